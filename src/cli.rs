@@ -1,0 +1,405 @@
+//! The command line: lexopt's values, parsed and validated into a [`Config`].
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lexopt::Arg;
+
+use crate::http1::url::{Scheme, UpstreamUrl, UrlError};
+
+/// What the program does unless told otherwise.
+const UPSTREAM_URL: &str = "https://api.openai.com/v1/responses";
+
+/// The text of `--help`.
+pub const HELP: &str = "\
+Relays POST /v1/responses from 127.0.0.1 to one upstream and adds the API key,
+which it reads from stdin. Everything else is refused.
+
+Usage: codex-responses-api-proxy [OPTIONS] < KEY
+
+Listening:
+  --port <PORT>              port on 127.0.0.1 (default: one that is free)
+  --server-info <FILE>       write {\"port\":PORT,\"pid\":PID} there once listening
+  --http-shutdown            let GET /shutdown end the relay
+  --max-connections <N>      client connections at one time (default: 1024)
+  --client-timeout <SECONDS> for a whole request head, or a stalled body
+                             (default: 30)
+
+Upstream:
+  --upstream-url <URL>       where requests go
+                             (default: https://api.openai.com/v1/responses)
+  --ca-file <PEM>            trust these roots besides the built-in ones
+                             (also: SSL_CERT_FILE, CODEX_CA_CERTIFICATE)
+  --upstream-timeout <SECONDS>
+                             for an answer to begin, and for silence within it
+                             (default: none)
+  --allow-plaintext-upstream allow http:// to a host that is not loopback: the
+                             key then travels in the clear
+
+Other:
+  --access-log               a JSON line for each exchange on stderr
+  --help                     print this
+  --version                  print the version
+
+The key, for example:
+  printenv OPENAI_API_KEY | env -u OPENAI_API_KEY codex-responses-api-proxy
+";
+
+/// The text of `--version`.
+pub const VERSION: &str = concat!(
+    "codex-responses-api-proxy ",
+    env!("CARGO_PKG_VERSION"),
+    "\n"
+);
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Run the relay.
+    Run(Box<Config>),
+    /// Print [`HELP`].
+    Help,
+    /// Print [`VERSION`].
+    Version,
+}
+
+/// Everything that can be set.
+#[derive(Debug)]
+pub struct Config {
+    /// 0: any port that is free.
+    pub port: u16,
+    /// Where to tell port and pid.
+    pub server_info: Option<PathBuf>,
+    /// `GET /shutdown` is served.
+    pub http_shutdown: bool,
+    /// Where requests go.
+    pub upstream: UpstreamUrl,
+    /// Further roots, in PEM form.
+    pub ca_file: Option<PathBuf>,
+    /// A line for each exchange.
+    pub access_log: bool,
+    /// Client connections at one time.
+    pub max_connections: usize,
+    /// For a whole head, and for a body that stalls.
+    pub client_timeout: Duration,
+    /// For an answer to begin, and for silence within it.
+    pub upstream_timeout: Option<Duration>,
+}
+
+/// What is wrong with the command line.
+#[derive(Debug)]
+pub enum UsageError {
+    /// lexopt's own: unknown option, missing value, stray argument.
+    Syntax(lexopt::Error),
+    /// An option that is there twice.
+    Repeated(&'static str),
+    /// Not a whole number in this range.
+    Number(&'static str, u32, u32),
+    /// `--upstream-url` cannot be used.
+    Url(UrlError),
+    /// http:// to a host that is not loopback.
+    Plaintext,
+    /// A value that is not UTF-8.
+    Text(&'static str),
+    /// A value that is empty.
+    NoPath(&'static str),
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // Whatever was typed is shown without control characters.
+            UsageError::Syntax(error) => error.to_string().chars().try_for_each(|c| {
+                if c.is_control() {
+                    write!(f, "{}", c.escape_default())
+                } else {
+                    write!(f, "{c}")
+                }
+            }),
+            UsageError::Repeated(flag) => write!(f, "{flag} is given twice"),
+            UsageError::Number(flag, least, most) => {
+                write!(f, "{flag} takes a whole number from {least} to {most}")
+            }
+            UsageError::Url(error) => write!(f, "--upstream-url: {error}"),
+            UsageError::Plaintext => f.write_str(
+                "--upstream-url: http:// would send the key in the clear; use https://, or add \
+                 --allow-plaintext-upstream",
+            ),
+            UsageError::Text(flag) => write!(f, "{flag} takes text"),
+            UsageError::NoPath(flag) => write!(f, "{flag} takes the path of a file"),
+        }
+    }
+}
+
+impl From<lexopt::Error> for UsageError {
+    fn from(error: lexopt::Error) -> UsageError {
+        UsageError::Syntax(error)
+    }
+}
+
+/// Reads the arguments (without the program's name) and the environment variables that mean the
+/// same as options.
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, UsageError> {
+    let mut port = Once::new("--port");
+    let mut server_info = Once::new("--server-info");
+    let mut http_shutdown = Once::new("--http-shutdown");
+    let mut upstream_url = Once::new("--upstream-url");
+    let mut ca_file = Once::new("--ca-file");
+    let mut access_log = Once::new("--access-log");
+    let mut max_connections = Once::new("--max-connections");
+    let mut client_timeout = Once::new("--client-timeout");
+    let mut upstream_timeout = Once::new("--upstream-timeout");
+    let mut plaintext = Once::new("--allow-plaintext-upstream");
+
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("port") => port.number(parser.value()?, 0, 65_535)?,
+            Arg::Long("server-info") => server_info.path(parser.value()?)?,
+            Arg::Long("http-shutdown") => http_shutdown.set(())?,
+            Arg::Long("upstream-url") => upstream_url.text(parser.value()?)?,
+            Arg::Long("ca-file") => ca_file.path(parser.value()?)?,
+            Arg::Long("access-log") => access_log.set(())?,
+            Arg::Long("max-connections") => max_connections.number(parser.value()?, 1, 65_536)?,
+            Arg::Long("client-timeout") => client_timeout.number(parser.value()?, 1, 86_400)?,
+            Arg::Long("upstream-timeout") => upstream_timeout.number(parser.value()?, 1, 86_400)?,
+            Arg::Long("allow-plaintext-upstream") => plaintext.set(())?,
+            Arg::Long("help") | Arg::Short('h') => return Ok(Command::Help),
+            Arg::Long("version") | Arg::Short('V') => return Ok(Command::Version),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+
+    let url = upstream_url.value.as_deref().unwrap_or(UPSTREAM_URL);
+    let upstream = UpstreamUrl::parse(url).map_err(UsageError::Url)?;
+    let clear = upstream.scheme == Scheme::Http && !upstream.is_loopback();
+    if clear && plaintext.value.is_none() {
+        return Err(UsageError::Plaintext);
+    }
+    let named = |name| {
+        variable(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let ca_file = ca_file
+        .value
+        .or_else(|| named("SSL_CERT_FILE"))
+        .or_else(|| named("CODEX_CA_CERTIFICATE"));
+    let seconds = |n: u32| Duration::from_secs(u64::from(n));
+    Ok(Command::Run(Box::new(Config {
+        port: port.value.map_or(0, |port| port as u16),
+        server_info: server_info.value,
+        http_shutdown: http_shutdown.value.is_some(),
+        upstream,
+        ca_file,
+        access_log: access_log.value.is_some(),
+        max_connections: max_connections.value.map_or(1024, |n| n as usize),
+        client_timeout: seconds(client_timeout.value.unwrap_or(30)),
+        upstream_timeout: upstream_timeout.value.map(seconds),
+    })))
+}
+
+/// An option that may be there once.
+struct Once<T> {
+    flag: &'static str,
+    value: Option<T>,
+}
+
+impl<T> Once<T> {
+    fn new(flag: &'static str) -> Once<T> {
+        Once { flag, value: None }
+    }
+
+    fn set(&mut self, value: T) -> Result<(), UsageError> {
+        match self.value.replace(value) {
+            None => Ok(()),
+            Some(_) => Err(UsageError::Repeated(self.flag)),
+        }
+    }
+}
+
+impl Once<u32> {
+    /// Digits and nothing else, so no sign, no space, no unit.
+    fn number(&mut self, value: OsString, least: u32, most: u32) -> Result<(), UsageError> {
+        let digits = value.as_encoded_bytes();
+        let number = (1..=6)
+            .contains(&digits.len())
+            .then_some(digits)
+            .and_then(|digits| {
+                digits.iter().try_fold(0u32, |n, b| {
+                    b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0'))
+                })
+            });
+        match number {
+            Some(number) if (least..=most).contains(&number) => self.set(number),
+            _ => Err(UsageError::Number(self.flag, least, most)),
+        }
+    }
+}
+
+impl Once<String> {
+    fn text(&mut self, value: OsString) -> Result<(), UsageError> {
+        let text = value
+            .into_string()
+            .map_err(|_| UsageError::Text(self.flag))?;
+        self.set(text)
+    }
+}
+
+impl Once<PathBuf> {
+    fn path(&mut self, value: OsString) -> Result<(), UsageError> {
+        if value.is_empty() {
+            return Err(UsageError::NoPath(self.flag));
+        }
+        self.set(value.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Command, UsageError> {
+        parse(arguments.iter().map(OsString::from), |_| None)
+    }
+
+    fn config(arguments: &[&str]) -> Config {
+        match read(arguments) {
+            Ok(Command::Run(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_reference() {
+        let config = config(&[]);
+        assert_eq!(config.port, 0);
+        assert_eq!(config.upstream, UpstreamUrl::parse(UPSTREAM_URL).unwrap());
+        assert!(!config.http_shutdown && !config.access_log && config.server_info.is_none());
+        assert_eq!(config.client_timeout, Duration::from_secs(30));
+        assert_eq!(config.upstream_timeout, None);
+        assert_eq!(config.max_connections, 1024);
+    }
+
+    #[test]
+    fn values_stand_behind_a_space_or_an_equals_sign() {
+        for arguments in [
+            &["--port", "80", "--http-shutdown"][..],
+            &["--http-shutdown", "--port=80"],
+        ] {
+            let config = config(arguments);
+            assert_eq!((config.port, config.http_shutdown), (80, true));
+        }
+    }
+
+    #[test]
+    fn wrong_use_is_told_in_one_line() {
+        for (arguments, want) in [
+            (&["--nope"][..], "invalid option '--nope'"),
+            (&["extra"], "unexpected argument \"extra\""),
+            (&["--port"], "missing argument for option '--port'"),
+            (
+                &["--port", "70000"],
+                "--port takes a whole number from 0 to 65535",
+            ),
+            (
+                &["--port", "+80"],
+                "--port takes a whole number from 0 to 65535",
+            ),
+            (&["--port="], "--port takes a whole number from 0 to 65535"),
+            (
+                &["--port", "0000080"],
+                "--port takes a whole number from 0 to 65535",
+            ),
+            (
+                &["--client-timeout", "0"],
+                "--client-timeout takes a whole number from 1 to 86400",
+            ),
+            (
+                &["--client-timeout", "5s"],
+                "--client-timeout takes a whole number from 1 to 86400",
+            ),
+            (&["--port", "1", "--port", "1"], "--port is given twice"),
+            (
+                &["--access-log", "--access-log"],
+                "--access-log is given twice",
+            ),
+            (
+                &["--server-info", ""],
+                "--server-info takes the path of a file",
+            ),
+            (
+                &["--upstream-url", "ftp://a.b"],
+                "--upstream-url: the URL must begin with https:// (or http:// for a loopback host)",
+            ),
+        ] {
+            let error = read(arguments).unwrap_err().to_string();
+            assert_eq!(error, want);
+            assert!(!error.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn plain_http_needs_loopback_or_its_flag() {
+        assert!(read(&["--upstream-url", "http://127.0.0.1:1/"]).is_ok());
+        assert!(matches!(
+            read(&["--upstream-url", "http://a.b/"]),
+            Err(UsageError::Plaintext)
+        ));
+        assert!(
+            read(&[
+                "--upstream-url",
+                "http://a.b/",
+                "--allow-plaintext-upstream"
+            ])
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn the_flag_wins_over_the_variables_and_empty_ones_do_not_count() {
+        let ca = |arguments: &[&str], variables: &[(&str, &str)]| {
+            let variable = |name: &str| {
+                variables
+                    .iter()
+                    .find(|(n, _)| *n == name)
+                    .map(|(_, value)| value.into())
+            };
+            match parse(arguments.iter().map(OsString::from), variable) {
+                Ok(Command::Run(config)) => config.ca_file,
+                other => panic!("{other:?}"),
+            }
+        };
+        let both = [("SSL_CERT_FILE", "s"), ("CODEX_CA_CERTIFICATE", "c")];
+        assert_eq!(ca(&["--ca-file", "f"], &both), Some("f".into()));
+        assert_eq!(ca(&[], &both), Some("s".into()));
+        assert_eq!(ca(&[], &[("SSL_CERT_FILE", ""), both[1]]), Some("c".into()));
+        assert_eq!(ca(&[], &[]), None);
+    }
+
+    #[test]
+    fn help_fits_a_terminal_and_names_every_flag() {
+        assert!(HELP.lines().all(|line| line.len() <= 80));
+        for flag in [
+            "--port",
+            "--server-info",
+            "--http-shutdown",
+            "--upstream-url",
+            "--ca-file",
+            "--access-log",
+            "--max-connections",
+            "--client-timeout",
+            "--upstream-timeout",
+            "--allow-plaintext-upstream",
+            "--help",
+            "--version",
+        ] {
+            assert!(HELP.contains(flag), "{flag}");
+        }
+    }
+}

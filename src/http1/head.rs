@@ -1,0 +1,435 @@
+//! Heads: httparse finds the parts, a strict pass over the raw bytes refuses what httparse lets
+//! through (bare LF, repeated empty lines) and what it has no limits for.
+
+use core::mem::MaybeUninit;
+use core::ops::Range;
+
+use super::limits;
+use super::request::Reject;
+use super::response::BadResponse;
+
+/// A request head whose bytes are sound; what they say is not judged yet.
+pub struct RequestHead<'h, 'b> {
+    /// Where the bytes were found; `fields` point into it.
+    pub input: &'b [u8],
+    /// The method, a token.
+    pub method: &'b [u8],
+    /// The request target as it was sent.
+    pub target: &'b [u8],
+    /// The version is HTTP/1.0; else it is HTTP/1.1.
+    pub http10: bool,
+    /// The field lines.
+    pub fields: Fields<'h, 'b>,
+    /// Bytes of `input` that the head takes, a leading empty line included.
+    pub len: usize,
+}
+
+/// A response head whose bytes are sound.
+pub struct ResponseHead<'h, 'b> {
+    /// Where the bytes were found.
+    pub input: &'b [u8],
+    /// 100 to 599.
+    pub status: u16,
+    /// Where the reason phrase stands; may be empty.
+    pub reason: Range<usize>,
+    /// The version is HTTP/1.0; else it is HTTP/1.1.
+    pub http10: bool,
+    /// The field lines.
+    pub fields: Fields<'h, 'b>,
+    /// Bytes of `input` that the head takes.
+    pub len: usize,
+}
+
+/// The field lines of a head.
+pub struct Fields<'h, 'b> {
+    headers: &'h [httparse::Header<'b>],
+    input: &'b [u8],
+    /// Where the empty line begins.
+    end: usize,
+}
+
+/// One field line.
+#[derive(Clone)]
+pub struct Field<'b> {
+    /// The name as it was spelled.
+    pub name: &'b [u8],
+    /// The value without white space around it.
+    pub value: &'b [u8],
+    /// The whole line in the input, CRLF included.
+    pub line: Range<usize>,
+}
+
+impl<'b> Fields<'_, 'b> {
+    /// The field lines in order.
+    pub fn iter(&self) -> impl Iterator<Item = Field<'b>> {
+        let start = |header: &httparse::Header| offset(self.input, header.name.as_bytes());
+        self.headers
+            .iter()
+            .enumerate()
+            .map(move |(i, header)| Field {
+                name: header.name.as_bytes(),
+                value: header.value.trim_ascii(),
+                line: start(header)..self.headers.get(i + 1).map_or(self.end, start),
+            })
+    }
+}
+
+/// Where `part`, a slice of `whole`, begins in it.
+fn offset(whole: &[u8], part: &[u8]) -> usize {
+    part.as_ptr() as usize - whole.as_ptr() as usize
+}
+
+type Headers<'b> = [MaybeUninit<httparse::Header<'b>>; limits::FIELDS];
+
+/// How much of an incomplete head has been looked at: a head that drips in is parsed anew only when
+/// a line has been completed, so at most once for each of the lines that the limit allows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen(usize);
+
+impl Seen {
+    fn is_news(&mut self, head: &[u8]) -> bool {
+        let news = self.0 == 0 || head[self.0.min(head.len())..].contains(&b'\n');
+        self.0 = head.len();
+        news
+    }
+}
+
+/// Reads the request head at the front of `input` and hands it to `judge`.
+///
+/// `Ok(None)`: more bytes are needed. What is wrong is reported as soon as it can be seen.
+pub fn request<'b, T>(
+    input: &'b [u8],
+    seen: &mut Seen,
+    judge: impl FnOnce(RequestHead<'_, 'b>) -> Result<T, Reject>,
+) -> Result<Option<T>, Reject> {
+    // One empty line before the request line is tolerated (RFC 9112 §2.2); a second is not.
+    let skip = match input {
+        [b'\r'] => return Ok(None),
+        [b'\r', b'\n', ..] => 2,
+        _ => 0,
+    };
+    let head = &input[skip..];
+    match head.first() {
+        None => return Ok(None),
+        Some(b'\r' | b'\n') => return Err(Reject::Malformed),
+        Some(_) => {}
+    }
+    if !seen.is_news(head) {
+        return incomplete(head).map(|()| None);
+    }
+    let mut headers: Headers<'b> = [const { MaybeUninit::uninit() }; limits::FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(head, &mut headers) {
+        Ok(httparse::Status::Partial) => incomplete(head).map(|()| None),
+        Ok(httparse::Status::Complete(len)) => {
+            let (Some(method), Some(target), Some(version)) =
+                (parsed.method, parsed.path, parsed.version)
+            else {
+                return Err(Reject::Malformed);
+            };
+            if method.len() + target.len() + " HTTP/1.1 ".len() > limits::REQUEST_LINE {
+                return Err(Reject::UriTooLong);
+            }
+            if len > limits::HEAD {
+                return Err(Reject::HeadTooLarge);
+            }
+            if !is_clean(&head[..len]) {
+                return Err(Reject::Malformed);
+            }
+            let len = skip + len;
+            judge(RequestHead {
+                input,
+                method: method.as_bytes(),
+                target: target.as_bytes(),
+                http10: version == 0,
+                fields: Fields {
+                    headers: parsed.headers,
+                    input,
+                    end: len - 2,
+                },
+                len,
+            })
+            .map(Some)
+        }
+        Err(fault) => Err(match (line(head), fault) {
+            (line, _) if line.len() > limits::REQUEST_LINE => Reject::UriTooLong,
+            (_, httparse::Error::TooManyHeaders) => Reject::TooManyFields,
+            (line, _) if has_other_version(line) => Reject::VersionNotSupported,
+            _ => Reject::Malformed,
+        }),
+    }
+}
+
+/// Reads the response head at the front of `input` and hands it to `judge`.
+///
+/// `Ok(None)`: more bytes are needed.
+pub fn response<'b, T>(
+    input: &'b [u8],
+    seen: &mut Seen,
+    judge: impl FnOnce(ResponseHead<'_, 'b>) -> Result<T, BadResponse>,
+) -> Result<Option<T>, BadResponse> {
+    if input.is_empty() {
+        return Ok(None);
+    }
+    let incomplete = || incomplete(input).map(|()| None).map_err(|_| BadResponse);
+    // httparse skips empty lines; nothing may stand before a status line.
+    if input[0] != b'H' {
+        return Err(BadResponse);
+    }
+    if !seen.is_news(input) {
+        return incomplete();
+    }
+    let mut headers: Headers<'b> = [const { MaybeUninit::uninit() }; limits::FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut parsed, input, &mut headers) {
+        Ok(httparse::Status::Partial) => incomplete(),
+        Ok(httparse::Status::Complete(len)) => {
+            let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
+                return Err(BadResponse);
+            };
+            if len > limits::HEAD || !is_clean(&input[..len]) || !(100..=599).contains(&status) {
+                return Err(BadResponse);
+            }
+            let line = line(input).len();
+            judge(ResponseHead {
+                input,
+                status,
+                reason: "HTTP/1.1 200 ".len().min(line)..line,
+                http10: version == 0,
+                fields: Fields {
+                    headers: parsed.headers,
+                    input,
+                    end: len - 2,
+                },
+                len,
+            })
+            .map(Some)
+        }
+        Err(_) => Err(BadResponse),
+    }
+}
+
+/// What can be said of a head whose end has not come: refuse now what can never become sound.
+fn incomplete(head: &[u8]) -> Result<(), Reject> {
+    if line(head).len() > limits::REQUEST_LINE {
+        return Err(Reject::UriTooLong);
+    }
+    if head.len() >= limits::HEAD {
+        return Err(Reject::HeadTooLarge);
+    }
+    // A CR at the very end may yet get its LF.
+    let settled = head.strip_suffix(b"\r").unwrap_or(head);
+    if is_clean(settled) {
+        Ok(())
+    } else {
+        Err(Reject::Malformed)
+    }
+}
+
+/// The first line without its end, or as much of it as is there.
+fn line(head: &[u8]) -> &[u8] {
+    let end = head
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .unwrap_or(head.len());
+    head[..end].strip_suffix(b"\r").unwrap_or(&head[..end])
+}
+
+/// Every CR is followed by LF, every LF preceded by CR, and no other control byte but HTAB stands
+/// anywhere. Written without branches, so that the compiler turns it into vector code.
+fn is_clean(head: &[u8]) -> bool {
+    let control = |byte: u8| {
+        u8::from(byte < b' ')
+            & u8::from(byte != b'\t')
+            & u8::from(byte != b'\r')
+            & u8::from(byte != b'\n')
+            | u8::from(byte == 0x7f)
+    };
+    let (Some(first), Some(last)) = (head.first(), head.last()) else {
+        return true;
+    };
+    let mut bad = u8::from(*first == b'\n') | u8::from(*last == b'\r') | control(*first);
+    for (before, byte) in head.iter().zip(&head[1..]) {
+        bad |= u8::from(*before == b'\r') ^ u8::from(*byte == b'\n') | control(*byte);
+    }
+    bad == 0
+}
+
+/// A sound request line but for its version: `token SP target SP HTTP/d.d`, not 1.0 or 1.1.
+fn has_other_version(line: &[u8]) -> bool {
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let token = !method.is_empty() && method.iter().all(|byte| super::field::is_token_byte(*byte));
+    let visible = !target.is_empty() && target.iter().all(u8::is_ascii_graphic);
+    let [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] = version else {
+        return false;
+    };
+    let known = *major == b'1' && matches!(minor, b'0' | b'1');
+    token && visible && major.is_ascii_digit() && minor.is_ascii_digit() && !known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(input: &[u8]) -> Result<Option<usize>, Reject> {
+        let whole = request(input, &mut Seen::default(), |head| Ok(head.len));
+        let mut seen = Seen::default();
+        let cut = (1..=input.len())
+            .map(|n| request(&input[..n], &mut seen, |head| Ok(head.len)))
+            .find(|result| !matches!(result, Ok(None)));
+        if !matches!(whole, Ok(None)) {
+            assert_eq!(cut, Some(whole), "dripping in: {}", input.escape_ascii());
+        }
+        whole
+    }
+
+    #[test]
+    fn sound_heads_are_read_to_their_last_byte() {
+        for input in [
+            &b"GET / HTTP/1.1\r\n\r\n"[..],
+            b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"POST /v1/responses HTTP/1.0\r\nA: b\r\nC:\td \r\nE:\r\n\r\n",
+            b"GET / HTTP/1.1\r\nA: caf\xc3\xa9\r\n\r\n",
+        ] {
+            assert_eq!(outcome(input), Ok(Some(input.len())));
+            assert_eq!(outcome(&[input, b"rest"].concat()), Ok(Some(input.len())));
+        }
+    }
+
+    #[test]
+    fn what_is_malformed_is_refused_before_the_head_is_whole() {
+        for input in [
+            &b"\n"[..],
+            b"\r\n\r\n",
+            b"\r\n\n",
+            b"GET / HTTP/1.1\n",
+            b"GET / HTTP/1.1\rX",
+            b"GET / HTTP/1.1\r\nA: b\n",
+            b"GET / HTTP/1.1\r\nA: b\r\n c\r\n",
+            b"GET / HTTP/1.1\r\nA : b\r\n",
+            b"GET / HTTP/1.1\r\n: b\r\n",
+            b"GET / HTTP/1.1\r\nA\r\n",
+            b"GET / HTTP/1.1\r\nA: \x01\r\n",
+            b"GET / HTTP/1.1\r\nA: \0\r\n",
+            b"GET / HTTP/1.1\r\nA: \x7f\r\n",
+            b"GET / HTTP/1.1\r\nA\x80: b\r\n",
+            b"GET / HTTP/1.1\r\n\tA: b\r\n",
+            b"GET /\r\n",
+            b"GET  / HTTP/1.1\r\n",
+            b"GET / HTTP/1.1 \r\n",
+            b" GET / HTTP/1.1\r\n",
+            b"G\x01T / HTTP/1.1\r\n",
+            b"\x16\x03\x01\x02\x00\x01",
+        ] {
+            assert_eq!(
+                outcome(input),
+                Err(Reject::Malformed),
+                "{}",
+                input.escape_ascii()
+            );
+        }
+        for input in [
+            &b"GET / HTTP/1.2\r\n"[..],
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"GET / HTTP/0.9\r\n\r\n",
+        ] {
+            let got = request(input, &mut Seen::default(), |head| Ok(head.len));
+            assert_eq!(
+                got,
+                Err(Reject::VersionNotSupported),
+                "{}",
+                input.escape_ascii()
+            );
+        }
+    }
+
+    #[test]
+    fn limits_hold_at_n_and_not_at_n_plus_1() {
+        let line = |n: usize| [b"GET /", &vec![b'a'; n - 14][..], b" HTTP/1.1\r\n\r\n"].concat();
+        assert!(matches!(outcome(&line(limits::REQUEST_LINE)), Ok(Some(_))));
+        assert_eq!(
+            outcome(&line(limits::REQUEST_LINE + 1)),
+            Err(Reject::UriTooLong)
+        );
+        assert_eq!(
+            outcome(&vec![b'a'; limits::REQUEST_LINE + 1]),
+            Err(Reject::UriTooLong)
+        );
+        let fields =
+            |n: usize| [b"GET / HTTP/1.1\r\n", &b"A: b\r\n".repeat(n)[..], b"\r\n"].concat();
+        assert!(matches!(outcome(&fields(limits::FIELDS)), Ok(Some(_))));
+        assert_eq!(
+            outcome(&fields(limits::FIELDS + 1)),
+            Err(Reject::TooManyFields)
+        );
+        let head = |n: usize| {
+            [
+                b"GET / HTTP/1.1\r\nA: ",
+                &vec![b'a'; n - 23][..],
+                b"\r\n\r\n",
+            ]
+            .concat()
+        };
+        let whole = |input: &[u8]| request(input, &mut Seen::default(), |head| Ok(head.len));
+        assert_eq!(whole(&head(limits::HEAD)), Ok(Some(limits::HEAD)));
+        assert_eq!(whole(&head(limits::HEAD + 1)), Err(Reject::HeadTooLarge));
+        assert_eq!(
+            whole(&head(limits::HEAD + 1)[..limits::HEAD]),
+            Err(Reject::HeadTooLarge)
+        );
+    }
+
+    #[test]
+    fn response_heads_are_held_to_the_same_rules() {
+        let read = |input: &[u8]| {
+            response(input, &mut Seen::default(), |head| {
+                Ok((
+                    head.status,
+                    input[head.reason].to_vec(),
+                    head.http10,
+                    head.len,
+                ))
+            })
+        };
+        assert_eq!(
+            read(b"HTTP/1.1 200 OK\r\n\r\n"),
+            Ok(Some((200, b"OK".to_vec(), false, 19)))
+        );
+        assert_eq!(
+            read(b"HTTP/1.0 404\r\n\r\n"),
+            Ok(Some((404, vec![], true, 16)))
+        );
+        assert_eq!(
+            read(b"HTTP/1.1 200 \r\n\r\n"),
+            Ok(Some((200, vec![], false, 17)))
+        );
+        assert_eq!(
+            read(b"HTTP/1.1 299 Caf\xe9\r\n\r\n"),
+            Ok(Some((299, b"Caf\xe9".to_vec(), false, 21)))
+        );
+        assert_eq!(read(b"HTTP/1.1 200 OK\r\nA:"), Ok(None));
+        for input in [
+            &b"\r\nHTTP/1.1 200 OK\r\n\r\n"[..],
+            b"HTTP/1.1 200 OK\n\n",
+            b"HTTP/1.1 200 O\x01K\r\n\r\n",
+            b"HTTP/1.1 20 OK\r\n\r\n",
+            b"HTTP/1.1 099 Low\r\n\r\n",
+            b"HTTP/1.1 600 High\r\n\r\n",
+            b"HTTP/1.1  200 OK\r\n\r\n",
+            b"HTTP/2.0 200 OK\r\n\r\n",
+            b"ICY 200 OK\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nA: b\n\r\n",
+            b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nA: \0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+        ] {
+            assert_eq!(read(input), Err(BadResponse), "{}", input.escape_ascii());
+        }
+    }
+}

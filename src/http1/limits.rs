@@ -1,0 +1,27 @@
+//! Every bound on what a peer can make this program hold, in one place.
+//!
+//! Each is tested at n and n + 1.
+
+/// Bytes of a request or response head, from the first byte of the start line to the end of the
+/// empty line; also of a trailer section.
+pub const HEAD: usize = 64 * 1024;
+/// Bytes of a request line, without its CRLF.
+pub const REQUEST_LINE: usize = 8 * 1024;
+/// Field lines in a head, and in a trailer section.
+pub const FIELDS: usize = 128;
+/// Connection options in one head; more are refused rather than searched.
+pub const CONNECTION_OPTIONS: usize = 64;
+/// Bytes of chunk extensions on one chunk-size line, white space included.
+pub const CHUNK_EXT: usize = 256;
+/// Hexadecimal digits of a chunk size.
+pub const CHUNK_DIGITS: u8 = 16;
+/// Interim (1xx) responses passed on for one request.
+pub const INTERIM: u8 = 64;
+/// Body bytes read and dropped to keep a connection usable after an early refusal.
+pub const DROP: u64 = 64 * 1024;
+/// Plaintext bytes of one TLS record (RFC 8446 §5.1).
+pub const RECORD: usize = 16 * 1024;
+/// Bytes of the API key together with `Bearer `.
+pub const KEY: usize = 1024;
+/// Bytes of the upstream URL.
+pub const URL: usize = 4096;

@@ -1,0 +1,13 @@
+//! The pure room: HTTP/1.x as bytes in and bytes out. No socket, no clock, no TLS, no key.
+
+pub mod chunked;
+pub mod exchange;
+pub mod field;
+pub mod framing;
+pub mod head;
+pub mod limits;
+pub mod pieces;
+pub mod request;
+pub mod response;
+pub mod target;
+pub mod url;

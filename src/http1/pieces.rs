@@ -1,0 +1,177 @@
+//! Bytes on their way out, as a list of where they stand, so that nothing is copied that a pointer
+//! can spare.
+
+use core::ops::Range;
+
+/// Runs longer than this go out by reference; shorter ones are cheaper to copy than to gather.
+const COPY: usize = 512;
+/// Runs in one list; a `writev` of this many parts fits on the stack.
+pub const RUNS: usize = 96;
+/// Text bytes in one list, before the one run that may come on top.
+const TEXT: usize = 16 * 1024;
+
+/// One run of outgoing bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// The block that ends in the key: request line, Host, Authorization. It stands first or not at
+    /// all, and only `process::credential` knows its bytes.
+    Credential,
+    /// Bytes `start..end` of the input that the list was made from.
+    Input(usize, usize),
+    /// Bytes `start..end` of the list's own text.
+    Text(usize, usize),
+}
+
+/// A list of runs. Cleared and used again: it does not allocate once it has grown.
+#[derive(Default)]
+pub struct Pieces {
+    text: Vec<u8>,
+    runs: Vec<Piece>,
+}
+
+impl Pieces {
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.text.clear();
+        self.runs.clear();
+    }
+
+    /// Nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// No more body should be added before this list has been sent.
+    pub fn is_full(&self) -> bool {
+        self.runs.len() + 4 > RUNS || self.text.len() >= TEXT
+    }
+
+    /// The runs in order.
+    pub fn runs(&self) -> &[Piece] {
+        &self.runs
+    }
+
+    /// The bytes of a run; the credential block has none here.
+    pub fn bytes<'a>(&'a self, run: Piece, input: &'a [u8]) -> &'a [u8] {
+        match run {
+            Piece::Credential => &[],
+            Piece::Input(start, end) => &input[start..end],
+            Piece::Text(start, end) => &self.text[start..end],
+        }
+    }
+
+    /// The runs as byte strings, in order, without the credential block.
+    pub fn slices<'a>(&'a self, input: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        self.runs
+            .iter()
+            .filter(|run| **run != Piece::Credential)
+            .map(|run| self.bytes(*run, input))
+    }
+
+    /// The list begins with the credential block.
+    pub fn has_credential(&self) -> bool {
+        self.runs.first() == Some(&Piece::Credential)
+    }
+
+    pub(crate) fn credential(&mut self) {
+        debug_assert!(self.runs.is_empty());
+        self.runs.push(Piece::Credential);
+    }
+
+    /// Adds `range` of `input`.
+    pub(crate) fn input(&mut self, input: &[u8], range: Range<usize>) {
+        if range.len() <= COPY {
+            self.text(&input[range]);
+        } else if let Some(Piece::Input(_, end)) = self.runs.last_mut()
+            && *end == range.start
+        {
+            *end = range.end;
+        } else {
+            self.runs.push(Piece::Input(range.start, range.end));
+        }
+    }
+
+    /// Adds bytes of our own.
+    pub(crate) fn text(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let start = self.text.len();
+        self.text.extend_from_slice(bytes);
+        let now = self.text.len();
+        if let Some(Piece::Text(_, end)) = self.runs.last_mut() {
+            *end = now;
+        } else {
+            self.runs.push(Piece::Text(start, now));
+        }
+    }
+
+    pub(crate) fn decimal(&mut self, number: u64) {
+        self.digits(number, 10);
+    }
+
+    pub(crate) fn hexadecimal(&mut self, number: u64) {
+        self.digits(number, 16);
+    }
+
+    fn digits(&mut self, mut number: u64, base: u64) {
+        let mut text = [0; 20];
+        let mut at = text.len();
+        loop {
+            at -= 1;
+            text[at] = b"0123456789abcdef"[(number % base) as usize];
+            number /= base;
+            if number == 0 {
+                break;
+            }
+        }
+        self.text(&text[at..]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joined(pieces: &Pieces, input: &[u8]) -> Vec<u8> {
+        pieces.slices(input).flatten().copied().collect()
+    }
+
+    #[test]
+    fn numbers_have_no_leading_zeros_and_reach_the_largest() {
+        let mut pieces = Pieces::default();
+        for (number, decimal, hexadecimal) in [
+            (0, "0", "0"),
+            (10, "10", "a"),
+            (255, "255", "ff"),
+            (4096, "4096", "1000"),
+        ] {
+            pieces.clear();
+            pieces.decimal(number);
+            pieces.text(b" ");
+            pieces.hexadecimal(number);
+            assert_eq!(
+                joined(&pieces, b""),
+                format!("{decimal} {hexadecimal}").into_bytes()
+            );
+        }
+        pieces.clear();
+        pieces.decimal(u64::MAX);
+        assert_eq!(joined(&pieces, b""), b"18446744073709551615");
+    }
+
+    #[test]
+    fn short_runs_are_copied_together_and_long_ones_referenced() {
+        let input: Vec<u8> = (0..4000).map(|i| i as u8).collect();
+        let mut pieces = Pieces::default();
+        pieces.input(&input, 0..3);
+        pieces.text(b"x");
+        pieces.input(&input, 10..2000);
+        pieces.input(&input, 2000..4000);
+        assert_eq!(pieces.runs(), [Piece::Text(0, 4), Piece::Input(10, 4000)]);
+        let mut want = input[0..3].to_vec();
+        want.push(b'x');
+        want.extend(&input[10..]);
+        assert_eq!(joined(&pieces, &input), want);
+    }
+}

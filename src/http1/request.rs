@@ -1,0 +1,481 @@
+//! Requests: what is refused, and the head that goes upstream.
+
+use super::field::{self, Connection, Lengths, Name};
+use super::framing::Framing;
+use super::head::{Field, RequestHead};
+use super::pieces::Pieces;
+use super::target::{HostKind, Route};
+
+/// Why a request is answered here and not upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// The head is not HTTP/1.x as RFC 9112 writes it.
+    Malformed,
+    /// Host is missing, repeated or unreadable.
+    InvalidHost,
+    /// Content-Length and Transfer-Encoding do not say one thing (RFC 9112 §6.3).
+    InvalidFraming,
+    /// The chunked body is broken (RFC 9112 §7.1).
+    InvalidChunk,
+    /// Nothing is served there.
+    RouteNotAllowed,
+    /// Host is not a loopback name.
+    HostNotAllowed,
+    /// Origin: a web page asks.
+    OriginNotAllowed,
+    /// Sec-Fetch-Site: another site's web page asks.
+    CrossSite,
+    /// No complete head, or no more body, in time.
+    Timeout,
+    /// The request line is too long.
+    UriTooLong,
+    /// An expectation other than 100-continue.
+    ExpectationFailed,
+    /// A WebSocket is asked for.
+    WebSocket,
+    /// The head is too long.
+    HeadTooLarge,
+    /// The head has too many fields.
+    TooManyFields,
+    /// Every connection slot is taken.
+    TooManyConnections,
+    /// A version that is neither 1.0 nor 1.1.
+    VersionNotSupported,
+}
+
+/// A response of our own: everything in it is static text.
+#[derive(Clone, Copy, Debug)]
+pub struct Canned {
+    /// Status code.
+    pub status: u16,
+    /// Status code and reason phrase.
+    pub status_line: &'static str,
+    /// Field lines beyond the usual ones, each with its CRLF.
+    pub fields: &'static str,
+    /// `error.code`.
+    pub code: &'static str,
+    /// `error.message`.
+    pub message: &'static str,
+}
+
+impl Reject {
+    /// The answer that says so.
+    pub const fn canned(self) -> Canned {
+        let (status, status_line, code, message) = match self {
+            Reject::Malformed => (
+                400,
+                "400 Bad Request",
+                "malformed_request",
+                "The request is not well-formed HTTP/1.1.",
+            ),
+            Reject::InvalidHost => (
+                400,
+                "400 Bad Request",
+                "invalid_host",
+                "The request needs exactly one valid Host field.",
+            ),
+            Reject::InvalidFraming => (
+                400,
+                "400 Bad Request",
+                "invalid_framing",
+                "Content-Length or Transfer-Encoding is repeated, unreadable, or contradicted.",
+            ),
+            Reject::InvalidChunk => (
+                400,
+                "400 Bad Request",
+                "invalid_chunk",
+                "The chunked request body is malformed.",
+            ),
+            Reject::RouteNotAllowed => (
+                403,
+                "403 Forbidden",
+                "route_not_allowed",
+                "This relay serves POST /v1/responses and nothing else.",
+            ),
+            Reject::HostNotAllowed => (
+                403,
+                "403 Forbidden",
+                "host_not_allowed",
+                "The Host field must name 127.0.0.1, localhost or [::1].",
+            ),
+            Reject::OriginNotAllowed => (
+                403,
+                "403 Forbidden",
+                "origin_not_allowed",
+                "Web pages may not use this relay: the request has an Origin field.",
+            ),
+            Reject::CrossSite => (
+                403,
+                "403 Forbidden",
+                "cross_site_request",
+                "Web pages may not use this relay: Sec-Fetch-Site names another site.",
+            ),
+            Reject::Timeout => (
+                408,
+                "408 Request Timeout",
+                "request_timeout",
+                "The request did not arrive in time.",
+            ),
+            Reject::UriTooLong => (
+                414,
+                "414 URI Too Long",
+                "uri_too_long",
+                "The request line is too long.",
+            ),
+            Reject::ExpectationFailed => (
+                417,
+                "417 Expectation Failed",
+                "expectation_failed",
+                "The only expectation that can be met is 100-continue.",
+            ),
+            Reject::WebSocket => (
+                426,
+                "426 Upgrade Required",
+                "websocket_not_supported",
+                "WebSockets are not relayed: use POST /v1/responses with HTTP/1.1.",
+            ),
+            Reject::HeadTooLarge => (
+                431,
+                "431 Request Header Fields Too Large",
+                "head_too_large",
+                "The request head is too large.",
+            ),
+            Reject::TooManyFields => (
+                431,
+                "431 Request Header Fields Too Large",
+                "too_many_fields",
+                "The request head has too many fields.",
+            ),
+            Reject::TooManyConnections => (
+                503,
+                "503 Service Unavailable",
+                "too_many_connections",
+                "Every connection slot of this relay is taken; try again later.",
+            ),
+            Reject::VersionNotSupported => (
+                505,
+                "505 HTTP Version Not Supported",
+                "version_not_supported",
+                "This relay speaks HTTP/1.1 and HTTP/1.0.",
+            ),
+        };
+        let fields = match self {
+            // RFC 9110 §15.5.22 wants the protocol named that would do.
+            Reject::WebSocket => "Upgrade: HTTP/1.1\r\nConnection: Upgrade\r\n",
+            Reject::TooManyConnections => "Retry-After: 1\r\n",
+            _ => "",
+        };
+        Canned {
+            status,
+            status_line,
+            fields,
+            code,
+            message,
+        }
+    }
+
+    /// Where the request ends is known, so the connection may be used again.
+    pub const fn keeps_framing(self) -> bool {
+        matches!(
+            self,
+            Reject::RouteNotAllowed
+                | Reject::HostNotAllowed
+                | Reject::OriginNotAllowed
+                | Reject::CrossSite
+                | Reject::WebSocket
+        )
+    }
+}
+
+/// What a sound request head says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What it asks for, or why that is refused.
+    pub verdict: Result<Route, Reject>,
+    /// How its body ends.
+    pub framing: Framing,
+    /// Bytes of the head.
+    pub len: usize,
+    /// The client speaks HTTP/1.0: no chunked answers, no interim answers, no keep-alive.
+    pub http10: bool,
+    /// The client will not use the connection again.
+    pub close: bool,
+    /// The client waits for a 100 before it sends the body.
+    pub expects_continue: bool,
+    /// A HEAD request: answers to it carry no body.
+    pub is_head: bool,
+}
+
+/// What the operator allows beyond the one route.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Policy {
+    /// `GET /shutdown` ends the relay.
+    pub http_shutdown: bool,
+}
+
+/// Judges a head. Of an acceptable `POST /v1/responses`, `upstream` gets the head to send.
+///
+/// An `Err` leaves unclear where the request ends; a refusal inside `Ok` does not.
+pub fn judge(
+    head: &RequestHead<'_, '_>,
+    policy: Policy,
+    upstream: &mut Pieces,
+) -> Result<Request, Reject> {
+    let mut lengths = Lengths::default();
+    let mut connection = Connection::default();
+    let mut host = None;
+    let mut websocket = false;
+    let mut guard = None;
+    let mut expectation = None;
+    for Field { name, value, .. } in head.fields.iter() {
+        match Name::of(name) {
+            Name::ContentLength => lengths.content_length(value),
+            Name::TransferEncoding => lengths.transfer_encoding(value),
+            Name::Connection if !connection.note(value) => return Err(Reject::Malformed),
+            Name::Host if host.replace(value).is_some() => return Err(Reject::InvalidHost),
+            Name::Upgrade => {
+                websocket |= field::options(value).any(|p| p.eq_ignore_ascii_case(b"websocket"));
+            }
+            Name::Origin => guard = guard.or(Some(Reject::OriginNotAllowed)),
+            Name::SecFetchSite if value != b"none" && value != b"same-origin" => {
+                guard = guard.or(Some(Reject::CrossSite));
+            }
+            Name::Expect => {
+                let fine = value.eq_ignore_ascii_case(b"100-continue") && expectation.is_none();
+                expectation = Some(fine);
+            }
+            _ => {}
+        }
+    }
+    let guard = match host.map(HostKind::of) {
+        None if !head.http10 => return Err(Reject::InvalidHost),
+        Some(HostKind::Invalid) => return Err(Reject::InvalidHost),
+        Some(HostKind::Foreign) => Some(Reject::HostNotAllowed),
+        None | Some(HostKind::Loopback) => guard,
+    };
+    let framing = Framing::of_request(&lengths, head.http10).map_err(|_| Reject::InvalidFraming)?;
+    // An HTTP/1.0 client's expectation means nothing (RFC 9110 §10.1.1).
+    let expectation = expectation.filter(|_| !head.http10);
+    let verdict = match (guard, Route::of(head.method, head.target)) {
+        (Some(reject), _) => Err(reject),
+        (None, Route::Responses) if expectation == Some(false) => Err(Reject::ExpectationFailed),
+        (None, Route::Responses) => Ok(Route::Responses),
+        (None, Route::Shutdown) if policy.http_shutdown => Ok(Route::Shutdown),
+        (None, Route::ResponsesSocket) if websocket && connection.upgrade => Err(Reject::WebSocket),
+        (None, _) => Err(Reject::RouteNotAllowed),
+    };
+    if verdict == Ok(Route::Responses) {
+        forward(head, &connection, framing, upstream);
+    }
+    Ok(Request {
+        verdict,
+        framing,
+        len: head.len,
+        http10: head.http10,
+        close: connection.close || head.http10,
+        expects_continue: expectation == Some(true) && !matches!(framing, Framing::Length(0)),
+        is_head: head.method == b"HEAD",
+    })
+}
+
+/// The head for the upstream: the credential block, what may travel on of the client's fields in
+/// order and spelling, and framing of our own.
+fn forward(
+    head: &RequestHead<'_, '_>,
+    connection: &Connection,
+    framing: Framing,
+    upstream: &mut Pieces,
+) {
+    upstream.credential();
+    travelling(&head.fields, connection, head.input, upstream, |name| {
+        matches!(name, Name::Other | Name::SecFetchSite) || (name == Name::Expect && !head.http10)
+    });
+    match framing {
+        Framing::Chunked => upstream.text(b"Transfer-Encoding: chunked\r\n"),
+        Framing::Length(length) => {
+            upstream.text(b"Content-Length: ");
+            upstream.decimal(length);
+            upstream.text(b"\r\n");
+        }
+        Framing::None | Framing::UntilClose => {}
+    }
+    upstream.text(b"\r\n");
+}
+
+/// Adds the field lines that `keeps` lets pass and that Connection does not nominate, as runs of
+/// the input that are as long as can be.
+pub(super) fn travelling(
+    fields: &super::head::Fields<'_, '_>,
+    connection: &Connection,
+    input: &[u8],
+    out: &mut Pieces,
+    keeps: impl Fn(Name) -> bool,
+) {
+    let mut run = 0..0;
+    for Field { name, line, .. } in fields.iter() {
+        if !keeps(Name::of(name)) || (connection.nominates && is_nominated(fields, name)) {
+            continue;
+        }
+        if run.end != line.start {
+            out.input(input, run.clone());
+            run.start = line.start;
+        }
+        run.end = line.end;
+    }
+    out.input(input, run);
+}
+
+fn is_nominated(fields: &super::head::Fields<'_, '_>, name: &[u8]) -> bool {
+    fields
+        .iter()
+        .filter(|field| Name::of(field.name) == Name::Connection)
+        .any(|field| field::options(field.value).any(|option| option.eq_ignore_ascii_case(name)))
+}
+
+/// A response of our own, with its JSON body unless it answers a HEAD.
+pub(super) fn answer(canned: &Canned, close: bool, is_head: bool, out: &mut Pieces) {
+    const BODY: [&str; 3] = [
+        "{\"error\":{\"message\":\"",
+        "\",\"type\":\"proxy_error\",\"code\":\"",
+        "\"}}\n",
+    ];
+    let parts = [BODY[0], canned.message, BODY[1], canned.code, BODY[2]];
+    out.text(b"HTTP/1.1 ");
+    out.text(canned.status_line.as_bytes());
+    out.text(b"\r\nContent-Type: application/json\r\n");
+    out.text(canned.fields.as_bytes());
+    if close {
+        out.text(b"Connection: close\r\n");
+    }
+    out.text(b"Content-Length: ");
+    out.decimal(parts.iter().map(|part| part.len() as u64).sum());
+    out.text(b"\r\n\r\n");
+    if !is_head {
+        parts.iter().for_each(|part| out.text(part.as_bytes()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::head::{self, Seen};
+
+    fn read(input: &str) -> (Result<Request, Reject>, String) {
+        let mut pieces = Pieces::default();
+        let policy = Policy {
+            http_shutdown: true,
+        };
+        let request = head::request(input.as_bytes(), &mut Seen::default(), |head| {
+            judge(&head, policy, &mut pieces)
+        });
+        let sent: Vec<u8> = pieces.slices(input.as_bytes()).flatten().copied().collect();
+        (
+            request.map(|r| r.expect("a whole head")),
+            String::from_utf8(sent).expect("ASCII"),
+        )
+    }
+
+    fn post(fields: &str) -> (Result<Request, Reject>, String) {
+        read(&format!(
+            "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"
+        ))
+    }
+
+    #[test]
+    fn fields_travel_in_order_and_spelling_and_framing_is_ours() {
+        let (request, sent) = post(
+            "X-a: 1\r\nACCEPT:  text/event-stream \r\nAuthorization: Bearer x\r\nX-A: 2\r\n\
+             Content-Length: 007\r\nauthorization: y\r\nUser-Agent: me\r\n",
+        );
+        assert_eq!(request.unwrap().framing, Framing::Length(7));
+        assert_eq!(
+            sent,
+            "X-a: 1\r\nACCEPT:  text/event-stream \r\nX-A: 2\r\nUser-Agent: me\r\n\
+             Content-Length: 7\r\n\r\n"
+        );
+        let (_, sent) = post("Transfer-Encoding: Chunked\r\n");
+        assert_eq!(sent, "Transfer-Encoding: chunked\r\n\r\n");
+    }
+
+    #[test]
+    fn what_ends_at_this_hop_does_not_travel() {
+        let (_, sent) = post(
+            "Connection: x-foo, Keep-Alive, authorization, host, content-length\r\nX-Foo: 1\r\n\
+             Keep-Alive: 5\r\nTE: trailers\r\nTrailer: X\r\nUpgrade: h2c\r\nProxy-Connection: x\r\n\
+             Proxy-Authorization: Basic eDp5\r\nContent-Length: 3\r\nX-Bar: 2\r\n",
+        );
+        assert_eq!(sent, "X-Bar: 2\r\nContent-Length: 3\r\n\r\n");
+    }
+
+    #[test]
+    fn foreign_callers_are_told_why() {
+        let verdict = |text: &str| read(text).0.map(|request| request.verdict);
+        for (fields, want) in [
+            ("Host: evil.example\r\n", Ok(Err(Reject::HostNotAllowed))),
+            (
+                "Host: localhost\r\nOrigin: null\r\n",
+                Ok(Err(Reject::OriginNotAllowed)),
+            ),
+            (
+                "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n",
+                Ok(Err(Reject::CrossSite)),
+            ),
+            (
+                "Host: localhost\r\nSec-Fetch-Site: same-site\r\n",
+                Ok(Err(Reject::CrossSite)),
+            ),
+            (
+                "Host: localhost\r\nSec-Fetch-Site: none\r\n",
+                Ok(Ok(Route::Responses)),
+            ),
+            (
+                "Host: localhost\r\nSec-Fetch-Site: same-origin\r\n",
+                Ok(Ok(Route::Responses)),
+            ),
+            (
+                "Host: localhost\r\nHost: localhost\r\n",
+                Err(Reject::InvalidHost),
+            ),
+            ("Host:\r\n", Err(Reject::InvalidHost)),
+            ("", Err(Reject::InvalidHost)),
+            (
+                "Host: localhost\r\nExpect: 200-ok\r\n",
+                Ok(Err(Reject::ExpectationFailed)),
+            ),
+        ] {
+            assert_eq!(
+                verdict(&format!("POST /v1/responses HTTP/1.1\r\n{fields}\r\n")),
+                want
+            );
+        }
+        assert_eq!(
+            verdict("GET /shutdown HTTP/1.1\r\nHost: a.b\r\n\r\n"),
+            Ok(Err(Reject::HostNotAllowed))
+        );
+        assert_eq!(
+            verdict("POST /v1/responses HTTP/1.0\r\n\r\n"),
+            Ok(Ok(Route::Responses))
+        );
+    }
+
+    #[test]
+    fn a_websocket_is_told_apart_from_a_wrong_route() {
+        let get = |fields: &str| {
+            read(&format!(
+                "GET /v1/responses HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"
+            ))
+            .0
+            .unwrap()
+            .verdict
+        };
+        assert_eq!(
+            get("Connection: Upgrade\r\nUpgrade: WebSocket\r\n"),
+            Err(Reject::WebSocket)
+        );
+        assert_eq!(get("Upgrade: websocket\r\n"), Err(Reject::RouteNotAllowed));
+        assert_eq!(
+            get("Connection: Upgrade\r\nUpgrade: h2c\r\n"),
+            Err(Reject::RouteNotAllowed)
+        );
+    }
+}

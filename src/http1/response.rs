@@ -1,0 +1,310 @@
+//! Responses: the head that goes downstream, and what is said in its place when there is none.
+
+use super::field::{Connection, Lengths, Name};
+use super::framing::Framing;
+use super::head::{Field, ResponseHead};
+use super::pieces::Pieces;
+use super::request::{Canned, travelling};
+
+/// The upstream's head cannot be trusted to mean one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadResponse;
+
+/// Why there is no answer from the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamFault {
+    /// The name does not resolve.
+    Dns,
+    /// Every address refused the connection.
+    Refused,
+    /// No address can be reached.
+    Unreachable,
+    /// The certificate is not signed by a trusted issuer.
+    TlsUnknownIssuer,
+    /// The certificate is for another name.
+    TlsWrongName,
+    /// The certificate is not valid now.
+    TlsExpired,
+    /// The TLS handshake failed in some other way.
+    TlsFailed,
+    /// No usable connection in time.
+    ConnectTimeout,
+    /// The connection ended before an answer.
+    Closed,
+    /// The answer is not sound HTTP/1.x.
+    BadResponse,
+    /// 101, which nobody asked for.
+    SwitchedProtocols,
+    /// No final answer in time.
+    Timeout,
+    /// The answer holds the key.
+    CredentialReflected,
+}
+
+impl UpstreamFault {
+    /// The answer that says so.
+    pub const fn canned(self) -> Canned {
+        let (code, message) = match self {
+            UpstreamFault::Dns => (
+                "upstream_dns_failed",
+                "The upstream's name could not be resolved.",
+            ),
+            UpstreamFault::Refused => ("upstream_refused", "The upstream refused the connection."),
+            UpstreamFault::Unreachable => {
+                ("upstream_unreachable", "The upstream could not be reached.")
+            }
+            UpstreamFault::TlsUnknownIssuer => (
+                "upstream_tls_unknown_issuer",
+                "The upstream's certificate has an unknown issuer; a private CA is given with --ca-file.",
+            ),
+            UpstreamFault::TlsWrongName => (
+                "upstream_tls_wrong_name",
+                "The upstream's certificate is not valid for the name in --upstream-url.",
+            ),
+            UpstreamFault::TlsExpired => (
+                "upstream_tls_expired",
+                "The upstream's certificate is expired or not yet valid.",
+            ),
+            UpstreamFault::TlsFailed => (
+                "upstream_tls_failed",
+                "The TLS handshake with the upstream failed.",
+            ),
+            UpstreamFault::ConnectTimeout => (
+                "upstream_connect_timeout",
+                "No connection to the upstream could be made in time.",
+            ),
+            UpstreamFault::Closed => (
+                "upstream_closed",
+                "The upstream closed the connection before it answered.",
+            ),
+            UpstreamFault::BadResponse => (
+                "upstream_bad_response",
+                "The upstream's answer is not well-formed HTTP/1.1.",
+            ),
+            UpstreamFault::SwitchedProtocols => (
+                "upstream_switched_protocols",
+                "The upstream answered 101 Switching Protocols, which is not relayed.",
+            ),
+            UpstreamFault::Timeout => (
+                "upstream_timeout",
+                "The upstream did not answer within --upstream-timeout.",
+            ),
+            UpstreamFault::CredentialReflected => (
+                "credential_reflected",
+                "The upstream's answer was withheld: it contains the credential.",
+            ),
+        };
+        let (status, status_line) = match self {
+            UpstreamFault::ConnectTimeout | UpstreamFault::Timeout => (504, "504 Gateway Timeout"),
+            _ => (502, "502 Bad Gateway"),
+        };
+        Canned {
+            status,
+            status_line,
+            fields: "",
+            code,
+            message,
+        }
+    }
+}
+
+/// What a sound response head says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// 100 to 599.
+    pub status: u16,
+    /// How its body ends.
+    pub framing: Framing,
+    /// Bytes of the head.
+    pub len: usize,
+    /// The upstream will not use the connection again.
+    pub close: bool,
+}
+
+/// How an answer is written for this client.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// HTTP/1.0: no chunks, no interim responses.
+    pub http10: bool,
+    /// The connection ends after this answer.
+    pub close: bool,
+}
+
+/// How the body of a response travels downstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// As it is.
+    Plain,
+    /// In chunks of our own.
+    Chunked,
+}
+
+/// The coding in which a body framed like this reaches this client. Whatever has no length known
+/// beforehand goes out in chunks, so that a cut is never taken for the end.
+pub fn coding(framing: Framing, http10: bool) -> Coding {
+    match framing {
+        Framing::Chunked | Framing::UntilClose if !http10 => Coding::Chunked,
+        _ => Coding::Plain,
+    }
+}
+
+/// Judges a head and writes it for the client. 1xx heads go out without length fields; an HTTP/1.0
+/// client gets none of them.
+pub fn judge(
+    head: &ResponseHead<'_, '_>,
+    manner: Manner,
+    downstream: &mut Pieces,
+) -> Result<Response, BadResponse> {
+    let mut lengths = Lengths::default();
+    let mut connection = Connection::default();
+    let mut keep_alive = false;
+    for Field { name, value, .. } in head.fields.iter() {
+        match Name::of(name) {
+            Name::ContentLength => lengths.content_length(value),
+            Name::TransferEncoding => lengths.transfer_encoding(value),
+            Name::Connection => {
+                if !connection.note(value) {
+                    return Err(BadResponse);
+                }
+                keep_alive |= value.eq_ignore_ascii_case(b"keep-alive");
+            }
+            _ => {}
+        }
+    }
+    let framing = Framing::of_response(&lengths, head.http10, head.status).or(Err(BadResponse))?;
+    let close = connection.close || (head.http10 && !keep_alive);
+    let response = Response {
+        status: head.status,
+        framing,
+        len: head.len,
+        close,
+    };
+    let interim = head.status < 200;
+    if interim && manner.http10 {
+        return Ok(response);
+    }
+    downstream.text(b"HTTP/1.1 ");
+    downstream.decimal(u64::from(head.status));
+    downstream.text(b" ");
+    downstream.input(head.input, head.reason.clone());
+    downstream.text(b"\r\n");
+    travelling(&head.fields, &connection, head.input, downstream, |name| {
+        !matches!(
+            name,
+            Name::HopByHop
+                | Name::Connection
+                | Name::ContentLength
+                | Name::TransferEncoding
+                | Name::Upgrade
+        )
+    });
+    if !interim {
+        let length = match framing {
+            Framing::Length(length) => Some(length),
+            // What the body would have had; a 204 has no use for it (RFC 9110 §8.6).
+            Framing::None if head.status == 304 => lengths.length,
+            _ => None,
+        };
+        if let Some(length) = length {
+            downstream.text(b"Content-Length: ");
+            downstream.decimal(length);
+            downstream.text(b"\r\n");
+        } else if coding(framing, manner.http10) == Coding::Chunked {
+            downstream.text(b"Transfer-Encoding: chunked\r\n");
+        }
+        if manner.close {
+            downstream.text(b"Connection: close\r\n");
+        }
+    }
+    downstream.text(b"\r\n");
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::head::{self, Seen};
+
+    fn read(input: &str, http10: bool, close: bool) -> (Result<Response, BadResponse>, String) {
+        let mut pieces = Pieces::default();
+        let response = head::response(input.as_bytes(), &mut Seen::default(), |head| {
+            judge(&head, Manner { http10, close }, &mut pieces)
+        });
+        let sent: Vec<u8> = pieces.slices(input.as_bytes()).flatten().copied().collect();
+        (
+            response.map(|r| r.expect("a whole head")),
+            String::from_utf8(sent).expect("ASCII"),
+        )
+    }
+
+    #[test]
+    fn status_reason_and_fields_pass_and_hop_by_hop_fields_do_not() {
+        let (response, sent) = read(
+            "HTTP/1.1 429 Slow down\r\nServer: up\r\nConnection: x-up\r\nX-Up: 1\r\nKeep-Alive: 9\r\n\
+             Set-Cookie: a\r\nset-cookie: b\r\nTrailer: X\r\nContent-Length: 02\r\n\r\n",
+            false,
+            false,
+        );
+        assert_eq!(response.unwrap().framing, Framing::Length(2));
+        assert_eq!(
+            sent,
+            "HTTP/1.1 429 Slow down\r\nServer: up\r\nSet-Cookie: a\r\nset-cookie: b\r\n\
+             Content-Length: 2\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn bodies_of_unknown_length_are_chunked_for_1_1_and_close_delimited_for_1_0() {
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let until_close = "HTTP/1.0 200 OK\r\n\r\n";
+        for input in [chunked, until_close] {
+            let (_, sent) = read(input, false, false);
+            assert_eq!(
+                sent,
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            );
+            let (_, sent) = read(input, true, true);
+            assert_eq!(sent, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+        }
+    }
+
+    #[test]
+    fn statuses_without_a_body_promise_none() {
+        let (_, sent) = read(
+            "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+            false,
+            false,
+        );
+        assert_eq!(sent, "HTTP/1.1 204 No Content\r\n\r\n");
+        let (_, sent) = read(
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+            false,
+            false,
+        );
+        assert_eq!(
+            sent,
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"
+        );
+        let (_, sent) = read(
+            "HTTP/1.1 103 Early Hints\r\nLink: x\r\nContent-Length: 5\r\n\r\n",
+            false,
+            true,
+        );
+        assert_eq!(sent, "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n");
+        let (_, sent) = read("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", true, true);
+        assert_eq!(sent, "");
+    }
+
+    #[test]
+    fn an_upstream_that_will_close_is_known() {
+        let close = |input| read(input, false, false).0.unwrap().close;
+        assert!(close(
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        ));
+        assert!(close("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"));
+        assert!(!close(
+            "HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 0\r\n\r\n"
+        ));
+        assert!(!close("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
+    }
+}

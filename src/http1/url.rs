@@ -1,0 +1,339 @@
+//! The upstream URL: strict and small. What a browser would mend is refused here.
+
+use core::fmt;
+
+use super::limits;
+
+/// How the upstream is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// In the clear.
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+/// Where the upstream is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// A name, in lower case.
+    Name(String),
+    /// An IPv4 address.
+    V4([u8; 4]),
+    /// An IPv6 address.
+    V6([u8; 16]),
+}
+
+/// A URL of the form `scheme://host[:port][/path][?query]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamUrl {
+    /// http or https.
+    pub scheme: Scheme,
+    /// Name or address.
+    pub host: Host,
+    /// 1 to 65535; the scheme's own when the URL names none.
+    pub port: u16,
+    /// Begins with `/`.
+    pub path_and_query: String,
+    authority: String,
+}
+
+/// Why a URL is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UrlError {
+    /// Longer than the limit.
+    TooLong,
+    /// Not http:// or https://.
+    Scheme,
+    /// user@ or user:password@.
+    Userinfo,
+    /// No host, or not one.
+    Host,
+    /// Not a port.
+    Port,
+    /// A `#`.
+    Fragment,
+    /// A byte that may not stand in a path or query.
+    Path,
+}
+
+impl fmt::Display for UrlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            UrlError::TooLong => "the URL is longer than 4096 bytes",
+            UrlError::Scheme => "the URL must begin with https:// (or http:// for a loopback host)",
+            UrlError::Userinfo => "the URL must not contain a user name or password",
+            UrlError::Host => "the URL needs a host: a name, an IPv4 address or an [IPv6] address",
+            UrlError::Port => "the port must be a number from 1 to 65535",
+            UrlError::Fragment => "the URL must not contain a fragment (#)",
+            UrlError::Path => "the path or query contains a character that must be percent-encoded",
+        })
+    }
+}
+
+impl UpstreamUrl {
+    /// Reads a URL.
+    pub fn parse(text: &str) -> Result<UpstreamUrl, UrlError> {
+        if text.len() > limits::URL {
+            return Err(UrlError::TooLong);
+        }
+        let (scheme, rest) = text.split_once("://").ok_or(UrlError::Scheme)?;
+        let (scheme, default_port) = if scheme.eq_ignore_ascii_case("https") {
+            (Scheme::Https, 443)
+        } else if scheme.eq_ignore_ascii_case("http") {
+            (Scheme::Http, 80)
+        } else {
+            return Err(UrlError::Scheme);
+        };
+        if rest.contains('#') {
+            return Err(UrlError::Fragment);
+        }
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        if authority.contains('@') {
+            return Err(UrlError::Userinfo);
+        }
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(rest) => {
+                let (address, port) = rest.split_once(']').ok_or(UrlError::Host)?;
+                (Host::V6(v6(address).ok_or(UrlError::Host)?), port)
+            }
+            None => {
+                let at = authority.find(':').unwrap_or(authority.len());
+                (name_or_v4(&authority[..at])?, &authority[at..])
+            }
+        };
+        let port = match port.strip_prefix(':') {
+            None if port.is_empty() => default_port,
+            None => return Err(UrlError::Host),
+            Some(digits) => decimal(digits, 5)
+                .and_then(|port| u16::try_from(port).ok())
+                .filter(|port| *port > 0)
+                .ok_or(UrlError::Port)?,
+        };
+        if !is_path_and_query(path.as_bytes()) {
+            return Err(UrlError::Path);
+        }
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        let mut authority = match &host {
+            Host::Name(name) => name.clone(),
+            Host::V4([a, b, c, d]) => format!("{a}.{b}.{c}.{d}"),
+            Host::V6(octets) => format!("[{}]", core::net::Ipv6Addr::from(*octets)),
+        };
+        if port != default_port {
+            authority.push_str(&format!(":{port}"));
+        }
+        let path_and_query = format!("{slash}{path}");
+        Ok(UpstreamUrl {
+            scheme,
+            host,
+            port,
+            path_and_query,
+            authority,
+        })
+    }
+
+    /// The Host field's value: `host[:port]`, without the scheme's own port.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// 127.0.0.0/8, ::1 or localhost.
+    pub fn is_loopback(&self) -> bool {
+        match &self.host {
+            Host::Name(name) => name == "localhost",
+            Host::V4(octets) => octets[0] == 127,
+            Host::V6(octets) => u128::from_be_bytes(*octets) == 1,
+        }
+    }
+}
+
+/// 1 to `most` decimal digits and nothing else.
+fn decimal(text: &str, most: usize) -> Option<u32> {
+    if text.is_empty() || text.len() > most {
+        return None;
+    }
+    text.bytes().try_fold(0, |n, b| {
+        b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0'))
+    })
+}
+
+fn name_or_v4(text: &str) -> Result<Host, UrlError> {
+    let last = text.rsplit('.').next().unwrap_or(text);
+    // Whatever ends in a number is an address or nothing (as in the WHATWG URL standard).
+    if last.bytes().all(|b| b.is_ascii_digit()) {
+        return v4(text).map(Host::V4).ok_or(UrlError::Host);
+    }
+    let fine = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let hex = last.len() > 1 && last[..2].eq_ignore_ascii_case("0x");
+    if text.len() <= 253 && !hex && text.split('.').all(fine) {
+        Ok(Host::Name(text.to_ascii_lowercase()))
+    } else {
+        Err(UrlError::Host)
+    }
+}
+
+/// Four decimal numbers without leading zeros.
+fn v4(text: &str) -> Option<[u8; 4]> {
+    let mut octets = [0; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let part = parts.next()?;
+        if part.len() > 1 && part.starts_with('0') {
+            return None;
+        }
+        *octet = u8::try_from(decimal(part, 3)?).ok()?;
+    }
+    parts.next().is_none().then_some(octets)
+}
+
+/// RFC 4291 §2.2, without a zone.
+fn v6(text: &str) -> Option<[u8; 16]> {
+    text.parse::<core::net::Ipv6Addr>()
+        .ok()
+        .map(|address| address.octets())
+}
+
+/// RFC 3986 §3.3 and §3.4: what may stand there, percent-encoding well-formed.
+fn is_path_and_query(mut rest: &[u8]) -> bool {
+    loop {
+        rest = match rest {
+            [] => return true,
+            [b'%', a, b, rest @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => rest,
+            [byte, rest @ ..]
+                if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(byte) =>
+            {
+                rest
+            }
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        for (text, authority, port, path, loopback) in [
+            (
+                "https://api.openai.com/v1/responses",
+                "api.openai.com",
+                443,
+                "/v1/responses",
+                false,
+            ),
+            ("HTTPS://API.OpenAI.com", "api.openai.com", 443, "/", false),
+            ("https://a.b:443/x", "a.b", 443, "/x", false),
+            ("https://a.b:8443/x", "a.b:8443", 8443, "/x", false),
+            ("http://localhost:80/", "localhost", 80, "/", true),
+            ("http://localhost:443/", "localhost:443", 443, "/", true),
+            ("http://127.9.9.9:1", "127.9.9.9:1", 1, "/", true),
+            ("http://[::1]:8080/a?b", "[::1]:8080", 8080, "/a?b", true),
+            ("https://[2001:DB8::1]/", "[2001:db8::1]", 443, "/", false),
+            (
+                "https://r.azure.com/openai/v1/responses?api-version=preview&x=%20",
+                "r.azure.com",
+                443,
+                "/openai/v1/responses?api-version=preview&x=%20",
+                false,
+            ),
+            ("https://a.b?x=1", "a.b", 443, "/?x=1", false),
+            (
+                "https://my_host-1.example",
+                "my_host-1.example",
+                443,
+                "/",
+                false,
+            ),
+        ] {
+            let url = UpstreamUrl::parse(text).unwrap();
+            assert_eq!((url.authority(), url.port), (authority, port), "{text}");
+            assert_eq!(
+                (url.path_and_query.as_str(), url.is_loopback()),
+                (path, loopback),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn hostile_urls_are_refused_with_the_reason() {
+        for (text, want) in [
+            ("", UrlError::Scheme),
+            ("nonsense", UrlError::Scheme),
+            ("ftp://a.b/", UrlError::Scheme),
+            (" https://a.b/", UrlError::Scheme),
+            ("localhost:443/v1", UrlError::Scheme),
+            ("/v1/responses", UrlError::Scheme),
+            ("https:/a.b/", UrlError::Scheme),
+            ("https://", UrlError::Host),
+            ("https:///v1", UrlError::Host),
+            ("https://:443/", UrlError::Host),
+            ("https://u@a.b/", UrlError::Userinfo),
+            ("https://u:p@a.b/", UrlError::Userinfo),
+            ("https://a.b@c.d/", UrlError::Userinfo),
+            ("https://a.b/#f", UrlError::Fragment),
+            ("https://a.b#f", UrlError::Fragment),
+            ("https://a.b:/", UrlError::Port),
+            ("https://a.b:0/", UrlError::Port),
+            ("https://a.b:65536/", UrlError::Port),
+            ("https://a.b:+80/", UrlError::Port),
+            ("https://a.b:80a/", UrlError::Port),
+            ("https://a.b:80:80/", UrlError::Port),
+            ("https://a..b/", UrlError::Host),
+            ("https://-a.b/", UrlError::Host),
+            ("https://a b/", UrlError::Host),
+            ("https://a,b/", UrlError::Host),
+            ("https://caf\u{e9}.fr/", UrlError::Host),
+            ("https://a%2eb/", UrlError::Host),
+            ("https://a\\b/", UrlError::Host),
+            ("https://a.b./", UrlError::Host),
+            ("https://1.2.3/", UrlError::Host),
+            ("https://1.2.3.4.5/", UrlError::Host),
+            ("https://1.2.3.256/", UrlError::Host),
+            ("https://01.2.3.4/", UrlError::Host),
+            ("https://127.1/", UrlError::Host),
+            ("https://2130706433/", UrlError::Host),
+            ("https://0x7f.0.0.0x1/", UrlError::Host),
+            ("https://[::1/", UrlError::Host),
+            ("https://[::1]x/", UrlError::Host),
+            ("https://[::1%25eth0]/", UrlError::Host),
+            ("https://[]/", UrlError::Host),
+            ("https://a.b/x y", UrlError::Path),
+            ("https://a.b/\r\nX: y", UrlError::Path),
+            ("https://a.b/\\", UrlError::Path),
+            ("https://a.b/%", UrlError::Path),
+            ("https://a.b/%2", UrlError::Path),
+            ("https://a.b/%zz", UrlError::Path),
+            ("https://a.b/\u{e9}", UrlError::Path),
+            ("https://a.b/\"", UrlError::Path),
+            ("https://a.b/<", UrlError::Path),
+        ] {
+            assert_eq!(
+                UpstreamUrl::parse(text),
+                Err(want),
+                "{}",
+                text.escape_default()
+            );
+        }
+    }
+
+    #[test]
+    fn the_length_limit_holds_at_n_and_not_at_n_plus_1() {
+        let url = |n: usize| format!("https://a.b/{}", "x".repeat(n - 12));
+        assert!(UpstreamUrl::parse(&url(limits::URL)).is_ok());
+        assert_eq!(
+            UpstreamUrl::parse(&url(limits::URL + 1)),
+            Err(UrlError::TooLong)
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! The order of life: harden, arguments, key, bind, server-info, run, exit code.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use codex_responses_api_proxy::cli::{self, Command, Config};
+use codex_responses_api_proxy::http1::request::Policy;
+use codex_responses_api_proxy::http1::url::Scheme;
+use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
+use codex_responses_api_proxy::net::report;
+use codex_responses_api_proxy::net::tls::{Connector, Trust};
+use codex_responses_api_proxy::process::credential::{Credential, KeyError};
+use codex_responses_api_proxy::process::harden;
+use codex_responses_api_proxy::process::server_info::ServerInfo;
+use codex_responses_api_proxy::process::sys::{self, SecretMemory, SignalFd};
+use codex_responses_api_proxy::process::terminal::Prompt;
+
+/// Exit codes beside those of [`harden::HardenError`].
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Runs the relay until it is told to end.
+pub fn main() -> ExitCode {
+    if let Err(error) = harden::base() {
+        return failed(&error, error.exit_code());
+    }
+    let arguments = std::env::args_os().skip(1);
+    let config = match cli::parse(arguments, |name| std::env::var_os(name)) {
+        Ok(Command::Run(config)) => config,
+        Ok(Command::Help) => return print(cli::HELP),
+        Ok(Command::Version) => return print(cli::VERSION),
+        Err(error) => {
+            let code = failed(&error, USAGE);
+            complain("Try 'codex-responses-api-proxy --help'.\n");
+            return code;
+        }
+    };
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => failed(&reason, FAILED),
+    }
+}
+
+fn run(config: &Config) -> Result<(), String> {
+    // Whatever can fail without the key fails before it is read.
+    let trust = Trust::load(config.ca_file.as_deref()).map_err(|e| format!("--ca-file: {e}"))?;
+    let connector = match config.upstream.scheme {
+        Scheme::Http => None,
+        Scheme::Https => Some(
+            Connector::new(trust, &config.upstream.host)
+                .map_err(|fault| format!("--upstream-url: {}", fault.canned().message))?,
+        ),
+    };
+    let wanted = 2 * config.max_connections as u64 + 64;
+    let files = sys::raise_open_files(wanted);
+    let max_connections = config
+        .max_connections
+        .min((files.saturating_sub(64) / 2) as usize);
+    if max_connections == 0 {
+        return Err(format!(
+            "the limit on open files ({files}) is too low; raise ulimit -n"
+        ));
+    }
+    let credential = read_key(config).map_err(|error| error.to_string())?;
+    let signals = SignalFd::block(&[libc::SIGTERM, libc::SIGINT])
+        .map_err(|error| format!("cannot take signals: {error}"))?;
+
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, config.port))
+        .map_err(|error| format!("cannot listen on 127.0.0.1:{}: {error}", config.port))?;
+    let port = listener
+        .local_addr()
+        .map_err(|error| error.to_string())?
+        .port();
+    let mut protections = protections(&credential);
+    if max_connections < config.max_connections {
+        protections.push_str(&format!(
+            "; --max-connections lowered to {max_connections} by the limit on open files"
+        ));
+    }
+    let event_loop = EventLoop::new(Setup {
+        listener,
+        signals,
+        credential,
+        connector,
+        host: config.upstream.host.clone(),
+        port: config.upstream.port,
+        policy: Policy {
+            http_shutdown: config.http_shutdown,
+        },
+        max_connections,
+        client_timeout: config.client_timeout,
+        upstream_timeout: config.upstream_timeout,
+        access_log: config.access_log,
+    })
+    .map_err(|error| format!("cannot start the event loop: {error}"))?;
+    // Held to the end, when it is emptied.
+    let _server_info =
+        match &config.server_info {
+            Some(path) => Some(ServerInfo::write(path, port, std::process::id()).map_err(
+                |error| format!("cannot write --server-info {}: {error}", path.display()),
+            )?),
+            None => None,
+        };
+    report::started(port, &protections);
+    event_loop
+        .run()
+        .map_err(|error| format!("the event loop failed: {error}"))
+}
+
+fn read_key(config: &Config) -> Result<Credential, KeyError> {
+    let prefix = format!(
+        "POST {} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer ",
+        config.upstream.path_and_query,
+        config.upstream.authority()
+    );
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        let mut prompt = Prompt::new(stdin.as_fd()).map_err(KeyError::Read)?;
+        Credential::read(prefix.as_bytes(), |buffer| prompt.read(buffer))
+    } else {
+        Credential::read(prefix.as_bytes(), |buffer| sys::read(stdin.as_fd(), buffer))
+    }
+}
+
+fn protections(credential: &Credential) -> String {
+    let memory = match credential.memory() {
+        SecretMemory::MemfdSecret => "key in memfd_secret pages",
+        SecretMemory::Locked => "key in locked pages (no memfd_secret here)",
+    };
+    let search = if credential.is_searched_for() {
+        "answers searched for the key"
+    } else {
+        "answers not searched for the key (shorter than 16 bytes)"
+    };
+    format!("{memory}; {search}; not dumpable; no core files; LD_* removed")
+}
+
+fn print(text: &str) -> ExitCode {
+    // A reader that has gone is no reason to complain.
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn failed(reason: &dyn Display, code: u8) -> ExitCode {
+    complain(&format!("codex-responses-api-proxy: error: {reason}\n"));
+    ExitCode::from(code)
+}
+
+fn complain(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}

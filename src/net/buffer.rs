@@ -1,0 +1,101 @@
+//! Bytes that could not move on yet, and the loop's scratch space.
+
+/// Bytes that wait for a connection. Empty most of the time, and then it owns no memory.
+///
+/// It has no bound of its own: it is filled only while it is empty or below a bound, with what one
+/// read brought (see [`super::relay::READ`]).
+#[derive(Default)]
+pub struct Backlog {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Backlog {
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The bytes that wait.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    /// Adds bytes at the end.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Takes `n` bytes from the front.
+    pub fn consume(&mut self, n: usize) {
+        self.start += n;
+        debug_assert!(self.start <= self.bytes.len());
+        if self.start >= self.bytes.len() {
+            *self = Backlog::default();
+        }
+    }
+
+    /// Moves the bytes out, together with their memory, and makes them one run from its beginning.
+    pub fn take(&mut self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.drain(..std::mem::take(&mut self.start));
+        bytes
+    }
+
+    /// Puts what [`Backlog::take`] gave back, without its first `used` bytes.
+    pub fn put_back(&mut self, bytes: Vec<u8>, used: usize) {
+        debug_assert!(self.is_empty());
+        self.bytes = bytes;
+        self.consume(used);
+    }
+}
+
+/// Scratch space of the loop: filled and emptied within one turn.
+pub struct Scratch {
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl Scratch {
+    /// Zeroed memory that the kernel gives page by page as it is used.
+    pub fn new(size: usize) -> Scratch {
+        Scratch {
+            bytes: vec![0; size],
+            len: 0,
+        }
+    }
+
+    /// Forgets the bytes.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// The bytes put in so far.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// The bytes put in so far.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+
+    /// Room for at least `n` more bytes; all the room there is. See [`Scratch::add`].
+    pub fn room(&mut self, n: usize) -> &mut [u8] {
+        if self.bytes.len() - self.len < n {
+            self.bytes.resize(self.len + n, 0);
+        }
+        &mut self.bytes[self.len..]
+    }
+
+    /// Counts bytes that were written into [`Scratch::room`].
+    pub fn add(&mut self, n: usize) {
+        self.len += n;
+    }
+
+    /// Adds bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+}

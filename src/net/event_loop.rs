@@ -1,0 +1,428 @@
+//! The loop: poll, note what is ready, give each ready connection one turn, see to deadlines, accept.
+
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::net::TcpListener;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::buffer::Scratch;
+use super::deadlines::Deadlines;
+use super::pool::Pool;
+use super::relay::{READ, Relay, Shared, Turn};
+use super::report::AccessLog;
+use super::resolver::Resolver;
+use super::slots::{Key, Side, Slots};
+use super::socket::Socket;
+use super::tls::{Connector, WIRE_RECORD};
+use super::upstream::{Origin, Space};
+use crate::http1::exchange::Exchange;
+use crate::http1::pieces::Pieces;
+use crate::http1::request::{Policy, Reject};
+use crate::http1::url::Host;
+use crate::process::credential::Credential;
+use crate::process::sys::{self, SignalFd};
+
+const LISTENER: Token = Token(usize::MAX - 1);
+const SIGNALS: Token = Token(usize::MAX - 2);
+const RESOLVER: Token = Token(usize::MAX - 3);
+
+/// Connections accepted in one turn of the loop.
+const ACCEPTS: usize = 64;
+/// Connections beyond the limit that are told so, and heard out, at the same time.
+const TURNED_AWAY: usize = 32;
+/// How long accepting pauses when the process is out of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long exchanges under way may take once the relay is to end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What the loop works with.
+pub struct Setup {
+    /// Listens on loopback.
+    pub listener: std::net::TcpListener,
+    /// Where SIGTERM and SIGINT arrive.
+    pub signals: SignalFd,
+    /// The key.
+    pub credential: Credential,
+    /// TLS; `None` for a plain upstream.
+    pub connector: Option<Connector>,
+    /// The upstream's host.
+    pub host: Host,
+    /// The upstream's port.
+    pub port: u16,
+    /// What is allowed beyond the one route.
+    pub policy: Policy,
+    /// Client connections at one time.
+    pub max_connections: usize,
+    /// `--client-timeout`.
+    pub client_timeout: Duration,
+    /// `--upstream-timeout`.
+    pub upstream_timeout: Option<Duration>,
+    /// `--access-log`.
+    pub access_log: bool,
+}
+
+/// The loop and all that it holds.
+pub struct EventLoop {
+    poll: Poll,
+    listener: Option<TcpListener>,
+    signals: SignalFd,
+    policy: Policy,
+    max_connections: usize,
+    counted: usize,
+    downs: Slots<Relay>,
+    shared: Shared,
+    /// Connections that want a turn.
+    ready: Vec<Key>,
+    /// Connections that want a turn after this one.
+    again: Vec<Key>,
+    /// Idle upstream connections on which something has come.
+    stirred: Vec<Key>,
+    accept_again: bool,
+    accept_at: Option<Instant>,
+    drain_by: Option<Instant>,
+}
+
+/// A connection's place among the deadlines.
+pub fn place(key: Key, side: Side) -> u32 {
+    key.index << 1 | u32::from(side == Side::Upstream)
+}
+
+impl EventLoop {
+    /// Makes everything that can fail; nothing runs yet.
+    pub fn new(setup: Setup) -> io::Result<EventLoop> {
+        let poll = Poll::new()?;
+        setup.listener.set_nonblocking(true)?;
+        let mut listener = TcpListener::from_std(setup.listener);
+        poll.registry()
+            .register(&mut listener, LISTENER, Interest::READABLE)?;
+        let signals = setup.signals;
+        poll.registry().register(
+            &mut SourceFd(&signals.as_raw_fd()),
+            SIGNALS,
+            Interest::READABLE,
+        )?;
+        let waker = Arc::new(Waker::new(poll.registry(), RESOLVER)?);
+        let resolver = Resolver::new(&setup.host, setup.port, waker)?;
+        let log = if setup.access_log {
+            Some(AccessLog::start()?)
+        } else {
+            None
+        };
+        let (origin, registry) = (
+            Origin {
+                connector: setup.connector,
+                resolver,
+                credential: setup.credential,
+            },
+            poll.registry().try_clone()?,
+        );
+        let shared = Shared {
+            origin,
+            ups: Slots::new(2 * setup.max_connections + TURNED_AWAY),
+            pool: Pool::new(setup.max_connections),
+            deadlines: Deadlines::default(),
+            registry,
+            downstream: Scratch::new(READ),
+            space: Space {
+                wire: Scratch::new(READ + WIRE_RECORD),
+                plain: Scratch::new(READ + WIRE_RECORD),
+                out: Scratch::new(2 * READ),
+                gather: Scratch::new(0),
+            },
+            pieces: Pieces::default(),
+            log,
+            client_timeout: setup.client_timeout,
+            upstream_timeout: setup.upstream_timeout,
+            shutdown: false,
+        };
+        Ok(EventLoop {
+            poll,
+            listener: Some(listener),
+            signals,
+            policy: setup.policy,
+            max_connections: setup.max_connections,
+            counted: 0,
+            downs: Slots::new(setup.max_connections + TURNED_AWAY),
+            shared,
+            ready: Vec::new(),
+            again: Vec::new(),
+            stirred: Vec::new(),
+            accept_again: false,
+            accept_at: None,
+            drain_by: None,
+        })
+    }
+
+    /// Runs until a signal or `GET /shutdown` ends it.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(256);
+        loop {
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            }
+            let now = Instant::now();
+            self.ready.append(&mut self.again);
+            for event in &events {
+                if !self.note(event, now) {
+                    return Ok(());
+                }
+            }
+            self.look_after_idle();
+            self.give_turns(now);
+            self.expire(now);
+            if self.shared.shutdown {
+                self.drain(now);
+            }
+            self.accept(now);
+            if let Some(by) = self.drain_by {
+                let busy = self
+                    .downs
+                    .keys()
+                    .into_iter()
+                    .any(|key| self.downs.get(key).is_some_and(|relay| relay.is_busy()));
+                if !busy || now >= by {
+                    self.cut_off(now);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// How long poll may wait.
+    fn timeout(&self) -> Option<Duration> {
+        if !self.again.is_empty() || self.accept_again {
+            return Some(Duration::ZERO);
+        }
+        let next = [self.shared.deadlines.next(), self.accept_at, self.drain_by];
+        let next = next.into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Notes what an event says; false when the program is to end at once.
+    fn note(&mut self, event: &Event, now: Instant) -> bool {
+        match event.token() {
+            LISTENER => self.accept_again = true,
+            SIGNALS => {
+                while self.signals.take().is_some() {
+                    if self.drain_by.is_some() {
+                        self.cut_off(now);
+                        return false;
+                    }
+                    self.drain(now);
+                }
+            }
+            RESOLVER => self.resolved(now),
+            token => match Key::of(token) {
+                (key, Side::Downstream) => {
+                    if let Some(relay) = self.downs.get(key) {
+                        relay.socket.note(event);
+                        self.ready.push(key);
+                    }
+                }
+                (key, Side::Upstream) => {
+                    if let Some(up) = self.shared.ups.get(key) {
+                        up.note(event);
+                        match up.owner {
+                            Some(owner) => self.ready.push(owner),
+                            None => self.stirred.push(key),
+                        }
+                    }
+                }
+            },
+        }
+        true
+    }
+
+    /// Addresses have come, or the news that there are none.
+    fn resolved(&mut self, now: Instant) {
+        let Some(addresses) = self.shared.origin.resolver.collect(now) else {
+            return;
+        };
+        for key in self.shared.ups.keys() {
+            if let Some(up) = self.shared.ups.get(key)
+                && up.is_resolving()
+            {
+                up.resolved(addresses.clone(), now);
+                self.ready.extend(up.owner);
+            }
+        }
+    }
+
+    /// What comes on an idle upstream connection is a ticket, or the connection's end.
+    fn look_after_idle(&mut self) {
+        while let Some(key) = self.stirred.pop() {
+            let fine = self
+                .shared
+                .ups
+                .get(key)
+                .is_none_or(|up| up.owner.is_some() || up.still_idle(&mut self.shared.space));
+            if !fine {
+                self.shared.pool.forget(key);
+                self.shared.ups.remove(key);
+            }
+        }
+    }
+
+    /// One turn for each connection that wants one.
+    fn give_turns(&mut self, now: Instant) {
+        let mut ready = std::mem::take(&mut self.ready);
+        for key in ready.drain(..) {
+            self.with(key, |relay, shared| relay.turn(shared, now));
+        }
+        self.ready = ready;
+    }
+
+    /// Lets a connection act, and sees to what becomes of it.
+    fn with(&mut self, key: Key, act: impl FnOnce(&mut Relay, &mut Shared) -> Turn) {
+        let Some(mut relay) = self.downs.take(key) else {
+            return;
+        };
+        match act(&mut relay, &mut self.shared) {
+            Turn::Close => {
+                self.counted -= usize::from(relay.counted);
+                self.downs.remove(key);
+                return;
+            }
+            Turn::Again => self.again.push(key),
+            Turn::Wait => {}
+        }
+        self.downs.put_back(key, relay);
+    }
+
+    /// Connections whose deadline may have come.
+    fn expire(&mut self, now: Instant) {
+        while let Some(place) = self.shared.deadlines.expired(now) {
+            let index = place >> 1;
+            if place & 1 == 0 {
+                if let Some(key) = self.downs.at(index) {
+                    self.with(key, |relay, shared| relay.time(shared, now));
+                }
+                continue;
+            }
+            let Some(key) = self.shared.ups.at(index) else {
+                continue;
+            };
+            let Some(up) = self.shared.ups.get(key) else {
+                continue;
+            };
+            match (up.owner, up.wakes_at()) {
+                (_, None) => {}
+                (_, Some(when)) if when > now => self.shared.deadlines.set(place, when),
+                (Some(owner), _) => self.with(owner, |relay, shared| relay.turn(shared, now)),
+                (None, _) => {
+                    self.shared.pool.forget(key);
+                    if let Some(up) = self.shared.ups.take(key) {
+                        up.close(&mut self.shared.space);
+                        self.shared.ups.remove(key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Accepts a batch.
+    fn accept(&mut self, now: Instant) {
+        if self.accept_at.is_some_and(|at| now >= at) {
+            self.accept_at = None;
+            self.accept_again = true;
+        }
+        if !self.accept_again {
+            return;
+        }
+        for _ in 0..ACCEPTS {
+            let Some(listener) = &self.listener else {
+                self.accept_again = false;
+                return;
+            };
+            match listener.accept() {
+                Ok((stream, _)) => self.admit(stream, now),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => {
+                        self.accept_again = false;
+                        return;
+                    }
+                    // The peer has gone already; the next may be there.
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    // Out of descriptors or memory: asking again at once would spin.
+                    _ => {
+                        self.accept_again = false;
+                        self.accept_at = Some(now + PAUSE);
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn admit(&mut self, mut stream: mio::net::TcpStream, now: Instant) {
+        let _ = stream.set_nodelay(true);
+        let counted = self.counted < self.max_connections;
+        if self.downs.is_full() {
+            // No place even to hear it out.
+            let pieces = &mut self.shared.pieces;
+            pieces.clear();
+            Exchange::new(self.policy).refuse(Reject::TooManyConnections, pieces);
+            pieces
+                .slices(&[])
+                .for_each(|bytes| drop(stream.write(bytes)));
+            return;
+        }
+        let (poll, policy) = (&self.poll, self.policy);
+        let key = self.downs.insert(|key| {
+            let both = Interest::READABLE | Interest::WRITABLE;
+            poll.registry()
+                .register(&mut stream, key.token(Side::Downstream), both)
+                .ok()?;
+            let socket = Socket::new(stream, false, true);
+            let _ = sys::keep_alive(socket.fd());
+            Some(Relay::new(socket, key, policy, counted, now))
+        });
+        let Some(key) = key else {
+            return;
+        };
+        self.counted += usize::from(counted);
+        self.with(key, |relay, shared| {
+            if counted {
+                relay.turn(shared, now)
+            } else {
+                relay.turn_away(shared, now)
+            }
+        });
+    }
+
+    /// Stops accepting, ends what waits, lets what is under way finish.
+    fn drain(&mut self, now: Instant) {
+        if self.drain_by.is_some() {
+            return;
+        }
+        self.drain_by = Some(now + DRAIN);
+        self.listener = None;
+        self.accept_at = None;
+        for key in self.downs.keys() {
+            self.with(key, |relay, _| {
+                if relay.is_idle() {
+                    return Turn::Close;
+                }
+                relay.drain();
+                Turn::Again
+            });
+        }
+    }
+
+    /// Ends what is still there.
+    fn cut_off(&mut self, now: Instant) {
+        for key in self.downs.keys() {
+            self.with(key, |relay, shared| {
+                relay.cut_off(shared, now);
+                Turn::Close
+            });
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Sockets and time: the single-threaded event loop.
+
+pub mod buffer;
+pub mod deadlines;
+pub mod event_loop;
+pub mod pool;
+pub mod relay;
+pub mod report;
+pub mod resolver;
+pub mod slots;
+pub mod socket;
+pub mod tls;
+pub mod upstream;

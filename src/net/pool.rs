@@ -1,0 +1,71 @@
+//! Idle upstream connections. The last one put in is the first taken out: it is the likeliest to
+//! live, and those that are not needed grow old and go.
+
+use std::time::{Duration, Instant};
+
+use super::slots::{Key, Slots};
+use super::upstream::Upstream;
+
+/// How long a connection may stay idle; upstreams close theirs after a minute or more.
+pub const IDLE: Duration = Duration::from_secs(55);
+
+/// The keys of idle connections.
+pub struct Pool {
+    idle: Vec<Key>,
+    limit: usize,
+}
+
+impl Pool {
+    /// At most `limit` connections.
+    pub fn new(limit: usize) -> Pool {
+        Pool {
+            idle: Vec::new(),
+            limit,
+        }
+    }
+
+    /// There is a connection to take; those that have ended meanwhile are dropped on the way.
+    pub fn is_ready(&mut self, ups: &mut Slots<Upstream>) -> bool {
+        while let Some(key) = self.idle.last() {
+            match ups.get(*key) {
+                Some(up) if !up.has_news() => return true,
+                // Something came while it was idle: the loop looks at it when its event's turn
+                // comes; until then it is not to be trusted.
+                Some(_) => {
+                    let key = *key;
+                    self.idle.pop();
+                    ups.remove(key);
+                }
+                None => {
+                    self.idle.pop();
+                }
+            }
+        }
+        false
+    }
+
+    /// Takes the connection that [`Pool::is_ready`] found.
+    pub fn take(&mut self, ups: &mut Slots<Upstream>) -> Option<Key> {
+        self.is_ready(ups).then(|| self.idle.pop()).flatten()
+    }
+
+    /// Puts a connection in, or drops it when there are enough; true when it was kept.
+    pub fn put(&mut self, key: Key, ups: &mut Slots<Upstream>, now: Instant) -> bool {
+        match ups.get(key) {
+            Some(up) if self.idle.len() < self.limit => {
+                up.rest(now);
+                self.idle.push(key);
+                true
+            }
+            _ => {
+                ups.remove(key);
+                false
+            }
+        }
+    }
+
+    /// Forgets a connection.
+    pub fn forget(&mut self, key: Key) {
+        self.idle.retain(|idle| *idle != key);
+    }
+}

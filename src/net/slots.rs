@@ -1,0 +1,203 @@
+//! A table of connections that are found again by index and told apart by generation.
+
+use mio::Token;
+
+/// Names an entry for as long as it lives; a later entry in the same place has another key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Place in the table.
+    pub index: u32,
+    generation: u32,
+}
+
+/// Which of the two tables a token belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Client connections.
+    Downstream,
+    /// Upstream connections.
+    Upstream,
+}
+
+/// Generations stay below this, so that no token of a slot is one of the reserved ones.
+const GENERATIONS: u32 = 1 << 30;
+
+impl Key {
+    /// generation | index | side.
+    pub fn token(self, side: Side) -> Token {
+        let side = usize::from(side == Side::Upstream);
+        Token((self.generation as usize) << 33 | (self.index as usize) << 1 | side)
+    }
+
+    /// The opposite of [`Key::token`].
+    pub fn of(Token(token): Token) -> (Key, Side) {
+        let side = if token & 1 == 1 {
+            Side::Upstream
+        } else {
+            Side::Downstream
+        };
+        (
+            Key {
+                index: (token >> 1) as u32,
+                generation: (token >> 33) as u32,
+            },
+            side,
+        )
+    }
+}
+
+struct Slot<T> {
+    generation: u32,
+    // Boxed, so that a table that has grown once costs a pointer for each empty place.
+    value: Option<Box<T>>,
+}
+
+/// At most `limit` values of T; places are made when they are first needed.
+pub struct Slots<T> {
+    slots: Vec<Slot<T>>,
+    free: Vec<u32>,
+    limit: usize,
+}
+
+impl<T> Slots<T> {
+    /// An empty table.
+    pub fn new(limit: usize) -> Slots<T> {
+        Slots {
+            slots: Vec::new(),
+            free: Vec::new(),
+            limit,
+        }
+    }
+
+    /// Values in the table.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// No value is in the table.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// No further value fits.
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.limit
+    }
+
+    /// Puts in the value that `make` builds from its key; `None` when the table is full or `make`
+    /// fails.
+    pub fn insert(&mut self, make: impl FnOnce(Key) -> Option<T>) -> Option<Key> {
+        if self.is_full() {
+            return None;
+        }
+        let index = *self.free.last().unwrap_or(&(self.slots.len() as u32));
+        let generation = self
+            .slots
+            .get(index as usize)
+            .map_or(0, |slot| slot.generation);
+        let key = Key { index, generation };
+        let value = Some(Box::new(make(key)?));
+        if self.free.pop().is_some() {
+            self.slots[index as usize].value = value;
+        } else {
+            self.slots.push(Slot { generation, value });
+        }
+        Some(key)
+    }
+
+    /// The value, if it is still there.
+    pub fn get(&mut self, key: Key) -> Option<&mut T> {
+        let slot = self.slots.get_mut(key.index as usize)?;
+        (slot.generation == key.generation)
+            .then_some(slot.value.as_deref_mut())
+            .flatten()
+    }
+
+    /// Takes the value out for a while; its key stays good. See [`Slots::put_back`].
+    pub fn take(&mut self, key: Key) -> Option<Box<T>> {
+        let slot = self.slots.get_mut(key.index as usize)?;
+        (slot.generation == key.generation)
+            .then(|| slot.value.take())
+            .flatten()
+    }
+
+    /// Puts back what [`Slots::take`] gave.
+    pub fn put_back(&mut self, key: Key, value: Box<T>) {
+        self.slots[key.index as usize].value = Some(value);
+    }
+
+    /// Forgets the key, whose value has been taken or is dropped here.
+    pub fn remove(&mut self, key: Key) {
+        if let Some(slot) = self.slots.get_mut(key.index as usize)
+            && slot.generation == key.generation
+        {
+            slot.value = None;
+            slot.generation = (slot.generation + 1) % GENERATIONS;
+            self.free.push(key.index);
+        }
+    }
+
+    /// The keys of all values.
+    pub fn keys(&self) -> Vec<Key> {
+        let used = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.value.is_some());
+        used.map(|(i, slot)| Key {
+            index: i as u32,
+            generation: slot.generation,
+        })
+        .collect()
+    }
+
+    /// The value in this place, whichever it is now.
+    pub fn at(&self, index: u32) -> Option<Key> {
+        let slot = self.slots.get(index as usize)?;
+        slot.value.as_ref().map(|_| Key {
+            index,
+            generation: slot.generation,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_does_not_outlive_its_value() {
+        let mut slots = Slots::new(2);
+        let first = slots.insert(|_| Some("a")).unwrap();
+        slots.remove(first);
+        let second = slots.insert(|_| Some("b")).unwrap();
+        assert_eq!(first.index, second.index);
+        assert!(slots.get(first).is_none());
+        slots.remove(first);
+        assert_eq!(slots.get(second).copied(), Some("b"));
+    }
+
+    #[test]
+    fn the_table_holds_its_limit_and_no_more() {
+        let mut slots = Slots::new(2);
+        let first = slots.insert(|_| Some(1)).unwrap();
+        slots.insert(|_| Some(2)).unwrap();
+        assert!(slots.insert(|_| Some(3)).is_none());
+        slots.remove(first);
+        assert!(slots.insert(|_| None).is_none());
+        assert_eq!(slots.len(), 1);
+        assert!(slots.insert(|_| Some(3)).is_some());
+    }
+
+    #[test]
+    fn tokens_keep_generation_index_and_side() {
+        let key = Key {
+            index: u32::MAX,
+            generation: GENERATIONS - 1,
+        };
+        for side in [Side::Downstream, Side::Upstream] {
+            assert_eq!(Key::of(key.token(side)), (key, side));
+            assert!(key.token(side).0 < usize::MAX - 8);
+        }
+    }
+}

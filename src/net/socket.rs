@@ -1,0 +1,123 @@
+//! A non-blocking stream with sticky readiness: `WouldBlock` and `Interrupted` end here.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use mio::event::Event;
+use mio::net::TcpStream;
+
+/// A stream that was registered once, for both directions, edge-triggered. A bit is set by an event
+/// and cleared by the call that shows it to be over.
+pub struct Socket {
+    stream: TcpStream,
+    readable: bool,
+    writable: bool,
+    read_closed: bool,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Got {
+    /// So many bytes; not 0.
+    Bytes(usize),
+    /// Nothing for now.
+    Nothing,
+    /// The peer will send no more.
+    End,
+    /// The connection is broken.
+    Broken,
+}
+
+impl Socket {
+    /// Takes a stream over, whose readiness is what the bits say.
+    pub fn new(stream: TcpStream, readable: bool, writable: bool) -> Socket {
+        Socket {
+            stream,
+            readable,
+            writable,
+            read_closed: false,
+        }
+    }
+
+    /// Notes what an event says.
+    pub fn note(&mut self, event: &Event) {
+        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.writable |= event.is_writable() || event.is_error();
+        self.read_closed |= event.is_read_closed() || event.is_error();
+    }
+
+    /// A read would bring something.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// The peer has shut down its side or reset the connection; bytes may still stand before that.
+    pub fn is_read_closed(&self) -> bool {
+        self.read_closed
+    }
+
+    /// Reads once.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Got {
+        while self.readable {
+            match self.stream.read(buffer) {
+                Ok(0) => return Got::End,
+                Ok(n) => {
+                    // A short read has emptied the socket: the next byte makes an event. But the
+                    // end, once announced, makes none.
+                    self.readable = n == buffer.len() || self.read_closed;
+                    return Got::Bytes(n);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => self.readable = false,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Got::Broken,
+            }
+        }
+        Got::Nothing
+    }
+
+    /// Writes once, from several runs; 0 when there is no room now.
+    pub fn write_vectored(&mut self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let wanted = runs.iter().map(|run| run.len()).sum();
+        self.write_with(wanted, |stream| stream.write_vectored(runs))
+    }
+
+    fn write_with(
+        &mut self,
+        wanted: usize,
+        mut write: impl FnMut(&mut TcpStream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        while self.writable {
+            match write(&mut self.stream) {
+                Ok(n) => {
+                    self.writable = n == wanted;
+                    return Ok(n);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(0)
+    }
+
+    /// Says to the peer that no more will come.
+    pub fn shutdown_write(&mut self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// The file descriptor, for socket options.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// Writes once; 0 when there is no room now.
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_with(bytes.len(), |stream| stream.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

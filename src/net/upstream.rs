@@ -1,0 +1,554 @@
+//! One upstream connection: connect, TLS or (loopback) plain, the head, bodies, the end.
+
+use std::io::{self, IoSlice, Write};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+
+use super::buffer::{Backlog, Scratch};
+use super::pool;
+use super::resolver::{Lookup, Resolver};
+use super::slots::Key;
+use super::socket::{Got, Socket};
+use super::tls::{Connector, Tls};
+use crate::http1::limits;
+use crate::http1::pieces::{self, Pieces};
+use crate::http1::response::UpstreamFault;
+use crate::process::credential::Credential;
+use crate::process::sys;
+
+/// How long one address is tried alone before the next is tried beside it (RFC 8305 §5).
+const STAGGER: Duration = Duration::from_millis(250);
+/// How long it may take until a connection is usable: DNS, TCP and TLS together.
+pub const CONNECT: Duration = Duration::from_secs(10);
+
+/// What every upstream connection of this process has in common.
+pub struct Origin {
+    /// TLS; `None` for a plain upstream.
+    pub connector: Option<Connector>,
+    /// Its addresses.
+    pub resolver: Resolver,
+    /// The key.
+    pub credential: Credential,
+}
+
+/// Scratch space for one turn of one connection.
+pub struct Space {
+    /// Ciphertext that came in.
+    pub wire: Scratch,
+    /// Plaintext that came from the upstream.
+    pub plain: Scratch,
+    /// Ciphertext on its way to the upstream.
+    pub out: Scratch,
+    /// Plaintext put together for one record.
+    pub gather: Scratch,
+}
+
+/// An upstream connection.
+pub struct Upstream {
+    state: State,
+    /// Bytes for the wire that the socket had no room for.
+    output: Backlog,
+    token: Token,
+    /// The client connection that it works for; `None` while it is idle.
+    pub owner: Option<Key>,
+    /// The peer takes no more bytes; what it has sent may still be read.
+    deaf: bool,
+    /// It has carried an exchange before.
+    pub reused: bool,
+    /// While connecting: when to give up. While idle: when to go.
+    pub deadline: Option<Instant>,
+    /// When it was asked for.
+    pub since: Instant,
+}
+
+enum State {
+    Resolving,
+    Dialing(Dial),
+    Handshaking(Socket, Tls),
+    Secure(Socket, Tls),
+    Plain(Socket),
+}
+
+struct Dial {
+    addresses: Rc<[SocketAddr]>,
+    next: usize,
+    next_at: Instant,
+    attempts: Vec<TcpStream>,
+    fault: UpstreamFault,
+}
+
+/// How reading went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// There may be more later.
+    Open,
+    /// The peer has ended the stream as it should.
+    Ended,
+    /// The stream has broken off.
+    Cut,
+}
+
+impl Upstream {
+    /// A connection that will be made; [`Upstream::advance`] begins.
+    pub fn new(token: Token, owner: Key, now: Instant, limit: Duration) -> Upstream {
+        Upstream {
+            state: State::Resolving,
+            output: Backlog::default(),
+            token,
+            owner: Some(owner),
+            deaf: false,
+            reused: false,
+            deadline: Some(now + limit),
+            since: now,
+        }
+    }
+
+    /// A head can be sent.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Secure(..) | State::Plain(_))
+    }
+
+    /// Waits for the addresses.
+    pub fn is_resolving(&self) -> bool {
+        matches!(self.state, State::Resolving)
+    }
+
+    /// Everything handed over has gone to the socket.
+    pub fn is_drained(&self) -> bool {
+        self.output.is_empty()
+    }
+
+    /// Something has come that has not been read.
+    pub fn has_news(&self) -> bool {
+        self.socket().is_some_and(Socket::is_readable)
+    }
+
+    fn socket(&self) -> Option<&Socket> {
+        match &self.state {
+            State::Handshaking(socket, _) | State::Secure(socket, _) | State::Plain(socket) => {
+                Some(socket)
+            }
+            State::Resolving | State::Dialing(_) => None,
+        }
+    }
+
+    fn socket_mut(&mut self) -> Option<&mut Socket> {
+        match &mut self.state {
+            State::Handshaking(socket, _) | State::Secure(socket, _) | State::Plain(socket) => {
+                Some(socket)
+            }
+            State::Resolving | State::Dialing(_) => None,
+        }
+    }
+
+    /// Notes what an event says.
+    pub fn note(&mut self, event: &mio::event::Event) {
+        if let Some(socket) = self.socket_mut() {
+            socket.note(event);
+        }
+    }
+
+    /// When it wants to be looked at without an event.
+    pub fn wakes_at(&self) -> Option<Instant> {
+        let stagger = match &self.state {
+            State::Dialing(dial) if dial.next < dial.addresses.len() => Some(dial.next_at),
+            _ => None,
+        };
+        [self.deadline, stagger].into_iter().flatten().min()
+    }
+
+    /// Goes to rest until it is taken again.
+    pub fn rest(&mut self, now: Instant) {
+        self.owner = None;
+        self.reused = true;
+        self.deadline = Some(now + pool::IDLE);
+    }
+
+    /// Works for `owner` from now on.
+    pub fn wake(&mut self, owner: Key) {
+        self.owner = Some(owner);
+        self.deadline = None;
+    }
+
+    /// Moves on towards a usable connection, as far as it goes now.
+    pub fn advance(
+        &mut self,
+        origin: &mut Origin,
+        registry: &Registry,
+        space: &mut Space,
+        now: Instant,
+    ) -> Result<(), UpstreamFault> {
+        if self.is_ready() {
+            return Ok(());
+        }
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            origin.resolver.doubt();
+            return Err(UpstreamFault::ConnectTimeout);
+        }
+        if let State::Resolving = self.state {
+            let Lookup::Addresses(addresses) = origin.resolver.addresses(now) else {
+                return Ok(());
+            };
+            self.resolved(addresses, now);
+        }
+        if let State::Dialing(dial) = &mut self.state {
+            let stream = match dial.advance(registry, self.token, now) {
+                Ok(Some(stream)) => stream,
+                Ok(None) => return Ok(()),
+                Err(fault) => {
+                    origin.resolver.doubt();
+                    return Err(fault);
+                }
+            };
+            let _ = stream.set_nodelay(true);
+            // The event that told of the connection may have told of bytes too.
+            let socket = Socket::new(stream, true, true);
+            let _ = sys::keep_alive(socket.fd());
+            self.state = match &origin.connector {
+                Some(connector) => State::Handshaking(socket, connector.open()?),
+                None => State::Plain(socket),
+            };
+        }
+        if let State::Handshaking(..) = self.state {
+            self.shake_hands(space)?;
+        }
+        if self.is_ready() {
+            self.deadline = None;
+        }
+        Ok(())
+    }
+
+    /// The addresses have come; none mean that the name does not resolve.
+    pub fn resolved(&mut self, addresses: Rc<[SocketAddr]>, now: Instant) {
+        let none = addresses.is_empty();
+        self.state = State::Dialing(Dial {
+            addresses,
+            next: 0,
+            next_at: now,
+            attempts: Vec::new(),
+            fault: if none {
+                UpstreamFault::Dns
+            } else {
+                UpstreamFault::Unreachable
+            },
+        });
+    }
+
+    fn shake_hands(&mut self, space: &mut Space) -> Result<(), UpstreamFault> {
+        let State::Handshaking(socket, tls) = &mut self.state else {
+            return Ok(());
+        };
+        loop {
+            tls.resume(&mut space.wire);
+            let got = socket.read(space.wire.room(super::tls::WIRE_RECORD));
+            if let Got::Bytes(n) = got {
+                space.wire.add(n);
+            }
+            space.plain.clear();
+            space.out.clear();
+            let opened = tls.open(&mut space.wire, &mut space.plain, &mut space.out);
+            let sent = send(socket, &mut self.output, space.out.bytes());
+            let closed = opened?;
+            // Nobody has asked for anything yet, so nothing can have been answered.
+            if closed || !space.plain.bytes().is_empty() {
+                return Err(UpstreamFault::Closed);
+            }
+            if tls.is_ready() {
+                break;
+            }
+            match got {
+                Got::Bytes(_) if sent.is_ok() => {}
+                Got::Nothing if sent.is_ok() => return Ok(()),
+                _ => return Err(UpstreamFault::TlsFailed),
+            }
+        }
+        if let State::Handshaking(socket, tls) =
+            std::mem::replace(&mut self.state, State::Resolving)
+        {
+            self.state = State::Secure(socket, tls);
+        }
+        Ok(())
+    }
+
+    /// Sends what could not be sent before. A peer that takes no more shows that when it is read.
+    pub fn flush(&mut self) {
+        let Upstream {
+            state,
+            output,
+            deaf,
+            ..
+        } = self;
+        match state {
+            State::Handshaking(socket, _) | State::Secure(socket, _) | State::Plain(socket)
+                if !output.is_empty() =>
+            {
+                match socket.write(output.bytes()) {
+                    Ok(n) => output.consume(n),
+                    Err(_) => {
+                        *deaf = true;
+                        *output = Backlog::default();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends the head that begins with the credential block, and what of the body stands behind it.
+    /// Only when ready and drained. An error means that the connection took no byte.
+    pub fn send_head(
+        &mut self,
+        pieces: &Pieces,
+        input: &[u8],
+        credential: &mut Credential,
+        space: &mut Space,
+    ) -> io::Result<()> {
+        let mut after = [IoSlice::new(&[]); pieces::RUNS];
+        let count = fill(&mut after, pieces, input);
+        let after = &after[..count];
+        match &mut self.state {
+            State::Secure(socket, tls) => {
+                space.out.clear();
+                let taken = credential.splice_into(
+                    after,
+                    &mut Sealer {
+                        tls,
+                        out: &mut space.out,
+                    },
+                )?;
+                seal_rest(tls, after, taken, space)?;
+                send(socket, &mut self.output, space.out.bytes())
+            }
+            State::Plain(socket) => {
+                let mut taken = credential.splice_into(after, socket)?;
+                for run in after {
+                    let skipped = taken.min(run.len());
+                    taken -= skipped;
+                    // Bytes have gone out: from here on only the peer's answer counts.
+                    self.deaf |= send(socket, &mut self.output, &run[skipped..]).is_err();
+                }
+                Ok(())
+            }
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Sends a part of the body. Only when ready and drained. To a peer that takes no more it is
+    /// dropped.
+    pub fn send_body(&mut self, pieces: &Pieces, input: &[u8], space: &mut Space) {
+        let mut runs = [IoSlice::new(&[]); pieces::RUNS];
+        let count = fill(&mut runs, pieces, input);
+        let runs = &runs[..count];
+        let sent = match &mut self.state {
+            _ if self.deaf => return,
+            State::Secure(socket, tls) => {
+                space.out.clear();
+                seal_rest(tls, runs, 0, space)
+                    .and_then(|()| send(socket, &mut self.output, space.out.bytes()))
+            }
+            State::Plain(socket) => socket
+                .write_vectored(runs)
+                .map(|sent| keep_rest(runs, sent, &mut self.output)),
+            _ => return,
+        };
+        self.deaf |= sent.is_err();
+    }
+
+    /// Reads once; the plaintext stands in `space.plain`, which is empty when nothing has come.
+    pub fn read(&mut self, space: &mut Space, size: usize) -> Flow {
+        space.plain.clear();
+        match &mut self.state {
+            State::Secure(socket, tls) => {
+                tls.resume(&mut space.wire);
+                let room = &mut space.wire.room(size)[..size];
+                let got = socket.read(room);
+                if let Got::Bytes(n) = got {
+                    space.wire.add(n);
+                }
+                space.out.clear();
+                let opened = tls.open(&mut space.wire, &mut space.plain, &mut space.out);
+                let sent = send(socket, &mut self.output, space.out.bytes());
+                match (opened, got) {
+                    (Ok(true), _) => Flow::Ended,
+                    (Ok(false), Got::Bytes(_) | Got::Nothing) if sent.is_ok() => Flow::Open,
+                    _ => Flow::Cut,
+                }
+            }
+            State::Plain(socket) => {
+                let room = &mut space.plain.room(size)[..size];
+                match socket.read(room) {
+                    Got::Bytes(n) => {
+                        space.plain.add(n);
+                        Flow::Open
+                    }
+                    Got::Nothing => Flow::Open,
+                    Got::End => Flow::Ended,
+                    Got::Broken => Flow::Cut,
+                }
+            }
+            _ => Flow::Open,
+        }
+    }
+
+    /// While idle: tickets and key updates are taken in; true as long as nothing else has come.
+    pub fn still_idle(&mut self, space: &mut Space) -> bool {
+        while self.has_news() {
+            let flow = self.read(space, limits::RECORD);
+            if flow != Flow::Open || !space.plain.bytes().is_empty() {
+                return false;
+            }
+        }
+        self.flush();
+        !self.deaf
+    }
+
+    /// Says goodbye, where that is due. The socket closes with the value.
+    pub fn close(mut self, space: &mut Space) {
+        if let State::Secure(socket, tls) = &mut self.state
+            && self.output.is_empty()
+        {
+            space.out.clear();
+            tls.close(&mut space.out);
+            let _ = socket.write(space.out.bytes());
+        }
+    }
+}
+
+impl Dial {
+    /// The first stream that stands. Attempts run side by side, begun one after the other.
+    fn advance(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        now: Instant,
+    ) -> Result<Option<TcpStream>, UpstreamFault> {
+        let mut at = 0;
+        while at < self.attempts.len() {
+            let stream = &self.attempts[at];
+            match stream.take_error() {
+                Ok(None) if stream.peer_addr().is_ok() => {
+                    return Ok(Some(self.attempts.swap_remove(at)));
+                }
+                Ok(None) => at += 1,
+                Ok(Some(error)) | Err(error) => {
+                    self.note(&error);
+                    self.attempts.swap_remove(at);
+                    self.next_at = now;
+                }
+            }
+        }
+        while self.next < self.addresses.len() && (now >= self.next_at || self.attempts.is_empty())
+        {
+            let address = self.addresses[self.next];
+            self.next += 1;
+            let started = TcpStream::connect(address).and_then(|mut stream| {
+                let both = Interest::READABLE | Interest::WRITABLE;
+                registry.register(&mut stream, token, both).map(|()| stream)
+            });
+            match started {
+                Ok(stream) => {
+                    self.attempts.push(stream);
+                    self.next_at = now + STAGGER;
+                }
+                Err(error) => self.note(&error),
+            }
+        }
+        if self.attempts.is_empty() {
+            Err(self.fault)
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn note(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            self.fault = UpstreamFault::Refused;
+        }
+    }
+}
+
+/// Takes the one record that begins with the credential block.
+struct Sealer<'a> {
+    tls: &'a mut Tls,
+    out: &'a mut Scratch,
+}
+
+impl Write for Sealer<'_> {
+    fn write(&mut self, plain: &[u8]) -> io::Result<usize> {
+        self.tls
+            .seal(plain, self.out)
+            .map_err(|_| io::ErrorKind::ConnectionAborted)?;
+        Ok(plain.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The pieces as slices; returns how many.
+pub fn fill<'a>(slices: &mut [IoSlice<'a>], pieces: &'a Pieces, input: &'a [u8]) -> usize {
+    let mut count = 0;
+    for (slot, bytes) in slices.iter_mut().zip(pieces.slices(input)) {
+        *slot = IoSlice::new(bytes);
+        count += 1;
+    }
+    count
+}
+
+/// Seals the runs but for their first `taken` bytes: one run as it stands, several put together, so
+/// that short ones share a record.
+fn seal_rest(
+    tls: &mut Tls,
+    runs: &[IoSlice<'_>],
+    mut taken: usize,
+    space: &mut Space,
+) -> io::Result<()> {
+    let mut rest = runs.iter().filter_map(|run| {
+        let skipped = taken.min(run.len());
+        taken -= skipped;
+        Some(&run[skipped..]).filter(|run| !run.is_empty())
+    });
+    let Some(first) = rest.next() else {
+        return Ok(());
+    };
+    let sealed = match rest.next() {
+        None => tls.seal(first, &mut space.out),
+        Some(second) => {
+            space.gather.clear();
+            [first, second]
+                .into_iter()
+                .chain(rest)
+                .for_each(|run| space.gather.push(run));
+            tls.seal(space.gather.bytes(), &mut space.out)
+        }
+    };
+    sealed.map_err(|_| io::ErrorKind::ConnectionAborted.into())
+}
+
+/// Writes, and keeps what does not fit. Bytes that wait go first.
+fn send(socket: &mut Socket, output: &mut Backlog, bytes: &[u8]) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let sent = if output.is_empty() {
+        socket.write(bytes)?
+    } else {
+        0
+    };
+    output.push(&bytes[sent..]);
+    Ok(())
+}
+
+/// Keeps what a vectored write left over.
+pub fn keep_rest(runs: &[IoSlice<'_>], mut sent: usize, output: &mut Backlog) {
+    for run in runs {
+        let skipped = sent.min(run.len());
+        sent -= skipped;
+        output.push(&run[skipped..]);
+    }
+}

@@ -1,0 +1,438 @@
+//! The key's whole life.
+//!
+//! ```text
+//!   guard | read-only pages            | writable pages        | guard
+//!         |     POST … Bearer KEY CRLF | fields … first of body|
+//!               └──── the block ─────┘ └─ copied in by splice ─┘
+//!               └────────── one slice: one TLS record ─────────┘
+//! ```
+//!
+//! The block ends where the writable pages begin, so that a record can be sealed from one slice in
+//! which the key stands where it always stands: no second copy is ever put together. There is no way
+//! to get at the bytes but [`Credential::splice_into`], which hands them to a sink, and
+//! [`Credential::reflected`], which compares.
+
+use std::fmt;
+use std::io::{self, IoSlice, Write};
+
+use zeroize::Zeroize;
+
+use super::sys::{SecretMemory, SecretPages};
+use crate::http1::limits;
+
+/// Bytes of the key alone.
+const LONGEST: usize = limits::KEY - "Bearer ".len();
+/// Shorter keys are not looked for in answers: half of them would be in many.
+const SHORTEST_NEEDLE_KEY: usize = 16;
+/// Bytes of the key's beginning that are looked for, at most.
+const NEEDLE: usize = 16;
+
+/// Why there is no key. The texts say what to type; none holds a byte of what was read.
+#[derive(Debug)]
+pub enum KeyError {
+    /// Nothing but line ends.
+    Empty,
+    /// More than fits.
+    TooLong,
+    /// A byte that no key has.
+    BadCharacter,
+    /// read(2) failed.
+    Read(io::Error),
+    /// No memory fit to hold it.
+    Memory(io::Error),
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyError::Empty => f.write_str(
+                "API key must be provided via stdin (e.g. printenv OPENAI_API_KEY | \
+                 env -u OPENAI_API_KEY codex-responses-api-proxy)",
+            ),
+            KeyError::TooLong => write!(f, "API key is too large: at most {LONGEST} bytes"),
+            KeyError::BadCharacter => {
+                f.write_str("API key may only contain ASCII letters, numbers, '-' or '_'")
+            }
+            KeyError::Read(error) => write!(f, "cannot read the API key from stdin: {error}"),
+            KeyError::Memory(error) => write!(
+                f,
+                "no memory fit to hold the API key ({error}); raise the limit on locked memory \
+                 (ulimit -l) to 64 KiB or more"
+            ),
+        }
+    }
+}
+
+/// The key, in pages of its own. Wiped when it goes.
+pub struct Credential {
+    pages: SecretPages,
+    /// Where the block begins.
+    block: usize,
+    /// Where the key begins.
+    key: usize,
+    /// Where the writable pages begin: behind the block.
+    scratch: usize,
+    /// Bytes of the needle; 0 when answers are not searched.
+    needle: usize,
+    /// For each length of a match that fails: the length of the longest shorter one it ends in.
+    failure: [u8; NEEDLE],
+}
+
+impl Credential {
+    /// Reads the key: up to the first newline or the end, line ends trimmed. `prefix` is what stands
+    /// in the block before it; `source` is read(2) on stdin.
+    pub fn read(
+        prefix: &[u8],
+        mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> Result<Credential, KeyError> {
+        let block_space = prefix.len() + LONGEST + 2;
+        let mut pages = SecretPages::new(block_space + limits::RECORD).map_err(KeyError::Memory)?;
+        let scratch = block_space.next_multiple_of(pages.page());
+
+        // What goes wrong from here on drops the pages, and that wipes them.
+        let (block, read) = pages.open_mut().split_at_mut(scratch);
+        let length = read_line(&mut read[..LONGEST + 2], &mut source)?;
+        let line = &read[..length];
+        if line.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        if length > LONGEST {
+            return Err(KeyError::TooLong);
+        }
+        if !line
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        {
+            return Err(KeyError::BadCharacter);
+        }
+        let key = scratch - length - 2;
+        let start = key - prefix.len();
+        block[start..key].copy_from_slice(prefix);
+        block[key..key + length].copy_from_slice(line);
+        block[key + length..].copy_from_slice(b"\r\n");
+        read.zeroize();
+        pages.seal(scratch).map_err(KeyError::Memory)?;
+
+        let needle = if length < SHORTEST_NEEDLE_KEY {
+            0
+        } else {
+            NEEDLE.min(length / 2)
+        };
+        let failure = failures(&pages.bytes()[key..key + needle]);
+        Ok(Credential {
+            pages,
+            block: start,
+            key,
+            scratch,
+            needle,
+            failure,
+        })
+    }
+
+    /// Which memory the key lies in.
+    pub fn memory(&self) -> SecretMemory {
+        self.pages.memory()
+    }
+
+    /// The key is looked for in answers.
+    pub fn is_searched_for(&self) -> bool {
+        self.needle > 0
+    }
+
+    /// Hands the block and as much of `after` as one TLS record holds to `sink`, in one call.
+    /// Returns how many bytes of `after` went with it. A sink that takes less is an error.
+    pub fn splice_into(
+        &mut self,
+        after: &[IoSlice<'_>],
+        sink: &mut impl Write,
+    ) -> io::Result<usize> {
+        let room = limits::RECORD - (self.scratch - self.block);
+        let scratch = &mut self.pages.open_mut()[..room];
+        let mut taken = 0;
+        for run in after {
+            let n = run.len().min(room - taken);
+            scratch[taken..taken + n].copy_from_slice(&run[..n]);
+            taken += n;
+        }
+        let record = &self.pages.bytes()[self.block..self.scratch + taken];
+        match sink.write(record)? {
+            n if n == record.len() => Ok(taken),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
+    }
+
+    /// Looks for the key's beginning in an answer that comes in pieces. `position` is how much of it
+    /// the end of the last piece matched; 0 at the start. True when this piece completes it.
+    pub fn reflected(&self, position: &mut u8, piece: &[u8]) -> bool {
+        let needle = &self.pages.bytes()[self.key..self.key + self.needle];
+        let Some(first) = needle.first() else {
+            return false;
+        };
+        let mut rest = piece;
+        let mut matched = usize::from(*position);
+        while let Some((byte, more)) = rest.split_first() {
+            if matched == 0 {
+                let Some(at) = rest.iter().position(|byte| byte == first) else {
+                    break;
+                };
+                matched = 1;
+                rest = &rest[at + 1..];
+            } else if *byte == needle[matched] {
+                matched += 1;
+                rest = more;
+            } else {
+                matched = usize::from(self.failure[matched - 1]);
+            }
+            if matched == needle.len() {
+                return true;
+            }
+        }
+        *position = matched as u8;
+        false
+    }
+}
+
+/// Reads to the first newline or the end; returns the length of the line without its line ends.
+/// What came behind the newline is the caller's to wipe.
+fn read_line(
+    buffer: &mut [u8],
+    source: &mut impl FnMut(&mut [u8]) -> io::Result<usize>,
+) -> Result<usize, KeyError> {
+    let mut filled = 0;
+    let end = loop {
+        if filled == buffer.len() {
+            return Err(KeyError::TooLong);
+        }
+        let n = match source(&mut buffer[filled..]) {
+            Ok(0) => break filled,
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(KeyError::Read(error)),
+        };
+        if let Some(at) = buffer[filled..filled + n]
+            .iter()
+            .position(|byte| *byte == b'\n')
+        {
+            break filled + at;
+        }
+        filled += n;
+    };
+    Ok(buffer[..end]
+        .iter()
+        .rposition(|byte| *byte != b'\r')
+        .map_or(0, |last| last + 1))
+}
+
+/// The failure function of Knuth, Morris and Pratt.
+fn failures(needle: &[u8]) -> [u8; NEEDLE] {
+    let mut failure = [0; NEEDLE];
+    let mut matched = 0;
+    for at in 1..needle.len() {
+        while matched > 0 && needle[at] != needle[matched] {
+            matched = usize::from(failure[matched - 1]);
+        }
+        matched += usize::from(needle[at] == needle[matched]);
+        failure[at] = matched as u8;
+    }
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PREFIX: &[u8] = b"POST /x HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer ";
+
+    /// A source that gives these pieces, one a read, as far as they fit.
+    fn pieces<'a>(
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> impl FnMut(&mut [u8]) -> io::Result<usize> {
+        let mut pieces: Vec<&[u8]> = pieces.into_iter().collect();
+        pieces.reverse();
+        move |buffer| {
+            let Some(piece) = pieces.pop() else {
+                return Ok(0);
+            };
+            let n = piece.len().min(buffer.len());
+            buffer[..n].copy_from_slice(&piece[..n]);
+            if n < piece.len() {
+                pieces.push(&piece[n..]);
+            }
+            Ok(n)
+        }
+    }
+
+    fn intake(input: &[u8]) -> Result<Credential, KeyError> {
+        Credential::read(PREFIX, pieces([input]))
+    }
+
+    fn record(credential: &mut Credential, after: &[&[u8]]) -> (usize, Vec<u8>) {
+        let after: Vec<IoSlice> = after.iter().map(|run| IoSlice::new(run)).collect();
+        let mut out = Vec::new();
+        let taken = credential.splice_into(&after, &mut out).unwrap();
+        (taken, out)
+    }
+
+    #[test]
+    fn the_key_is_the_first_line_without_its_end() {
+        for input in [
+            &b"sk-key_1"[..],
+            b"sk-key_1\n",
+            b"sk-key_1\r\n",
+            b"sk-key_1\r\r\n",
+            b"sk-key_1\nsecond line",
+            b"sk-key_1\n\n\0",
+        ] {
+            let want = [PREFIX, b"sk-key_1\r\nA: b\r\n\r\n"].concat();
+            let (_, got) = record(&mut intake(input).ok().unwrap(), &[b"A: b\r\n\r\n"]);
+            assert!(got == want, "whole");
+            let bytes = input.chunks(1);
+            let mut credential = Credential::read(PREFIX, pieces(bytes)).ok().unwrap();
+            let (_, got) = record(&mut credential, &[b"A: b\r\n", b"\r\n"]);
+            assert!(got == want, "byte by byte");
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_behind_the_newline_that_need_not_be() {
+        let mut reads = 0;
+        let credential = Credential::read(PREFIX, |buffer| {
+            reads += 1;
+            buffer[..4].copy_from_slice(b"abc\n");
+            Ok(4)
+        });
+        assert!(credential.is_ok());
+        assert_eq!(reads, 1);
+    }
+
+    #[test]
+    fn every_way_to_have_no_key_has_its_error() {
+        for (input, want) in [
+            (&b""[..], "Empty"),
+            (b"\n", "Empty"),
+            (b"\r\n", "Empty"),
+            (b"\nkey", "Empty"),
+            (b" key", "BadCharacter"),
+            (b"key ", "BadCharacter"),
+            (b"k ey", "BadCharacter"),
+            (b"k\0ey", "BadCharacter"),
+            (b"k\rey", "BadCharacter"),
+            (b"k.ey", "BadCharacter"),
+            (b"k\xc3\xa9y", "BadCharacter"),
+            (&[b'a'; LONGEST + 1], "TooLong"),
+            (&[b'a'; LONGEST + 2], "TooLong"),
+            (&[b'a'; 1 << 20], "TooLong"),
+        ] {
+            let error = intake(input).err().unwrap();
+            assert_eq!(format!("{error:?}"), want);
+        }
+        let error = Credential::read(PREFIX, |_| Err(io::ErrorKind::PermissionDenied.into()));
+        assert!(matches!(error, Err(KeyError::Read(_))));
+    }
+
+    #[test]
+    fn the_longest_key_fits_with_either_line_end() {
+        for end in [&b""[..], b"\n", b"\r\n"] {
+            let input = [&[b'a'; LONGEST][..], end].concat();
+            assert!(intake(&input).is_ok());
+        }
+    }
+
+    #[test]
+    fn interrupted_reads_are_repeated() {
+        let mut turn = 0;
+        let credential = Credential::read(PREFIX, |buffer| {
+            turn += 1;
+            match turn {
+                1 | 3 => Err(io::ErrorKind::Interrupted.into()),
+                2 => {
+                    buffer[0] = b'k';
+                    Ok(1)
+                }
+                _ => Ok(0),
+            }
+        });
+        let (_, got) = record(&mut credential.ok().unwrap(), &[]);
+        assert!(got == [PREFIX, b"k\r\n"].concat());
+    }
+
+    #[test]
+    fn nothing_of_the_key_stays_behind_the_block() {
+        let mut credential = intake(b"sk-0123456789abcdef\nrest").ok().unwrap();
+        assert!(credential.pages.open_mut().iter().all(|byte| *byte == 0));
+        assert!(
+            credential.memory() == SecretMemory::MemfdSecret
+                || credential.memory() == SecretMemory::Locked
+        );
+    }
+
+    #[test]
+    fn a_record_is_filled_to_its_end_and_not_beyond() {
+        let mut credential = intake(b"key").ok().unwrap();
+        let block = PREFIX.len() + 5;
+        for len in [0, 1, limits::RECORD - block - 1, limits::RECORD - block] {
+            let after = vec![b'x'; len];
+            let (taken, out) = record(&mut credential, &[&after]);
+            assert_eq!((taken, out.len()), (len, block + len));
+        }
+        let after = vec![b'x'; limits::RECORD];
+        let (taken, out) = record(&mut credential, &[b"y", &after]);
+        assert_eq!((taken, out.len()), (limits::RECORD - block, limits::RECORD));
+        assert!(out.ends_with(b"xx") && out[block..].starts_with(b"yx"));
+    }
+
+    #[test]
+    fn a_sink_that_takes_less_or_fails_is_an_error() {
+        struct Short;
+        impl Write for Short {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                Ok(bytes.len() - 1)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut credential = intake(b"key").ok().unwrap();
+        assert!(credential.splice_into(&[], &mut Short).is_err());
+    }
+
+    #[test]
+    fn a_reflected_key_is_found_however_it_is_cut() {
+        for key in [
+            "abcabcabdabcabcabd",
+            "aaaaaaaaaaaaaaaaaaaaaaaab",
+            "sk-0123456789abcdefghijklmnopqrstuv",
+            "abababababababacababababababab",
+        ] {
+            let credential = intake(key.as_bytes()).ok().unwrap();
+            let needle = &key[..16.min(key.len() / 2)];
+            for text in [
+                format!("xx{needle}yy"),
+                format!("{}{needle}", &needle[..needle.len() - 1]),
+                format!("{}{}{needle}", &needle[..3], &needle[..needle.len() / 2]),
+                format!("{}x{}", &needle[..needle.len() - 1], &needle[1..]),
+                needle[..needle.len() - 1].repeat(3),
+                "abc".repeat(30),
+            ] {
+                let want = text.contains(needle);
+                for cut in 0..=text.len() {
+                    for second in [cut, (cut + 1).min(text.len()), (cut + 5).min(text.len())] {
+                        let mut position = 0;
+                        let got = [&text[..cut], &text[cut..second], &text[second..]]
+                            .iter()
+                            .any(|piece| credential.reflected(&mut position, piece.as_bytes()));
+                        assert!(got == want, "cut at {cut} and {second}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn short_keys_are_not_looked_for() {
+        let credential = intake(b"012345678901234").ok().unwrap();
+        assert!(!credential.is_searched_for());
+        assert!(!credential.reflected(&mut 0, b"012345678901234"));
+        assert!(intake(b"0123456789012345").ok().unwrap().is_searched_for());
+    }
+}

@@ -1,0 +1,56 @@
+//! The key, typed at a terminal: asked for on stderr, with echo off, which is undone whatever
+//! happens.
+
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, c_int};
+
+use super::sys::{self, QuietTerminal, SignalFd};
+
+/// What would otherwise end or stop the process with the echo still off.
+const SIGNALS: [c_int; 5] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP];
+
+/// A prompt that stands until this goes.
+pub struct Prompt<'a> {
+    quiet: Option<QuietTerminal>,
+    signals: SignalFd,
+    fd: BorrowedFd<'a>,
+}
+
+impl Prompt<'_> {
+    /// Turns echo off and asks.
+    pub fn new(fd: BorrowedFd<'_>) -> io::Result<Prompt<'_>> {
+        let signals = SignalFd::block(&SIGNALS)?;
+        let quiet = Some(QuietTerminal::new(fd)?);
+        let _ = io::stderr().write_all(b"API key (not shown as you type): ");
+        Ok(Prompt { quiet, signals, fd })
+    }
+
+    /// Reads what was typed; a signal restores the terminal first and then does what it does.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let [signalled, readable] =
+                sys::wait_readable([self.signals.as_raw_fd(), self.fd.as_raw_fd()])?;
+            if signalled && let Some(signal) = self.signals.take() {
+                self.quiet = None;
+                let _ = io::stderr().write_all(b"\n");
+                sys::raise(signal);
+                sys::unblock(&SIGNALS);
+                // Still here: it was a stop, and the process goes on.
+                let _again = SignalFd::block(&SIGNALS)?;
+                self.quiet = Some(QuietTerminal::new(self.fd)?);
+            } else if readable {
+                return sys::read(self.fd, buffer);
+            }
+        }
+    }
+}
+
+impl Drop for Prompt<'_> {
+    fn drop(&mut self) {
+        self.quiet = None;
+        let _ = io::stderr().write_all(b"\n");
+        sys::unblock(&SIGNALS);
+    }
+}
