@@ -48,11 +48,7 @@ The key, for example:
 ";
 
 /// The text of `--version`.
-pub const VERSION: &str = concat!(
-    "codex-responses-api-proxy ",
-    env!("CARGO_PKG_VERSION"),
-    "\n"
-);
+pub const VERSION: &str = concat!("codex-responses-api-proxy ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -112,11 +108,7 @@ impl fmt::Display for UsageError {
         match self {
             // Whatever was typed is shown without control characters.
             UsageError::Syntax(error) => error.to_string().chars().try_for_each(|c| {
-                if c.is_control() {
-                    write!(f, "{}", c.escape_default())
-                } else {
-                    write!(f, "{c}")
-                }
+                if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }
             }),
             UsageError::Repeated(flag) => write!(f, "{flag} is given twice"),
             UsageError::Number(flag, least, most) => {
@@ -181,15 +173,9 @@ pub fn parse(
     if clear && plaintext.value.is_none() {
         return Err(UsageError::Plaintext);
     }
-    let named = |name| {
-        variable(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let ca_file = ca_file
-        .value
-        .or_else(|| named("SSL_CERT_FILE"))
-        .or_else(|| named("CODEX_CA_CERTIFICATE"));
+    let named = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let ca_file =
+        ca_file.value.or_else(|| named("SSL_CERT_FILE")).or_else(|| named("CODEX_CA_CERTIFICATE"));
     let seconds = |n: u32| Duration::from_secs(u64::from(n));
     Ok(Command::Run(Box::new(Config {
         port: port.value.map_or(0, |port| port as u16),
@@ -227,14 +213,11 @@ impl Once<u32> {
     /// Digits and nothing else, so no sign, no space, no unit.
     fn number(&mut self, value: OsString, least: u32, most: u32) -> Result<(), UsageError> {
         let digits = value.as_encoded_bytes();
-        let number = (1..=6)
-            .contains(&digits.len())
-            .then_some(digits)
-            .and_then(|digits| {
-                digits.iter().try_fold(0u32, |n, b| {
-                    b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0'))
-                })
-            });
+        let number = (1..=6).contains(&digits.len()).then_some(digits).and_then(|digits| {
+            digits
+                .iter()
+                .try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')))
+        });
         match number {
             Some(number) if (least..=most).contains(&number) => self.set(number),
             _ => Err(UsageError::Number(self.flag, least, most)),
@@ -244,9 +227,7 @@ impl Once<u32> {
 
 impl Once<String> {
     fn text(&mut self, value: OsString) -> Result<(), UsageError> {
-        let text = value
-            .into_string()
-            .map_err(|_| UsageError::Text(self.flag))?;
+        let text = value.into_string().map_err(|_| UsageError::Text(self.flag))?;
         self.set(text)
     }
 }
@@ -288,10 +269,9 @@ mod tests {
 
     #[test]
     fn values_stand_behind_a_space_or_an_equals_sign() {
-        for arguments in [
-            &["--port", "80", "--http-shutdown"][..],
-            &["--http-shutdown", "--port=80"],
-        ] {
+        for arguments in
+            [&["--port", "80", "--http-shutdown"][..], &["--http-shutdown", "--port=80"]]
+        {
             let config = config(arguments);
             assert_eq!((config.port, config.http_shutdown), (80, true));
         }
@@ -303,36 +283,15 @@ mod tests {
             (&["--nope"][..], "invalid option '--nope'"),
             (&["extra"], "unexpected argument \"extra\""),
             (&["--port"], "missing argument for option '--port'"),
-            (
-                &["--port", "70000"],
-                "--port takes a whole number from 0 to 65535",
-            ),
-            (
-                &["--port", "+80"],
-                "--port takes a whole number from 0 to 65535",
-            ),
+            (&["--port", "70000"], "--port takes a whole number from 0 to 65535"),
+            (&["--port", "+80"], "--port takes a whole number from 0 to 65535"),
             (&["--port="], "--port takes a whole number from 0 to 65535"),
-            (
-                &["--port", "0000080"],
-                "--port takes a whole number from 0 to 65535",
-            ),
-            (
-                &["--client-timeout", "0"],
-                "--client-timeout takes a whole number from 1 to 86400",
-            ),
-            (
-                &["--client-timeout", "5s"],
-                "--client-timeout takes a whole number from 1 to 86400",
-            ),
+            (&["--port", "0000080"], "--port takes a whole number from 0 to 65535"),
+            (&["--client-timeout", "0"], "--client-timeout takes a whole number from 1 to 86400"),
+            (&["--client-timeout", "5s"], "--client-timeout takes a whole number from 1 to 86400"),
             (&["--port", "1", "--port", "1"], "--port is given twice"),
-            (
-                &["--access-log", "--access-log"],
-                "--access-log is given twice",
-            ),
-            (
-                &["--server-info", ""],
-                "--server-info takes the path of a file",
-            ),
+            (&["--access-log", "--access-log"], "--access-log is given twice"),
+            (&["--server-info", ""], "--server-info takes the path of a file"),
             (
                 &["--upstream-url", "ftp://a.b"],
                 "--upstream-url: the URL must begin with https:// (or http:// for a loopback host)",
@@ -347,28 +306,15 @@ mod tests {
     #[test]
     fn plain_http_needs_loopback_or_its_flag() {
         assert!(read(&["--upstream-url", "http://127.0.0.1:1/"]).is_ok());
-        assert!(matches!(
-            read(&["--upstream-url", "http://a.b/"]),
-            Err(UsageError::Plaintext)
-        ));
-        assert!(
-            read(&[
-                "--upstream-url",
-                "http://a.b/",
-                "--allow-plaintext-upstream"
-            ])
-            .is_ok()
-        );
+        assert!(matches!(read(&["--upstream-url", "http://a.b/"]), Err(UsageError::Plaintext)));
+        assert!(read(&["--upstream-url", "http://a.b/", "--allow-plaintext-upstream"]).is_ok());
     }
 
     #[test]
     fn the_flag_wins_over_the_variables_and_empty_ones_do_not_count() {
         let ca = |arguments: &[&str], variables: &[(&str, &str)]| {
             let variable = |name: &str| {
-                variables
-                    .iter()
-                    .find(|(n, _)| *n == name)
-                    .map(|(_, value)| value.into())
+                variables.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into())
             };
             match parse(arguments.iter().map(OsString::from), variable) {
                 Ok(Command::Run(config)) => config.ca_file,

@@ -1,7 +1,68 @@
-//! map
-#![allow(missing_docs)]
+//! A relay that lets a local user spend an API key without being able to learn it.
+//!
+//! It accepts `POST /v1/responses` in plain HTTP/1.1 on 127.0.0.1, adds `Authorization: Bearer KEY`,
+//! speaks TLS to one upstream and streams the answer back. Everything else is refused.
+//!
+//! # The way of one request
+//!
+//! ```text
+//!  client                                                                        upstream
+//!    │ bytes                                                                         ▲
+//!    ▼                                                                               │
+//!  net::socket::read                                                   net::socket::write
+//!    ▼                                                                               ▲
+//!  net::relay (the pump)                                                     net::tls::seal
+//!    ▼                                                                               ▲
+//!  http1::exchange::downstream ─► head, framing, request ─► pieces ─► net::upstream::send_head
+//!                                                                  process::credential::splice_into
+//!
+//!  http1::exchange::upstream ◄─ net::tls::open ◄─ net::upstream::read ◄──── answer ──┘
+//!    ▼ response, chunked ─► pieces ─► net::socket::write ─► client
+//! ```
+//!
+//! `net::event_loop::run` is the one loop: poll, note readiness, one turn for each ready connection,
+//! deadlines, accept.
+//!
+//! # Trust boundaries
+//!
+//! | room | touches | must not |
+//! |---|---|---|
+//! | [`http1`] | every byte that a peer chose | see the key, a socket, a clock; use `unsafe` |
+//! | [`net`] | sockets, time, TLS | judge bytes, hold the key outside a sealed record |
+//! | [`process`] | the key, the operating system | parse what a peer sent |
+//!
+//! # Invariants
+//!
+//! - One accepted request becomes exactly one upstream request, with framing and an Authorization
+//!   field of our own. What could be read in two ways is refused, never normalised.
+//! - The key lies in pages of its own (`memfd_secret(2)` where the kernel has it) and nowhere else. It
+//!   leaves them only into the TLS record that carries it.
+//! - An answer that was cut off never looks whole: the client's connection is reset.
+//! - What a peer can make the process hold is bounded by constants: [`http1::limits`] and
+//!   [`net::relay::READ`].
+//! - A POST is never sent twice once a byte of it may have been read.
+//!
+//! # Where to look
+//!
+//! | for | look in |
+//! |---|---|
+//! | what is allowed, refused, and with which words | [`http1::target`], [`http1::request`] |
+//! | how the end of a body is found | [`http1::framing`], [`http1::chunked`] |
+//! | which fields travel on | [`http1::field`], [`http1::request`], [`http1::response`] |
+//! | what happens when, in one exchange | [`http1::exchange`] |
+//! | the key's whole life | [`process::credential`] |
+//! | every `unsafe` block | [`process::sys`] |
+//! | who waits for whom, and how long | [`net::relay`] |
+//! | name resolution, racing addresses, TLS | [`net::resolver`], [`net::upstream`], [`net::tls`] |
+//! | the order in which the program starts | `main.rs` |
+#![cfg_attr(not(feature = "relay"), allow(rustdoc::broken_intra_doc_links))]
+
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+compile_error!("codex-responses-api-proxy runs on Linux, on x86_64 and aarch64");
+
 #[cfg(feature = "relay")]
 pub mod cli;
+#[forbid(unsafe_code)]
 pub mod http1;
 #[cfg(feature = "relay")]
 pub mod net;

@@ -56,24 +56,18 @@ fn run(config: &Config) -> Result<(), String> {
     };
     let wanted = 2 * config.max_connections as u64 + 64;
     let files = sys::raise_open_files(wanted);
-    let max_connections = config
-        .max_connections
-        .min((files.saturating_sub(64) / 2) as usize);
+    let max_connections = config.max_connections.min((files.saturating_sub(64) / 2) as usize);
     if max_connections == 0 {
-        return Err(format!(
-            "the limit on open files ({files}) is too low; raise ulimit -n"
-        ));
+        return Err(format!("the limit on open files ({files}) is too low; raise ulimit -n"));
     }
     let credential = read_key(config).map_err(|error| error.to_string())?;
-    let signals = SignalFd::block(&[libc::SIGTERM, libc::SIGINT])
+    let signals = SignalFd::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
         .map_err(|error| format!("cannot take signals: {error}"))?;
 
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, config.port))
+        .and_then(|listener| sys::listen_for_bursts(listener.as_fd()).map(|()| listener))
         .map_err(|error| format!("cannot listen on 127.0.0.1:{}: {error}", config.port))?;
-    let port = listener
-        .local_addr()
-        .map_err(|error| error.to_string())?
-        .port();
+    let port = listener.local_addr().map_err(|error| error.to_string())?.port();
     let mut protections = protections(&credential);
     if max_connections < config.max_connections {
         protections.push_str(&format!(
@@ -87,9 +81,7 @@ fn run(config: &Config) -> Result<(), String> {
         connector,
         host: config.upstream.host.clone(),
         port: config.upstream.port,
-        policy: Policy {
-            http_shutdown: config.http_shutdown,
-        },
+        policy: Policy { http_shutdown: config.http_shutdown },
         max_connections,
         client_timeout: config.client_timeout,
         upstream_timeout: config.upstream_timeout,
@@ -97,17 +89,16 @@ fn run(config: &Config) -> Result<(), String> {
     })
     .map_err(|error| format!("cannot start the event loop: {error}"))?;
     // Held to the end, when it is emptied.
-    let _server_info =
-        match &config.server_info {
-            Some(path) => Some(ServerInfo::write(path, port, std::process::id()).map_err(
-                |error| format!("cannot write --server-info {}: {error}", path.display()),
-            )?),
-            None => None,
-        };
+    let _server_info = match &config.server_info {
+        Some(path) => {
+            Some(ServerInfo::write(path, port, std::process::id()).map_err(|error| {
+                format!("cannot write --server-info {}: {error}", path.display())
+            })?)
+        }
+        None => None,
+    };
     report::started(port, &protections);
-    event_loop
-        .run()
-        .map_err(|error| format!("the event loop failed: {error}"))
+    event_loop.run().map_err(|error| format!("the event loop failed: {error}"))
 }
 
 fn read_key(config: &Config) -> Result<Credential, KeyError> {

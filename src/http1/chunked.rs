@@ -61,14 +61,7 @@ pub struct ChunkStep {
 
 impl Default for ChunkScanner {
     fn default() -> Self {
-        ChunkScanner {
-            state: State::Size {
-                digits: 0,
-                value: 0,
-            },
-            section: 0,
-            fields: 0,
-        }
+        ChunkScanner { state: State::Size { digits: 0, value: 0 }, section: 0, fields: 0 }
     }
 }
 
@@ -80,16 +73,8 @@ impl ChunkScanner {
             if let State::Data { left } = self.state {
                 let data = (input.len() - at).min(usize::try_from(left).unwrap_or(usize::MAX));
                 let left = left - data as u64;
-                self.state = if left == 0 {
-                    State::DataCr
-                } else {
-                    State::Data { left }
-                };
-                return Ok(ChunkStep {
-                    framing: at,
-                    data,
-                    end: false,
-                });
+                self.state = if left == 0 { State::DataCr } else { State::Data { left } };
+                return Ok(ChunkStep { framing: at, data, end: false });
             }
             if self.state == State::End {
                 break;
@@ -97,11 +82,7 @@ impl ChunkScanner {
             self.state = self.byte(input[at])?;
             at += 1;
         }
-        Ok(ChunkStep {
-            framing: at,
-            data: 0,
-            end: self.state == State::End,
-        })
+        Ok(ChunkStep { framing: at, data: 0, end: self.state == State::End })
     }
 
     fn byte(&mut self, byte: u8) -> Result<State, ChunkFault> {
@@ -111,10 +92,7 @@ impl ChunkScanner {
                     return Err(ChunkFault);
                 }
                 let digit = (byte as char).to_digit(16).unwrap_or(0);
-                State::Size {
-                    digits: digits + 1,
-                    value: value << 4 | u64::from(digit),
-                }
+                State::Size { digits: digits + 1, value: value << 4 | u64::from(digit) }
             }
             (State::Size { digits: 1.., value }, b'\r') => State::SizeLf { value },
             (State::Size { digits: 1.., value }, b';') => State::Ext { value, used: 1 },
@@ -124,29 +102,19 @@ impl ChunkScanner {
                     return Err(ChunkFault);
                 }
                 let used = used + 1;
-                if byte == b';' {
-                    State::Ext { value, used }
-                } else {
-                    State::Space { value, used }
-                }
+                if byte == b';' { State::Ext { value, used } } else { State::Space { value, used } }
             }
             (State::Ext { value, .. }, b'\r') => State::SizeLf { value },
             (State::Ext { value, used }, _) if field::is_value_byte(byte) => {
                 if used == limits::CHUNK_EXT {
                     return Err(ChunkFault);
                 }
-                State::Ext {
-                    value,
-                    used: used + 1,
-                }
+                State::Ext { value, used: used + 1 }
             }
             (State::SizeLf { value: 0 }, b'\n') => State::LineStart,
             (State::SizeLf { value }, b'\n') => State::Data { left: value },
             (State::DataCr, b'\r') => State::DataLf,
-            (State::DataLf, b'\n') => State::Size {
-                digits: 0,
-                value: 0,
-            },
+            (State::DataLf, b'\n') => State::Size { digits: 0, value: 0 },
             (State::LineStart | State::Name | State::Value | State::ValueLf | State::LastLf, _) => {
                 return self.trailer_byte(byte);
             }
@@ -212,18 +180,10 @@ mod tests {
             (&b"0\r\n\r\n"[..], &b""[..], 0),
             (b"5\r\nhello\r\n0\r\n\r\n", b"hello", 0),
             (b"5\r\nhello\r\n0\r\n\r\nPOST", b"hello", 4),
-            (
-                b"A\r\n0123456789\r\n1\r\nx\r\n000\r\n\r\n",
-                b"0123456789x",
-                0,
-            ),
+            (b"A\r\n0123456789\r\n1\r\nx\r\n000\r\n\r\n", b"0123456789x", 0),
             (b"1;a=b;c=\"d e\"\r\nx\r\n0;last\r\n\r\n", b"x", 0),
             (b"1 ;a\r\nx\r\n0\r\n\r\n", b"x", 0),
-            (
-                b"1\r\nx\r\n0\r\nX-T: 1\r\nAuthorization: Bearer z\r\n\r\n",
-                b"x",
-                0,
-            ),
+            (b"1\r\nx\r\n0\r\nX-T: 1\r\nAuthorization: Bearer z\r\n\r\n", b"x", 0),
             (b"0000000000000001\r\nx\r\n0\r\n\r\n", b"x", 0),
         ] {
             let (got, used, end) = read(input).unwrap();
@@ -284,14 +244,7 @@ mod tests {
     fn the_largest_size_is_counted_without_overflow() {
         let mut scanner = ChunkScanner::default();
         let step = scanner.step(b"ffffffffffffffff\r\nabc").unwrap();
-        assert_eq!(
-            step,
-            ChunkStep {
-                framing: 18,
-                data: 3,
-                end: false
-            }
-        );
+        assert_eq!(step, ChunkStep { framing: 18, data: 3, end: false });
         assert_eq!(scanner.state, State::Data { left: u64::MAX - 3 });
     }
 }

@@ -120,10 +120,7 @@ impl Exchange {
 
     /// No byte of a request head has been accepted.
     pub fn is_idle(&self) -> bool {
-        matches!(
-            (&self.request, &self.response),
-            (RequestSide::Head, ResponseSide::Idle)
-        )
+        matches!((&self.request, &self.response), (RequestSide::Head, ResponseSide::Idle))
     }
 
     /// The request head has gone upstream, or has begun to, and the response is not complete.
@@ -138,10 +135,7 @@ impl Exchange {
 
     /// Bytes that the client sends have somewhere to go.
     pub fn wants_downstream(&self) -> bool {
-        !matches!(
-            self.request,
-            RequestSide::Complete | RequestSide::Waiting(_)
-        )
+        !matches!(self.request, RequestSide::Complete | RequestSide::Waiting(_))
     }
 
     /// The head waits for an upstream connection.
@@ -206,9 +200,7 @@ impl Exchange {
             }
             RequestSide::Body(_) => self.request_body(input, 0, out),
             RequestSide::Drop(left) => {
-                let dropped = input
-                    .len()
-                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let dropped = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= dropped as u64;
                 if *left == 0 {
                     self.request = RequestSide::Complete;
@@ -278,11 +270,7 @@ impl Exchange {
     fn accept(&mut self, request: &Request) {
         self.chunked = request.framing == Framing::Chunked;
         let body = Body::new(request.framing);
-        self.request = if body.is_end() {
-            RequestSide::Complete
-        } else {
-            RequestSide::Body(body)
-        };
+        self.request = if body.is_end() { RequestSide::Complete } else { RequestSide::Body(body) };
         self.response = ResponseSide::Head;
         self.continue_owed = request.expects_continue && !self.continue_sent;
     }
@@ -344,11 +332,7 @@ impl Exchange {
                 break;
             }
         }
-        let step = if out.is_empty() {
-            RequestStep::More
-        } else {
-            RequestStep::Upstream
-        };
+        let step = if out.is_empty() { RequestStep::More } else { RequestStep::Upstream };
         (at, step)
     }
 
@@ -399,10 +383,7 @@ impl Exchange {
             return Err(UpstreamFault::SwitchedProtocols);
         }
         if reflects(&head.input[head.reason.clone()])
-            || head
-                .fields
-                .iter()
-                .any(|field| reflects(&head.input[field.line]))
+            || head.fields.iter().any(|field| reflects(&head.input[field.line]))
         {
             return Err(UpstreamFault::CredentialReflected);
         }
@@ -414,10 +395,7 @@ impl Exchange {
             self.upstream_close = true;
             self.drop_body(&body, unsure);
         }
-        let manner = Manner {
-            http10: self.http10,
-            close: self.close,
-        };
+        let manner = Manner { http10: self.http10, close: self.close };
         let response =
             response::judge(head, manner, out).map_err(|_| UpstreamFault::BadResponse)?;
         if interim {
@@ -437,11 +415,8 @@ impl Exchange {
         self.coding = response::coding(response.framing, self.http10);
         self.status = Some(response.status);
         let body = Body::new(response.framing);
-        self.response = if body.is_end() {
-            ResponseSide::Complete
-        } else {
-            ResponseSide::Body(body)
-        };
+        self.response =
+            if body.is_end() { ResponseSide::Complete } else { ResponseSide::Body(body) };
         Ok(response)
     }
 
@@ -457,9 +432,7 @@ impl Exchange {
         };
         let chunked = self.coding == Coding::Chunked;
         while *at < input.len() && !out.is_full() {
-            let step = body
-                .step(&input[*at..])
-                .map_err(|_| UpstreamFault::BadResponse)?;
+            let step = body.step(&input[*at..]).map_err(|_| UpstreamFault::BadResponse)?;
             *at += step.framing;
             if step.data > 0 {
                 if reflects(&input[*at..*at + step.data]) {
@@ -551,5 +524,314 @@ fn add_data(input: &[u8], at: usize, len: usize, chunked: bool, out: &mut Pieces
     out.input(input, at..at + len);
     if chunked {
         out.text(b"\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n";
+
+    /// What went to each side, with `<block>` in place of the credential block.
+    #[derive(Default, Debug, PartialEq)]
+    struct Seen {
+        upstream: String,
+        downstream: String,
+        used: usize,
+        fault: Option<UpstreamFault>,
+    }
+
+    fn text(pieces: &Pieces, input: &[u8]) -> String {
+        let block = if pieces.has_credential() { "<block>" } else { "" };
+        let bytes: Vec<u8> = pieces.slices(input).flatten().copied().collect();
+        block.to_owned() + &String::from_utf8(bytes).unwrap()
+    }
+
+    /// Feeds a request in cuts of `cut` bytes, with an upstream that is ready.
+    fn ask(exchange: &mut Exchange, input: &str, cut: usize) -> Seen {
+        let (mut seen, mut pieces) = (Seen::default(), Pieces::default());
+        let mut end = 0;
+        loop {
+            pieces.clear();
+            let rest = &input.as_bytes()[seen.used..end];
+            let (used, step) = exchange.downstream(rest, true, &mut pieces);
+            match step {
+                RequestStep::Upstream => seen.upstream += &text(&pieces, rest),
+                RequestStep::Downstream | RequestStep::Shutdown => {
+                    seen.downstream += &text(&pieces, rest);
+                }
+                _ => assert!(pieces.is_empty()),
+            }
+            seen.used += used;
+            let done = step == RequestStep::Done || exchange.is_complete();
+            if done || (used == 0 && end == input.len()) {
+                return seen;
+            }
+            if used == 0 || seen.used == end {
+                end = (end + cut).min(input.len());
+                if seen.used == input.len() {
+                    return seen;
+                }
+            }
+        }
+    }
+
+    /// Feeds a response in cuts of `cut` bytes.
+    fn answer(exchange: &mut Exchange, input: &[u8], cut: usize) -> Seen {
+        let (mut seen, mut pieces) = (Seen::default(), Pieces::default());
+        let mut end = 0;
+        while exchange.is_under_way() {
+            pieces.clear();
+            let rest = &input[seen.used..end];
+            let (used, step) = exchange.upstream(rest, &mut pieces, &mut |_| false);
+            if let ResponseStep::Fault(fault) = step {
+                seen.fault = Some(fault);
+                return seen;
+            }
+            seen.downstream += &text(&pieces, rest);
+            seen.used += used;
+            if used == 0 || seen.used == end {
+                if end == input.len() {
+                    return seen;
+                }
+                end = (end + cut).min(input.len());
+            }
+        }
+        seen
+    }
+
+    fn begun(request: &str) -> Exchange {
+        let mut exchange = Exchange::new(Policy::default());
+        let seen = ask(&mut exchange, request, usize::MAX / 2);
+        assert!(seen.upstream.starts_with("<block>") && exchange.is_under_way());
+        exchange
+    }
+
+    fn code(answer: &str) -> &str {
+        let at = answer.find("\"code\":\"").unwrap() + 8;
+        &answer[at..at + answer[at..].find('"').unwrap()]
+    }
+
+    /// Chunk sizes differ with the cuts; what they add up to does not.
+    fn dechunked(text: &str) -> String {
+        let (head, mut rest) = text.split_once("\r\n\r\n").unwrap();
+        let mut body = String::new();
+        while let Some((size, more)) = rest.split_once("\r\n") {
+            let size = usize::from_str_radix(size, 16).unwrap();
+            body += &more[..size];
+            rest = &more[size + 2..];
+        }
+        format!("{head}|{body}|{rest}")
+    }
+
+    #[test]
+    fn a_request_goes_up_the_same_however_it_is_cut() {
+        for (request, want) in [
+            (
+                format!("{HEAD}Content-Length: 5\r\n\r\nhello"),
+                "<block>Content-Length: 5\r\n\r\nhello",
+            ),
+            (format!("{HEAD}X: y\r\n\r\n"), "<block>X: y\r\nContent-Length: 0\r\n\r\n"),
+        ] {
+            for cut in 1..=request.len() {
+                let mut exchange = Exchange::new(Policy::default());
+                let seen = ask(&mut exchange, &request, cut);
+                assert_eq!((seen.upstream.as_str(), seen.used), (want, request.len()), "cut {cut}");
+            }
+        }
+        let chunked = format!(
+            "{HEAD}Transfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nT: 1\r\n\r\n"
+        );
+        for cut in 1..=chunked.len() {
+            let mut exchange = Exchange::new(Policy::default());
+            let seen = ask(&mut exchange, &chunked, cut);
+            assert_eq!(dechunked(&seen.upstream), "<block>Transfer-Encoding: chunked|abcde|");
+            assert_eq!(exchange.bytes_in, 5);
+        }
+    }
+
+    #[test]
+    fn a_response_goes_down_the_same_however_it_is_cut() {
+        let sized = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: y\r\n\r\n{}";
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n2\r\nde\r\n0\r\nT: 1\r\n\r\n";
+        let hints = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n";
+        for cut in 1..=chunked.len() {
+            let mut exchange = begun(&format!("{HEAD}\r\n"));
+            let seen = answer(&mut exchange, format!("{hints}{sized}").as_bytes(), cut);
+            assert_eq!(
+                seen.downstream,
+                format!("{hints}HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 2\r\n\r\n{{}}")
+            );
+            assert!(exchange.upstream_reusable() && !exchange.closes());
+
+            let mut exchange = begun(&format!("{HEAD}\r\n"));
+            let seen = answer(&mut exchange, chunked.as_bytes(), cut);
+            assert_eq!(
+                dechunked(&seen.downstream),
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked|abcde|"
+            );
+            assert!(exchange.upstream_reusable() && exchange.bytes_out == 5);
+        }
+    }
+
+    #[test]
+    fn without_a_connection_the_head_waits_and_is_sent_once_there_is_one() {
+        let request = format!("{HEAD}Content-Length: 2\r\n\r\n{{}}");
+        let (mut exchange, mut pieces) = (Exchange::new(Policy::default()), Pieces::default());
+        let step = exchange.downstream(request.as_bytes(), false, &mut pieces);
+        assert_eq!(step, (0, RequestStep::Connect));
+        assert!(pieces.is_empty() && exchange.is_waiting() && !exchange.is_idle());
+        let (used, step) = exchange.downstream(request.as_bytes(), true, &mut pieces);
+        assert_eq!((used, step), (request.len(), RequestStep::Upstream));
+        assert!(exchange.is_under_way() && !exchange.is_uploading());
+    }
+
+    #[test]
+    fn a_head_that_waited_in_vain_is_answered_and_used_up() {
+        let request = format!("{HEAD}Content-Length: 2\r\n\r\n{{}}");
+        let (mut exchange, mut pieces) = (Exchange::new(Policy::default()), Pieces::default());
+        exchange.downstream(request.as_bytes(), false, &mut pieces);
+        let used = exchange.fail(UpstreamFault::Refused, &mut pieces);
+        assert_eq!(used, request.len() - 2);
+        assert_eq!(code(&text(&pieces, &[])), "upstream_refused");
+        pieces.clear();
+        let rest = &request.as_bytes()[used..];
+        assert_eq!(exchange.downstream(rest, false, &mut pieces), (2, RequestStep::Done));
+        assert!(exchange.is_over() && !exchange.closes());
+    }
+
+    #[test]
+    fn an_early_final_response_ends_the_upload_and_the_upstream_connection() {
+        for (length, closes) in [(limits::DROP, false), (limits::DROP + 1, true)] {
+            let mut exchange = begun(&format!("{HEAD}Content-Length: {length}\r\n\r\n"));
+            assert!(exchange.is_uploading());
+            let seen = answer(&mut exchange, b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n", 100);
+            assert_eq!(seen.downstream.contains("Connection: close\r\n"), closes);
+            assert!(!exchange.is_uploading() && !exchange.upstream_reusable());
+            assert_eq!(exchange.closes(), closes);
+            let body = vec![b'x'; limits::DROP as usize];
+            let (used, _) = exchange.downstream(&body, true, &mut Pieces::default());
+            assert_eq!(used, body.len());
+            assert_eq!(exchange.is_over(), !closes);
+        }
+    }
+
+    #[test]
+    fn close_delimited_bodies_end_only_when_the_peer_says_so() {
+        for clean in [true, false] {
+            let mut exchange = begun(&format!("{HEAD}\r\n"));
+            let seen = answer(&mut exchange, b"HTTP/1.1 200 OK\r\n\r\nabc", 100);
+            assert!(seen.downstream.ends_with("\r\n\r\n3\r\nabc\r\n"));
+            let mut pieces = Pieces::default();
+            let step = exchange.upstream_end(clean, &mut pieces);
+            if clean {
+                assert_eq!(
+                    (step, text(&pieces, &[])),
+                    (ResponseStep::Downstream, "0\r\n\r\n".into())
+                );
+                assert!(exchange.is_over() && !exchange.upstream_reusable());
+            } else {
+                assert_eq!(step, ResponseStep::Fault(UpstreamFault::Closed));
+                assert!(!exchange.may_answer() && pieces.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn truncated_bodies_are_faults() {
+        for head in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
+            let mut exchange = begun(&format!("{HEAD}\r\n"));
+            answer(&mut exchange, format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n1\r\nx").as_bytes(), 9);
+            let step = exchange.upstream_end(true, &mut Pieces::default());
+            assert_eq!(step, ResponseStep::Fault(UpstreamFault::Closed));
+            assert!(!exchange.may_answer());
+        }
+    }
+
+    #[test]
+    fn interim_responses_are_bounded_and_never_101() {
+        let hints = |n: usize| "HTTP/1.1 103 E\r\n\r\n".repeat(n) + "HTTP/1.1 204 No\r\n\r\n";
+        let most = usize::from(limits::INTERIM);
+        let seen = answer(&mut begun(&format!("{HEAD}\r\n")), hints(most).as_bytes(), 50);
+        assert_eq!((seen.fault, seen.downstream), (None, hints(most)));
+        let seen = answer(&mut begun(&format!("{HEAD}\r\n")), hints(most + 1).as_bytes(), 50);
+        assert_eq!(seen.fault, Some(UpstreamFault::BadResponse));
+        let switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n";
+        let seen = answer(&mut begun(&format!("{HEAD}\r\n")), switch, 50);
+        assert_eq!(seen.fault, Some(UpstreamFault::SwitchedProtocols));
+    }
+
+    #[test]
+    fn a_client_that_waits_for_100_gets_it_once() {
+        let request = format!("{HEAD}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+        let mut exchange = begun(&request);
+        assert!(exchange.owes_continue());
+        let mut pieces = Pieces::default();
+        exchange.send_continue(&mut pieces);
+        assert_eq!(text(&pieces, &[]), "HTTP/1.1 100 Continue\r\n\r\n");
+        pieces.clear();
+        exchange.send_continue(&mut pieces);
+        assert!(pieces.is_empty());
+        let seen = answer(&mut exchange, b"HTTP/1.1 100 Continue\r\n\r\n", 100);
+        assert_eq!(seen.downstream, "");
+
+        let mut exchange = begun(&request);
+        let seen = answer(&mut exchange, b"HTTP/1.1 100 Continue\r\n\r\n", 100);
+        assert_eq!(seen.downstream, "HTTP/1.1 100 Continue\r\n\r\n");
+        assert!(!exchange.owes_continue());
+    }
+
+    #[test]
+    fn a_broken_chunk_is_a_400_and_the_end_of_the_connection() {
+        let request = format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\nzz\r\n");
+        for cut in [1, 7, request.len()] {
+            let mut exchange = Exchange::new(Policy::default());
+            let seen = ask(&mut exchange, &request, cut);
+            assert!(seen.downstream.starts_with("HTTP/1.1 400 Bad Request\r\n"));
+            assert_eq!(code(&seen.downstream), "invalid_chunk");
+            assert!(exchange.closes() && exchange.is_complete());
+        }
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_connection_only_where_the_rest_is_short_and_sure() {
+        for (fields, closes) in [
+            ("".to_owned(), false),
+            (format!("Content-Length: {}\r\n", limits::DROP), false),
+            (format!("Content-Length: {}\r\n", limits::DROP + 1), true),
+            ("Transfer-Encoding: chunked\r\n".into(), true),
+            ("Expect: 100-continue\r\nContent-Length: 2\r\n".into(), true),
+            ("Connection: close\r\n".into(), true),
+        ] {
+            let mut exchange = Exchange::new(Policy::default());
+            let request = format!("POST /x HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+            let seen = ask(&mut exchange, &request, 1000);
+            assert_eq!(code(&seen.downstream), "route_not_allowed");
+            assert_eq!(exchange.closes(), closes, "{fields}");
+            assert_eq!(seen.downstream.contains("Connection: close\r\n"), closes, "{fields}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_reflects_the_key_is_stopped() {
+        let shown = |input: &str, secret: &str| {
+            let mut exchange = begun(&format!("{HEAD}\r\n"));
+            let mut pieces = Pieces::default();
+            let mut reflects = |piece: &[u8]| {
+                piece.windows(secret.len()).any(|window| window == secret.as_bytes())
+            };
+            exchange.upstream(input.as_bytes(), &mut pieces, &mut reflects).1
+        };
+        let fault = ResponseStep::Fault(UpstreamFault::CredentialReflected);
+        for input in [
+            "HTTP/1.1 200 SECRET\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: SECRET\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nSECRET",
+            "HTTP/1.1 103 E\r\nX: SECRET\r\n\r\n",
+        ] {
+            assert_eq!(shown(input, "SECRET"), fault);
+            assert_eq!(shown(input, "OTHER"), ResponseStep::Downstream);
+        }
     }
 }

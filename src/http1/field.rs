@@ -36,14 +36,23 @@ pub enum Name {
     Other,
     /// Ends here, always.
     HopByHop,
+    /// Replaced by the credential block.
     Authorization,
+    /// Names what ends here (RFC 9110 §7.6.1).
     Connection,
+    /// Framing, written anew.
     ContentLength,
+    /// RFC 9110 §10.1.1.
     Expect,
+    /// Replaced by the upstream's.
     Host,
+    /// Sent by web pages.
     Origin,
+    /// Sent by browsers: where the page came from.
     SecFetchSite,
+    /// Framing, written anew.
     TransferEncoding,
+    /// Ends here; a WebSocket is told apart by it.
     Upgrade,
 }
 
@@ -146,10 +155,7 @@ impl Connection {
 
 /// The non-empty members of a comma-separated list (RFC 9110 §5.6.1).
 pub fn options(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(|byte| *byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .filter(|option| !option.is_empty())
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
 }
 
 #[cfg(test)]

@@ -45,10 +45,7 @@ impl Framing {
     fn declared(lengths: &Lengths, http10: bool) -> Result<Option<Framing>, FramingFault> {
         match (lengths.content_lengths, lengths.transfer_encodings) {
             (0, 0) => Ok(None),
-            (1, 0) => lengths
-                .length
-                .map(|n| Some(Framing::Length(n)))
-                .ok_or(FramingFault),
+            (1, 0) => lengths.length.map(|n| Some(Framing::Length(n))).ok_or(FramingFault),
             (0, 1) if lengths.chunked && !http10 => Ok(Some(Framing::Chunked)),
             _ => Err(FramingFault),
         }
@@ -82,27 +79,14 @@ impl Body {
     /// Looks at `input` up to the end of the first run of data in it, or of the body.
     pub fn step(&mut self, input: &[u8]) -> Result<ChunkStep, ChunkFault> {
         let step = match self {
-            Body::End => ChunkStep {
-                end: true,
-                ..ChunkStep::default()
-            },
+            Body::End => ChunkStep { end: true, ..ChunkStep::default() },
             Body::Length(left) => {
-                let data = input
-                    .len()
-                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let data = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= data as u64;
-                ChunkStep {
-                    framing: 0,
-                    data,
-                    end: *left == 0,
-                }
+                ChunkStep { framing: 0, data, end: *left == 0 }
             }
             Body::Chunked(scanner) => scanner.step(input)?,
-            Body::UntilClose => ChunkStep {
-                framing: 0,
-                data: input.len(),
-                end: false,
-            },
+            Body::UntilClose => ChunkStep { framing: 0, data: input.len(), end: false },
         };
         if step.end {
             *self = Body::End;
@@ -123,8 +107,7 @@ mod tests {
     fn lengths(cl: &[&str], te: &[&str]) -> Lengths {
         let mut lengths = Lengths::default();
         cl.iter().for_each(|v| lengths.content_length(v.as_bytes()));
-        te.iter()
-            .for_each(|v| lengths.transfer_encoding(v.as_bytes()));
+        te.iter().for_each(|v| lengths.transfer_encoding(v.as_bytes()));
         lengths
     }
 
@@ -141,10 +124,7 @@ mod tests {
         ] {
             assert_eq!(Framing::of_request(&lengths(cl, te), false), Ok(want));
         }
-        assert_eq!(
-            Framing::of_response(&lengths(&[], &[]), false, 200),
-            Ok(Framing::UntilClose)
-        );
+        assert_eq!(Framing::of_response(&lengths(&[], &[]), false, 200), Ok(Framing::UntilClose));
     }
 
     #[test]
@@ -170,23 +150,11 @@ mod tests {
             (&[], &["chunked;q=1"]),
             (&[], &[""]),
         ] {
-            assert_eq!(
-                Framing::of_request(&lengths(cl, te), false),
-                Err(FramingFault)
-            );
-            assert_eq!(
-                Framing::of_response(&lengths(cl, te), false, 200),
-                Err(FramingFault)
-            );
+            assert_eq!(Framing::of_request(&lengths(cl, te), false), Err(FramingFault));
+            assert_eq!(Framing::of_response(&lengths(cl, te), false, 200), Err(FramingFault));
         }
-        assert_eq!(
-            Framing::of_request(&lengths(&[], &["chunked"]), true),
-            Err(FramingFault)
-        );
-        assert_eq!(
-            Framing::of_response(&lengths(&[], &["chunked"]), true, 200),
-            Err(FramingFault)
-        );
+        assert_eq!(Framing::of_request(&lengths(&[], &["chunked"]), true), Err(FramingFault));
+        assert_eq!(Framing::of_response(&lengths(&[], &["chunked"]), true, 200), Err(FramingFault));
     }
 
     #[test]
@@ -202,22 +170,8 @@ mod tests {
     #[test]
     fn a_body_of_known_length_ends_exactly_there() {
         let mut body = Body::new(Framing::Length(5));
-        assert_eq!(
-            body.step(b"abc"),
-            Ok(ChunkStep {
-                framing: 0,
-                data: 3,
-                end: false
-            })
-        );
-        assert_eq!(
-            body.step(b"defg"),
-            Ok(ChunkStep {
-                framing: 0,
-                data: 2,
-                end: true
-            })
-        );
+        assert_eq!(body.step(b"abc"), Ok(ChunkStep { framing: 0, data: 3, end: false }));
+        assert_eq!(body.step(b"defg"), Ok(ChunkStep { framing: 0, data: 2, end: true }));
         assert!(body.is_end());
     }
 }

@@ -63,14 +63,11 @@ impl<'b> Fields<'_, 'b> {
     /// The field lines in order.
     pub fn iter(&self) -> impl Iterator<Item = Field<'b>> {
         let start = |header: &httparse::Header| offset(self.input, header.name.as_bytes());
-        self.headers
-            .iter()
-            .enumerate()
-            .map(move |(i, header)| Field {
-                name: header.name.as_bytes(),
-                value: header.value.trim_ascii(),
-                line: start(header)..self.headers.get(i + 1).map_or(self.end, start),
-            })
+        self.headers.iter().enumerate().map(move |(i, header)| Field {
+            name: header.name.as_bytes(),
+            value: header.value.trim_ascii(),
+            line: start(header)..self.headers.get(i + 1).map_or(self.end, start),
+        })
     }
 }
 
@@ -142,11 +139,7 @@ pub fn request<'b, T>(
                 method: method.as_bytes(),
                 target: target.as_bytes(),
                 http10: version == 0,
-                fields: Fields {
-                    headers: parsed.headers,
-                    input,
-                    end: len - 2,
-                },
+                fields: Fields { headers: parsed.headers, input, end: len - 2 },
                 len,
             })
             .map(Some)
@@ -197,11 +190,7 @@ pub fn response<'b, T>(
                 status,
                 reason: "HTTP/1.1 200 ".len().min(line)..line,
                 http10: version == 0,
-                fields: Fields {
-                    headers: parsed.headers,
-                    input,
-                    end: len - 2,
-                },
+                fields: Fields { headers: parsed.headers, input, end: len - 2 },
                 len,
             })
             .map(Some)
@@ -220,19 +209,12 @@ fn incomplete(head: &[u8]) -> Result<(), Reject> {
     }
     // A CR at the very end may yet get its LF.
     let settled = head.strip_suffix(b"\r").unwrap_or(head);
-    if is_clean(settled) {
-        Ok(())
-    } else {
-        Err(Reject::Malformed)
-    }
+    if is_clean(settled) { Ok(()) } else { Err(Reject::Malformed) }
 }
 
 /// The first line without its end, or as much of it as is there.
 fn line(head: &[u8]) -> &[u8] {
-    let end = head
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .unwrap_or(head.len());
+    let end = head.iter().position(|byte| *byte == b'\n').unwrap_or(head.len());
     head[..end].strip_suffix(b"\r").unwrap_or(&head[..end])
 }
 
@@ -327,12 +309,7 @@ mod tests {
             b"G\x01T / HTTP/1.1\r\n",
             b"\x16\x03\x01\x02\x00\x01",
         ] {
-            assert_eq!(
-                outcome(input),
-                Err(Reject::Malformed),
-                "{}",
-                input.escape_ascii()
-            );
+            assert_eq!(outcome(input), Err(Reject::Malformed), "{}", input.escape_ascii());
         }
         for input in [
             &b"GET / HTTP/1.2\r\n"[..],
@@ -340,12 +317,7 @@ mod tests {
             b"GET / HTTP/0.9\r\n\r\n",
         ] {
             let got = request(input, &mut Seen::default(), |head| Ok(head.len));
-            assert_eq!(
-                got,
-                Err(Reject::VersionNotSupported),
-                "{}",
-                input.escape_ascii()
-            );
+            assert_eq!(got, Err(Reject::VersionNotSupported), "{}", input.escape_ascii());
         }
     }
 
@@ -353,62 +325,30 @@ mod tests {
     fn limits_hold_at_n_and_not_at_n_plus_1() {
         let line = |n: usize| [b"GET /", &vec![b'a'; n - 14][..], b" HTTP/1.1\r\n\r\n"].concat();
         assert!(matches!(outcome(&line(limits::REQUEST_LINE)), Ok(Some(_))));
-        assert_eq!(
-            outcome(&line(limits::REQUEST_LINE + 1)),
-            Err(Reject::UriTooLong)
-        );
-        assert_eq!(
-            outcome(&vec![b'a'; limits::REQUEST_LINE + 1]),
-            Err(Reject::UriTooLong)
-        );
+        assert_eq!(outcome(&line(limits::REQUEST_LINE + 1)), Err(Reject::UriTooLong));
+        assert_eq!(outcome(&vec![b'a'; limits::REQUEST_LINE + 1]), Err(Reject::UriTooLong));
         let fields =
             |n: usize| [b"GET / HTTP/1.1\r\n", &b"A: b\r\n".repeat(n)[..], b"\r\n"].concat();
         assert!(matches!(outcome(&fields(limits::FIELDS)), Ok(Some(_))));
-        assert_eq!(
-            outcome(&fields(limits::FIELDS + 1)),
-            Err(Reject::TooManyFields)
-        );
-        let head = |n: usize| {
-            [
-                b"GET / HTTP/1.1\r\nA: ",
-                &vec![b'a'; n - 23][..],
-                b"\r\n\r\n",
-            ]
-            .concat()
-        };
+        assert_eq!(outcome(&fields(limits::FIELDS + 1)), Err(Reject::TooManyFields));
+        let head =
+            |n: usize| [b"GET / HTTP/1.1\r\nA: ", &vec![b'a'; n - 23][..], b"\r\n\r\n"].concat();
         let whole = |input: &[u8]| request(input, &mut Seen::default(), |head| Ok(head.len));
         assert_eq!(whole(&head(limits::HEAD)), Ok(Some(limits::HEAD)));
         assert_eq!(whole(&head(limits::HEAD + 1)), Err(Reject::HeadTooLarge));
-        assert_eq!(
-            whole(&head(limits::HEAD + 1)[..limits::HEAD]),
-            Err(Reject::HeadTooLarge)
-        );
+        assert_eq!(whole(&head(limits::HEAD + 1)[..limits::HEAD]), Err(Reject::HeadTooLarge));
     }
 
     #[test]
     fn response_heads_are_held_to_the_same_rules() {
         let read = |input: &[u8]| {
             response(input, &mut Seen::default(), |head| {
-                Ok((
-                    head.status,
-                    input[head.reason].to_vec(),
-                    head.http10,
-                    head.len,
-                ))
+                Ok((head.status, input[head.reason].to_vec(), head.http10, head.len))
             })
         };
-        assert_eq!(
-            read(b"HTTP/1.1 200 OK\r\n\r\n"),
-            Ok(Some((200, b"OK".to_vec(), false, 19)))
-        );
-        assert_eq!(
-            read(b"HTTP/1.0 404\r\n\r\n"),
-            Ok(Some((404, vec![], true, 16)))
-        );
-        assert_eq!(
-            read(b"HTTP/1.1 200 \r\n\r\n"),
-            Ok(Some((200, vec![], false, 17)))
-        );
+        assert_eq!(read(b"HTTP/1.1 200 OK\r\n\r\n"), Ok(Some((200, b"OK".to_vec(), false, 19))));
+        assert_eq!(read(b"HTTP/1.0 404\r\n\r\n"), Ok(Some((404, vec![], true, 16))));
+        assert_eq!(read(b"HTTP/1.1 200 \r\n\r\n"), Ok(Some((200, vec![], false, 17))));
         assert_eq!(
             read(b"HTTP/1.1 299 Caf\xe9\r\n\r\n"),
             Ok(Some((299, b"Caf\xe9".to_vec(), false, 21)))

@@ -62,10 +62,7 @@ impl Pieces {
 
     /// The runs as byte strings, in order, without the credential block.
     pub fn slices<'a>(&'a self, input: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        self.runs
-            .iter()
-            .filter(|run| **run != Piece::Credential)
-            .map(|run| self.bytes(*run, input))
+        self.runs.iter().filter(|run| **run != Piece::Credential).map(|run| self.bytes(*run, input))
     }
 
     /// The list begins with the credential block.
@@ -140,20 +137,14 @@ mod tests {
     #[test]
     fn numbers_have_no_leading_zeros_and_reach_the_largest() {
         let mut pieces = Pieces::default();
-        for (number, decimal, hexadecimal) in [
-            (0, "0", "0"),
-            (10, "10", "a"),
-            (255, "255", "ff"),
-            (4096, "4096", "1000"),
-        ] {
+        for (number, decimal, hexadecimal) in
+            [(0, "0", "0"), (10, "10", "a"), (255, "255", "ff"), (4096, "4096", "1000")]
+        {
             pieces.clear();
             pieces.decimal(number);
             pieces.text(b" ");
             pieces.hexadecimal(number);
-            assert_eq!(
-                joined(&pieces, b""),
-                format!("{decimal} {hexadecimal}").into_bytes()
-            );
+            assert_eq!(joined(&pieces, b""), format!("{decimal} {hexadecimal}").into_bytes());
         }
         pieces.clear();
         pieces.decimal(u64::MAX);

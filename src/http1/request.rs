@@ -80,12 +80,9 @@ impl Reject {
                 "invalid_framing",
                 "Content-Length or Transfer-Encoding is repeated, unreadable, or contradicted.",
             ),
-            Reject::InvalidChunk => (
-                400,
-                "400 Bad Request",
-                "invalid_chunk",
-                "The chunked request body is malformed.",
-            ),
+            Reject::InvalidChunk => {
+                (400, "400 Bad Request", "invalid_chunk", "The chunked request body is malformed.")
+            }
             Reject::RouteNotAllowed => (
                 403,
                 "403 Forbidden",
@@ -116,12 +113,9 @@ impl Reject {
                 "request_timeout",
                 "The request did not arrive in time.",
             ),
-            Reject::UriTooLong => (
-                414,
-                "414 URI Too Long",
-                "uri_too_long",
-                "The request line is too long.",
-            ),
+            Reject::UriTooLong => {
+                (414, "414 URI Too Long", "uri_too_long", "The request line is too long.")
+            }
             Reject::ExpectationFailed => (
                 417,
                 "417 Expectation Failed",
@@ -165,13 +159,7 @@ impl Reject {
             Reject::TooManyConnections => "Retry-After: 1\r\n",
             _ => "",
         };
-        Canned {
-            status,
-            status_line,
-            fields,
-            code,
-            message,
-        }
+        Canned { status, status_line, fields, code, message }
     }
 
     /// Where the request ends is known, so the connection may be used again.
@@ -334,11 +322,8 @@ fn is_nominated(fields: &super::head::Fields<'_, '_>, name: &[u8]) -> bool {
 
 /// A response of our own, with its JSON body unless it answers a HEAD.
 pub(super) fn answer(canned: &Canned, close: bool, is_head: bool, out: &mut Pieces) {
-    const BODY: [&str; 3] = [
-        "{\"error\":{\"message\":\"",
-        "\",\"type\":\"proxy_error\",\"code\":\"",
-        "\"}}\n",
-    ];
+    const BODY: [&str; 3] =
+        ["{\"error\":{\"message\":\"", "\",\"type\":\"proxy_error\",\"code\":\"", "\"}}\n"];
     let parts = [BODY[0], canned.message, BODY[1], canned.code, BODY[2]];
     out.text(b"HTTP/1.1 ");
     out.text(canned.status_line.as_bytes());
@@ -362,23 +347,16 @@ mod tests {
 
     fn read(input: &str) -> (Result<Request, Reject>, String) {
         let mut pieces = Pieces::default();
-        let policy = Policy {
-            http_shutdown: true,
-        };
+        let policy = Policy { http_shutdown: true };
         let request = head::request(input.as_bytes(), &mut Seen::default(), |head| {
             judge(&head, policy, &mut pieces)
         });
         let sent: Vec<u8> = pieces.slices(input.as_bytes()).flatten().copied().collect();
-        (
-            request.map(|r| r.expect("a whole head")),
-            String::from_utf8(sent).expect("ASCII"),
-        )
+        (request.map(|r| r.expect("a whole head")), String::from_utf8(sent).expect("ASCII"))
     }
 
     fn post(fields: &str) -> (Result<Request, Reject>, String) {
-        read(&format!(
-            "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"
-        ))
+        read(&format!("POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"))
     }
 
     #[test]
@@ -412,70 +390,35 @@ mod tests {
         let verdict = |text: &str| read(text).0.map(|request| request.verdict);
         for (fields, want) in [
             ("Host: evil.example\r\n", Ok(Err(Reject::HostNotAllowed))),
-            (
-                "Host: localhost\r\nOrigin: null\r\n",
-                Ok(Err(Reject::OriginNotAllowed)),
-            ),
-            (
-                "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n",
-                Ok(Err(Reject::CrossSite)),
-            ),
-            (
-                "Host: localhost\r\nSec-Fetch-Site: same-site\r\n",
-                Ok(Err(Reject::CrossSite)),
-            ),
-            (
-                "Host: localhost\r\nSec-Fetch-Site: none\r\n",
-                Ok(Ok(Route::Responses)),
-            ),
-            (
-                "Host: localhost\r\nSec-Fetch-Site: same-origin\r\n",
-                Ok(Ok(Route::Responses)),
-            ),
-            (
-                "Host: localhost\r\nHost: localhost\r\n",
-                Err(Reject::InvalidHost),
-            ),
+            ("Host: localhost\r\nOrigin: null\r\n", Ok(Err(Reject::OriginNotAllowed))),
+            ("Host: localhost\r\nSec-Fetch-Site: cross-site\r\n", Ok(Err(Reject::CrossSite))),
+            ("Host: localhost\r\nSec-Fetch-Site: same-site\r\n", Ok(Err(Reject::CrossSite))),
+            ("Host: localhost\r\nSec-Fetch-Site: none\r\n", Ok(Ok(Route::Responses))),
+            ("Host: localhost\r\nSec-Fetch-Site: same-origin\r\n", Ok(Ok(Route::Responses))),
+            ("Host: localhost\r\nHost: localhost\r\n", Err(Reject::InvalidHost)),
             ("Host:\r\n", Err(Reject::InvalidHost)),
             ("", Err(Reject::InvalidHost)),
-            (
-                "Host: localhost\r\nExpect: 200-ok\r\n",
-                Ok(Err(Reject::ExpectationFailed)),
-            ),
+            ("Host: localhost\r\nExpect: 200-ok\r\n", Ok(Err(Reject::ExpectationFailed))),
         ] {
-            assert_eq!(
-                verdict(&format!("POST /v1/responses HTTP/1.1\r\n{fields}\r\n")),
-                want
-            );
+            assert_eq!(verdict(&format!("POST /v1/responses HTTP/1.1\r\n{fields}\r\n")), want);
         }
         assert_eq!(
             verdict("GET /shutdown HTTP/1.1\r\nHost: a.b\r\n\r\n"),
             Ok(Err(Reject::HostNotAllowed))
         );
-        assert_eq!(
-            verdict("POST /v1/responses HTTP/1.0\r\n\r\n"),
-            Ok(Ok(Route::Responses))
-        );
+        assert_eq!(verdict("POST /v1/responses HTTP/1.0\r\n\r\n"), Ok(Ok(Route::Responses)));
     }
 
     #[test]
     fn a_websocket_is_told_apart_from_a_wrong_route() {
         let get = |fields: &str| {
-            read(&format!(
-                "GET /v1/responses HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"
-            ))
-            .0
-            .unwrap()
-            .verdict
+            read(&format!("GET /v1/responses HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"))
+                .0
+                .unwrap()
+                .verdict
         };
-        assert_eq!(
-            get("Connection: Upgrade\r\nUpgrade: WebSocket\r\n"),
-            Err(Reject::WebSocket)
-        );
+        assert_eq!(get("Connection: Upgrade\r\nUpgrade: WebSocket\r\n"), Err(Reject::WebSocket));
         assert_eq!(get("Upgrade: websocket\r\n"), Err(Reject::RouteNotAllowed));
-        assert_eq!(
-            get("Connection: Upgrade\r\nUpgrade: h2c\r\n"),
-            Err(Reject::RouteNotAllowed)
-        );
+        assert_eq!(get("Connection: Upgrade\r\nUpgrade: h2c\r\n"), Err(Reject::RouteNotAllowed));
     }
 }

@@ -45,10 +45,9 @@ impl UpstreamFault {
     /// The answer that says so.
     pub const fn canned(self) -> Canned {
         let (code, message) = match self {
-            UpstreamFault::Dns => (
-                "upstream_dns_failed",
-                "The upstream's name could not be resolved.",
-            ),
+            UpstreamFault::Dns => {
+                ("upstream_dns_failed", "The upstream's name could not be resolved.")
+            }
             UpstreamFault::Refused => ("upstream_refused", "The upstream refused the connection."),
             UpstreamFault::Unreachable => {
                 ("upstream_unreachable", "The upstream could not be reached.")
@@ -61,34 +60,28 @@ impl UpstreamFault {
                 "upstream_tls_wrong_name",
                 "The upstream's certificate is not valid for the name in --upstream-url.",
             ),
-            UpstreamFault::TlsExpired => (
-                "upstream_tls_expired",
-                "The upstream's certificate is expired or not yet valid.",
-            ),
-            UpstreamFault::TlsFailed => (
-                "upstream_tls_failed",
-                "The TLS handshake with the upstream failed.",
-            ),
-            UpstreamFault::ConnectTimeout => (
-                "upstream_connect_timeout",
-                "No connection to the upstream could be made in time.",
-            ),
-            UpstreamFault::Closed => (
-                "upstream_closed",
-                "The upstream closed the connection before it answered.",
-            ),
-            UpstreamFault::BadResponse => (
-                "upstream_bad_response",
-                "The upstream's answer is not well-formed HTTP/1.1.",
-            ),
+            UpstreamFault::TlsExpired => {
+                ("upstream_tls_expired", "The upstream's certificate is expired or not yet valid.")
+            }
+            UpstreamFault::TlsFailed => {
+                ("upstream_tls_failed", "The TLS handshake with the upstream failed.")
+            }
+            UpstreamFault::ConnectTimeout => {
+                ("upstream_connect_timeout", "No connection to the upstream could be made in time.")
+            }
+            UpstreamFault::Closed => {
+                ("upstream_closed", "The upstream closed the connection before it answered.")
+            }
+            UpstreamFault::BadResponse => {
+                ("upstream_bad_response", "The upstream's answer is not well-formed HTTP/1.1.")
+            }
             UpstreamFault::SwitchedProtocols => (
                 "upstream_switched_protocols",
                 "The upstream answered 101 Switching Protocols, which is not relayed.",
             ),
-            UpstreamFault::Timeout => (
-                "upstream_timeout",
-                "The upstream did not answer within --upstream-timeout.",
-            ),
+            UpstreamFault::Timeout => {
+                ("upstream_timeout", "The upstream did not answer within --upstream-timeout.")
+            }
             UpstreamFault::CredentialReflected => (
                 "credential_reflected",
                 "The upstream's answer was withheld: it contains the credential.",
@@ -98,13 +91,7 @@ impl UpstreamFault {
             UpstreamFault::ConnectTimeout | UpstreamFault::Timeout => (504, "504 Gateway Timeout"),
             _ => (502, "502 Bad Gateway"),
         };
-        Canned {
-            status,
-            status_line,
-            fields: "",
-            code,
-            message,
-        }
+        Canned { status, status_line, fields: "", code, message }
     }
 }
 
@@ -173,12 +160,7 @@ pub fn judge(
     }
     let framing = Framing::of_response(&lengths, head.http10, head.status).or(Err(BadResponse))?;
     let close = connection.close || (head.http10 && !keep_alive);
-    let response = Response {
-        status: head.status,
-        framing,
-        len: head.len,
-        close,
-    };
+    let response = Response { status: head.status, framing, len: head.len, close };
     let interim = head.status < 200;
     if interim && manner.http10 {
         return Ok(response);
@@ -231,10 +213,7 @@ mod tests {
             judge(&head, Manner { http10, close }, &mut pieces)
         });
         let sent: Vec<u8> = pieces.slices(input.as_bytes()).flatten().copied().collect();
-        (
-            response.map(|r| r.expect("a whole head")),
-            String::from_utf8(sent).expect("ASCII"),
-        )
+        (response.map(|r| r.expect("a whole head")), String::from_utf8(sent).expect("ASCII"))
     }
 
     #[test]
@@ -259,10 +238,7 @@ mod tests {
         let until_close = "HTTP/1.0 200 OK\r\n\r\n";
         for input in [chunked, until_close] {
             let (_, sent) = read(input, false, false);
-            assert_eq!(
-                sent,
-                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-            );
+            assert_eq!(sent, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
             let (_, sent) = read(input, true, true);
             assert_eq!(sent, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
         }
@@ -270,26 +246,13 @@ mod tests {
 
     #[test]
     fn statuses_without_a_body_promise_none() {
-        let (_, sent) = read(
-            "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
-            false,
-            false,
-        );
+        let (_, sent) = read("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", false, false);
         assert_eq!(sent, "HTTP/1.1 204 No Content\r\n\r\n");
-        let (_, sent) = read(
-            "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
-            false,
-            false,
-        );
-        assert_eq!(
-            sent,
-            "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"
-        );
-        let (_, sent) = read(
-            "HTTP/1.1 103 Early Hints\r\nLink: x\r\nContent-Length: 5\r\n\r\n",
-            false,
-            true,
-        );
+        let (_, sent) =
+            read("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", false, false);
+        assert_eq!(sent, "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n");
+        let (_, sent) =
+            read("HTTP/1.1 103 Early Hints\r\nLink: x\r\nContent-Length: 5\r\n\r\n", false, true);
         assert_eq!(sent, "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n");
         let (_, sent) = read("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", true, true);
         assert_eq!(sent, "");
@@ -298,13 +261,9 @@ mod tests {
     #[test]
     fn an_upstream_that_will_close_is_known() {
         let close = |input| read(input, false, false).0.unwrap().close;
-        assert!(close(
-            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-        ));
+        assert!(close("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
         assert!(close("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"));
-        assert!(!close(
-            "HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 0\r\n\r\n"
-        ));
+        assert!(!close("HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 0\r\n\r\n"));
         assert!(!close("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
     }
 }

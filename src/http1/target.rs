@@ -76,9 +76,7 @@ fn is_port(text: &[u8]) -> bool {
         [] => true,
         [b':', digits @ ..] if digits.len() <= 5 => digits
             .iter()
-            .try_fold(0u32, |n, b| {
-                b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0'))
-            })
+            .try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')))
             .is_some_and(|port| port <= 65535),
         _ => false,
     }
@@ -102,11 +100,15 @@ fn is_reg_name(host: &[u8]) -> bool {
 }
 
 fn is_loopback_v4(host: &[u8]) -> bool {
-    let octet = |part: &[u8]| match part {
-        [b'0'] => true,
-        [b'1'..=b'9'] | [b'1'..=b'9', b'0'..=b'9'] | [b'1', b'0'..=b'9', b'0'..=b'9'] => true,
-        [b'2', b'0'..=b'4', b'0'..=b'9'] | [b'2', b'5', b'0'..=b'5'] => true,
-        _ => false,
+    let octet = |part: &[u8]| {
+        matches!(
+            part,
+            [b'0'..=b'9']
+                | [b'1'..=b'9', b'0'..=b'9']
+                | [b'1', b'0'..=b'9', b'0'..=b'9']
+                | [b'2', b'0'..=b'4', b'0'..=b'9']
+                | [b'2', b'5', b'0'..=b'5']
+        )
     };
     let mut parts = host.split(|byte| *byte == b'.');
     parts.next() == Some(b"127") && parts.clone().count() == 3 && parts.all(octet)
@@ -139,18 +141,10 @@ mod tests {
             "",
             "/shutdown",
         ] {
-            assert_eq!(
-                Route::of(b"POST", target.as_bytes()),
-                Route::Other,
-                "{target}"
-            );
+            assert_eq!(Route::of(b"POST", target.as_bytes()), Route::Other, "{target}");
         }
         for method in ["post", "Post", "HEAD", "PUT", "OPTIONS", "POSTS", ""] {
-            assert_eq!(
-                Route::of(method.as_bytes(), b"/v1/responses"),
-                Route::Other,
-                "{method}"
-            );
+            assert_eq!(Route::of(method.as_bytes(), b"/v1/responses"), Route::Other, "{method}");
         }
     }
 

@@ -124,13 +124,7 @@ impl UpstreamUrl {
             authority.push_str(&format!(":{port}"));
         }
         let path_and_query = format!("{slash}{path}");
-        Ok(UpstreamUrl {
-            scheme,
-            host,
-            port,
-            path_and_query,
-            authority,
-        })
+        Ok(UpstreamUrl { scheme, host, port, path_and_query, authority })
     }
 
     /// The Host field's value: `host[:port]`, without the scheme's own port.
@@ -153,9 +147,7 @@ fn decimal(text: &str, most: usize) -> Option<u32> {
     if text.is_empty() || text.len() > most {
         return None;
     }
-    text.bytes().try_fold(0, |n, b| {
-        b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0'))
-    })
+    text.bytes().try_fold(0, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')))
 }
 
 fn name_or_v4(text: &str) -> Result<Host, UrlError> {
@@ -168,9 +160,7 @@ fn name_or_v4(text: &str) -> Result<Host, UrlError> {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     let hex = last.len() > 1 && last[..2].eq_ignore_ascii_case("0x");
     if text.len() <= 253 && !hex && text.split('.').all(fine) {
@@ -196,9 +186,7 @@ fn v4(text: &str) -> Option<[u8; 4]> {
 
 /// RFC 4291 §2.2, without a zone.
 fn v6(text: &str) -> Option<[u8; 16]> {
-    text.parse::<core::net::Ipv6Addr>()
-        .ok()
-        .map(|address| address.octets())
+    text.parse::<core::net::Ipv6Addr>().ok().map(|address| address.octets())
 }
 
 /// RFC 3986 §3.3 and §3.4: what may stand there, percent-encoding well-formed.
@@ -224,13 +212,7 @@ mod tests {
     #[test]
     fn urls_are_taken_apart() {
         for (text, authority, port, path, loopback) in [
-            (
-                "https://api.openai.com/v1/responses",
-                "api.openai.com",
-                443,
-                "/v1/responses",
-                false,
-            ),
+            ("https://api.openai.com/v1/responses", "api.openai.com", 443, "/v1/responses", false),
             ("HTTPS://API.OpenAI.com", "api.openai.com", 443, "/", false),
             ("https://a.b:443/x", "a.b", 443, "/x", false),
             ("https://a.b:8443/x", "a.b:8443", 8443, "/x", false),
@@ -247,13 +229,7 @@ mod tests {
                 false,
             ),
             ("https://a.b?x=1", "a.b", 443, "/?x=1", false),
-            (
-                "https://my_host-1.example",
-                "my_host-1.example",
-                443,
-                "/",
-                false,
-            ),
+            ("https://my_host-1.example", "my_host-1.example", 443, "/", false),
         ] {
             let url = UpstreamUrl::parse(text).unwrap();
             assert_eq!((url.authority(), url.port), (authority, port), "{text}");
@@ -318,12 +294,7 @@ mod tests {
             ("https://a.b/\"", UrlError::Path),
             ("https://a.b/<", UrlError::Path),
         ] {
-            assert_eq!(
-                UpstreamUrl::parse(text),
-                Err(want),
-                "{}",
-                text.escape_default()
-            );
+            assert_eq!(UpstreamUrl::parse(text), Err(want), "{}", text.escape_default());
         }
     }
 
@@ -331,9 +302,6 @@ mod tests {
     fn the_length_limit_holds_at_n_and_not_at_n_plus_1() {
         let url = |n: usize| format!("https://a.b/{}", "x".repeat(n - 12));
         assert!(UpstreamUrl::parse(&url(limits::URL)).is_ok());
-        assert_eq!(
-            UpstreamUrl::parse(&url(limits::URL + 1)),
-            Err(UrlError::TooLong)
-        );
+        assert_eq!(UpstreamUrl::parse(&url(limits::URL + 1)), Err(UrlError::TooLong));
     }
 }

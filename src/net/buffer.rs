@@ -59,10 +59,7 @@ pub struct Scratch {
 impl Scratch {
     /// Zeroed memory that the kernel gives page by page as it is used.
     pub fn new(size: usize) -> Scratch {
-        Scratch {
-            bytes: vec![0; size],
-            len: 0,
-        }
+        Scratch { bytes: vec![0; size], len: 0 }
     }
 
     /// Forgets the bytes.

@@ -65,11 +65,7 @@ impl Deadlines {
     fn down(&mut self, mut at: usize) {
         loop {
             let sooner = |a: usize, b: usize| {
-                if b < self.heap.len() && self.heap[b].0 < self.heap[a].0 {
-                    b
-                } else {
-                    a
-                }
+                if b < self.heap.len() && self.heap[b].0 < self.heap[a].0 { b } else { a }
             };
             let least = sooner(sooner(at, 2 * at + 1), 2 * at + 2);
             if least == at {

@@ -98,8 +98,7 @@ impl EventLoop {
         let poll = Poll::new()?;
         setup.listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(setup.listener);
-        poll.registry()
-            .register(&mut listener, LISTENER, Interest::READABLE)?;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let signals = setup.signals;
         poll.registry().register(
             &mut SourceFd(&signals.as_raw_fd()),
@@ -108,17 +107,9 @@ impl EventLoop {
         )?;
         let waker = Arc::new(Waker::new(poll.registry(), RESOLVER)?);
         let resolver = Resolver::new(&setup.host, setup.port, waker)?;
-        let log = if setup.access_log {
-            Some(AccessLog::start()?)
-        } else {
-            None
-        };
+        let log = if setup.access_log { Some(AccessLog::start()?) } else { None };
         let (origin, registry) = (
-            Origin {
-                connector: setup.connector,
-                resolver,
-                credential: setup.credential,
-            },
+            Origin { connector: setup.connector, resolver, credential: setup.credential },
             poll.registry().try_clone()?,
         );
         let shared = Shared {
@@ -369,17 +360,13 @@ impl EventLoop {
             let pieces = &mut self.shared.pieces;
             pieces.clear();
             Exchange::new(self.policy).refuse(Reject::TooManyConnections, pieces);
-            pieces
-                .slices(&[])
-                .for_each(|bytes| drop(stream.write(bytes)));
+            pieces.slices(&[]).for_each(|bytes| drop(stream.write(bytes)));
             return;
         }
         let (poll, policy) = (&self.poll, self.policy);
         let key = self.downs.insert(|key| {
             let both = Interest::READABLE | Interest::WRITABLE;
-            poll.registry()
-                .register(&mut stream, key.token(Side::Downstream), both)
-                .ok()?;
+            poll.registry().register(&mut stream, key.token(Side::Downstream), both).ok()?;
             let socket = Socket::new(stream, false, true);
             let _ = sys::keep_alive(socket.fd());
             Some(Relay::new(socket, key, policy, counted, now))
@@ -389,11 +376,7 @@ impl EventLoop {
         };
         self.counted += usize::from(counted);
         self.with(key, |relay, shared| {
-            if counted {
-                relay.turn(shared, now)
-            } else {
-                relay.turn_away(shared, now)
-            }
+            if counted { relay.turn(shared, now) } else { relay.turn_away(shared, now) }
         });
     }
 

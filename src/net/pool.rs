@@ -18,10 +18,7 @@ pub struct Pool {
 impl Pool {
     /// At most `limit` connections.
     pub fn new(limit: usize) -> Pool {
-        Pool {
-            idle: Vec::new(),
-            limit,
-        }
+        Pool { idle: Vec::new(), limit }
     }
 
     /// There is a connection to take; those that have ended meanwhile are dropped on the way.

@@ -34,7 +34,7 @@ const IDLE: Duration = Duration::from_secs(75);
 /// How long a connection is drained so that the last answer arrives.
 const LINGER: Duration = Duration::from_secs(5);
 /// How long the upstream may take to say 100 before the client is told to go on.
-const CONTINUE: Duration = Duration::from_secs(1);
+const CONTINUE: Duration = Duration::from_millis(800);
 
 /// What all connections of the loop share.
 pub struct Shared {
@@ -115,12 +115,7 @@ struct Times {
 
 impl Times {
     fn new(begun: Instant) -> Times {
-        Times {
-            begun,
-            connect: None,
-            first_byte: None,
-            reused: false,
-        }
+        Times { begun, connect: None, first_byte: None, reused: false }
     }
 }
 
@@ -303,9 +298,7 @@ impl Relay {
             let before = (self.exchange.is_idle() || self.exchange.is_waiting())
                 .then(|| self.exchange.clone());
             shared.pieces.clear();
-            let (used, step) = self
-                .exchange
-                .downstream(&bytes[at..], ready, &mut shared.pieces);
+            let (used, step) = self.exchange.downstream(&bytes[at..], ready, &mut shared.pieces);
             match step {
                 RequestStep::More => {
                     self.hungry = true;
@@ -374,19 +367,13 @@ impl Relay {
             self.matched = 0;
             self.times.reused = up.reused;
             self.stall = now;
-            self.continue_by = self
-                .continue_by
-                .or(Some(now + CONTINUE))
-                .filter(|_| self.exchange.owes_continue());
+            self.continue_by =
+                self.continue_by.or(Some(now + CONTINUE)).filter(|_| self.exchange.owes_continue());
         } else {
             up.send_body(&shared.pieces, input, &mut shared.space);
         }
         self.heard = now;
-        if up.is_drained() {
-            Sent::All
-        } else {
-            Sent::Some
-        }
+        if up.is_drained() { Sent::All } else { Sent::Some }
     }
 
     /// Begins a connection for the head that waits; returns the bytes used up, should it fail at once.
@@ -394,9 +381,7 @@ impl Relay {
         if self.exchange.owes_continue() {
             self.continue_by = Some(now + CONTINUE);
         }
-        let limit = shared
-            .upstream_timeout
-            .map_or(CONNECT, |limit| limit.min(CONNECT));
+        let limit = shared.upstream_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
         let owner = self.key;
         let made = shared
             .ups
@@ -475,10 +460,9 @@ impl Relay {
             shared.pieces.clear();
             let (credential, matched) = (&shared.origin.credential, &mut self.matched);
             let (used, step) =
-                self.exchange
-                    .upstream(&bytes[at..], &mut shared.pieces, &mut |piece| {
-                        credential.reflected(matched, piece)
-                    });
+                self.exchange.upstream(&bytes[at..], &mut shared.pieces, &mut |piece| {
+                    credential.reflected(matched, piece)
+                });
             if let ResponseStep::Fault(fault) = step {
                 return self.response_fault(fault, shared, now);
             }
@@ -506,15 +490,13 @@ impl Relay {
         }
         // Bytes after the end of an answer belong to nothing that was asked.
         let whole = at == bytes.len() && flow == Flow::Open && self.exchange.upstream_reusable();
-        match self.upstream.take() {
-            Some(key) if whole && shared.ups.get(key).is_some_and(|up| up.is_drained()) => {
-                if shared.pool.put(key, &mut shared.ups, now) {
-                    let when = now + super::pool::IDLE;
-                    shared.deadlines.set(place(key, Side::Upstream), when);
-                }
-            }
-            Some(key) => close(key, shared),
-            None => {}
+        let Some(key) = self.upstream.take() else {
+            return Ok(());
+        };
+        if !whole || shared.ups.get(key).is_none_or(|up| !up.is_drained()) {
+            close(key, shared);
+        } else if shared.pool.put(key, &mut shared.ups, now) {
+            shared.deadlines.set(place(key, Side::Upstream), now + super::pool::IDLE);
         }
         Ok(())
     }
@@ -699,11 +681,7 @@ impl Relay {
         let limit = if self.lingering {
             LINGER
         } else if self.exchange.is_idle() {
-            if self.served && self.input.is_empty() {
-                IDLE
-            } else {
-                shared.client_timeout
-            }
+            if self.served && self.input.is_empty() { IDLE } else { shared.client_timeout }
         } else if self.exchange.is_uploading()
             || (self.exchange.is_complete() && !self.exchange.closes())
         {
@@ -716,22 +694,14 @@ impl Relay {
 
     /// Until when the upstream has to do its part.
     fn upstream_by(&self, shared: &Shared) -> Option<Instant> {
-        let limit = shared
-            .upstream_timeout
-            .filter(|_| self.exchange.is_under_way())?;
+        let limit = shared.upstream_timeout.filter(|_| self.exchange.is_under_way())?;
         Some(self.heard + limit)
     }
 
     fn set_deadline(&self, shared: &mut Shared) {
-        let times = [
-            self.client_by(shared),
-            self.upstream_by(shared),
-            self.continue_by,
-        ];
+        let times = [self.client_by(shared), self.upstream_by(shared), self.continue_by];
         if let Some(when) = times.into_iter().flatten().min() {
-            shared
-                .deadlines
-                .set(place(self.key, Side::Downstream), when);
+            shared.deadlines.set(place(self.key, Side::Downstream), when);
         }
     }
 
@@ -756,11 +726,7 @@ impl Relay {
                 .map(|t| t.saturating_duration_since(self.times.begun)),
             total: now.saturating_duration_since(self.times.begun),
             reused: self.times.reused,
-            end: if end == "complete" {
-                exchange.code.unwrap_or(end)
-            } else {
-                end
-            },
+            end: if end == "complete" { exchange.code.unwrap_or(end) } else { end },
         });
     }
 }

@@ -72,10 +72,8 @@ impl Queue {
 impl AccessLog {
     /// Starts the thread.
     pub fn start() -> io::Result<AccessLog> {
-        let queue = Arc::new(Queue {
-            lines: Mutex::new(Lines::default()),
-            changed: Condvar::new(),
-        });
+        let queue =
+            Arc::new(Queue { lines: Mutex::new(Lines::default()), changed: Condvar::new() });
         let shared = queue.clone();
         thread::Builder::new()
             .name("access-log".into())
@@ -120,10 +118,7 @@ fn write_lines(queue: &Queue) {
             if lines.ended {
                 return;
             }
-            lines = queue
-                .changed
-                .wait(lines)
-                .unwrap_or_else(PoisonError::into_inner);
+            lines = queue.changed.wait(lines).unwrap_or_else(PoisonError::into_inner);
         }
         batch.clear();
         std::mem::swap(&mut batch, &mut lines.waiting);
@@ -161,19 +156,11 @@ fn format(line: &Line, now: SystemTime, out: &mut Vec<u8>) -> io::Result<()> {
         line.route,
     )?;
     optional(out, "status", line.status)?;
-    write!(
-        out,
-        ",\"bytes_in\":{},\"bytes_out\":{}",
-        line.bytes_in, line.bytes_out
-    )?;
+    write!(out, ",\"bytes_in\":{},\"bytes_out\":{}", line.bytes_in, line.bytes_out)?;
     optional(out, "connect_ms", line.connect.map(|d| d.as_millis()))?;
     optional(out, "first_byte_ms", line.first_byte.map(|d| d.as_millis()))?;
     let total = line.total.as_millis();
-    write!(
-        out,
-        ",\"total_ms\":{total},\"reused\":{},\"end\":\"{}\"",
-        line.reused, line.end
-    )
+    write!(out, ",\"total_ms\":{total},\"reused\":{},\"end\":\"{}\"", line.reused, line.end)
 }
 
 fn optional(
@@ -236,12 +223,8 @@ mod tests {
             end: "client_closed",
         };
         let mut out = Vec::new();
-        format(
-            &line,
-            UNIX_EPOCH + Duration::from_millis(86_400_000 + 3_723_004),
-            &mut out,
-        )
-        .unwrap();
+        format(&line, UNIX_EPOCH + Duration::from_millis(86_400_000 + 3_723_004), &mut out)
+            .unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "{\"time\":\"1970-01-02T01:02:03.004Z\",\"route\":\"responses\",\"status\":null,\

@@ -45,25 +45,16 @@ impl Resolver {
         };
         let (ask, questions) = channel();
         let (tell, answers) = channel();
-        thread::Builder::new()
-            .name("resolver".into())
-            .stack_size(256 * 1024)
-            .spawn(move || {
-                while let Ok(()) = questions.recv() {
-                    let found = (name.as_str(), port).to_socket_addrs();
-                    let addresses = found
-                        .map(|found| interleaved(found.collect()))
-                        .unwrap_or_default();
-                    if tell.send(addresses).is_err() || waker.wake().is_err() {
-                        break;
-                    }
+        thread::Builder::new().name("resolver".into()).stack_size(256 * 1024).spawn(move || {
+            while let Ok(()) = questions.recv() {
+                let found = (name.as_str(), port).to_socket_addrs();
+                let addresses = found.map(|found| interleaved(found.collect())).unwrap_or_default();
+                if tell.send(addresses).is_err() || waker.wake().is_err() {
+                    break;
                 }
-            })?;
-        Ok(Resolver {
-            known: None,
-            thread: Some((ask, answers)),
-            asked: false,
-        })
+            }
+        })?;
+        Ok(Resolver { known: None, thread: Some((ask, answers)), asked: false })
     }
 
     /// The addresses, or a promise of them.
@@ -104,9 +95,8 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         return addresses;
     };
     let v6 = first.is_ipv6();
-    let (mut preferred, mut other): (Vec<_>, Vec<_>) = addresses
-        .into_iter()
-        .partition(|address| address.is_ipv6() == v6);
+    let (mut preferred, mut other): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == v6);
     preferred.reverse();
     other.reverse();
     let mut order = Vec::new();
@@ -129,10 +119,7 @@ mod tests {
         };
         let (a, b, c) = ("[::1]:1", "[::2]:1", "[::3]:1");
         let (x, y, z) = ("1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1");
-        assert_eq!(
-            interleaved(parse(&[a, b, c, x, y])),
-            parse(&[a, x, b, y, c])
-        );
+        assert_eq!(interleaved(parse(&[a, b, c, x, y])), parse(&[a, x, b, y, c]));
         assert_eq!(interleaved(parse(&[x, a, y, z])), parse(&[x, a, y, z]));
         assert_eq!(interleaved(parse(&[x, a, b, c])), parse(&[x, a, b, c]));
         assert_eq!(interleaved(vec![]), vec![]);

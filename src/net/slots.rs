@@ -31,18 +31,8 @@ impl Key {
 
     /// The opposite of [`Key::token`].
     pub fn of(Token(token): Token) -> (Key, Side) {
-        let side = if token & 1 == 1 {
-            Side::Upstream
-        } else {
-            Side::Downstream
-        };
-        (
-            Key {
-                index: (token >> 1) as u32,
-                generation: (token >> 33) as u32,
-            },
-            side,
-        )
+        let side = if token & 1 == 1 { Side::Upstream } else { Side::Downstream };
+        (Key { index: (token >> 1) as u32, generation: (token >> 33) as u32 }, side)
     }
 }
 
@@ -62,11 +52,7 @@ pub struct Slots<T> {
 impl<T> Slots<T> {
     /// An empty table.
     pub fn new(limit: usize) -> Slots<T> {
-        Slots {
-            slots: Vec::new(),
-            free: Vec::new(),
-            limit,
-        }
+        Slots { slots: Vec::new(), free: Vec::new(), limit }
     }
 
     /// Values in the table.
@@ -91,10 +77,7 @@ impl<T> Slots<T> {
             return None;
         }
         let index = *self.free.last().unwrap_or(&(self.slots.len() as u32));
-        let generation = self
-            .slots
-            .get(index as usize)
-            .map_or(0, |slot| slot.generation);
+        let generation = self.slots.get(index as usize).map_or(0, |slot| slot.generation);
         let key = Key { index, generation };
         let value = Some(Box::new(make(key)?));
         if self.free.pop().is_some() {
@@ -108,17 +91,13 @@ impl<T> Slots<T> {
     /// The value, if it is still there.
     pub fn get(&mut self, key: Key) -> Option<&mut T> {
         let slot = self.slots.get_mut(key.index as usize)?;
-        (slot.generation == key.generation)
-            .then_some(slot.value.as_deref_mut())
-            .flatten()
+        (slot.generation == key.generation).then_some(slot.value.as_deref_mut()).flatten()
     }
 
     /// Takes the value out for a while; its key stays good. See [`Slots::put_back`].
     pub fn take(&mut self, key: Key) -> Option<Box<T>> {
         let slot = self.slots.get_mut(key.index as usize)?;
-        (slot.generation == key.generation)
-            .then(|| slot.value.take())
-            .flatten()
+        (slot.generation == key.generation).then(|| slot.value.take()).flatten()
     }
 
     /// Puts back what [`Slots::take`] gave.
@@ -139,25 +118,14 @@ impl<T> Slots<T> {
 
     /// The keys of all values.
     pub fn keys(&self) -> Vec<Key> {
-        let used = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter(|(_, slot)| slot.value.is_some());
-        used.map(|(i, slot)| Key {
-            index: i as u32,
-            generation: slot.generation,
-        })
-        .collect()
+        let used = self.slots.iter().enumerate().filter(|(_, slot)| slot.value.is_some());
+        used.map(|(i, slot)| Key { index: i as u32, generation: slot.generation }).collect()
     }
 
     /// The value in this place, whichever it is now.
     pub fn at(&self, index: u32) -> Option<Key> {
         let slot = self.slots.get(index as usize)?;
-        slot.value.as_ref().map(|_| Key {
-            index,
-            generation: slot.generation,
-        })
+        slot.value.as_ref().map(|_| Key { index, generation: slot.generation })
     }
 }
 
@@ -191,10 +159,7 @@ mod tests {
 
     #[test]
     fn tokens_keep_generation_index_and_side() {
-        let key = Key {
-            index: u32::MAX,
-            generation: GENERATIONS - 1,
-        };
+        let key = Key { index: u32::MAX, generation: GENERATIONS - 1 };
         for side in [Side::Downstream, Side::Upstream] {
             assert_eq!(Key::of(key.token(side)), (key, side));
             assert!(key.token(side).0 < usize::MAX - 8);

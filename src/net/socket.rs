@@ -31,12 +31,7 @@ pub enum Got {
 impl Socket {
     /// Takes a stream over, whose readiness is what the bits say.
     pub fn new(stream: TcpStream, readable: bool, writable: bool) -> Socket {
-        Socket {
-            stream,
-            readable,
-            writable,
-            read_closed: false,
-        }
+        Socket { stream, readable, writable, read_closed: false }
     }
 
     /// Notes what an event says.

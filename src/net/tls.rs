@@ -46,19 +46,11 @@ impl fmt::Display for TrustError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TrustError::Unreadable(path) => {
-                write!(
-                    f,
-                    "cannot read certificates in PEM form from {}",
-                    path.display()
-                )
+                write!(f, "cannot read certificates in PEM form from {}", path.display())
             }
             TrustError::Empty(path) => write!(f, "no certificate in {}", path.display()),
             TrustError::Bad(path, n) => {
-                write!(
-                    f,
-                    "certificate {n} in {} cannot be used as a root",
-                    path.display()
-                )
+                write!(f, "certificate {n} in {} cannot be used as a root", path.display())
             }
         }
     }
@@ -67,9 +59,7 @@ impl fmt::Display for TrustError {
 impl Trust {
     /// Mozilla's roots, and those in `file`.
     pub fn load(file: Option<&Path>) -> Result<Trust, TrustError> {
-        let mut roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         if let Some(path) = file {
             let unreadable = |_| TrustError::Unreadable(path.to_owned());
             let mut count = 0;
@@ -108,21 +98,14 @@ impl Connector {
             Host::V4(octets) => ServerName::from(IpAddr::from(*octets)),
             Host::V6(octets) => ServerName::from(IpAddr::from(*octets)),
         };
-        Ok(Connector {
-            config: Arc::new(config),
-            name,
-        })
+        Ok(Connector { config: Arc::new(config), name })
     }
 
     /// A connection that has said nothing yet.
     pub fn open(&self) -> Result<Tls, UpstreamFault> {
         let conn = UnbufferedClientConnection::new(self.config.clone(), self.name.clone())
             .map_err(|_| UpstreamFault::TlsFailed)?;
-        Ok(Tls {
-            conn,
-            rest: Vec::new(),
-            ready: false,
-        })
+        Ok(Tls { conn, rest: Vec::new(), ready: false })
     }
 }
 

@@ -230,11 +230,7 @@ impl Upstream {
             next: 0,
             next_at: now,
             attempts: Vec::new(),
-            fault: if none {
-                UpstreamFault::Dns
-            } else {
-                UpstreamFault::Unreachable
-            },
+            fault: if none { UpstreamFault::Dns } else { UpstreamFault::Unreachable },
         });
     }
 
@@ -276,12 +272,7 @@ impl Upstream {
 
     /// Sends what could not be sent before. A peer that takes no more shows that when it is read.
     pub fn flush(&mut self) {
-        let Upstream {
-            state,
-            output,
-            deaf,
-            ..
-        } = self;
+        let Upstream { state, output, deaf, .. } = self;
         match state {
             State::Handshaking(socket, _) | State::Secure(socket, _) | State::Plain(socket)
                 if !output.is_empty() =>
@@ -313,13 +304,8 @@ impl Upstream {
         match &mut self.state {
             State::Secure(socket, tls) => {
                 space.out.clear();
-                let taken = credential.splice_into(
-                    after,
-                    &mut Sealer {
-                        tls,
-                        out: &mut space.out,
-                    },
-                )?;
+                let taken =
+                    credential.splice_into(after, &mut Sealer { tls, out: &mut space.out })?;
                 seal_rest(tls, after, taken, space)?;
                 send(socket, &mut self.output, space.out.bytes())
             }
@@ -350,9 +336,9 @@ impl Upstream {
                 seal_rest(tls, runs, 0, space)
                     .and_then(|()| send(socket, &mut self.output, space.out.bytes()))
             }
-            State::Plain(socket) => socket
-                .write_vectored(runs)
-                .map(|sent| keep_rest(runs, sent, &mut self.output)),
+            State::Plain(socket) => {
+                socket.write_vectored(runs).map(|sent| keep_rest(runs, sent, &mut self.output))
+            }
             _ => return,
         };
         self.deaf |= sent.is_err();
@@ -457,11 +443,7 @@ impl Dial {
                 Err(error) => self.note(&error),
             }
         }
-        if self.attempts.is_empty() {
-            Err(self.fault)
-        } else {
-            Ok(None)
-        }
+        if self.attempts.is_empty() { Err(self.fault) } else { Ok(None) }
     }
 
     fn note(&mut self, error: &io::Error) {
@@ -479,9 +461,7 @@ struct Sealer<'a> {
 
 impl Write for Sealer<'_> {
     fn write(&mut self, plain: &[u8]) -> io::Result<usize> {
-        self.tls
-            .seal(plain, self.out)
-            .map_err(|_| io::ErrorKind::ConnectionAborted)?;
+        self.tls.seal(plain, self.out).map_err(|_| io::ErrorKind::ConnectionAborted)?;
         Ok(plain.len())
     }
 
@@ -520,10 +500,7 @@ fn seal_rest(
         None => tls.seal(first, &mut space.out),
         Some(second) => {
             space.gather.clear();
-            [first, second]
-                .into_iter()
-                .chain(rest)
-                .for_each(|run| space.gather.push(run));
+            [first, second].into_iter().chain(rest).for_each(|run| space.gather.push(run));
             tls.seal(space.gather.bytes(), &mut space.out)
         }
     };
@@ -535,11 +512,7 @@ fn send(socket: &mut Socket, output: &mut Backlog, bytes: &[u8]) -> io::Result<(
     if bytes.is_empty() {
         return Ok(());
     }
-    let sent = if output.is_empty() {
-        socket.write(bytes)?
-    } else {
-        0
-    };
+    let sent = if output.is_empty() { socket.write(bytes)? } else { 0 };
     output.push(&bytes[sent..]);
     Ok(())
 }

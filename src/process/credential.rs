@@ -99,10 +99,7 @@ impl Credential {
         if length > LONGEST {
             return Err(KeyError::TooLong);
         }
-        if !line
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-        {
+        if !line.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
             return Err(KeyError::BadCharacter);
         }
         let key = scratch - length - 2;
@@ -113,20 +110,9 @@ impl Credential {
         read.zeroize();
         pages.seal(scratch).map_err(KeyError::Memory)?;
 
-        let needle = if length < SHORTEST_NEEDLE_KEY {
-            0
-        } else {
-            NEEDLE.min(length / 2)
-        };
+        let needle = if length < SHORTEST_NEEDLE_KEY { 0 } else { NEEDLE.min(length / 2) };
         let failure = failures(&pages.bytes()[key..key + needle]);
-        Ok(Credential {
-            pages,
-            block: start,
-            key,
-            scratch,
-            needle,
-            failure,
-        })
+        Ok(Credential { pages, block: start, key, scratch, needle, failure })
     }
 
     /// Which memory the key lies in.
@@ -209,18 +195,12 @@ fn read_line(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(KeyError::Read(error)),
         };
-        if let Some(at) = buffer[filled..filled + n]
-            .iter()
-            .position(|byte| *byte == b'\n')
-        {
+        if let Some(at) = buffer[filled..filled + n].iter().position(|byte| *byte == b'\n') {
             break filled + at;
         }
         filled += n;
     };
-    Ok(buffer[..end]
-        .iter()
-        .rposition(|byte| *byte != b'\r')
-        .map_or(0, |last| last + 1))
+    Ok(buffer[..end].iter().rposition(|byte| *byte != b'\r').map_or(0, |last| last + 1))
 }
 
 /// The failure function of Knuth, Morris and Pratt.

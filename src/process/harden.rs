@@ -39,10 +39,7 @@ pub fn base() -> Result<(), HardenError> {
     sys::deny_dumps().map_err(|_| HardenError::Dumpable)?;
     sys::deny_cores().map_err(|_| HardenError::Cores)?;
     for (name, _) in std::env::vars_os() {
-        if [&b"LD_"[..], b"DYLD_"]
-            .iter()
-            .any(|prefix| name.as_bytes().starts_with(prefix))
-        {
+        if [&b"LD_"[..], b"DYLD_"].iter().any(|prefix| name.as_bytes().starts_with(prefix)) {
             sys::remove_variable(&name);
         }
     }

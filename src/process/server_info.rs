@@ -26,10 +26,7 @@ impl ServerInfo {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        if let Some(parent) = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::create_dir_all(parent)?;
         }
         let (mut file, beside) = create_beside(path)?;
@@ -59,22 +56,12 @@ impl Drop for ServerInfo {
 fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     for attempt in 0..16u32 {
-        let moment = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut beside = std::ffi::OsString::from(".");
         beside.push(name);
-        beside.push(format!(
-            ".{:x}.{:x}.{attempt}",
-            std::process::id(),
-            moment.as_nanos()
-        ));
+        beside.push(format!(".{:x}.{:x}.{attempt}", std::process::id(), moment.as_nanos()));
         let beside = path.with_file_name(beside);
-        let options = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&beside);
+        let options = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside);
         match options {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             result => return result.map(|file| (file, beside)),

@@ -9,11 +9,7 @@ use libc::{c_int, c_void};
 
 /// Turns a system call's -1 into the error that it stands for.
 fn check(result: c_int) -> io::Result<c_int> {
-    if result == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Which memory the key lies in.
@@ -59,13 +55,8 @@ impl SecretPages {
         }
         let start = NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?;
         // From here on the drop of `pages` unmaps it all.
-        let mut pages = SecretPages {
-            start,
-            page,
-            len,
-            sealed: 0,
-            memory: SecretMemory::MemfdSecret,
-        };
+        let mut pages =
+            SecretPages { start, page, len, sealed: 0, memory: SecretMemory::MemfdSecret };
         if pages.map_secret().is_err() {
             pages.memory = SecretMemory::Locked;
             pages.map_locked()?;
@@ -137,11 +128,7 @@ impl SecretPages {
                 0,
             )
         };
-        if mapped == libc::MAP_FAILED {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// The bytes.
@@ -210,20 +197,14 @@ pub fn deny_dumps() -> io::Result<()> {
 
 /// Sets the limit on core files to nothing, for good.
 pub fn deny_cores() -> io::Result<()> {
-    let none = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel reads one struct that outlives the call.
     check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) }).map(|_| ())
 }
 
 /// Raises the limit on open files towards `wanted`; answers with what is in force.
 pub fn raise_open_files(wanted: u64) -> u64 {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills one struct that outlives the call.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == -1 {
         return 0;
@@ -233,10 +214,7 @@ pub fn raise_open_files(wanted: u64) -> u64 {
     }
     let hard = limit.rlim_max;
     for hard in [hard.max(wanted), hard] {
-        let raised = libc::rlimit {
-            rlim_cur: wanted.min(hard),
-            rlim_max: hard,
-        };
+        let raised = libc::rlimit { rlim_cur: wanted.min(hard), rlim_max: hard };
         // SAFETY: the kernel reads one struct that outlives the call.
         if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) } == 0 {
             return raised.rlim_cur;
@@ -257,24 +235,22 @@ fn set_option<T>(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io
     let len = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
     // SAFETY: the kernel reads `len` bytes of a value that outlives the call.
     check(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            name,
-            ptr::from_ref(value).cast(),
-            len,
-        )
+        libc::setsockopt(fd.as_raw_fd(), level, name, ptr::from_ref(value).cast(), len)
     })
     .map(|_| ())
 }
 
 /// Makes the coming close of a socket a reset, which no peer takes for an orderly end.
 pub fn reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let linger = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
+}
+
+/// Lets more connections wait to be accepted than std asks for; a burst beyond would be told to try
+/// again after a second.
+pub fn listen_for_bursts(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::listen(fd.as_raw_fd(), 4096) }).map(|_| ())
 }
 
 /// Has the kernel look after a silent peer: after a minute, then every 15 seconds, four times.
@@ -316,9 +292,8 @@ impl SignalFd {
         let fd =
             check(unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
         // SAFETY: the descriptor was just made and nobody else has it.
-        Ok(SignalFd {
-            fd: unsafe { OwnedFd::from_raw_fd(fd) },
-        })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(SignalFd { fd })
     }
 
     /// The next signal that has come.
@@ -353,11 +328,7 @@ pub fn raise(signal: c_int) {
 
 /// Waits until one of the descriptors can be read; says which.
 pub fn wait_readable(fds: [RawFd; 2]) -> io::Result<[bool; 2]> {
-    let mut polls = fds.map(|fd| libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    });
+    let mut polls = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     // SAFETY: the kernel fills two structs that outlive the call.
     match check(unsafe { libc::poll(polls.as_mut_ptr(), 2, -1) }) {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
