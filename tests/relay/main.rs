@@ -1,1 +1,15 @@
+//! The relay from outside: the real binary, real sockets, real TLS.
 
+mod answer;
+mod bodies;
+mod command_line;
+mod forwarding;
+mod key;
+mod lifecycle;
+mod limits;
+mod log;
+mod routing;
+mod splitting;
+mod support;
+mod timing;
+mod trouble;

@@ -1,0 +1,1 @@
+//! How answers come back: statuses, fields, events, framing.

@@ -1,0 +1,1 @@
+//! Bodies of every size, both ways, in constant memory.

@@ -1,0 +1,1 @@
+//! Flags, defaults, wrong use.

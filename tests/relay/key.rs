@@ -1,0 +1,1 @@
+//! How the key is taken in.

@@ -1,0 +1,1 @@
+//! Start, signals, shutdown, server-info, connections kept.

@@ -1,0 +1,1 @@
+//! Every limit, at n and n + 1.

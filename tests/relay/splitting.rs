@@ -1,0 +1,1 @@
+//! Messages cut at each byte boundary.

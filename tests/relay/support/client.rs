@@ -1,0 +1,186 @@
+//! A client that sends raw bytes and reads strictly.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+use super::DEADLINE;
+
+pub struct Client {
+    pub stream: TcpStream,
+    /// Read and not used yet.
+    pub buffer: Vec<u8>,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Fin,
+    Reset,
+    /// It has not.
+    Open,
+}
+
+#[derive(Clone, Debug)]
+pub struct Response {
+    pub status: u16,
+    /// Status line and field lines, each with its CRLF, and the empty line.
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    /// Values of a field, in order.
+    pub fn fields(&self, name: &str) -> Vec<&str> {
+        fields(&self.head, name)
+    }
+
+    /// `error.code` of one of the relay's own answers.
+    pub fn code(&self) -> &str {
+        assert_eq!(self.fields("content-type"), ["application/json"]);
+        let text = self.text();
+        assert!(text.starts_with("{\"error\":{\"message\":\""), "{text}");
+        assert!(text.contains("\",\"type\":\"proxy_error\",\"code\":\""), "{text}");
+        text.rsplit_once("\"code\":\"").unwrap().1.split('"').next().unwrap()
+    }
+}
+
+pub fn fields<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
+    head.lines()
+        .skip(1)
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
+        .collect()
+}
+
+/// A POST with these field lines and this body.
+pub fn post(fields: &str, body: &str) -> String {
+    format!(
+        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n{fields}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// A body cut out of a message: how it ends is read off the head, and nothing else is accepted.
+pub fn body(head: &str, read: &mut dyn FnMut(usize) -> Vec<u8>) -> Option<Vec<u8>> {
+    let lengths = fields(head, "content-length");
+    let codings = fields(head, "transfer-encoding");
+    match (&lengths[..], &codings[..]) {
+        ([length], []) => Some(read(length.parse().unwrap())),
+        ([], ["chunked"]) => {
+            let mut body = Vec::new();
+            loop {
+                let mut line = Vec::new();
+                while !line.ends_with(b"\r\n") {
+                    line.extend(read(1));
+                }
+                let digits = std::str::from_utf8(&line[..line.len() - 2]).unwrap();
+                let size = usize::from_str_radix(digits, 16).expect("a plain chunk size");
+                assert!(!digits.starts_with('+') && (size == 0 || !digits.starts_with('0')));
+                body.extend(read(size));
+                assert_eq!(read(2), b"\r\n");
+                if size == 0 {
+                    return Some(body);
+                }
+            }
+        }
+        ([], []) => None,
+        _ => panic!("two lengths: {head}"),
+    }
+}
+
+impl Client {
+    pub fn connect(port: u16) -> Client {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client { stream, buffer: Vec::new() }
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Client {
+        self.stream.write_all(bytes.as_ref()).expect("the relay takes it");
+        self
+    }
+
+    /// Sends what it can: the relay may have closed already.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Client {
+        let _ = self.stream.write_all(bytes.as_ref());
+        self
+    }
+
+    pub fn finish(&mut self) -> &mut Client {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+        self
+    }
+
+    fn fill(&mut self, wanted: usize) {
+        let mut chunk = vec![0; 65_536];
+        while self.buffer.len() < wanted {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => {
+                    panic!("the connection ended after {:?}", String::from_utf8_lossy(&self.buffer))
+                }
+                Ok(n) => self.buffer.extend(&chunk[..n]),
+                Err(e) => panic!("{e} after {:?}", String::from_utf8_lossy(&self.buffer)),
+            }
+        }
+    }
+
+    pub fn take(&mut self, n: usize) -> Vec<u8> {
+        self.fill(n);
+        self.buffer.drain(..n).collect()
+    }
+
+    /// Up to and with the next empty line.
+    pub fn head(&mut self) -> String {
+        let mut from = 0;
+        loop {
+            if let Some(at) = self.buffer[from..].windows(4).position(|w| w == b"\r\n\r\n") {
+                let head = self.take(from + at + 4);
+                return String::from_utf8(head).unwrap();
+            }
+            from = self.buffer.len().saturating_sub(3);
+            self.fill(self.buffer.len() + 1);
+        }
+    }
+
+    /// One response with a body of known end.
+    pub fn response(&mut self) -> Response {
+        let head = self.head();
+        let status: u16 = head["HTTP/1.1 ".len()..][..3].parse().unwrap();
+        assert!(head.starts_with("HTTP/1.1 "), "{head}");
+        let none = matches!(status, 100..=199 | 204 | 304);
+        let body =
+            if none { Vec::new() } else { body(&head, &mut |n| self.take(n)).expect("a length") };
+        Response { status, head, body }
+    }
+
+    /// What comes until the end, and how that is.
+    pub fn rest(&mut self) -> (Vec<u8>, End) {
+        let mut chunk = vec![0; 65_536];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return (std::mem::take(&mut self.buffer), End::Fin),
+                Ok(n) => self.buffer.extend(&chunk[..n]),
+                Err(e) => {
+                    let end = match e.kind() {
+                        ErrorKind::ConnectionReset => End::Reset,
+                        _ => End::Open,
+                    };
+                    return (std::mem::take(&mut self.buffer), end);
+                }
+            }
+        }
+    }
+
+    /// Nothing is to come but the end.
+    pub fn expect_end(&mut self, want: End) {
+        let (rest, end) = self.rest();
+        assert_eq!((String::from_utf8_lossy(&rest).as_ref(), end), ("", want));
+    }
+}

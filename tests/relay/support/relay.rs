@@ -1,0 +1,220 @@
+//! The relay under test, as a child process.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::{Client, DEADLINE, certs};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_codex-responses-api-proxy");
+
+/// A key that no test prints. Distinct from run to run, so that a stray copy is not taken for it.
+pub fn marker_key() -> String {
+    let mut random = [0; 24];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut random).unwrap();
+    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sk-MARKER_{hex}")
+}
+
+pub struct Relay {
+    child: Child,
+    pub port: u16,
+    pub key: String,
+    lines: Receiver<String>,
+    output: Arc<Mutex<Vec<u8>>>,
+    status: Option<ExitStatus>,
+}
+
+/// How to start one.
+pub struct Starter {
+    command: Command,
+    key: String,
+}
+
+impl Relay {
+    /// Its upstream is at this URL; the tests' CA is trusted.
+    pub fn to(url: &str) -> Starter {
+        Relay::bare().args(["--upstream-url", url, "--ca-file", &certs().ca_file()])
+    }
+
+    pub fn bare() -> Starter {
+        let mut command = Command::new(BINARY);
+        command.env_clear();
+        Starter { command, key: marker_key() }
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(self.port)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: the child has not been waited for, so the pid is its own.
+        unsafe { libc::kill(self.child.id() as i32, signal) };
+    }
+
+    /// The next line on stderr.
+    pub fn line(&self) -> String {
+        self.lines.recv_timeout(DEADLINE).expect("a line on stderr")
+    }
+
+    /// The next line on stderr that holds this.
+    pub fn line_with(&self, text: &str) -> String {
+        loop {
+            let line = self.line();
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// Everything it has printed so far.
+    pub fn output(&self) -> Vec<u8> {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.status = Some(status);
+                return status;
+            }
+            assert!(start.elapsed() < DEADLINE, "the relay does not end");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    pub fn exit_code(&mut self) -> i32 {
+        let status = self.wait();
+        status.code().unwrap_or_else(|| -status.signal().unwrap_or(0))
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// A field of /proc/PID/status in KiB.
+    pub fn memory(&self, field: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Begins the peak of memory anew.
+    pub fn reset_peak(&self) -> bool {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").is_ok()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        let output = self.output.lock().unwrap();
+        let leaked = output.windows(self.key.len()).any(|window| window == self.key.as_bytes());
+        if !std::thread::panicking() {
+            assert!(!leaked, "the key stands in the relay's output");
+        }
+    }
+}
+
+impl Starter {
+    pub fn args<S: AsRef<std::ffi::OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Starter {
+        self.command.args(args);
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Starter {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn key(mut self, key: &str) -> Starter {
+        self.key = key.to_owned();
+        self
+    }
+
+    /// Starts it and waits until it listens.
+    pub fn start(self) -> Relay {
+        let mut relay = self.spawn(Stdio::piped());
+        let line = relay.line();
+        let port = line.strip_prefix("codex-responses-api-proxy listening on 127.0.0.1:");
+        relay.port = port.unwrap_or_else(|| panic!("not listening: {line}")).parse().unwrap();
+        let line = relay.line();
+        assert!(line.starts_with("protections: "), "{line}");
+        relay
+    }
+
+    /// Starts it without waiting; the key is on its stdin.
+    pub fn spawn(mut self, stderr: Stdio) -> Relay {
+        let key = self.key.clone();
+        let (mut relay, mut stdin) = self.spawn_without_key(stderr);
+        // It may end before it reads.
+        let _ = writeln!(stdin, "{key}");
+        relay.key = key;
+        relay
+    }
+
+    /// Starts it with an open stdin that nothing has been written to.
+    pub fn spawn_without_key(&mut self, stderr: Stdio) -> (Relay, ChildStdin) {
+        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
+        let mut child = self.command.spawn().unwrap();
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let (tell, lines) = channel();
+        let mut stdout = child.stdout.take().unwrap();
+        let shared = output.clone();
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = stdout.read_to_end(&mut bytes);
+            shared.lock().unwrap().extend(bytes);
+        });
+        if let Some(stderr) = child.stderr.take() {
+            let shared = output.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                    let mut output = shared.lock().unwrap();
+                    output.extend(&line);
+                    output.push(b'\n');
+                    drop(output);
+                    let _ = tell.send(String::from_utf8_lossy(&line).into_owned());
+                }
+            });
+        }
+        let stdin = child.stdin.take().unwrap();
+        let key = self.key.clone();
+        (Relay { child, port: 0, key, lines, output, status: None }, stdin)
+    }
+
+    /// Runs it to its end with this on stdin: exit code, stdout, stderr.
+    pub fn run(mut self, stdin: &[u8]) -> (i32, String, String) {
+        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().unwrap();
+        let _ = child.stdin.take().unwrap().write_all(stdin);
+        let mut relay = Relay {
+            child,
+            port: 0,
+            key: "no key at all".into(),
+            lines: channel().1,
+            output: Arc::default(),
+            status: None,
+        };
+        let mut out = String::new();
+        let mut err = String::new();
+        let (mut o, mut e) =
+            (relay.child.stdout.take().unwrap(), relay.child.stderr.take().unwrap());
+        let code = relay.exit_code();
+        o.read_to_string(&mut out).unwrap();
+        e.read_to_string(&mut err).unwrap();
+        (code, out, err)
+    }
+}

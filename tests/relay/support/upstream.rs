@@ -1,0 +1,359 @@
+//! Upstreams: real TLS (or plain) servers, scripted by a closure for each connection.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
+
+use super::{DEADLINE, client};
+
+/// A certificate authority, made once for all tests of this run.
+pub struct Certs {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    other: CertifiedIssuer<'static, KeyPair>,
+    ca_file: PathBuf,
+}
+
+/// Which certificate a server shows.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    Good,
+    Expired,
+    WrongName,
+    UnknownIssuer,
+}
+
+pub fn certs() -> &'static Certs {
+    static CERTS: OnceLock<Certs> = OnceLock::new();
+    CERTS.get_or_init(|| {
+        let issuer = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+        };
+        let issuer_good = issuer("test CA");
+        // In memory and anonymous: it is gone with the last descriptor, whatever happens.
+        let file = memory_file(issuer_good.pem().as_bytes());
+        Certs { issuer: issuer_good, other: issuer("another CA"), ca_file: file }
+    })
+}
+
+/// A file without a name; its path is good as long as this process lives.
+pub fn memory_file(bytes: &[u8]) -> PathBuf {
+    // SAFETY: the name is a valid C string; the descriptor is new.
+    let fd = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) };
+    let path = PathBuf::from(format!("/proc/{}/fd/{fd}", std::process::id()));
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+impl Certs {
+    pub fn ca_file(&self) -> String {
+        self.ca_file.to_str().unwrap().to_owned()
+    }
+
+    fn chain(&self, kind: Kind) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let names = match kind {
+            Kind::WrongName => vec!["other.example".to_owned()],
+            _ => vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()],
+        };
+        let mut params = CertificateParams::new(names).unwrap();
+        if kind == Kind::Expired {
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2020, 2, 1);
+        }
+        let key = KeyPair::generate().unwrap();
+        let issuer = if kind == Kind::UnknownIssuer { &self.other } else { &self.issuer };
+        let leaf = params.signed_by(&key, issuer).unwrap();
+        (vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+    }
+
+    pub fn config(
+        &self,
+        kind: Kind,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ServerConfig {
+        let (chain, key) = self.chain(kind);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.max_early_data_size = 16_384;
+        config
+    }
+}
+
+/// A request as the upstream saw it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    pub fn fields(&self, name: &str) -> Vec<&str> {
+        client::fields(&self.head, name)
+    }
+
+    /// The head without its line for the key, which must be there once and hold it.
+    pub fn head_without_key(&self, key: &str) -> String {
+        let line = format!("Authorization: Bearer {key}\r\n");
+        assert!(self.head.matches(&line).count() == 1, "exactly one Authorization, ours");
+        assert!(self.fields("authorization").len() == 1, "and no other");
+        self.head.replace(&line, "")
+    }
+}
+
+pub struct Upstream {
+    pub port: u16,
+    tls: bool,
+    pub connections: Arc<AtomicUsize>,
+    requests: Arc<Mutex<Vec<Request>>>,
+    ended: Arc<AtomicBool>,
+}
+
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<ServerConnection>, TcpStream),
+}
+
+/// One connection, from the upstream's side.
+pub struct Peer {
+    wire: Wire,
+    buffer: Vec<u8>,
+    requests: Arc<Mutex<Vec<Request>>>,
+    /// Counts connections from 1.
+    pub number: usize,
+    pub resumed: bool,
+}
+
+impl Upstream {
+    /// TLS 1.3 and 1.2 with a good certificate.
+    pub fn tls(script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Upstream {
+        let config = certs().config(Kind::Good, rustls::ALL_VERSIONS);
+        Upstream::new(Some(config), script)
+    }
+
+    pub fn plain(script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Upstream {
+        Upstream::new(None, script)
+    }
+
+    /// Answers every request with this.
+    pub fn answering(answer: impl Into<Vec<u8>>) -> Upstream {
+        let answer = answer.into();
+        Upstream::tls(move |peer| {
+            while peer.request().is_some() {
+                peer.write(&answer);
+            }
+        })
+    }
+
+    pub fn new(
+        config: Option<ServerConfig>,
+        script: impl Fn(&mut Peer) + Send + Sync + 'static,
+    ) -> Upstream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // SAFETY: no memory is involved; more may wait than std asks for.
+        unsafe { libc::listen(listener.as_raw_fd(), 4096) };
+        let upstream = Upstream {
+            port: listener.local_addr().unwrap().port(),
+            tls: config.is_some(),
+            connections: Arc::default(),
+            requests: Arc::default(),
+            ended: Arc::default(),
+        };
+        let config = config.map(Arc::new);
+        let script = Arc::new(script);
+        let (connections, requests, ended) =
+            (upstream.connections.clone(), upstream.requests.clone(), upstream.ended.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if ended.load(Ordering::SeqCst) {
+                    break;
+                }
+                let number = connections.fetch_add(1, Ordering::SeqCst) + 1;
+                let (config, script, requests) = (config.clone(), script.clone(), requests.clone());
+                std::thread::spawn(move || {
+                    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+                    stream.set_write_timeout(Some(DEADLINE)).unwrap();
+                    stream.set_nodelay(true).unwrap();
+                    let wire = match config {
+                        None => Wire::Plain(stream),
+                        Some(config) => {
+                            Wire::Tls(Box::new(ServerConnection::new(config).unwrap()), stream)
+                        }
+                    };
+                    let mut peer =
+                        Peer { wire, buffer: Vec::new(), requests, number, resumed: false };
+                    if peer.handshake().is_ok() {
+                        script(&mut peer);
+                    }
+                });
+            }
+        });
+        upstream
+    }
+
+    pub fn url(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://localhost:{}/v1/responses", self.port)
+    }
+
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+impl Read for Peer {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.wire {
+            Wire::Plain(stream) => stream.read(buffer),
+            Wire::Tls(tls, stream) => rustls::Stream::new(&mut **tls, stream).read(buffer),
+        }
+    }
+}
+
+impl Peer {
+    fn handshake(&mut self) -> io::Result<()> {
+        if let Wire::Tls(tls, stream) = &mut self.wire {
+            while tls.is_handshaking() {
+                tls.complete_io(stream)?;
+            }
+            self.resumed = tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+        }
+        Ok(())
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        match &self.wire {
+            Wire::Plain(stream) | Wire::Tls(_, stream) => stream,
+        }
+    }
+
+    /// The TLS version spoken.
+    pub fn version(&self) -> Option<rustls::ProtocolVersion> {
+        match &self.wire {
+            Wire::Plain(_) => None,
+            Wire::Tls(tls, _) => tls.protocol_version(),
+        }
+    }
+
+    /// One record (or write) with these bytes; false when the relay is gone.
+    pub fn try_write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        match &mut self.wire {
+            Wire::Plain(stream) => stream.write_all(bytes.as_ref()).is_ok(),
+            Wire::Tls(tls, stream) => {
+                let mut stream = rustls::Stream::new(&mut **tls, stream);
+                stream.write_all(bytes.as_ref()).and_then(|()| stream.flush()).is_ok()
+            }
+        }
+    }
+
+    pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        assert!(self.try_write(bytes), "the relay takes the answer");
+    }
+
+    /// Reads on; false at the end.
+    fn fill(&mut self) -> bool {
+        let mut chunk = vec![0; 65_536];
+        match self.read(&mut chunk) {
+            Ok(n) if n > 0 => {
+                self.buffer.extend(&chunk[..n]);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// So many bytes of a body.
+    pub fn take(&mut self, n: usize) -> Vec<u8> {
+        while self.buffer.len() < n {
+            assert!(self.fill(), "the relay closed inside a body");
+        }
+        self.buffer.drain(..n).collect()
+    }
+
+    /// The next head, or None when the relay closes the connection.
+    pub fn head(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+                return Some(String::from_utf8(self.take(at + 4)).unwrap());
+            }
+            if !self.fill() {
+                assert!(self.buffer.is_empty(), "the relay closed inside a head");
+                return None;
+            }
+        }
+    }
+
+    /// The next request, whole, which is noted.
+    pub fn request(&mut self) -> Option<Request> {
+        let head = self.head()?;
+        let body = client::body(&head, &mut |n| self.take(n)).expect("a length");
+        let request = Request { head, body };
+        self.requests.lock().unwrap().push(request.clone());
+        Some(request)
+    }
+
+    /// Waits until the relay has closed the connection.
+    pub fn closed(&mut self) {
+        let start = Instant::now();
+        while self.fill() {
+            self.buffer.clear();
+            assert!(start.elapsed() < DEADLINE);
+        }
+        assert!(start.elapsed() < DEADLINE, "the relay keeps the connection");
+    }
+
+    /// Ends TLS, then TCP, as it should be.
+    pub fn close(&mut self) {
+        if let Wire::Tls(tls, stream) = &mut self.wire {
+            tls.send_close_notify();
+            let _ = tls.write_tls(stream);
+        }
+        let _ = self.stream().shutdown(Shutdown::Write);
+    }
+
+    /// Ends TCP without a word in TLS.
+    pub fn cut(&mut self) {
+        let _ = self.stream().shutdown(Shutdown::Both);
+    }
+
+    /// Ends TCP with a reset, once this peer is dropped.
+    pub fn reset(&mut self) {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        // SAFETY: the kernel reads a struct that outlives the call.
+        unsafe {
+            libc::setsockopt(
+                self.stream().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_LINGER,
+                std::ptr::from_ref(&linger).cast(),
+                size_of::<libc::linger>() as libc::socklen_t,
+            )
+        };
+    }
+}

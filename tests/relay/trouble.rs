@@ -1,0 +1,1 @@
+//! An upstream that fails, and how the client is told.
