@@ -242,8 +242,11 @@ mod tests {
 
     #[test]
     fn the_largest_size_is_counted_without_overflow() {
+        let digits = |n: usize| [&b"f".repeat(n)[..], b"\r\nabc"].concat();
+        let most = usize::from(limits::CHUNK_DIGITS);
+        assert_eq!(ChunkScanner::default().step(&digits(most + 1)), Err(ChunkFault));
         let mut scanner = ChunkScanner::default();
-        let step = scanner.step(b"ffffffffffffffff\r\nabc").unwrap();
+        let step = scanner.step(&digits(most)).unwrap();
         assert_eq!(step, ChunkStep { framing: 18, data: 3, end: false });
         assert_eq!(scanner.state, State::Data { left: u64::MAX - 3 });
     }

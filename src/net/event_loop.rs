@@ -1,6 +1,8 @@
 //! The loop: poll, note what is ready, give each ready connection one turn, see to deadlines, accept.
 
-use std::io::{self, Write};
+mod accept;
+
+use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,26 +19,20 @@ use super::relay::{READ, Relay, Shared, Turn};
 use super::report::AccessLog;
 use super::resolver::Resolver;
 use super::slots::{Key, Side, Slots};
-use super::socket::Socket;
 use super::tls::{Connector, WIRE_RECORD};
 use super::upstream::{Origin, Space};
-use crate::http1::exchange::Exchange;
 use crate::http1::pieces::Pieces;
-use crate::http1::request::{Policy, Reject};
+use crate::http1::request::Policy;
 use crate::http1::url::Host;
 use crate::process::credential::Credential;
-use crate::process::sys::{self, SignalFd};
+use crate::process::sys::SignalFd;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const SIGNALS: Token = Token(usize::MAX - 2);
 const RESOLVER: Token = Token(usize::MAX - 3);
 
-/// Connections accepted in one turn of the loop.
-const ACCEPTS: usize = 64;
 /// Connections beyond the limit that are told so, and heard out, at the same time.
 const TURNED_AWAY: usize = 32;
-/// How long accepting pauses when the process is out of descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
 /// How long exchanges under way may take once the relay is to end.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -316,68 +312,6 @@ impl EventLoop {
                 }
             }
         }
-    }
-
-    /// Accepts a batch.
-    fn accept(&mut self, now: Instant) {
-        if self.accept_at.is_some_and(|at| now >= at) {
-            self.accept_at = None;
-            self.accept_again = true;
-        }
-        if !self.accept_again {
-            return;
-        }
-        for _ in 0..ACCEPTS {
-            let Some(listener) = &self.listener else {
-                self.accept_again = false;
-                return;
-            };
-            match listener.accept() {
-                Ok((stream, _)) => self.admit(stream, now),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => {
-                        self.accept_again = false;
-                        return;
-                    }
-                    // The peer has gone already; the next may be there.
-                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                    // Out of descriptors or memory: asking again at once would spin.
-                    _ => {
-                        self.accept_again = false;
-                        self.accept_at = Some(now + PAUSE);
-                        return;
-                    }
-                },
-            }
-        }
-    }
-
-    fn admit(&mut self, mut stream: mio::net::TcpStream, now: Instant) {
-        let _ = stream.set_nodelay(true);
-        let counted = self.counted < self.max_connections;
-        if self.downs.is_full() {
-            // No place even to hear it out.
-            let pieces = &mut self.shared.pieces;
-            pieces.clear();
-            Exchange::new(self.policy).refuse(Reject::TooManyConnections, pieces);
-            pieces.slices(&[]).for_each(|bytes| drop(stream.write(bytes)));
-            return;
-        }
-        let (poll, policy) = (&self.poll, self.policy);
-        let key = self.downs.insert(|key| {
-            let both = Interest::READABLE | Interest::WRITABLE;
-            poll.registry().register(&mut stream, key.token(Side::Downstream), both).ok()?;
-            let socket = Socket::new(stream, false, true);
-            let _ = sys::keep_alive(socket.fd());
-            Some(Relay::new(socket, key, policy, counted, now))
-        });
-        let Some(key) = key else {
-            return;
-        };
-        self.counted += usize::from(counted);
-        self.with(key, |relay, shared| {
-            if counted { relay.turn(shared, now) } else { relay.turn_away(shared, now) }
-        });
     }
 
     /// Stops accepting, ends what waits, lets what is under way finish.

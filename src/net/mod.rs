@@ -2,11 +2,13 @@
 
 pub mod buffer;
 pub mod deadlines;
+pub mod dial;
 pub mod event_loop;
 pub mod pool;
 pub mod relay;
 pub mod report;
 pub mod resolver;
+pub mod runs;
 pub mod slots;
 pub mod socket;
 pub mod tls;

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
 use super::buffer::{Backlog, Scratch};
+use super::dial::Dial;
 use super::pool;
 use super::resolver::{Lookup, Resolver};
+use super::runs::{Sealer, fill, keep_rest, seal_rest, send};
 use super::slots::Key;
 use super::socket::{Got, Socket};
 use super::tls::{Connector, Tls};
@@ -20,8 +21,6 @@ use crate::http1::response::UpstreamFault;
 use crate::process::credential::Credential;
 use crate::process::sys;
 
-/// How long one address is tried alone before the next is tried beside it (RFC 8305 §5).
-const STAGGER: Duration = Duration::from_millis(250);
 /// How long it may take until a connection is usable: DNS, TCP and TLS together.
 pub const CONNECT: Duration = Duration::from_secs(10);
 
@@ -71,14 +70,6 @@ enum State {
     Handshaking(Socket, Tls),
     Secure(Socket, Tls),
     Plain(Socket),
-}
-
-struct Dial {
-    addresses: Rc<[SocketAddr]>,
-    next: usize,
-    next_at: Instant,
-    attempts: Vec<TcpStream>,
-    fault: UpstreamFault,
 }
 
 /// How reading went.
@@ -155,7 +146,7 @@ impl Upstream {
     /// When it wants to be looked at without an event.
     pub fn wakes_at(&self) -> Option<Instant> {
         let stagger = match &self.state {
-            State::Dialing(dial) if dial.next < dial.addresses.len() => Some(dial.next_at),
+            State::Dialing(dial) => dial.wakes_at(),
             _ => None,
         };
         [self.deadline, stagger].into_iter().flatten().min()
@@ -224,14 +215,7 @@ impl Upstream {
 
     /// The addresses have come; none mean that the name does not resolve.
     pub fn resolved(&mut self, addresses: Rc<[SocketAddr]>, now: Instant) {
-        let none = addresses.is_empty();
-        self.state = State::Dialing(Dial {
-            addresses,
-            next: 0,
-            next_at: now,
-            attempts: Vec::new(),
-            fault: if none { UpstreamFault::Dns } else { UpstreamFault::Unreachable },
-        });
+        self.state = State::Dialing(Dial::new(addresses, now));
     }
 
     fn shake_hands(&mut self, space: &mut Space) -> Result<(), UpstreamFault> {
@@ -401,127 +385,5 @@ impl Upstream {
             tls.close(&mut space.out);
             let _ = socket.write(space.out.bytes());
         }
-    }
-}
-
-impl Dial {
-    /// The first stream that stands. Attempts run side by side, begun one after the other.
-    fn advance(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        now: Instant,
-    ) -> Result<Option<TcpStream>, UpstreamFault> {
-        let mut at = 0;
-        while at < self.attempts.len() {
-            let stream = &self.attempts[at];
-            match stream.take_error() {
-                Ok(None) if stream.peer_addr().is_ok() => {
-                    return Ok(Some(self.attempts.swap_remove(at)));
-                }
-                Ok(None) => at += 1,
-                Ok(Some(error)) | Err(error) => {
-                    self.note(&error);
-                    self.attempts.swap_remove(at);
-                    self.next_at = now;
-                }
-            }
-        }
-        while self.next < self.addresses.len() && (now >= self.next_at || self.attempts.is_empty())
-        {
-            let address = self.addresses[self.next];
-            self.next += 1;
-            let started = TcpStream::connect(address).and_then(|mut stream| {
-                let both = Interest::READABLE | Interest::WRITABLE;
-                registry.register(&mut stream, token, both).map(|()| stream)
-            });
-            match started {
-                Ok(stream) => {
-                    self.attempts.push(stream);
-                    self.next_at = now + STAGGER;
-                }
-                Err(error) => self.note(&error),
-            }
-        }
-        if self.attempts.is_empty() { Err(self.fault) } else { Ok(None) }
-    }
-
-    fn note(&mut self, error: &io::Error) {
-        if error.kind() == io::ErrorKind::ConnectionRefused {
-            self.fault = UpstreamFault::Refused;
-        }
-    }
-}
-
-/// Takes the one record that begins with the credential block.
-struct Sealer<'a> {
-    tls: &'a mut Tls,
-    out: &'a mut Scratch,
-}
-
-impl Write for Sealer<'_> {
-    fn write(&mut self, plain: &[u8]) -> io::Result<usize> {
-        self.tls.seal(plain, self.out).map_err(|_| io::ErrorKind::ConnectionAborted)?;
-        Ok(plain.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The pieces as slices; returns how many.
-pub fn fill<'a>(slices: &mut [IoSlice<'a>], pieces: &'a Pieces, input: &'a [u8]) -> usize {
-    let mut count = 0;
-    for (slot, bytes) in slices.iter_mut().zip(pieces.slices(input)) {
-        *slot = IoSlice::new(bytes);
-        count += 1;
-    }
-    count
-}
-
-/// Seals the runs but for their first `taken` bytes: one run as it stands, several put together, so
-/// that short ones share a record.
-fn seal_rest(
-    tls: &mut Tls,
-    runs: &[IoSlice<'_>],
-    mut taken: usize,
-    space: &mut Space,
-) -> io::Result<()> {
-    let mut rest = runs.iter().filter_map(|run| {
-        let skipped = taken.min(run.len());
-        taken -= skipped;
-        Some(&run[skipped..]).filter(|run| !run.is_empty())
-    });
-    let Some(first) = rest.next() else {
-        return Ok(());
-    };
-    let sealed = match rest.next() {
-        None => tls.seal(first, &mut space.out),
-        Some(second) => {
-            space.gather.clear();
-            [first, second].into_iter().chain(rest).for_each(|run| space.gather.push(run));
-            tls.seal(space.gather.bytes(), &mut space.out)
-        }
-    };
-    sealed.map_err(|_| io::ErrorKind::ConnectionAborted.into())
-}
-
-/// Writes, and keeps what does not fit. Bytes that wait go first.
-fn send(socket: &mut Socket, output: &mut Backlog, bytes: &[u8]) -> io::Result<()> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    let sent = if output.is_empty() { socket.write(bytes)? } else { 0 };
-    output.push(&bytes[sent..]);
-    Ok(())
-}
-
-/// Keeps what a vectored write left over.
-pub fn keep_rest(runs: &[IoSlice<'_>], mut sent: usize, output: &mut Backlog) {
-    for run in runs {
-        let skipped = sent.min(run.len());
-        sent -= skipped;
-        output.push(&run[skipped..]);
     }
 }

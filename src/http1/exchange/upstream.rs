@@ -1,0 +1,141 @@
+//! What the upstream sends: the response side of an exchange.
+
+use super::{Exchange, RequestSide, ResponseSide, ResponseStep, add_data};
+use crate::http1::framing::{Body, Framing};
+use crate::http1::head::{self, Seen};
+use crate::http1::limits;
+use crate::http1::pieces::Pieces;
+use crate::http1::response::{self, Coding, Manner, Response, UpstreamFault};
+
+impl Exchange {
+    /// Reads upstream bytes and returns how many are used up: one interim head, or all that belongs
+    /// to the response. `out` must be empty and is filled with runs of `input`. `reflects` is shown
+    /// the reason, the field lines and the body as they come and answers true to stop the exchange.
+    pub fn upstream(
+        &mut self,
+        input: &[u8],
+        out: &mut Pieces,
+        reflects: &mut impl FnMut(&[u8]) -> bool,
+    ) -> (usize, ResponseStep) {
+        let mut at = 0;
+        if let ResponseSide::Head = self.response {
+            let mut seen = self.response_seen;
+            let head = head::response(input, &mut seen, |head| {
+                Ok(self.judge_response(&head, out, reflects))
+            });
+            match head {
+                Ok(None) => {
+                    self.response_seen = seen;
+                    return (0, ResponseStep::Downstream);
+                }
+                Ok(Some(Ok(response))) => {
+                    self.response_seen = Seen::default();
+                    at = response.len;
+                    if response.status < 200 {
+                        return (at, ResponseStep::Downstream);
+                    }
+                }
+                Ok(Some(Err(fault))) => return (0, ResponseStep::Fault(fault)),
+                Err(_) => return (0, ResponseStep::Fault(UpstreamFault::BadResponse)),
+            }
+        }
+        match self.response_body(input, &mut at, out, reflects) {
+            Ok(()) => (at, ResponseStep::Downstream),
+            Err(fault) => (at, ResponseStep::Fault(fault)),
+        }
+    }
+
+    fn judge_response(
+        &mut self,
+        head: &head::ResponseHead<'_, '_>,
+        out: &mut Pieces,
+        reflects: &mut impl FnMut(&[u8]) -> bool,
+    ) -> Result<Response, UpstreamFault> {
+        if head.status == 101 {
+            return Err(UpstreamFault::SwitchedProtocols);
+        }
+        if reflects(&head.input[head.reason.clone()])
+            || head.fields.iter().any(|field| reflects(&head.input[field.line]))
+        {
+            return Err(UpstreamFault::CredentialReflected);
+        }
+        let interim = head.status < 200;
+        // A request still on its way when its answer comes: the rest of it is not sent. Settled
+        // before the head is written, which has to say so when the connection cannot go on.
+        if !interim && let RequestSide::Body(body) = &self.request {
+            let (body, unsure) = (body.clone(), self.continue_owed);
+            self.upstream_close = true;
+            self.drop_body(&body, unsure);
+        }
+        let manner = Manner { http10: self.http10, close: self.close };
+        let response =
+            response::judge(head, manner, out).map_err(|_| UpstreamFault::BadResponse)?;
+        if interim {
+            if head.status == 100 && self.continue_sent {
+                out.clear();
+            }
+            self.continue_owed &= head.status != 100;
+            self.interim += 1;
+            return if self.interim > limits::INTERIM {
+                Err(UpstreamFault::BadResponse)
+            } else {
+                Ok(response)
+            };
+        }
+        self.continue_owed = false;
+        self.upstream_close |= response.close || response.framing == Framing::UntilClose;
+        self.coding = response::coding(response.framing, self.http10);
+        self.status = Some(response.status);
+        let body = Body::new(response.framing);
+        self.response =
+            if body.is_end() { ResponseSide::Complete } else { ResponseSide::Body(body) };
+        Ok(response)
+    }
+
+    fn response_body(
+        &mut self,
+        input: &[u8],
+        at: &mut usize,
+        out: &mut Pieces,
+        reflects: &mut impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), UpstreamFault> {
+        let ResponseSide::Body(body) = &mut self.response else {
+            return Ok(());
+        };
+        let chunked = self.coding == Coding::Chunked;
+        while *at < input.len() && !out.is_full() {
+            let step = body.step(&input[*at..]).map_err(|_| UpstreamFault::BadResponse)?;
+            *at += step.framing;
+            if step.data > 0 {
+                if reflects(&input[*at..*at + step.data]) {
+                    return Err(UpstreamFault::CredentialReflected);
+                }
+                self.bytes_out += step.data as u64;
+                add_data(input, *at, step.data, chunked, out);
+                *at += step.data;
+            }
+            if step.end {
+                if chunked {
+                    out.text(b"0\r\n\r\n");
+                }
+                self.response = ResponseSide::Complete;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The upstream will send no more. `clean`: it said so itself (close_notify, or a plain FIN).
+    pub fn upstream_end(&mut self, clean: bool, out: &mut Pieces) -> ResponseStep {
+        match &self.response {
+            ResponseSide::Body(Body::UntilClose) if clean => {
+                if self.coding == Coding::Chunked {
+                    out.text(b"0\r\n\r\n");
+                }
+                self.response = ResponseSide::Complete;
+                ResponseStep::Downstream
+            }
+            _ => ResponseStep::Fault(UpstreamFault::Closed),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! From the client to the upstream.
+
+use std::time::{Duration, Instant};
+
+use super::{Over, READ, Relay, Shared, Times};
+use crate::http1::exchange::RequestStep;
+use crate::http1::response::UpstreamFault;
+use crate::net::buffer::Scratch;
+use crate::net::event_loop::place;
+use crate::net::slots::Side;
+use crate::net::socket::Got;
+use crate::net::upstream::{CONNECT, Upstream};
+
+/// How long the upstream may take to say 100 before the client is told to go on.
+const CONTINUE: Duration = Duration::from_millis(800);
+
+impl Relay {
+    /// From the client to the upstream.
+    pub(super) fn pump_request(&mut self, shared: &mut Shared, now: Instant) -> Result<bool, Over> {
+        if let Some(up) = self.upstream.and_then(|key| shared.ups.get(key)) {
+            if self.exchange.is_waiting() && !up.is_ready() {
+                return Ok(false);
+            }
+            up.flush();
+            if self.exchange.is_uploading() && !up.is_drained() {
+                return Ok(false);
+            }
+        }
+        let may_read = if self.exchange.is_idle() {
+            self.output.is_empty()
+        } else {
+            self.exchange.is_waiting() || self.exchange.wants_downstream()
+        };
+        if !may_read {
+            return Ok(false);
+        }
+        if !self.input.is_empty() && !self.hungry {
+            let bytes = self.input.take();
+            let used = self.request_bytes(&bytes, shared, now)?;
+            self.input.put_back(bytes, used);
+            return Ok(used > 0);
+        }
+        shared.downstream.clear();
+        match self.socket.read(&mut shared.downstream.room(READ)[..READ]) {
+            Got::Bytes(n) => shared.downstream.add(n),
+            Got::Nothing => return Ok(false),
+            Got::End | Got::Broken if self.exchange.is_under_way() => {
+                return self.abort("client_closed", shared, now);
+            }
+            Got::End | Got::Broken => return Err(Over),
+        }
+        if self.exchange.is_idle() && self.input.is_empty() {
+            self.times = Times::new(now);
+            // The first head is timed from the moment of accept.
+            if self.served {
+                self.stall = now;
+            }
+        } else if !self.exchange.is_idle() {
+            self.stall = now;
+        }
+        self.hungry = false;
+        let read = std::mem::replace(&mut shared.downstream, Scratch::new(0));
+        let result = if self.input.is_empty() {
+            let used = self.request_bytes(read.bytes(), shared, now);
+            used.map(|used| self.input.push(&read.bytes()[used..]))
+        } else {
+            self.input.push(read.bytes());
+            let bytes = self.input.take();
+            let used = self.request_bytes(&bytes, shared, now);
+            used.map(|used| self.input.put_back(bytes, used))
+        };
+        shared.downstream = read;
+        result.map(|()| true)
+    }
+
+    /// Shows bytes to the exchange and sends on what it says; returns how many are used up.
+    pub(super) fn request_bytes(
+        &mut self,
+        bytes: &[u8],
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<usize, Over> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let ready = match self.upstream {
+                Some(key) => shared.ups.get(key).is_some_and(|up| up.is_ready()),
+                None => shared.pool.is_ready(&mut shared.ups),
+            };
+            let before = (self.exchange.is_idle() || self.exchange.is_waiting())
+                .then(|| self.exchange.clone());
+            shared.pieces.clear();
+            let (used, step) = self.exchange.downstream(&bytes[at..], ready, &mut shared.pieces);
+            match step {
+                RequestStep::More => {
+                    self.hungry = true;
+                    return Ok(at + used);
+                }
+                RequestStep::Done => return Ok(at + used),
+                RequestStep::Connect => {
+                    return Ok(at + self.connect(shared, now)?);
+                }
+                RequestStep::Upstream => {
+                    let rest = &bytes[at..];
+                    match self.send_upstream(rest, shared, now) {
+                        Sent::All => at += used,
+                        Sent::Some => return Ok(at + used),
+                        // Nothing was taken, so nothing can be done twice: another connection.
+                        Sent::Nothing => {
+                            if let Some(before) = before {
+                                self.exchange = before;
+                            }
+                        }
+                        Sent::Failed => {
+                            self.fail_unread(UpstreamFault::Closed, shared, now)?;
+                            return Ok(at + used);
+                        }
+                    }
+                }
+                RequestStep::Downstream | RequestStep::Shutdown => {
+                    shared.shutdown |= step == RequestStep::Shutdown;
+                    self.give_up_upstream(shared);
+                    self.send_downstream(&bytes[at..], shared, now)?;
+                    return Ok(at + used);
+                }
+            }
+        }
+        Ok(at)
+    }
+
+    /// Sends the pieces, runs of `input`, upstream.
+    pub(super) fn send_upstream(
+        &mut self,
+        input: &[u8],
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Sent {
+        let first = shared.pieces.has_credential();
+        let key = match self.upstream {
+            Some(key) => key,
+            None => match shared.pool.take(&mut shared.ups) {
+                Some(key) => key,
+                None => return Sent::Nothing,
+            },
+        };
+        let Some(up) = shared.ups.get(key) else {
+            return Sent::Nothing;
+        };
+        if first {
+            up.wake(self.key);
+            let sent = up.send_head(
+                &shared.pieces,
+                input,
+                &mut shared.origin.credential,
+                &mut shared.space,
+            );
+            if sent.is_err() {
+                let reused = up.reused;
+                shared.ups.remove(key);
+                self.upstream = None;
+                return if reused { Sent::Nothing } else { Sent::Failed };
+            }
+            self.upstream = Some(key);
+            self.matched = 0;
+            self.times.reused = up.reused;
+            self.stall = now;
+            self.continue_by =
+                self.continue_by.or(Some(now + CONTINUE)).filter(|_| self.exchange.owes_continue());
+        } else {
+            up.send_body(&shared.pieces, input, &mut shared.space);
+        }
+        self.heard = now;
+        if up.is_drained() { Sent::All } else { Sent::Some }
+    }
+
+    /// Begins a connection for the head that waits; returns the bytes used up, should it fail at once.
+    pub(super) fn connect(&mut self, shared: &mut Shared, now: Instant) -> Result<usize, Over> {
+        if self.exchange.owes_continue() {
+            self.continue_by = Some(now + CONTINUE);
+        }
+        let limit = shared.upstream_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
+        let owner = self.key;
+        let made = shared
+            .ups
+            .insert(|key| Some(Upstream::new(key.token(Side::Upstream), owner, now, limit)));
+        self.upstream = made;
+        match self.advance(shared, now) {
+            Ok(()) => Ok(0),
+            Err(fault) => self.fail_unread(fault, shared, now),
+        }
+    }
+
+    pub(super) fn advance(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), UpstreamFault> {
+        let key = self.upstream.ok_or(UpstreamFault::Unreachable)?;
+        let up = shared.ups.get(key).ok_or(UpstreamFault::Unreachable)?;
+        if up.is_ready() {
+            return Ok(());
+        }
+        up.flush();
+        up.advance(&mut shared.origin, &shared.registry, &mut shared.space, now)?;
+        if up.is_ready() {
+            self.times.connect = Some(now.saturating_duration_since(up.since));
+        } else if let Some(when) = up.wakes_at() {
+            shared.deadlines.set(place(key, Side::Upstream), when);
+        }
+        Ok(())
+    }
+}
+
+/// How much of some pieces went to the upstream connection.
+pub(super) enum Sent {
+    /// All of them; it takes more.
+    All,
+    /// All of them, but some wait for room.
+    Some,
+    /// None; the connection had grown old and is gone.
+    Nothing,
+    /// None; the connection was new and is gone.
+    Failed,
+}

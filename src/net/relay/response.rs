@@ -1,0 +1,184 @@
+//! From the upstream to the client.
+
+use std::io::{IoSlice, Write};
+use std::time::Instant;
+
+use super::{Over, READ, Relay, Shared, close};
+use crate::http1::exchange::ResponseStep;
+use crate::http1::pieces;
+use crate::http1::request::Reject;
+use crate::http1::response::UpstreamFault;
+use crate::net::buffer::{Backlog, Scratch};
+use crate::net::event_loop::place;
+use crate::net::pool;
+use crate::net::runs::{fill, keep_rest};
+use crate::net::slots::Side;
+use crate::net::upstream::Flow;
+
+impl Relay {
+    /// From the upstream to the client.
+    pub(super) fn pump_response(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<bool, Over> {
+        let Some(key) = self.upstream else {
+            return Ok(false);
+        };
+        if self.exchange.is_waiting() {
+            if let Err(fault) = self.advance(shared, now) {
+                let used = self.fail_unread(fault, shared, now)?;
+                self.input.consume(used);
+            }
+            return Ok(false);
+        }
+        if !self.exchange.is_under_way() || !self.output.is_empty() {
+            return Ok(false);
+        }
+        let Some(up) = shared.ups.get(key) else {
+            return Ok(false);
+        };
+        if !up.has_news() {
+            return Ok(false);
+        }
+        let flow = up.read(&mut shared.space, READ);
+        if shared.space.plain.bytes().is_empty() && flow == Flow::Open {
+            return Ok(true);
+        }
+        self.heard = now;
+        let plain = std::mem::replace(&mut shared.space.plain, Scratch::new(0));
+        let result = if self.head.is_empty() {
+            self.response_bytes(plain.bytes(), flow, shared, now)
+        } else {
+            self.head.push(plain.bytes());
+            let bytes = self.head.take();
+            self.response_bytes(&bytes, flow, shared, now)
+        };
+        shared.space.plain = plain;
+        result.map(|()| true)
+    }
+
+    /// Shows bytes to the exchange and sends on what it says.
+    pub(super) fn response_bytes(
+        &mut self,
+        bytes: &[u8],
+        flow: Flow,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), Over> {
+        let mut at = 0;
+        while at < bytes.len() && self.exchange.is_under_way() {
+            shared.pieces.clear();
+            let (credential, matched) = (&shared.origin.credential, &mut self.matched);
+            let (used, step) =
+                self.exchange.upstream(&bytes[at..], &mut shared.pieces, &mut |piece| {
+                    credential.reflected(matched, piece)
+                });
+            if let ResponseStep::Fault(fault) = step {
+                return self.response_fault(fault, shared, now);
+            }
+            self.times.first_byte = self.times.first_byte.or(Some(now));
+            self.send_downstream(&bytes[at..], shared, now)?;
+            if used == 0 {
+                break;
+            }
+            at += used;
+        }
+        if self.exchange.is_under_way() {
+            if flow != Flow::Open {
+                shared.pieces.clear();
+                let clean = flow == Flow::Ended;
+                return match self.exchange.upstream_end(clean, &mut shared.pieces) {
+                    ResponseStep::Fault(fault) => self.response_fault(fault, shared, now),
+                    ResponseStep::Downstream => {
+                        self.give_up_upstream(shared);
+                        self.send_downstream(&[], shared, now)
+                    }
+                };
+            }
+            self.head.push(&bytes[at..]);
+            return Ok(());
+        }
+        // Bytes after the end of an answer belong to nothing that was asked.
+        let whole = at == bytes.len() && flow == Flow::Open && self.exchange.upstream_reusable();
+        let Some(key) = self.upstream.take() else {
+            return Ok(());
+        };
+        if !whole || shared.ups.get(key).is_none_or(|up| !up.is_drained()) {
+            close(key, shared);
+        } else if shared.pool.put(key, &mut shared.ups, now) {
+            shared.deadlines.set(place(key, Side::Upstream), now + pool::IDLE);
+        }
+        Ok(())
+    }
+
+    pub(super) fn response_fault(
+        &mut self,
+        fault: UpstreamFault,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), Over> {
+        if self.exchange.may_answer() {
+            let used = self.fail_unread(fault, shared, now)?;
+            self.input.consume(used);
+            return Ok(());
+        }
+        let end = match fault {
+            UpstreamFault::Closed => "upstream_truncated",
+            fault => fault.canned().code,
+        };
+        self.abort(end, shared, now).map(|_| ())
+    }
+
+    /// Answers for an upstream that cannot; returns the bytes of client input used up.
+    pub(super) fn fail_unread(
+        &mut self,
+        fault: UpstreamFault,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<usize, Over> {
+        self.give_up_upstream(shared);
+        self.head = Backlog::default();
+        self.stall = now;
+        shared.pieces.clear();
+        let used = self.exchange.fail(fault, &mut shared.pieces);
+        self.send_downstream(&[], shared, now)?;
+        Ok(used)
+    }
+
+    pub(super) fn refuse(&mut self, reject: Reject, shared: &mut Shared) {
+        self.give_up_upstream(shared);
+        shared.pieces.clear();
+        self.exchange.refuse(reject, &mut shared.pieces);
+        let _ = self.write_pieces(&[], shared);
+    }
+
+    /// Sends the pieces, runs of `input`, to the client.
+    pub(super) fn send_downstream(
+        &mut self,
+        input: &[u8],
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), Over> {
+        if shared.pieces.is_empty() || self.write_pieces(input, shared) {
+            return Ok(());
+        }
+        self.abort("client_closed", shared, now).map(|_| ())
+    }
+
+    pub(super) fn write_pieces(&mut self, input: &[u8], shared: &mut Shared) -> bool {
+        let mut runs = [IoSlice::new(&[]); pieces::RUNS];
+        let count = fill(&mut runs, &shared.pieces, input);
+        let runs = &runs[..count];
+        let sent = match runs {
+            _ if !self.output.is_empty() => Ok(0),
+            [run] => self.socket.write(run),
+            runs => self.socket.write_vectored(runs),
+        };
+        match sent {
+            Ok(sent) => keep_rest(runs, sent, &mut self.output),
+            Err(_) => return false,
+        }
+        true
+    }
+}

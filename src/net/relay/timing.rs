@@ -1,0 +1,88 @@
+//! Who waits for whom, and how long.
+
+use std::time::{Duration, Instant};
+
+use super::{Over, Relay, Shared, Turn};
+use crate::http1::request::Reject;
+use crate::http1::response::UpstreamFault;
+use crate::net::event_loop::place;
+use crate::net::slots::Side;
+
+/// How long a client may keep a connection without a request.
+const IDLE: Duration = Duration::from_secs(75);
+/// How long a connection is drained so that the last answer arrives.
+const LINGER: Duration = Duration::from_secs(5);
+
+impl Relay {
+    /// A deadline may have come.
+    pub fn time(&mut self, shared: &mut Shared, now: Instant) -> Turn {
+        if self.out_of_time(shared, now).is_err() {
+            self.release(shared);
+            return Turn::Close;
+        }
+        self.turn(shared, now)
+    }
+
+    pub(super) fn out_of_time(&mut self, shared: &mut Shared, now: Instant) -> Result<(), Over> {
+        if self.continue_by.is_some_and(|when| now >= when) {
+            self.continue_by = None;
+            shared.pieces.clear();
+            self.exchange.send_continue(&mut shared.pieces);
+            self.send_downstream(&[], shared, now)?;
+        }
+        if self.client_by(shared).is_some_and(|when| now >= when) {
+            let blocked = self
+                .upstream
+                .and_then(|key| shared.ups.get(key))
+                .is_some_and(|up| !up.is_drained());
+            if self.lingering || (self.exchange.is_idle() && self.input.is_empty()) {
+                return Err(Over);
+            } else if !self.exchange.may_answer() {
+                // The answer is out and the rest of the body does not come.
+                self.exchange.close();
+            } else if blocked {
+                self.stall = now;
+            } else {
+                self.refuse(Reject::Timeout, shared);
+            }
+        }
+        if self.upstream_by(shared).is_some_and(|when| now >= when) {
+            if !self.output.is_empty() {
+                // It is the client that holds things up.
+                self.heard = now;
+            } else {
+                self.response_fault(UpstreamFault::Timeout, shared, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Until when the client has to do its part.
+    pub(super) fn client_by(&self, shared: &Shared) -> Option<Instant> {
+        let limit = if self.lingering {
+            LINGER
+        } else if self.exchange.is_idle() {
+            if self.served && self.input.is_empty() { IDLE } else { shared.client_timeout }
+        } else if self.exchange.is_uploading()
+            || (self.exchange.is_complete() && !self.exchange.closes())
+        {
+            shared.client_timeout
+        } else {
+            return None;
+        };
+        Some(self.stall + limit)
+    }
+
+    /// Until when the upstream has to do its part.
+    pub(super) fn upstream_by(&self, shared: &Shared) -> Option<Instant> {
+        let limit = shared.upstream_timeout.filter(|_| self.exchange.is_under_way())?;
+        Some(self.heard + limit)
+    }
+
+    pub(super) fn set_deadline(&self, shared: &mut Shared) {
+        let times = [self.client_by(shared), self.upstream_by(shared), self.continue_by];
+        if let Some(when) = times.into_iter().flatten().min() {
+            shared.deadlines.set(place(self.key, Side::Downstream), when);
+        }
+    }
+}

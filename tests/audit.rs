@@ -1,0 +1,182 @@
+//! Reads the sources and keeps the rules that reviewers rely on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lines of one file without its tests; more make a file hard to review in one sitting.
+const LONGEST_FILE: usize = 400;
+
+/// A source file: its path below `src`, and its code without comments and without tests.
+struct Source {
+    name: String,
+    code: String,
+}
+
+impl Source {
+    fn words(&self) -> impl Iterator<Item = &str> {
+        self.code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+    }
+
+    fn has_word(&self, word: &str) -> bool {
+        self.words().any(|w| w == word)
+    }
+}
+
+fn sources() -> Vec<Source> {
+    fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, files);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let code: String =
+            code.lines().map(|line| without_comment(line).to_owned() + "\n").collect();
+        Source { name: path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), code }
+    };
+    let sources: Vec<Source> = files.into_iter().map(read).collect();
+    assert!(sources.len() > 20, "the sources were not found");
+    sources
+}
+
+/// Up to a `//` that does not stand inside a URL.
+fn without_comment(line: &str) -> &str {
+    let start = line.match_indices("//").map(|(at, _)| at).find(|at| !line[..*at].ends_with(':'));
+    &line[..start.unwrap_or(line.len())]
+}
+
+/// Asserts that only `allowed` files contain the word, and that those do: a rule about a file that
+/// has moved would hold for nothing.
+#[track_caller]
+fn only(allowed: &[&str], word: &str) {
+    let mut found: Vec<String> =
+        sources().into_iter().filter(|s| s.has_word(word)).map(|s| s.name).collect();
+    found.sort();
+    assert_eq!(found, allowed, "files that contain {word}");
+}
+
+#[test]
+fn unsafe_stands_in_one_file() {
+    only(&["process/sys.rs"], "unsafe");
+}
+
+#[test]
+fn every_unsafe_block_says_why_it_is_sound() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/process/sys.rs");
+    let text = fs::read_to_string(path).unwrap();
+    let blocks = text.matches("unsafe {").count() + text.matches("unsafe impl").count();
+    assert!(blocks > 0);
+    assert!(text.matches("// SAFETY:").count() >= blocks);
+}
+
+#[test]
+fn the_key_has_two_uses_with_one_caller_each() {
+    let calls = |method: &str| {
+        let mut places: Vec<String> = Vec::new();
+        for source in sources() {
+            places.extend(source.code.matches(method).map(|_| source.name.clone()));
+        }
+        places
+    };
+    // One in the file for each of TLS and plaintext upstreams, in one function.
+    assert_eq!(calls(".splice_into("), ["net/upstream.rs", "net/upstream.rs"]);
+    assert_eq!(calls(".reflected("), ["net/relay/response.rs"]);
+}
+
+#[test]
+fn the_parser_knows_no_socket_no_clock_and_no_key() {
+    for source in sources().iter().filter(|source| source.name.starts_with("http1/")) {
+        for word in
+            ["Instant", "SystemTime", "mio", "rustls", "libc", "thread", "fs", "env", "process"]
+        {
+            assert!(!source.has_word(word), "{} contains {word}", source.name);
+        }
+        // core::net::Ipv6Addr is sixteen bytes and their spelling.
+        for path in ["std::net", "std::time", "std::io", "crate::net", "crate::process"] {
+            assert!(!source.code.contains(path), "{} contains {path}", source.name);
+        }
+    }
+}
+
+#[test]
+fn one_file_names_the_tls_library() {
+    only(&["net/tls.rs"], "rustls");
+    only(&["net/tls.rs"], "webpki_roots");
+}
+
+#[test]
+fn nothing_prints_where_the_key_is_or_what_a_peer_sent() {
+    for source in sources() {
+        for macro_name in ["println!", "eprintln!", "print!", "eprint!", "dbg!"] {
+            assert!(!source.code.contains(macro_name), "{} contains {macro_name}", source.name);
+        }
+        assert!(!source.code.contains("{:?}"), "{} prints a Debug form", source.name);
+        assert!(!source.code.contains(":?}"), "{} prints a Debug form", source.name);
+    }
+}
+
+#[test]
+fn what_holds_the_key_cannot_be_shown_copied_or_reached_into() {
+    let sources = sources();
+    for (file, name) in [("process/credential.rs", "Credential"), ("process/sys.rs", "SecretPages")]
+    {
+        let code = &sources.iter().find(|source| source.name == file).unwrap().code;
+        let at = code.find(&format!("pub struct {name} {{")).unwrap();
+        let before = code[..at].trim_end().lines().next_back().unwrap_or_default();
+        assert!(!before.contains("derive"), "{name} derives something");
+        for capability in ["Debug", "Display", "Clone", "Deref", "AsRef", "Borrow"] {
+            for source in &sources {
+                let implementation = format!("{capability} for {name}");
+                assert!(!source.code.contains(&implementation), "{implementation}");
+            }
+        }
+    }
+    let credential = sources.iter().find(|s| s.name == "process/credential.rs").unwrap();
+    assert!(!credential.has_word("String") && !credential.has_word("Vec"));
+}
+
+#[test]
+fn numbers_from_the_wire_are_read_digit_by_digit() {
+    for source in sources() {
+        for call in [".parse()", ".parse::<", "from_str_radix"] {
+            // An IPv6 address is no number.
+            let code = source.code.replace(".parse::<core::net::Ipv6Addr>", "");
+            assert!(!code.contains(call), "{} contains {call}", source.name);
+        }
+    }
+}
+
+#[test]
+fn no_file_is_too_long_to_review() {
+    for source in sources() {
+        let lines = source.code.lines().count();
+        assert!(lines <= LONGEST_FILE, "{} has {lines} lines", source.name);
+    }
+}
+
+#[test]
+fn every_bound_is_tested() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let limits = fs::read_to_string(root.join("src/http1/limits.rs")).unwrap();
+    let mut tests = fs::read_to_string(root.join("tests/relay/limits.rs")).unwrap();
+    for source in fs::read_dir(root.join("src/http1")).unwrap() {
+        let path = source.unwrap().path();
+        let text = if path.is_file() { fs::read_to_string(path).unwrap() } else { continue };
+        tests += text.split_once("#[cfg(test)]").map_or("", |(_, tests)| tests);
+    }
+    let process = fs::read_to_string(root.join("src/process/credential.rs")).unwrap();
+    tests += process.split_once("#[cfg(test)]").unwrap().1;
+    for line in limits.lines().filter(|line| line.starts_with("pub const ")) {
+        let name = line["pub const ".len()..].split(':').next().unwrap();
+        assert!(tests.contains(&format!("limits::{name}")), "no test names limits::{name}");
+    }
+}
