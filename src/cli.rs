@@ -1,6 +1,6 @@
 //! The command line: lexopt's values, parsed and validated into a [`Config`].
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +11,9 @@ use crate::http1::url::{Scheme, UpstreamUrl, UrlError};
 
 /// What the program does unless told otherwise.
 const UPSTREAM_URL: &str = "https://api.openai.com/v1/responses";
+
+/// The last user or group id; the one behind it means "none" to the kernel.
+const LAST_ID: u64 = u32::MAX as u64 - 1;
 
 /// The text of `--help`.
 pub const HELP: &str = "\
@@ -37,6 +40,17 @@ Upstream:
                              (default: none)
   --allow-plaintext-upstream allow http:// to a host that is not loopback: the
                              key then travels in the clear
+
+Who may use it:
+  --allow-uid <UID>          connections of this local user only (repeatable)
+  --client-token-file <FILE> ask each request for Authorization: Bearer TOKEN,
+                             the token being what the file holds
+  --max-requests <N>         forward so many requests, then answer 429
+
+Hardening:
+  --user <NAME|UID[:GID]>    become this user once everything is open (as root)
+  --require-secret-memory    do not start where the kernel has no memfd_secret
+  --no-sandbox               no seccomp and no Landlock: for debugging only
 
 Other:
   --access-log               a JSON line for each exchange on stderr
@@ -78,10 +92,31 @@ pub struct Config {
     pub access_log: bool,
     /// Client connections at one time.
     pub max_connections: usize,
+    /// Local users who may connect; empty: all.
+    pub allow_uids: Vec<u32>,
+    /// Holds the token that callers must show.
+    pub client_token_file: Option<PathBuf>,
+    /// Requests to forward in all.
+    pub max_requests: Option<u64>,
+    /// Whom to become.
+    pub user: Option<User>,
+    /// Start with memfd_secret or not at all.
+    pub require_secret_memory: bool,
+    /// Leave seccomp and Landlock out.
+    pub no_sandbox: bool,
     /// For a whole head, and for a body that stalls.
     pub client_timeout: Duration,
     /// For an answer to begin, and for silence within it.
     pub upstream_timeout: Option<Duration>,
+}
+
+/// The value of `--user`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// A name of the user database, or a number.
+    pub user: Result<u32, CString>,
+    /// A group; else the user's own.
+    pub group: Option<u32>,
 }
 
 /// What is wrong with the command line.
@@ -92,7 +127,9 @@ pub enum UsageError {
     /// An option that is there twice.
     Repeated(&'static str),
     /// Not a whole number in this range.
-    Number(&'static str, u32, u32),
+    Number(&'static str, u64, u64),
+    /// Not a user.
+    User,
     /// `--upstream-url` cannot be used.
     Url(UrlError),
     /// http:// to a host that is not loopback.
@@ -114,6 +151,7 @@ impl fmt::Display for UsageError {
             UsageError::Number(flag, least, most) => {
                 write!(f, "{flag} takes a whole number from {least} to {most}")
             }
+            UsageError::User => f.write_str("--user takes the name or number of a user, and :GID"),
             UsageError::Url(error) => write!(f, "--upstream-url: {error}"),
             UsageError::Plaintext => f.write_str(
                 "--upstream-url: http:// would send the key in the clear; use https://, or add \
@@ -137,7 +175,7 @@ pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, UsageError> {
-    let mut port = Once::new("--port");
+    let mut port: Once<u64> = Once::new("--port");
     let mut server_info = Once::new("--server-info");
     let mut http_shutdown = Once::new("--http-shutdown");
     let mut upstream_url = Once::new("--upstream-url");
@@ -147,6 +185,13 @@ pub fn parse(
     let mut client_timeout = Once::new("--client-timeout");
     let mut upstream_timeout = Once::new("--upstream-timeout");
     let mut plaintext = Once::new("--allow-plaintext-upstream");
+
+    let mut client_token_file = Once::new("--client-token-file");
+    let mut max_requests = Once::new("--max-requests");
+    let mut user = Once::new("--user");
+    let mut require_secret_memory = Once::new("--require-secret-memory");
+    let mut no_sandbox = Once::new("--no-sandbox");
+    let mut allow_uids = Vec::new();
 
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
@@ -161,6 +206,18 @@ pub fn parse(
             Arg::Long("client-timeout") => client_timeout.number(parser.value()?, 1, 86_400)?,
             Arg::Long("upstream-timeout") => upstream_timeout.number(parser.value()?, 1, 86_400)?,
             Arg::Long("allow-plaintext-upstream") => plaintext.set(())?,
+            Arg::Long("allow-uid") => {
+                let mut uid = Once::new("--allow-uid");
+                uid.number(parser.value()?, 0, LAST_ID)?;
+                allow_uids.extend(uid.value.map(|uid| uid as u32));
+            }
+            Arg::Long("client-token-file") => client_token_file.path(parser.value()?)?,
+            Arg::Long("max-requests") => {
+                max_requests.number(parser.value()?, 1, 1_000_000_000_000)?
+            }
+            Arg::Long("user") => user.text(parser.value()?)?,
+            Arg::Long("require-secret-memory") => require_secret_memory.set(())?,
+            Arg::Long("no-sandbox") => no_sandbox.set(())?,
             Arg::Long("help") | Arg::Short('h') => return Ok(Command::Help),
             Arg::Long("version") | Arg::Short('V') => return Ok(Command::Version),
             other => return Err(other.unexpected().into()),
@@ -176,7 +233,6 @@ pub fn parse(
     let named = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let ca_file =
         ca_file.value.or_else(|| named("SSL_CERT_FILE")).or_else(|| named("CODEX_CA_CERTIFICATE"));
-    let seconds = |n: u32| Duration::from_secs(u64::from(n));
     Ok(Command::Run(Box::new(Config {
         port: port.value.map_or(0, |port| port as u16),
         server_info: server_info.value,
@@ -185,8 +241,14 @@ pub fn parse(
         ca_file,
         access_log: access_log.value.is_some(),
         max_connections: max_connections.value.map_or(1024, |n| n as usize),
-        client_timeout: seconds(client_timeout.value.unwrap_or(30)),
-        upstream_timeout: upstream_timeout.value.map(seconds),
+        allow_uids,
+        client_token_file: client_token_file.value,
+        max_requests: max_requests.value,
+        user: user.value.map(|text| User::parse(&text)).transpose()?,
+        require_secret_memory: require_secret_memory.value.is_some(),
+        no_sandbox: no_sandbox.value.is_some(),
+        client_timeout: Duration::from_secs(client_timeout.value.unwrap_or(30)),
+        upstream_timeout: upstream_timeout.value.map(Duration::from_secs),
     })))
 }
 
@@ -209,16 +271,35 @@ impl<T> Once<T> {
     }
 }
 
-impl Once<u32> {
-    /// Digits and nothing else, so no sign, no space, no unit.
-    fn number(&mut self, value: OsString, least: u32, most: u32) -> Result<(), UsageError> {
-        let digits = value.as_encoded_bytes();
-        let number = (1..=6).contains(&digits.len()).then_some(digits).and_then(|digits| {
-            digits
-                .iter()
-                .try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')))
-        });
-        match number {
+impl User {
+    fn parse(text: &str) -> Result<User, UsageError> {
+        let id = |digits: &str| whole_number(digits.as_bytes()).filter(|id| *id <= LAST_ID);
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(id(group).ok_or(UsageError::User)? as u32)),
+            None => (text, None),
+        };
+        let user = match id(user) {
+            Some(uid) => Ok(uid as u32),
+            None if user.is_empty() => return Err(UsageError::User),
+            None => Err(CString::new(user).map_err(|_| UsageError::User)?),
+        };
+        Ok(User { user, group })
+    }
+}
+
+/// Digits and nothing else, so no sign, no space, no unit.
+fn whole_number(digits: &[u8]) -> Option<u64> {
+    if !(1..=19).contains(&digits.len()) {
+        return None;
+    }
+    digits
+        .iter()
+        .try_fold(0u64, |n, b| b.is_ascii_digit().then(|| n.wrapping_mul(10) + u64::from(b - b'0')))
+}
+
+impl Once<u64> {
+    fn number(&mut self, value: OsString, least: u64, most: u64) -> Result<(), UsageError> {
+        match whole_number(value.as_encoded_bytes()) {
             Some(number) if (least..=most).contains(&number) => self.set(number),
             _ => Err(UsageError::Number(self.flag, least, most)),
         }
@@ -286,7 +367,15 @@ mod tests {
             (&["--port", "70000"], "--port takes a whole number from 0 to 65535"),
             (&["--port", "+80"], "--port takes a whole number from 0 to 65535"),
             (&["--port="], "--port takes a whole number from 0 to 65535"),
-            (&["--port", "0000080"], "--port takes a whole number from 0 to 65535"),
+            (&["--port", "00000000000000000080"], "--port takes a whole number from 0 to 65535"),
+            (&["--allow-uid", "root"], "--allow-uid takes a whole number from 0 to 4294967294"),
+            (&["--user", ""], "--user takes the name or number of a user, and :GID"),
+            (&["--user", "1:x"], "--user takes the name or number of a user, and :GID"),
+            (&["--user", "a:4294967295"], "--user takes the name or number of a user, and :GID"),
+            (
+                &["--max-requests", "0"],
+                "--max-requests takes a whole number from 1 to 1000000000000",
+            ),
             (&["--client-timeout", "0"], "--client-timeout takes a whole number from 1 to 86400"),
             (&["--client-timeout", "5s"], "--client-timeout takes a whole number from 1 to 86400"),
             (&["--port", "1", "--port", "1"], "--port is given twice"),
@@ -301,6 +390,16 @@ mod tests {
             assert_eq!(error, want);
             assert!(!error.contains('\n'));
         }
+    }
+
+    #[test]
+    fn users_are_named_or_numbered() {
+        let user = |text: &str| config(&["--user", text]).user.unwrap();
+        assert_eq!(user("1000"), User { user: Ok(1000), group: None });
+        assert_eq!(user("1000:100"), User { user: Ok(1000), group: Some(100) });
+        assert_eq!(user("nobody"), User { user: Err(c"nobody".into()), group: None });
+        assert_eq!(user("nobody:7"), User { user: Err(c"nobody".into()), group: Some(7) });
+        assert_eq!(config(&["--allow-uid", "1", "--allow-uid=0"]).allow_uids, [1, 0]);
     }
 
     #[test]
@@ -342,6 +441,12 @@ mod tests {
             "--client-timeout",
             "--upstream-timeout",
             "--allow-plaintext-upstream",
+            "--allow-uid",
+            "--client-token-file",
+            "--max-requests",
+            "--user",
+            "--require-secret-memory",
+            "--no-sandbox",
             "--help",
             "--version",
         ] {

@@ -1,26 +1,54 @@
-//! The order of life: harden, arguments, key, bind, server-info, run, exit code.
+//! The order of life: harden, arguments, files, key, bind, server-info, privileges, confine, run, exit
+//! code.
 
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 
-use codex_responses_api_proxy::cli::{self, Command, Config};
+use codex_responses_api_proxy::cli::{self, Command, Config, User};
 use codex_responses_api_proxy::http1::request::Policy;
 use codex_responses_api_proxy::http1::url::Scheme;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::report;
 use codex_responses_api_proxy::net::tls::{Connector, Trust};
+use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyError};
-use codex_responses_api_proxy::process::harden;
+use codex_responses_api_proxy::process::harden::{self, HardenError};
+use codex_responses_api_proxy::process::peer::Peers;
 use codex_responses_api_proxy::process::server_info::ServerInfo;
 use codex_responses_api_proxy::process::sys::{self, SecretMemory, SignalFd};
 use codex_responses_api_proxy::process::terminal::Prompt;
+use codex_responses_api_proxy::process::token::{ClientToken, TokenError};
 
-/// Exit codes beside those of [`harden::HardenError`].
+/// Exit codes beside those of [`HardenError`].
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+
+/// Why the relay does not start.
+struct StartError {
+    reason: String,
+    code: u8,
+}
+
+impl From<String> for StartError {
+    fn from(reason: String) -> StartError {
+        StartError { reason, code: FAILED }
+    }
+}
+
+impl From<HardenError> for StartError {
+    fn from(error: HardenError) -> StartError {
+        StartError { reason: error.to_string(), code: error.exit_code() }
+    }
+}
+
+fn usage(reason: String) -> StartError {
+    StartError { reason, code: USAGE }
+}
 
 /// Runs the relay until it is told to end.
 pub fn main() -> ExitCode {
@@ -40,11 +68,11 @@ pub fn main() -> ExitCode {
     };
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(reason) => failed(&reason, FAILED),
+        Err(error) => failed(&error.reason, error.code),
     }
 }
 
-fn run(config: &Config) -> Result<(), String> {
+fn run(config: &Config) -> Result<(), StartError> {
     // Whatever can fail without the key fails before it is read.
     let trust = Trust::load(config.ca_file.as_deref()).map_err(|e| format!("--ca-file: {e}"))?;
     let connector = match config.upstream.scheme {
@@ -58,9 +86,22 @@ fn run(config: &Config) -> Result<(), String> {
     let files = sys::raise_open_files(wanted);
     let max_connections = config.max_connections.min((files.saturating_sub(64) / 2) as usize);
     if max_connections == 0 {
-        return Err(format!("the limit on open files ({files}) is too low; raise ulimit -n"));
+        let reason = format!("the limit on open files ({files}) is too low; raise ulimit -n");
+        return Err(reason.into());
     }
+    let user = config.user.as_ref().map(find_user).transpose()?;
+    let token = config.client_token_file.as_deref().map(read_token).transpose()?;
+    harden::close_inherited();
+    let peers = match config.allow_uids.as_slice() {
+        [] => None,
+        uids => Some(Peers::new(uids.to_vec()).map_err(|error| {
+            format!("--allow-uid: the kernel does not tell whose connections are: {error}")
+        })?),
+    };
     let credential = read_key(config).map_err(|error| error.to_string())?;
+    if config.require_secret_memory && credential.memory() != SecretMemory::MemfdSecret {
+        return Err(HardenError::SecretMemory.into());
+    }
     let signals = SignalFd::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
         .map_err(|error| format!("cannot take signals: {error}"))?;
 
@@ -68,7 +109,25 @@ fn run(config: &Config) -> Result<(), String> {
         .and_then(|listener| sys::listen_for_bursts(listener.as_fd()).map(|()| listener))
         .map_err(|error| format!("cannot listen on 127.0.0.1:{}: {error}", config.port))?;
     let port = listener.local_addr().map_err(|error| error.to_string())?.port();
-    let mut protections = protections(&credential);
+    // Held to the end, when it is emptied.
+    let _server_info = match &config.server_info {
+        Some(path) => {
+            Some(ServerInfo::write(path, port, std::process::id()).map_err(|error| {
+                format!("cannot write --server-info {}: {error}", path.display())
+            })?)
+        }
+        None => None,
+    };
+    harden::drop_privileges(user)?;
+    let sandbox = match config.no_sandbox {
+        true => Sandbox::off(),
+        false => Sandbox::new(config.upstream.port),
+    };
+
+    let mut protections = protections(&credential, &sandbox, user);
+    if peers.as_ref().is_some_and(Peers::reads_tables) {
+        protections.push_str("; --allow-uid by /proc/net/tcp");
+    }
     if max_connections < config.max_connections {
         protections.push_str(&format!(
             "; --max-connections lowered to {max_connections} by the limit on open files"
@@ -86,19 +145,42 @@ fn run(config: &Config) -> Result<(), String> {
         client_timeout: config.client_timeout,
         upstream_timeout: config.upstream_timeout,
         access_log: config.access_log,
+        peers,
+        token,
+        max_requests: config.max_requests,
+        sandbox,
     })
-    .map_err(|error| format!("cannot start the event loop: {error}"))?;
-    // Held to the end, when it is emptied.
-    let _server_info = match &config.server_info {
-        Some(path) => {
-            Some(ServerInfo::write(path, port, std::process::id()).map_err(|error| {
-                format!("cannot write --server-info {}: {error}", path.display())
-            })?)
-        }
-        None => None,
-    };
+    .map_err(|error| match error.get_ref().and_then(|e| e.downcast_ref::<HardenError>()) {
+        Some(error) => StartError::from(*error),
+        None => format!("cannot start the event loop: {error}").into(),
+    })?;
+    event_loop.confine()?;
     report::started(port, &protections);
-    event_loop.run().map_err(|error| format!("the event loop failed: {error}"))
+    event_loop.run().map_err(|error| format!("the event loop failed: {error}").into())
+}
+
+/// The ids of `--user`.
+fn find_user(user: &User) -> Result<(u32, u32), StartError> {
+    let (uid, group) = match &user.user {
+        Ok(uid) => (*uid, user.group.or_else(|| sys::group_of(*uid))),
+        Err(name) => {
+            let (uid, group) = sys::user_named(name)
+                .ok_or_else(|| usage("--user: there is no user of that name".into()))?;
+            (uid, user.group.or(Some(group)))
+        }
+    };
+    let gid = group.ok_or_else(|| {
+        usage(format!("--user: the group of {uid} is not known; say --user {uid}:GID"))
+    })?;
+    Ok((uid, gid))
+}
+
+fn read_token(path: &Path) -> Result<ClientToken, StartError> {
+    let unusable = |error: TokenError| {
+        StartError::from(format!("--client-token-file {}: {error}", path.display()))
+    };
+    let file = File::open(path).map_err(|error| unusable(TokenError::Read(error)))?;
+    ClientToken::read(|buffer| sys::read(file.as_fd(), buffer)).map_err(unusable)
 }
 
 fn read_key(config: &Config) -> Result<Credential, KeyError> {
@@ -116,7 +198,7 @@ fn read_key(config: &Config) -> Result<Credential, KeyError> {
     }
 }
 
-fn protections(credential: &Credential) -> String {
+fn protections(credential: &Credential, sandbox: &Sandbox, user: Option<(u32, u32)>) -> String {
     let memory = match credential.memory() {
         SecretMemory::MemfdSecret => "key in memfd_secret pages",
         SecretMemory::Locked => "key in locked pages (no memfd_secret here)",
@@ -126,7 +208,12 @@ fn protections(credential: &Credential) -> String {
     } else {
         "answers not searched for the key (shorter than 16 bytes)"
     };
-    format!("{memory}; {search}; not dumpable; no core files; LD_* removed")
+    let user = user.map(|(uid, gid)| format!("user {uid}:{gid}; ")).unwrap_or_default();
+    let sandbox = sandbox.describe();
+    format!(
+        "{memory}; {search}; not dumpable; no core files; LD_* removed; no new privileges; {user}no \
+         capabilities; {sandbox}"
+    )
 }
 
 fn print(text: &str) -> ExitCode {

@@ -249,6 +249,7 @@ fn add_data(input: &[u8], at: usize, len: usize, chunked: bool, out: &mut Pieces
 mod tests {
     use super::*;
     use crate::http1::limits;
+    use crate::http1::request::Access;
 
     const HEAD: &str = "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n";
 
@@ -274,7 +275,7 @@ mod tests {
         loop {
             pieces.clear();
             let rest = &input.as_bytes()[seen.used..end];
-            let (used, step) = exchange.downstream(rest, true, &mut pieces);
+            let (used, step) = exchange.downstream(rest, &Access::ready(true), &mut pieces);
             match step {
                 RequestStep::Upstream => seen.upstream += &text(&pieces, rest),
                 RequestStep::Downstream | RequestStep::Shutdown => {
@@ -398,10 +399,11 @@ mod tests {
     fn without_a_connection_the_head_waits_and_is_sent_once_there_is_one() {
         let request = format!("{HEAD}Content-Length: 2\r\n\r\n{{}}");
         let (mut exchange, mut pieces) = (Exchange::new(Policy::default()), Pieces::default());
-        let step = exchange.downstream(request.as_bytes(), false, &mut pieces);
+        let step = exchange.downstream(request.as_bytes(), &Access::ready(false), &mut pieces);
         assert_eq!(step, (0, RequestStep::Connect));
         assert!(pieces.is_empty() && exchange.is_waiting() && !exchange.is_idle());
-        let (used, step) = exchange.downstream(request.as_bytes(), true, &mut pieces);
+        let (used, step) =
+            exchange.downstream(request.as_bytes(), &Access::ready(true), &mut pieces);
         assert_eq!((used, step), (request.len(), RequestStep::Upstream));
         assert!(exchange.is_under_way() && !exchange.is_uploading());
     }
@@ -410,13 +412,16 @@ mod tests {
     fn a_head_that_waited_in_vain_is_answered_and_used_up() {
         let request = format!("{HEAD}Content-Length: 2\r\n\r\n{{}}");
         let (mut exchange, mut pieces) = (Exchange::new(Policy::default()), Pieces::default());
-        exchange.downstream(request.as_bytes(), false, &mut pieces);
+        exchange.downstream(request.as_bytes(), &Access::ready(false), &mut pieces);
         let used = exchange.fail(UpstreamFault::Refused, &mut pieces);
         assert_eq!(used, request.len() - 2);
         assert_eq!(code(&text(&pieces, &[])), "upstream_refused");
         pieces.clear();
         let rest = &request.as_bytes()[used..];
-        assert_eq!(exchange.downstream(rest, false, &mut pieces), (2, RequestStep::Done));
+        assert_eq!(
+            exchange.downstream(rest, &Access::ready(false), &mut pieces),
+            (2, RequestStep::Done)
+        );
         assert!(exchange.is_over() && !exchange.closes());
     }
 
@@ -430,7 +435,8 @@ mod tests {
             assert!(!exchange.is_uploading() && !exchange.upstream_reusable());
             assert_eq!(exchange.closes(), closes);
             let body = vec![b'x'; limits::DROP as usize];
-            let (used, _) = exchange.downstream(&body, true, &mut Pieces::default());
+            let (used, _) =
+                exchange.downstream(&body, &Access::ready(true), &mut Pieces::default());
             assert_eq!(used, body.len());
             assert_eq!(exchange.is_over(), !closes);
         }

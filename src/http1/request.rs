@@ -25,6 +25,12 @@ pub enum Reject {
     OriginNotAllowed,
     /// Sec-Fetch-Site: another site's web page asks.
     CrossSite,
+    /// The connection belongs to a local user who may not use the relay.
+    UserNotAllowed,
+    /// Authorization is not the client token.
+    ClientToken,
+    /// As many requests have been forwarded as may be.
+    RequestLimit,
     /// No complete head, or no more body, in time.
     Timeout,
     /// The request line is too long.
@@ -107,6 +113,24 @@ impl Reject {
                 "cross_site_request",
                 "Web pages may not use this relay: Sec-Fetch-Site names another site.",
             ),
+            Reject::UserNotAllowed => (
+                403,
+                "403 Forbidden",
+                "user_not_allowed",
+                "The local user of this connection is not one that --allow-uid names.",
+            ),
+            Reject::ClientToken => (
+                401,
+                "401 Unauthorized",
+                "client_token_required",
+                "This relay asks for its client token: Authorization: Bearer TOKEN.",
+            ),
+            Reject::RequestLimit => (
+                429,
+                "429 Too Many Requests",
+                "request_limit_reached",
+                "This relay has forwarded as many requests as --max-requests allows.",
+            ),
             Reject::Timeout => (
                 408,
                 "408 Request Timeout",
@@ -157,6 +181,8 @@ impl Reject {
             // RFC 9110 §15.5.22 wants the protocol named that would do.
             Reject::WebSocket => "Upgrade: HTTP/1.1\r\nConnection: Upgrade\r\n",
             Reject::TooManyConnections => "Retry-After: 1\r\n",
+            // RFC 9110 §15.5.2 wants the scheme named.
+            Reject::ClientToken => "WWW-Authenticate: Bearer\r\n",
             _ => "",
         };
         Canned { status, status_line, fields, code, message }
@@ -170,6 +196,9 @@ impl Reject {
                 | Reject::HostNotAllowed
                 | Reject::OriginNotAllowed
                 | Reject::CrossSite
+                | Reject::UserNotAllowed
+                | Reject::ClientToken
+                | Reject::RequestLimit
                 | Reject::WebSocket
         )
     }
@@ -201,12 +230,33 @@ pub struct Policy {
     pub http_shutdown: bool,
 }
 
+/// What decides on a request beside its own bytes, at the moment it is judged.
+#[derive(Clone, Copy, Default)]
+pub struct Access<'a> {
+    /// A connection stands that takes the head now.
+    pub upstream_ready: bool,
+    /// The local user of this connection may not use the relay.
+    pub user_refused: bool,
+    /// No further request is forwarded.
+    pub exhausted: bool,
+    /// Compares a client token with the one that is asked for, if one is.
+    pub token: Option<&'a dyn Fn(&[u8]) -> bool>,
+}
+
+impl Access<'_> {
+    /// Open to everyone.
+    pub fn ready(upstream_ready: bool) -> Self {
+        Access { upstream_ready, ..Access::default() }
+    }
+}
+
 /// Judges a head. Of an acceptable `POST /v1/responses`, `upstream` gets the head to send.
 ///
 /// An `Err` leaves unclear where the request ends; a refusal inside `Ok` does not.
 pub fn judge(
     head: &RequestHead<'_, '_>,
     policy: Policy,
+    access: &Access<'_>,
     upstream: &mut Pieces,
 ) -> Result<Request, Reject> {
     let mut lengths = Lengths::default();
@@ -215,6 +265,7 @@ pub fn judge(
     let mut websocket = false;
     let mut guard = None;
     let mut expectation = None;
+    let mut authorization = None;
     for Field { name, value, .. } in head.fields.iter() {
         match Name::of(name) {
             Name::ContentLength => lengths.content_length(value),
@@ -223,6 +274,10 @@ pub fn judge(
             Name::Host if host.replace(value).is_some() => return Err(Reject::InvalidHost),
             Name::Upgrade => {
                 websocket |= field::options(value).any(|p| p.eq_ignore_ascii_case(b"websocket"));
+            }
+            Name::Authorization => {
+                // Two of them are none: which one counts?
+                authorization = Some(if authorization.is_none() { value } else { b"" });
             }
             Name::Origin => guard = guard.or(Some(Reject::OriginNotAllowed)),
             Name::SecFetchSite if value != b"none" && value != b"same-origin" => {
@@ -246,7 +301,10 @@ pub fn judge(
     let expectation = expectation.filter(|_| !head.http10);
     let verdict = match (guard, Route::of(head.method, head.target)) {
         (Some(reject), _) => Err(reject),
+        (None, _) if access.user_refused => Err(Reject::UserNotAllowed),
+        (None, Route::Responses) if !has_token(authorization, access) => Err(Reject::ClientToken),
         (None, Route::Responses) if expectation == Some(false) => Err(Reject::ExpectationFailed),
+        (None, Route::Responses) if access.exhausted => Err(Reject::RequestLimit),
         (None, Route::Responses) => Ok(Route::Responses),
         (None, Route::Shutdown) if policy.http_shutdown => Ok(Route::Shutdown),
         (None, Route::ResponsesSocket) if websocket && connection.upgrade => Err(Reject::WebSocket),
@@ -264,6 +322,16 @@ pub fn judge(
         expects_continue: expectation == Some(true) && !matches!(framing, Framing::Length(0)),
         is_head: head.method == b"HEAD",
     })
+}
+
+/// No token is asked for, or this is it (RFC 6750 §2.1; the scheme's case does not matter).
+fn has_token(authorization: Option<&[u8]>, access: &Access<'_>) -> bool {
+    let Some(is_token) = access.token else {
+        return true;
+    };
+    authorization
+        .and_then(|value| value.split_at_checked(7))
+        .is_some_and(|(scheme, token)| scheme.eq_ignore_ascii_case(b"Bearer ") && is_token(token))
 }
 
 /// The head for the upstream: the credential block, what may travel on of the client's fields in
@@ -349,7 +417,7 @@ mod tests {
         let mut pieces = Pieces::default();
         let policy = Policy { http_shutdown: true };
         let request = head::request(input.as_bytes(), &mut Seen::default(), |head| {
-            judge(&head, policy, &mut pieces)
+            judge(&head, policy, &Access::default(), &mut pieces)
         });
         let sent: Vec<u8> = pieces.slices(input.as_bytes()).flatten().copied().collect();
         (request.map(|r| r.expect("a whole head")), String::from_utf8(sent).expect("ASCII"))
@@ -407,6 +475,48 @@ mod tests {
             Ok(Err(Reject::HostNotAllowed))
         );
         assert_eq!(verdict("POST /v1/responses HTTP/1.0\r\n\r\n"), Ok(Ok(Route::Responses)));
+    }
+
+    #[test]
+    fn who_may_not_ask_is_told_so_on_every_route_but_after_the_guard() {
+        let ask = |head: &str, access: Access<'_>| {
+            let policy = Policy { http_shutdown: true };
+            head::request(head.as_bytes(), &mut Seen::default(), |head| {
+                judge(&head, policy, &access, &mut Pieces::default())
+            })
+            .map(|request| request.unwrap().verdict)
+            .unwrap()
+        };
+        let post = |fields: &str| {
+            format!("POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
+        };
+        let (shutdown, foreign) = (
+            "GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "POST /v1/responses HTTP/1.1\r\nHost: a.b\r\n\r\n",
+        );
+        let user = Access { user_refused: true, ..Access::default() };
+        assert_eq!(ask(&post(""), user), Err(Reject::UserNotAllowed));
+        assert_eq!(ask(shutdown, user), Err(Reject::UserNotAllowed));
+        assert_eq!(ask(foreign, user), Err(Reject::HostNotAllowed));
+        let exhausted = Access { exhausted: true, ..Access::default() };
+        assert_eq!(ask(&post(""), exhausted), Err(Reject::RequestLimit));
+        assert_eq!(ask(shutdown, exhausted), Ok(Route::Shutdown));
+        let token = Access { token: Some(&|token| token == b"t"), ..Access::default() };
+        assert_eq!(ask(shutdown, token), Ok(Route::Shutdown));
+        for (fields, fine) in [
+            ("Authorization: Bearer t\r\n", true),
+            ("authorization: bearer t\r\n", true),
+            ("", false),
+            ("Authorization: Bearer\r\n", false),
+            ("Authorization: t\r\n", false),
+            ("Authorization: Basic t\r\n", false),
+            ("Authorization: Bearer tt\r\n", false),
+            ("Authorization: Bearer  t\r\n", false),
+            ("Authorization: Bearer t\r\nAuthorization: Bearer t\r\n", false),
+        ] {
+            let want = if fine { Ok(Route::Responses) } else { Err(Reject::ClientToken) };
+            assert_eq!(ask(&post(fields), token), want, "{fields}");
+        }
     }
 
     #[test]

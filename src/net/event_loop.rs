@@ -3,6 +3,7 @@
 mod accept;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,8 +25,12 @@ use super::upstream::{Origin, Space};
 use crate::http1::pieces::Pieces;
 use crate::http1::request::Policy;
 use crate::http1::url::Host;
+use crate::process::confine::{Sandbox, Thread};
 use crate::process::credential::Credential;
+use crate::process::harden::HardenError;
+use crate::process::peer::Peers;
 use crate::process::sys::SignalFd;
+use crate::process::token::ClientToken;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const SIGNALS: Token = Token(usize::MAX - 2);
@@ -60,12 +65,23 @@ pub struct Setup {
     pub upstream_timeout: Option<Duration>,
     /// `--access-log`.
     pub access_log: bool,
+    /// `--allow-uid`.
+    pub peers: Option<Peers>,
+    /// `--client-token-file`.
+    pub token: Option<ClientToken>,
+    /// `--max-requests`.
+    pub max_requests: Option<u64>,
+    /// Confines each thread.
+    pub sandbox: Sandbox,
 }
 
 /// The loop and all that it holds.
 pub struct EventLoop {
     poll: Poll,
     listener: Option<TcpListener>,
+    address: SocketAddr,
+    peers: Option<Peers>,
+    sandbox: Sandbox,
     signals: SignalFd,
     policy: Policy,
     max_connections: usize,
@@ -89,10 +105,11 @@ pub fn place(key: Key, side: Side) -> u32 {
 }
 
 impl EventLoop {
-    /// Makes everything that can fail; nothing runs yet.
+    /// Makes everything that can fail. The threads beside the loop run and have confined themselves.
     pub fn new(setup: Setup) -> io::Result<EventLoop> {
         let poll = Poll::new()?;
         setup.listener.set_nonblocking(true)?;
+        let address = setup.listener.local_addr()?;
         let mut listener = TcpListener::from_std(setup.listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let signals = setup.signals;
@@ -102,8 +119,8 @@ impl EventLoop {
             Interest::READABLE,
         )?;
         let waker = Arc::new(Waker::new(poll.registry(), RESOLVER)?);
-        let resolver = Resolver::new(&setup.host, setup.port, waker)?;
-        let log = if setup.access_log { Some(AccessLog::start()?) } else { None };
+        let resolver = Resolver::new(&setup.host, setup.port, waker, setup.sandbox)?;
+        let log = if setup.access_log { Some(AccessLog::start(setup.sandbox)?) } else { None };
         let (origin, registry) = (
             Origin { connector: setup.connector, resolver, credential: setup.credential },
             poll.registry().try_clone()?,
@@ -122,6 +139,8 @@ impl EventLoop {
                 gather: Scratch::new(0),
             },
             pieces: Pieces::default(),
+            token: setup.token,
+            requests_left: setup.max_requests.unwrap_or(u64::MAX),
             log,
             client_timeout: setup.client_timeout,
             upstream_timeout: setup.upstream_timeout,
@@ -130,6 +149,9 @@ impl EventLoop {
         Ok(EventLoop {
             poll,
             listener: Some(listener),
+            address,
+            peers: setup.peers,
+            sandbox: setup.sandbox,
             signals,
             policy: setup.policy,
             max_connections: setup.max_connections,
@@ -143,6 +165,11 @@ impl EventLoop {
             accept_at: None,
             drain_by: None,
         })
+    }
+
+    /// Confines the loop's thread, which is the one that calls.
+    pub fn confine(&self) -> Result<(), HardenError> {
+        self.sandbox.confine(Thread::Loop)
     }
 
     /// Runs until a signal or `GET /shutdown` ends it.

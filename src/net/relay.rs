@@ -26,6 +26,7 @@ use crate::http1::pieces::Pieces;
 use crate::http1::request::{Policy, Reject};
 use crate::http1::target::Route;
 use crate::process::sys;
+use crate::process::token::ClientToken;
 
 /// Bytes of one read from a socket.
 pub const READ: usize = 64 * 1024;
@@ -50,6 +51,10 @@ pub struct Shared {
     pub space: Space,
     /// Runs on their way out.
     pub pieces: Pieces,
+    /// `--client-token-file`.
+    pub token: Option<ClientToken>,
+    /// `--max-requests`: how many more may be forwarded.
+    pub requests_left: u64,
     /// `--access-log`.
     pub log: Option<AccessLog>,
     /// `--client-timeout`.
@@ -89,6 +94,8 @@ pub struct Relay {
     lingering: bool,
     /// It counts against the limit of connections.
     pub counted: bool,
+    /// It belongs to a local user who may not use the relay.
+    pub user_refused: bool,
     /// Requests that came before on this connection.
     served: bool,
     /// The last time that the client did what it is waited for.
@@ -132,6 +139,7 @@ impl Relay {
             upstream: None,
             lingering: false,
             counted,
+            user_refused: false,
             served: false,
             stall: now,
             heard: now,

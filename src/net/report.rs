@@ -2,8 +2,9 @@
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::process::confine::{Sandbox, Thread};
 
 /// Bytes of access lines that wait for stderr.
 const WAITING: usize = 64 * 1024;
@@ -70,15 +71,12 @@ impl Queue {
 }
 
 impl AccessLog {
-    /// Starts the thread.
-    pub fn start() -> io::Result<AccessLog> {
+    /// Starts the thread, which confines itself first.
+    pub fn start(sandbox: Sandbox) -> io::Result<AccessLog> {
         let queue =
             Arc::new(Queue { lines: Mutex::new(Lines::default()), changed: Condvar::new() });
         let shared = queue.clone();
-        thread::Builder::new()
-            .name("access-log".into())
-            .stack_size(64 * 1024)
-            .spawn(move || write_lines(&shared))?;
+        sandbox.thread(Thread::Log, "access-log", || {}, move || write_lines(&shared))?;
         Ok(AccessLog { queue })
     }
 

@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use mio::Waker;
 
 use crate::http1::url::Host;
+use crate::process::confine::{Sandbox, Thread};
 
 /// How long an answer is used.
 const FRESH: Duration = Duration::from_secs(60);
@@ -32,7 +32,12 @@ pub enum Lookup {
 
 impl Resolver {
     /// For a name, starts the thread that looks it up; an address needs none.
-    pub fn new(host: &Host, port: u16, waker: Arc<Waker>) -> io::Result<Resolver> {
+    pub fn new(
+        host: &Host,
+        port: u16,
+        waker: Arc<Waker>,
+        sandbox: Sandbox,
+    ) -> io::Result<Resolver> {
         let literal = |ip: IpAddr| Resolver {
             known: Some((Rc::new([SocketAddr::new(ip, port)]), None)),
             thread: None,
@@ -45,7 +50,10 @@ impl Resolver {
         };
         let (ask, questions) = channel();
         let (tell, answers) = channel();
-        thread::Builder::new().name("resolver".into()).stack_size(256 * 1024).spawn(move || {
+        // The C library loads what it looks names up with when it is first asked, and later it can
+        // open no file any more.
+        let before = || drop(("localhost", 0).to_socket_addrs());
+        sandbox.thread(Thread::Resolver, "resolver", before, move || {
             while let Ok(()) = questions.recv() {
                 let found = (name.as_str(), port).to_socket_addrs();
                 let addresses = found.map(|found| interleaved(found.collect())).unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
-use super::sys;
+use super::sys::{self, Inherited};
 
 /// A step that failed. Each has its exit code, those of the reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,18 @@ pub enum HardenError {
     Dumpable,
     /// Core files are still possible.
     Cores,
+    /// `PR_SET_NO_NEW_PRIVS` failed.
+    NewPrivileges,
+    /// The user of `--user` could not be become.
+    User,
+    /// Capabilities are left.
+    Capabilities,
+    /// Landlock is there and failed.
+    Landlock,
+    /// seccomp is there and failed.
+    Seccomp,
+    /// `--require-secret-memory`, and the kernel has none.
+    SecretMemory,
 }
 
 impl HardenError {
@@ -20,6 +32,12 @@ impl HardenError {
         match self {
             HardenError::Dumpable => 5,
             HardenError::Cores => 7,
+            HardenError::NewPrivileges => 8,
+            HardenError::User => 9,
+            HardenError::Capabilities => 10,
+            HardenError::Landlock => 11,
+            HardenError::Seccomp => 12,
+            HardenError::SecretMemory => 13,
         }
     }
 }
@@ -29,19 +47,54 @@ impl fmt::Display for HardenError {
         f.write_str(match self {
             HardenError::Dumpable => "cannot make the process non-dumpable (PR_SET_DUMPABLE)",
             HardenError::Cores => "cannot forbid core files (RLIMIT_CORE)",
+            HardenError::NewPrivileges => "cannot give up new privileges (PR_SET_NO_NEW_PRIVS)",
+            HardenError::User => "cannot become the user of --user; start the relay as root",
+            HardenError::Capabilities => "cannot give up capabilities",
+            HardenError::Landlock => {
+                "cannot put Landlock rules in force; --no-sandbox starts without them"
+            }
+            HardenError::Seccomp => {
+                "cannot put seccomp filters in force; --no-sandbox starts without them"
+            }
+            HardenError::SecretMemory => {
+                "--require-secret-memory: memfd_secret is not to be had; it needs Linux 6.5, or \
+                 5.14 with secretmem.enable=1, and a container runtime that lets it through"
+            }
         })
     }
 }
 
-/// Non-dumpable, no core files, no variable that steers a dynamic loader. Only while the process
-/// has one thread.
+impl std::error::Error for HardenError {}
+
+/// Non-dumpable, no core files, no new privileges, no variable that steers a dynamic loader, nothing
+/// inherited to pass on. Only while the process has one thread.
 pub fn base() -> Result<(), HardenError> {
     sys::deny_dumps().map_err(|_| HardenError::Dumpable)?;
     sys::deny_cores().map_err(|_| HardenError::Cores)?;
+    sys::deny_new_privileges().map_err(|_| HardenError::NewPrivileges)?;
+    sys::inherited_descriptors(Inherited::CloseOnExec);
     for (name, _) in std::env::vars_os() {
         if [&b"LD_"[..], b"DYLD_"].iter().any(|prefix| name.as_bytes().starts_with(prefix)) {
             sys::remove_variable(&name);
         }
     }
     Ok(())
+}
+
+/// Closes what was inherited, once the files of the command line have been read (`<(…)` is such a
+/// descriptor) and before anything of our own is opened.
+pub fn close_inherited() {
+    sys::inherited_descriptors(Inherited::Close);
+}
+
+/// Becomes another user if one is named, gives up every capability in any case, and is still
+/// non-dumpable after that: a change of credentials may have changed it. Only while the process has
+/// one thread.
+pub fn drop_privileges(user: Option<(u32, u32)>) -> Result<(), HardenError> {
+    sys::empty_bounding_set().map_err(|_| HardenError::Capabilities)?;
+    if let Some((uid, gid)) = user {
+        sys::become_user(uid, gid).map_err(|_| HardenError::User)?;
+    }
+    sys::drop_capabilities().map_err(|_| HardenError::Capabilities)?;
+    sys::deny_dumps().map_err(|_| HardenError::Dumpable)
 }

@@ -1,7 +1,13 @@
 //! The only room that knows the operating system and the key.
 
+#[cfg(feature = "relay")]
+pub mod confine;
 pub mod credential;
 pub mod harden;
+pub mod peer;
 pub mod server_info;
 pub mod sys;
+#[cfg(feature = "relay")]
+pub mod system_calls;
 pub mod terminal;
+pub mod token;

@@ -1,6 +1,6 @@
 //! Every unsafe call of the program, behind wrappers that are safe to call.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
@@ -228,6 +228,229 @@ pub fn remove_variable(name: &OsStr) {
     // SAFETY: called at the very start, before any other thread exists that could read the
     // environment at the same time.
     unsafe { std::env::remove_var(name) };
+}
+
+/// Gives up every way to gain privileges by execve(2), for good: what Landlock and seccomp ask for.
+pub fn deny_new_privileges() -> io::Result<()> {
+    // SAFETY: prctl with plain numbers.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).map(|_| ())
+}
+
+/// What becomes of the descriptors that whoever started the process left open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inherited {
+    /// They stay, but no other program gets them.
+    CloseOnExec,
+    /// They are closed.
+    Close,
+}
+
+/// Sees to the descriptors from 3 on. Closing: only while none of them is our own.
+pub fn inherited_descriptors(what: Inherited) {
+    let flags = match what {
+        Inherited::CloseOnExec => libc::CLOSE_RANGE_CLOEXEC,
+        Inherited::Close => 0,
+    };
+    // SAFETY: no descriptor from 3 on has an owner in this process, as the caller says.
+    if unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, flags) } == 0 {
+        return;
+    }
+    // Linux before 5.11, which has no close_range(2) or not this flag of it.
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills one struct that outlives the call.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    for fd in 3..RawFd::try_from(limit.rlim_cur).unwrap_or(RawFd::MAX).min(1 << 20) {
+        match what {
+            // SAFETY: sets a flag, on a descriptor that may not exist.
+            Inherited::CloseOnExec => unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) },
+            // SAFETY: as above, no descriptor from 3 on has an owner.
+            Inherited::Close => unsafe { libc::close(fd) },
+        };
+    }
+}
+
+/// The user id and its group, from the system's user database.
+pub fn user_named(name: &CStr) -> Option<(u32, u32)> {
+    let mut space = [0; 4096];
+    // SAFETY: plain memory for libc to fill.
+    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+    let mut found = ptr::null_mut();
+    // SAFETY: libc writes into memory that is ours alone, as much as its length says.
+    unsafe {
+        libc::getpwnam_r(name.as_ptr(), &mut entry, space.as_mut_ptr(), space.len(), &mut found)
+    };
+    (!found.is_null()).then_some((entry.pw_uid, entry.pw_gid))
+}
+
+/// The group of a user id.
+pub fn group_of(uid: u32) -> Option<u32> {
+    let mut space = [0; 4096];
+    // SAFETY: plain memory for libc to fill.
+    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+    let mut found = ptr::null_mut();
+    // SAFETY: libc writes into memory that is ours alone, as much as its length says.
+    unsafe { libc::getpwuid_r(uid, &mut entry, space.as_mut_ptr(), space.len(), &mut found) };
+    (!found.is_null()).then_some(entry.pw_gid)
+}
+
+/// Becomes another user, for good: no supplementary group, all three ids of both kinds. Only while
+/// the process has one thread.
+pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: an empty list.
+    check(unsafe { libc::setgroups(0, ptr::null()) })?;
+    // SAFETY: plain numbers.
+    check(unsafe { libc::setresgid(gid, gid, gid) })?;
+    // SAFETY: plain numbers.
+    check(unsafe { libc::setresuid(uid, uid, uid) })?;
+    let (mut ids, mut groups) = ([!uid; 3], [!gid; 3]);
+    let [a, b, c] = &mut ids;
+    // SAFETY: the kernel fills three numbers that are ours alone.
+    check(unsafe { libc::getresuid(a, b, c) })?;
+    let [a, b, c] = &mut groups;
+    // SAFETY: as above.
+    check(unsafe { libc::getresgid(a, b, c) })?;
+    if ids == [uid; 3] && groups == [gid; 3] { Ok(()) } else { Err(io::ErrorKind::Other.into()) }
+}
+
+/// Takes every capability from the bounding set, where that is allowed and they are there.
+pub fn empty_bounding_set() -> io::Result<()> {
+    for capability in 0..64 {
+        // SAFETY: prctl with plain numbers.
+        match unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) } {
+            0 => continue,
+            1 => {}
+            // Beyond the last one that this kernel has.
+            _ => break,
+        }
+        // SAFETY: as above.
+        match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
+            // Whoever may not drop them has none to bound: no_new_privs sees to that.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => break,
+            result => result?,
+        };
+    }
+    Ok(())
+}
+
+/// The header and the two halves of the sets of capget(2) and capset(2).
+#[repr(C)]
+struct Capabilities {
+    version: u32,
+    pid: c_int,
+    /// effective, permitted, inheritable; twice.
+    sets: [u32; 6],
+}
+
+/// Gives up every capability that this thread has; reads back that none is left.
+pub fn drop_capabilities() -> io::Result<()> {
+    // SAFETY: prctl with plain numbers. Kernels before 4.3 have no ambient set to clear.
+    unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+    let mut none = Capabilities { version: 0x2008_0522, pid: 0, sets: [0; 6] };
+    let header = ptr::from_mut(&mut none).cast::<u32>();
+    // SAFETY: the header is the first two fields; the sets have the size that version 3 asks for.
+    check(unsafe { libc::syscall(libc::SYS_capset, header, none.sets.as_ptr()) as c_int })?;
+    none.sets = [!0; 6];
+    // SAFETY: as above; the kernel fills the sets.
+    check(unsafe { libc::syscall(libc::SYS_capget, header, none.sets.as_mut_ptr()) as c_int })?;
+    if none.sets == [0; 6] { Ok(()) } else { Err(io::ErrorKind::Other.into()) }
+}
+
+/// A connected netlink socket that answers questions about other sockets.
+pub fn socket_diagnosis() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no memory is involved.
+    let fd = check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG) })?;
+    // SAFETY: the descriptor was just made and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends a question on a datagram socket.
+pub fn send(fd: BorrowedFd<'_>, question: &[u8]) -> io::Result<usize> {
+    let (start, len) = (question.as_ptr().cast(), question.len());
+    // SAFETY: the kernel reads `len` bytes that outlive the call.
+    let n = unsafe { libc::send(fd.as_raw_fd(), start, len, libc::MSG_NOSIGNAL) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+/// Landlock's version on this kernel; 0 where it is missing or off.
+pub fn landlock_version() -> u32 {
+    let version: *const c_void = ptr::null();
+    // SAFETY: with this flag the kernel reads nothing and answers with a number.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, version, 0, 1) };
+    u32::try_from(abi).unwrap_or(0)
+}
+
+/// What a Landlock ruleset takes away from the thread, unless a rule gives it back
+/// (`struct landlock_ruleset_attr`).
+#[repr(C)]
+pub struct Rights {
+    /// `LANDLOCK_ACCESS_FS_*`
+    pub files: u64,
+    /// `LANDLOCK_ACCESS_NET_*`
+    pub net: u64,
+    /// `LANDLOCK_SCOPE_*`
+    pub scope: u64,
+}
+
+/// A Landlock ruleset on its way.
+pub struct Ruleset {
+    fd: OwnedFd,
+}
+
+impl Ruleset {
+    /// Takes these rights away. The fields that the kernel's version does not know must be 0.
+    pub fn new(rights: &Rights) -> io::Result<Ruleset> {
+        let (start, len) = (ptr::from_ref(rights), size_of::<Rights>());
+        // SAFETY: the kernel reads `len` bytes that outlive the call; those it does not know it
+        // only compares with 0.
+        let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, start, len, 0) };
+        let fd = check(c_int::try_from(fd).unwrap_or(-1))?;
+        // SAFETY: the descriptor was just made and nobody else has it.
+        Ok(Ruleset { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+
+    fn allow<T>(&self, kind: c_int, rule: &T) -> io::Result<()> {
+        let (fd, rule) = (self.fd.as_raw_fd(), ptr::from_ref(rule));
+        // SAFETY: the kernel reads one struct of this kind that outlives the call.
+        check(unsafe { libc::syscall(libc::SYS_landlock_add_rule, fd, kind, rule, 0) } as c_int)
+            .map(|_| ())
+    }
+
+    /// Gives rights on one file back.
+    pub fn allow_file(&self, file: BorrowedFd<'_>, rights: u64) -> io::Result<()> {
+        #[repr(C, packed)]
+        struct PathBeneath {
+            rights: u64,
+            parent: c_int,
+        }
+        self.allow(1, &PathBeneath { rights, parent: file.as_raw_fd() })
+    }
+
+    /// Gives rights on one TCP port back.
+    pub fn allow_port(&self, port: u16, rights: u64) -> io::Result<()> {
+        #[repr(C)]
+        struct Port {
+            rights: u64,
+            port: u64,
+        }
+        self.allow(2, &Port { rights, port: port.into() })
+    }
+
+    /// Puts the ruleset in force for this thread and those it will start.
+    pub fn restrict_thread(self) -> io::Result<()> {
+        // SAFETY: no memory is involved.
+        check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, self.fd.as_raw_fd(), 0) }
+            as c_int)
+        .map(|_| ())
+    }
+}
+
+/// The kernel knows seccomp filters and can kill a process by them.
+pub fn has_seccomp() -> bool {
+    const GET_ACTION_AVAIL: c_int = 2;
+    let action: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+    // SAFETY: the kernel reads one number that outlives the call.
+    unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, ptr::from_ref(&action)) == 0 }
 }
 
 /// Sets a socket option.

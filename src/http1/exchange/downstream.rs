@@ -6,24 +6,20 @@ use crate::http1::framing::{Body, Framing};
 use crate::http1::head::{self, Seen};
 use crate::http1::limits;
 use crate::http1::pieces::Pieces;
-use crate::http1::request::{self, Reject, Request};
+use crate::http1::request::{self, Access, Reject, Request};
 use crate::http1::target::Route;
 
 impl Exchange {
     /// Reads downstream bytes: all that are there and have not been used. Returns how many are used
     /// up now. `out` must be empty and is filled with runs of `input`.
-    ///
-    /// `upstream_ready`: a connection stands that takes the head now.
     pub fn downstream(
         &mut self,
         input: &[u8],
-        upstream_ready: bool,
+        access: &Access<'_>,
         out: &mut Pieces,
     ) -> (usize, RequestStep) {
         match &mut self.request {
-            RequestSide::Head | RequestSide::Waiting(_) => {
-                self.request_head(input, upstream_ready, out)
-            }
+            RequestSide::Head | RequestSide::Waiting(_) => self.request_head(input, access, out),
             RequestSide::Body(_) => self.request_body(input, 0, out),
             RequestSide::Drop(left) => {
                 let dropped = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
@@ -42,12 +38,13 @@ impl Exchange {
     fn request_head(
         &mut self,
         input: &[u8],
-        upstream_ready: bool,
+        access: &Access<'_>,
         out: &mut Pieces,
     ) -> (usize, RequestStep) {
         let policy = self.policy;
         let mut seen = self.request_seen;
-        let head = head::request(input, &mut seen, |head| request::judge(&head, policy, out));
+        let head =
+            head::request(input, &mut seen, |head| request::judge(&head, policy, access, out));
         let request = match head {
             Ok(None) => {
                 self.request_seen = seen;
@@ -64,7 +61,7 @@ impl Exchange {
         self.close |= request.close;
         self.route = request.verdict.ok();
         match request.verdict {
-            Ok(Route::Responses) if upstream_ready => {
+            Ok(Route::Responses) if access.upstream_ready => {
                 self.accept(&request);
                 self.request_body(input, request.len, out)
             }

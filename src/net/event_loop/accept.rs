@@ -1,9 +1,11 @@
 //! Accepting connections, and turning away those that are too many.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mio::Interest;
+use mio::net::TcpStream;
 
 use super::EventLoop;
 use crate::http1::exchange::Exchange;
@@ -34,7 +36,7 @@ impl EventLoop {
                 return;
             };
             match listener.accept() {
-                Ok((stream, _)) => self.admit(stream, now),
+                Ok((stream, peer)) => self.admit(stream, peer, now),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => {
                         self.accept_again = false;
@@ -53,7 +55,7 @@ impl EventLoop {
         }
     }
 
-    fn admit(&mut self, mut stream: mio::net::TcpStream, now: Instant) {
+    fn admit(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Instant) {
         let _ = stream.set_nodelay(true);
         let counted = self.counted < self.max_connections;
         if self.downs.is_full() {
@@ -76,8 +78,19 @@ impl EventLoop {
             return;
         };
         self.counted += usize::from(counted);
+        // Once for each connection, before anything is done for it.
+        let user_refused = !self.is_allowed(peer);
         self.with(key, |relay, shared| {
+            relay.user_refused = user_refused;
             if counted { relay.turn(shared, now) } else { relay.turn_away(shared, now) }
         });
+    }
+
+    fn is_allowed(&mut self, peer: SocketAddr) -> bool {
+        match (&mut self.peers, peer, self.address) {
+            (None, ..) => true,
+            (Some(peers), SocketAddr::V4(peer), SocketAddr::V4(local)) => peers.allows(peer, local),
+            _ => false,
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Over, READ, Relay, Shared, Times};
 use crate::http1::exchange::RequestStep;
+use crate::http1::request::Access;
 use crate::http1::response::UpstreamFault;
 use crate::net::buffer::Scratch;
 use crate::net::event_loop::place;
@@ -89,7 +90,14 @@ impl Relay {
             let before = (self.exchange.is_idle() || self.exchange.is_waiting())
                 .then(|| self.exchange.clone());
             shared.pieces.clear();
-            let (used, step) = self.exchange.downstream(&bytes[at..], ready, &mut shared.pieces);
+            let is_token = shared.token.as_ref().map(|token| |shown: &[u8]| token.is(shown));
+            let access = Access {
+                upstream_ready: ready,
+                user_refused: self.user_refused,
+                exhausted: shared.requests_left == 0,
+                token: is_token.as_ref().map(|is_token| is_token as _),
+            };
+            let (used, step) = self.exchange.downstream(&bytes[at..], &access, &mut shared.pieces);
             match step {
                 RequestStep::More => {
                     self.hungry = true;
@@ -160,6 +168,7 @@ impl Relay {
                 return if reused { Sent::Nothing } else { Sent::Failed };
             }
             self.upstream = Some(key);
+            shared.requests_left -= 1;
             self.matched = 0;
             self.times.reused = up.reused;
             self.stall = now;

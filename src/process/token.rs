@@ -1,0 +1,135 @@
+//! The client token: what a caller must show, if the operator asks for it.
+
+use std::hint::black_box;
+use std::io;
+
+use super::sys::SecretPages;
+
+/// Bytes of a token, at most.
+pub const LONGEST: usize = 1024;
+
+/// A token in pages of its own.
+pub struct ClientToken {
+    pages: SecretPages,
+    len: usize,
+}
+
+/// Why there is no token. No byte of what was read is inside.
+#[derive(Debug)]
+pub enum TokenError {
+    /// The file cannot be read.
+    Read(io::Error),
+    /// Nothing but line ends.
+    Empty,
+    /// More than fits.
+    TooLong,
+    /// Something that does not fit into a field value as one word.
+    BadCharacter,
+    /// No memory fit to hold it.
+    Memory(io::Error),
+}
+
+impl std::fmt::Display for TokenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            TokenError::Read(error) => write!(f, "cannot be read: {error}"),
+            TokenError::Empty => f.write_str("is empty; write a random token into it"),
+            TokenError::TooLong => write!(f, "is too long: at most {LONGEST} bytes"),
+            TokenError::BadCharacter => f.write_str(
+                "must hold one line of visible ASCII without spaces (e.g. from openssl rand -hex 32)",
+            ),
+            TokenError::Memory(error) => write!(f, "cannot be kept in locked memory: {error}"),
+        }
+    }
+}
+
+impl ClientToken {
+    /// Reads all that `source`, read(2) on a file, gives; line ends at the end are trimmed.
+    pub fn read(
+        mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> Result<ClientToken, TokenError> {
+        let mut pages = SecretPages::new(LONGEST + 3).map_err(TokenError::Memory)?;
+        let buffer = &mut pages.open_mut()[..LONGEST + 3];
+        let mut len = 0;
+        loop {
+            match source(&mut buffer[len..]) {
+                Ok(0) => break,
+                Ok(n) => len += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(TokenError::Read(error)),
+            }
+            if len == buffer.len() {
+                return Err(TokenError::TooLong);
+            }
+        }
+        let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        len = buffer[..len].iter().rposition(|byte| !is_end(byte)).map_or(0, |last| last + 1);
+        match len {
+            0 => return Err(TokenError::Empty),
+            1..=LONGEST => {}
+            _ => return Err(TokenError::TooLong),
+        }
+        if !buffer[..len].iter().all(u8::is_ascii_graphic) {
+            return Err(TokenError::BadCharacter);
+        }
+        let whole = pages.len();
+        pages.seal(whole).map_err(TokenError::Memory)?;
+        Ok(ClientToken { pages, len })
+    }
+
+    /// Compares, in a time that depends on the length of `shown` alone.
+    pub fn is(&self, shown: &[u8]) -> bool {
+        let token = &self.pages.bytes()[..self.len];
+        let differing = shown
+            .iter()
+            .enumerate()
+            .fold(0, |all, (at, byte)| all | black_box(byte ^ token[at % token.len()]));
+        black_box(differing) == 0 && shown.len() == token.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(mut text: &[u8]) -> Result<ClientToken, TokenError> {
+        ClientToken::read(move |buffer| io::Read::read(&mut text, buffer))
+    }
+
+    #[test]
+    fn only_the_very_token_will_do() {
+        for file in [&b"sesame-1"[..], b"sesame-1\n", b"sesame-1\r\n"] {
+            let token = token(file).ok().unwrap();
+            assert!(token.is(b"sesame-1"));
+            for shown in [
+                &b""[..],
+                b"s",
+                b"sesame-",
+                b"sesame-2",
+                b"Sesame-1",
+                b"sesame-1sesame-1",
+                b"sesame-1\n",
+            ] {
+                assert!(!token.is(shown));
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_holds_no_token_is_told_apart() {
+        for (file, want) in [
+            (&b""[..], "Empty"),
+            (b"\r\n\n", "Empty"),
+            (b"two words", "BadCharacter"),
+            (b"two\nlines", "BadCharacter"),
+            (b"caf\xc3\xa9", "BadCharacter"),
+            (&[b'a'; LONGEST + 1], "TooLong"),
+            (&[b'a'; 1 << 16], "TooLong"),
+        ] {
+            assert_eq!(format!("{:?}", token(file).err().unwrap()), want);
+        }
+        assert!(token(&[b'a'; LONGEST]).is_ok());
+        let unreadable = ClientToken::read(|_| Err(io::ErrorKind::PermissionDenied.into()));
+        assert!(matches!(unreadable, Err(TokenError::Read(_))));
+    }
+}
