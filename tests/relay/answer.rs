@@ -68,6 +68,18 @@ fn hop_by_hop_and_nominated_fields_end_here() {
 }
 
 #[test]
+fn long_fields_between_fields_that_end_here_pass_whole() {
+    let long = |i: usize| format!("X-{i}: {}\r\n", "v".repeat(900));
+    let sent: String = (0..62).map(|i| format!("{}Keep-Alive: {i}\r\n", long(i))).collect();
+    let kept: String = (0..62).map(long).collect();
+    let body = "b".repeat(5_000);
+    let end = "Content-Length: 5000\r\n\r\n";
+    let got = answer(&format!("HTTP/1.1 200 OK\r\n{sent}{end}{body}"));
+    assert_eq!(got.head, format!("HTTP/1.1 200 OK\r\n{kept}{end}"));
+    assert_eq!(got.text(), body);
+}
+
+#[test]
 fn connection_cannot_nominate_the_length() {
     let got = answer(
         "HTTP/1.1 200 OK\r\nConnection: content-length, date\r\nDate: x\r\nContent-Length: 2\r\n\r\nhi",

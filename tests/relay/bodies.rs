@@ -158,6 +158,60 @@ fn bodies_of_every_size_and_framing_pass_both_ways() {
     assert_eq!(upstream.connections(), 1);
 }
 
+#[test]
+fn a_body_in_very_many_chunks_passes_both_ways() {
+    let body = pattern(30_000);
+    let mut chunks = Vec::new();
+    for byte in &body {
+        chunks.extend([b'1', b'\r', b'\n', *byte, b'\r', b'\n']);
+    }
+    chunks.extend(b"0\r\n\r\n");
+    let answer = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", &chunks[..]].concat();
+    let upstream = Upstream::answering(answer);
+    let relay = Relay::to(&upstream.url()).start();
+    let mut client = relay.connect();
+    client.send([format!("{REQUEST}{}", Chunked.field(0)).as_bytes(), &chunks].concat());
+    assert!(client.response().body == body);
+    assert!(upstream.requests()[0].body == body);
+}
+
+#[test]
+fn requests_sent_ahead_wait_in_constant_memory() {
+    let (tell, told) = channel::<()>();
+    let told = Mutex::new(told);
+    let upstream = Upstream::tls(move |peer: &mut Peer| {
+        peer.request().unwrap();
+        told.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+        peer.write("HTTP/1.1 204 No Content\r\n\r\n");
+    });
+    let relay = Relay::to(&upstream.url()).start();
+    let mut client = relay.connect();
+    let refused = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(60_000));
+    client.send(&refused);
+    assert_eq!(client.response().status, 403);
+    let before = relay.memory("VmHWM");
+    client.send(format!("{REQUEST}\r\n"));
+    let sent = Arc::new(AtomicUsize::new(0));
+    let (mut stream, counter) = (client.stream.try_clone().unwrap(), sent.clone());
+    let count = HELD / refused.len();
+    let sender = std::thread::spawn(move || {
+        for _ in 0..count {
+            counter.fetch_add(refused.len(), Ordering::SeqCst);
+            stream.write_all(refused.as_bytes()).unwrap();
+        }
+    });
+    let waiting = at_rest(&sent);
+    assert!(waiting < HELD / 2, "{waiting} bytes were taken in");
+    let after = relay.memory("VmHWM");
+    assert!(after <= before + GROWTH, "{before} KiB before, {after} KiB after");
+    tell.send(()).unwrap();
+    assert_eq!(client.response().status, 204);
+    for _ in 0..count {
+        assert_eq!(client.response().status, 403);
+    }
+    sender.join().unwrap();
+}
+
 /// An upstream that wants a body of the length in X-Up and gives one of the length in X-Down.
 fn big(framing: Framing) -> Upstream {
     Upstream::tls(move |peer| {

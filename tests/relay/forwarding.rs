@@ -6,7 +6,8 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::support::{DEADLINE, End, Peer, Relay, Request, Upstream, ok, post};
+use super::support::upstream::Kind;
+use super::support::{DEADLINE, End, Peer, Relay, Request, Upstream, certs, ok, post};
 
 /// An upstream that answers, and a relay that stands before it.
 fn start() -> (Upstream, Relay) {
@@ -49,6 +50,18 @@ fn a_head_of_many_records_travels_whole() {
     let sent: String = (0..100).map(|i| format!("X-{i}: {}\r\n", "v".repeat(600))).collect();
     let request = forwarded(&upstream, &relay, post(&sent, "{}"));
     assert_eq!(fields(&request, &relay), format!("{sent}Content-Length: 2\r\n\r\n"));
+}
+
+#[test]
+fn long_fields_between_fields_that_end_here_travel_whole() {
+    let (upstream, relay) = start();
+    let long = |i: usize| format!("X-{i}: {}\r\n", "v".repeat(900));
+    let sent: String = (0..62).map(|i| format!("{}Keep-Alive: {i}\r\n", long(i))).collect();
+    let body = "b".repeat(5_000);
+    let request = forwarded(&upstream, &relay, post(&sent, &body));
+    let kept: String = (0..62).map(long).collect();
+    assert_eq!(fields(&request, &relay), format!("{kept}Content-Length: 5000\r\n\r\n"));
+    assert!(request.body == body.as_bytes());
 }
 
 #[test]
@@ -284,6 +297,28 @@ fn an_upstream_is_a_name_or_an_address_of_either_family() {
 }
 
 #[test]
+fn tls_1_2_and_1_3_are_spoken() {
+    use rustls::version::{TLS12, TLS13};
+    for version in [&TLS12, &TLS13] {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let versions = seen.clone();
+        let config = certs().config(Kind::Good, &[version]);
+        let upstream = Upstream::new(Some(config), move |peer| {
+            versions.lock().unwrap().push((peer.version(), peer.resumed));
+            peer.request().unwrap();
+            peer.write("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+            peer.closed();
+        });
+        let relay = Relay::to(&upstream.url()).start();
+        for _ in 0..2 {
+            forwarded(&upstream, &relay, post("", "{}"));
+        }
+        let version = Some(version.version);
+        assert_eq!(*seen.lock().unwrap(), [(version, false), (version, true)]);
+    }
+}
+
+#[test]
 fn an_http_1_0_client_is_served_and_the_upstream_sees_1_1() {
     let (upstream, relay) = start();
     let mut client = relay.connect();
@@ -475,7 +510,8 @@ fn wait_for(done: impl Fn() -> bool) {
 
 #[test]
 fn a_pooled_connection_that_died_gives_way_to_a_fresh_one() {
-    let deaths: [(fn(&mut Peer), &str); 4] = [
+    type Death = fn(&mut Peer);
+    let deaths: [(Death, &str); 4] = [
         (Peer::close, "close_notify"),
         (Peer::cut, "FIN"),
         (Peer::reset, "RST"),

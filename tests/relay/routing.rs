@@ -220,7 +220,7 @@ fn what_is_not_sound_http_is_refused_and_the_connection_ends() {
     let line = "POST /v1/responses HTTP/1.1\r\n";
     let host = "Host: localhost\r\n";
     for (request, status, code) in [
-        (format!("POST /v1/responses HTTP/1.1\nHost: sm0ke\r\n\r\n"), 400, "malformed_request"),
+        ("POST /v1/responses HTTP/1.1\nHost: sm0ke\r\n\r\n".into(), 400, "malformed_request"),
         (format!("\r\n\r\n{line}{host}\r\n"), 400, "malformed_request"),
         (format!("POST  /v1/responses HTTP/1.1\r\n{host}\r\n"), 400, "malformed_request"),
         (format!("POST /v1/responses\r\n{host}\r\n"), 400, "malformed_request"),
