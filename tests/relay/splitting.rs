@@ -70,7 +70,8 @@ impl Asking {
         }
         let (got, end) = client.rest();
         let seen = self.seen.try_iter().map(|(head, body)| {
-            assert_eq!(fields(&head, "authorization"), [format!("Bearer {}", self.relay.key)]);
+            // No assert_eq: it would print the key.
+            assert!(fields(&head, "authorization") == [format!("Bearer {}", self.relay.key)]);
             (head.replace(&self.relay.key, "KEY"), body)
         });
         (String::from_utf8(got).unwrap(), end, seen.collect())
