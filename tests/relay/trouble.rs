@@ -1,1 +1,618 @@
-//! An upstream that fails, and how the client is told.
+//! An upstream that fails, and how the client is told; a client that leaves.
+
+use std::io::Read;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use super::support::relay::marker_key;
+use super::support::upstream::Kind;
+use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, certs, ok, post};
+
+/// An answer of the relay's own, after which the client's connection can be used again.
+#[track_caller]
+fn fails(client: &mut Client, status: u16, code: &str) {
+    let answer = client.send(post("", "{}")).response();
+    assert_eq!((answer.status, answer.code()), (status, code));
+    assert!(answer.fields("connection").is_empty());
+    assert_eq!(client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response().status, 403);
+}
+
+/// An upstream that reads one request on each connection and then does this.
+fn upstream(then: impl Fn(&mut Peer) + Send + Sync + 'static) -> (Upstream, Relay) {
+    let upstream = Upstream::tls(move |peer| {
+        if peer.request().is_some() {
+            then(peer);
+        }
+    });
+    let relay = Relay::to(&upstream.url()).start();
+    (upstream, relay)
+}
+
+type Way = (&'static str, fn(&mut Peer));
+/// How a connection can end.
+const CLOSE: Way = ("close_notify and FIN", Peer::close);
+const CUT: Way = ("FIN alone", Peer::cut);
+const RESET: Way = ("RST", Peer::reset);
+
+#[test]
+fn a_name_that_does_not_resolve_is_502() {
+    let relay = Relay::to("https://no-such-host.invalid/v1/responses")
+        .env("RES_OPTIONS", "timeout:1 attempts:1")
+        .start();
+    let mut client = relay.connect();
+    // A failure is not remembered: each is asked for anew.
+    for _ in 0..2 {
+        fails(&mut client, 502, "upstream_dns_failed");
+    }
+}
+
+#[test]
+fn a_refused_connection_is_502() {
+    let upstream = Upstream::answering(ok("hello"));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    assert_ne!(port, upstream.port);
+    drop(listener);
+    for url in [format!("https://127.0.0.1:{port}/"), format!("http://localhost:{port}/")] {
+        fails(&mut Relay::to(&url).start().connect(), 502, "upstream_refused");
+    }
+}
+
+#[test]
+fn a_certificate_that_does_not_hold_is_502_and_says_why() {
+    for (kind, code) in [
+        (Kind::UnknownIssuer, "upstream_tls_unknown_issuer"),
+        (Kind::WrongName, "upstream_tls_wrong_name"),
+        (Kind::Expired, "upstream_tls_expired"),
+    ] {
+        for versions in [&[&rustls::version::TLS13][..], &[&rustls::version::TLS12]] {
+            let config = certs().config(kind, versions);
+            let upstream = Upstream::new(Some(config), |peer| {
+                peer.request();
+            });
+            let relay = Relay::to(&upstream.url()).start();
+            let mut client = relay.connect();
+            fails(&mut client, 502, code);
+            fails(&mut client, 502, code);
+            assert!(upstream.requests().is_empty(), "the key went to a stranger");
+        }
+    }
+}
+
+#[test]
+fn a_handshake_that_fails_is_502() {
+    for say in ["HTTP/1.1 400 Bad Request\r\n\r\n", "", "\x15\x03\x03\x00\x02\x02\x28"] {
+        let upstream = Upstream::plain(move |peer| {
+            peer.write(say);
+            peer.close();
+            peer.closed();
+        });
+        let url = format!("https://localhost:{}/", upstream.port);
+        fails(&mut Relay::to(&url).start().connect(), 502, "upstream_tls_failed");
+    }
+}
+
+#[test]
+fn no_usable_connection_within_ten_seconds_is_504() {
+    // A listener whose queue is full: the kernel drops what comes.
+    let full = TcpListener::bind("127.0.0.1:0").unwrap();
+    // SAFETY: no memory is involved.
+    unsafe { libc::listen(full.as_raw_fd(), 0) };
+    let address: SocketAddr = full.local_addr().unwrap();
+    let mut queue = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+        queue.push(stream);
+        assert!(queue.len() < 100, "the queue does not fill");
+    }
+    // An upstream that accepts and never speaks TLS.
+    let silent = Upstream::plain(|peer| peer.closed());
+    let relays = [address.port(), silent.port]
+        .map(|port| Relay::to(&format!("https://127.0.0.1:{port}/")).start());
+    let mut clients = relays.each_ref().map(|relay| {
+        let mut client = relay.connect();
+        client.send(post("", "{}"));
+        client
+    });
+    let start = Instant::now();
+    for client in &mut clients {
+        let answer = client.response();
+        assert_eq!((answer.status, answer.code()), (504, "upstream_connect_timeout"));
+        let took = start.elapsed();
+        assert!(took > Duration::from_secs(9) && took < Duration::from_secs(12), "{took:?}");
+    }
+}
+
+#[test]
+fn an_upstream_that_closes_before_it_answers_is_502() {
+    for (what, end) in [CLOSE, CUT, RESET] {
+        for said in [
+            "",
+            "H",
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r",
+            "HTTP/1.1 103 Early Hints\r\n\r\n",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n",
+        ] {
+            let (upstream, relay) = upstream(move |peer| {
+                peer.write(said);
+                end(peer);
+            });
+            let mut client = relay.connect();
+            client.send(post("", "{}"));
+            if said.starts_with("HTTP/1.1 10") {
+                assert!(client.head().starts_with("HTTP/1.1 10"));
+            }
+            let answer = client.response();
+            assert_eq!((answer.status, answer.code()), (502, "upstream_closed"), "{what}: {said}");
+            // It is not asked a second time.
+            assert_eq!(upstream.requests().len(), 1);
+        }
+    }
+}
+
+#[test]
+fn an_upstream_that_closes_before_it_reads_is_502() {
+    for (what, end) in [CLOSE, CUT, RESET] {
+        let upstream = Upstream::tls(end);
+        let relay = Relay::to(&upstream.url()).start();
+        let answer = relay.connect().send(post("", "{}")).response();
+        // The end may come while the handshake is still going on.
+        let codes = ["upstream_closed", "upstream_tls_failed"];
+        assert_eq!(answer.status, 502);
+        assert!(codes.contains(&answer.code()), "{what}: {}", answer.code());
+    }
+}
+
+#[test]
+fn an_upstream_that_closes_during_the_upload_is_502() {
+    for (what, end) in [CLOSE, CUT, RESET] {
+        let upstream = Upstream::tls(move |peer| {
+            peer.head().unwrap();
+            assert_eq!(peer.take(5), b"first");
+            end(peer);
+        });
+        let relay = Relay::to(&upstream.url()).start();
+        let mut client = relay.connect();
+        client.send(
+            "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nfirst",
+        );
+        let answer = client.response();
+        assert_eq!((answer.status, answer.code()), (502, "upstream_closed"), "{what}");
+        assert_eq!(answer.fields("connection"), ["close"]);
+        client.send(vec![b'x'; 999_995]).finish().expect_end(End::Fin);
+    }
+}
+
+#[test]
+fn an_unsound_answer_is_502() {
+    let ok = "HTTP/1.1 200 OK\r\n";
+    let long = "x".repeat(70_000);
+    let many = "X: 1\r\n".repeat(129);
+    let answers: Vec<String> = [
+        // Status lines.
+        "ICY 200 OK\r\n\r\n",
+        "200 OK\r\n\r\n",
+        "HTTP/2 200\r\n\r\n",
+        "HTTP/1.2 200 OK\r\n\r\n",
+        "HTTP/1.1 2000 OK\r\n\r\n",
+        "HTTP/1.1 20 OK\r\n\r\n",
+        "HTTP/1.1 -20 OK\r\n\r\n",
+        "HTTP/1.1 099 OK\r\n\r\n",
+        "HTTP/1.1 600 OK\r\n\r\n",
+        "HTTP/1.1  200 OK\r\n\r\n",
+        "HTTP/1.1\t200 OK\r\n\r\n",
+        "http/1.1 200 OK\r\n\r\n",
+        " HTTP/1.1 200 OK\r\n\r\n",
+        "\r\nHTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.1 200 O\0K\r\n\r\n",
+        "HTTP/1.1 200 O\rK\r\n\r\n",
+        "<html>no</html>",
+    ]
+    .into_iter()
+    .map(str::to_owned)
+    .chain(
+        [
+            // Field lines.
+            "X : 1\r\n\r\n",
+            " X: 1\r\n\r\n",
+            "X: 1\r\n folded\r\n\r\n",
+            ": 1\r\n\r\n",
+            "X\r\n\r\n",
+            "X: a\0b\r\n\r\n",
+            "X: a\rb\r\n\r\n",
+            "X: a\nSet-Cookie: b\r\n\r\n",
+            "X: 1\n\n",
+            "X: a\x7fb\r\n\r\n",
+            "Connection: a b\r\n\r\n",
+            // Lengths.
+            "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+            "Content-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
+            "Content-Length: 2\r\nContent-Length: 3\r\n\r\nhi",
+            "Content-Length: 2, 2\r\n\r\nhi",
+            "Content-Length: +2\r\n\r\nhi",
+            "Content-Length: -2\r\n\r\nhi",
+            "Content-Length: 0x2\r\n\r\nhi",
+            "Content-Length:\r\n\r\nhi",
+            "Content-Length: 18446744073709551616\r\n\r\nhi",
+            "Transfer-Encoding: gzip\r\n\r\nhi",
+            "Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+            "Transfer-Encoding: chunked, chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            // Limits.
+            &format!("X: {long}\r\n\r\n"),
+            &format!("X: {long}"),
+            &format!("{many}\r\n"),
+        ]
+        .into_iter()
+        .map(|rest| format!("{ok}{rest}")),
+    )
+    .chain(["HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned()])
+    .collect();
+    let list = answers.clone();
+    let upstream = Upstream::tls(move |peer| {
+        let request = peer.request().unwrap();
+        let n: usize = std::str::from_utf8(&request.body).unwrap().parse().unwrap();
+        // A long answer may be refused before it has been taken.
+        peer.try_write(&list[n]);
+        peer.closed();
+    });
+    let relay = Relay::to(&upstream.url()).start();
+    let mut client = relay.connect();
+    for (n, text) in answers.iter().enumerate() {
+        let answer = client.send(post("", &n.to_string())).response();
+        let shown = &text[..text.len().min(80)];
+        assert_eq!((answer.status, answer.code()), (502, "upstream_bad_response"), "{shown:?}");
+    }
+    assert_eq!(upstream.connections(), answers.len());
+}
+
+#[test]
+fn switching_protocols_is_502() {
+    let (_upstream, relay) = upstream(|peer| {
+        peer.write(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        );
+        peer.closed();
+    });
+    fails(&mut relay.connect(), 502, "upstream_switched_protocols");
+}
+
+#[test]
+fn interim_answers_are_bounded_in_number() {
+    let (_upstream, relay) = upstream(|peer| {
+        peer.try_write("HTTP/1.1 102 Processing\r\n\r\n".repeat(65) + &ok("late"));
+        peer.closed();
+    });
+    let mut client = relay.connect();
+    client.send(post("", "{}"));
+    for _ in 0..64 {
+        assert_eq!(client.head(), "HTTP/1.1 102 Processing\r\n\r\n");
+    }
+    let answer = client.response();
+    assert_eq!((answer.status, answer.code()), (502, "upstream_bad_response"));
+}
+
+const LENGTH: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+const UNTIL_CLOSE: &str = "HTTP/1.1 200 OK\r\n\r\n";
+
+const HTTP_1_0: &str = "POST /v1/responses HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}";
+
+/// The client has the head, then the upstream says this and ends: the client is reset.
+#[track_caller]
+fn resets(head: &'static str, rest: &'static str, (what, end): Way) {
+    for request in [&*post("", "{}"), HTTP_1_0] {
+        let (tell, told) = channel::<()>();
+        let told = Mutex::new(told);
+        let (_upstream, relay) = upstream(move |peer| {
+            peer.write(head);
+            told.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+            peer.try_write(rest);
+            end(peer);
+        });
+        let mut client = relay.connect();
+        assert!(client.send(request).head().starts_with("HTTP/1.1 200 OK\r\n"));
+        tell.send(()).unwrap();
+        let (got, end) = client.rest();
+        assert_eq!(end, End::Reset, "{head}{rest}, then {what}, after {request}");
+        assert!(!got.ends_with(b"0\r\n\r\n"), "{head}{rest}, then {what}: a false end");
+    }
+}
+
+#[test]
+fn a_truncated_answer_of_known_length_resets_the_client() {
+    for rest in ["", "hello", "123456789"] {
+        for way in [CLOSE, CUT, RESET] {
+            resets(LENGTH, rest, way);
+        }
+    }
+}
+
+#[test]
+fn a_truncated_chunked_answer_resets_the_client() {
+    for rest in [
+        "",
+        "5",
+        "5\r\n",
+        "5\r\nhel",
+        "5\r\nhello",
+        "5\r\nhello\r\n",
+        "5\r\nhello\r\n0",
+        "5\r\nhello\r\n0\r\n",
+        "5\r\nhello\r\n0\r\nX: 1\r\n",
+        "5\r\nhello\r\n0\r\nX: 1\r\n\r",
+    ] {
+        resets(CHUNKED, rest, CLOSE);
+    }
+    resets(CHUNKED, "5\r\nhello\r\n", CUT);
+    resets(CHUNKED, "5\r\nhello\r\n", RESET);
+}
+
+#[test]
+fn a_close_delimited_answer_without_close_notify_resets_the_client() {
+    for rest in ["", "hello"] {
+        resets(UNTIL_CLOSE, rest, CUT);
+        resets(UNTIL_CLOSE, rest, RESET);
+    }
+}
+
+#[test]
+fn broken_chunks_in_an_answer_reset_the_client() {
+    for rest in [
+        "x\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        "5\r\nhellox\r\n0\r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        "\r\n",
+        "-1\r\n",
+        "10000000000000000\r\nhello",
+        "5\r\nhello\r\n0\r\nX : 1\r\n\r\n",
+        "5\r\nhello\r\n0\r\n X: 1\r\n\r\n",
+    ] {
+        resets(CHUNKED, rest, ("nothing", |peer| peer.closed()));
+    }
+}
+
+#[test]
+fn a_plain_upstream_ends_a_close_delimited_answer_with_fin_and_no_other_way() {
+    for (way, whole) in [(CUT, true), (RESET, false)] {
+        let (tell, told) = channel::<()>();
+        let told = Mutex::new(told);
+        let upstream = Upstream::plain(move |peer| {
+            peer.request().unwrap();
+            peer.write("HTTP/1.1 200 OK\r\n\r\nhello");
+            told.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+            way.1(peer);
+        });
+        let relay = Relay::to(&upstream.url()).start();
+        let mut client = relay.connect();
+        let head = client.send(post("", "{}")).head();
+        assert!(head.contains("Transfer-Encoding: chunked\r\n"));
+        assert_eq!(client.take(10), b"5\r\nhello\r\n");
+        tell.send(()).unwrap();
+        if whole {
+            assert_eq!(client.take(5), b"0\r\n\r\n");
+        } else {
+            client.expect_end(End::Reset);
+        }
+    }
+}
+
+/// The key goes in at each `KEY`; `|` begins another record.
+fn reflecting(template: &'static str) -> (Upstream, Relay) {
+    let key = marker_key();
+    let text = template.replace("KEY", &key);
+    // A cut inside the key, too.
+    let text = text.replace("CUT", &format!("{}|{}", &key[..10], &key[10..]));
+    let upstream = Upstream::tls(move |peer| {
+        while peer.request().is_some() {
+            for part in text.split('|') {
+                if !peer.try_write(part) {
+                    return;
+                }
+            }
+        }
+    });
+    let relay = Relay::to(&upstream.url()).key(&key).start();
+    (upstream, relay)
+}
+
+fn holds(bytes: &[u8], key: &str) -> bool {
+    bytes.windows(key.len()).any(|window| window == key.as_bytes())
+}
+
+#[test]
+fn a_head_that_reflects_the_key_is_withheld() {
+    for template in [
+        "HTTP/1.1 401 KEY\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 401 No\r\nX-You-Sent: Bearer KEY\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 401 No\r\nX-KEY: 1\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 302 Found\r\nLocation: /?k=xKEYx\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 401 No\r\nX: CUT\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nLink: KEY\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 401 No\r\nConnection: KEY\r\nContent-Length: 0\r\n\r\n",
+    ] {
+        let (_upstream, relay) = reflecting(template);
+        let answer = relay.connect().send(post("", "{}")).response();
+        assert!(!holds(answer.head.as_bytes(), &relay.key) && !holds(&answer.body, &relay.key));
+        assert_eq!((answer.status, answer.code()), (502, "credential_reflected"), "{template}");
+    }
+}
+
+#[test]
+fn a_body_that_reflects_the_key_is_cut_off() {
+    for template in [
+        "HTTP/1.1 401 No\r\nContent-Length: 200\r\n\r\n{\"error\":\"KEY\"}",
+        "HTTP/1.1 401 No\r\nContent-Length: 200\r\n\r\n|{\"error\":\"KEY\"}",
+        "HTTP/1.1 401 No\r\nContent-Length: 200\r\n\r\n{\"error\":\"CUT\"}",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n50\r\ndata: KEY",
+        "HTTP/1.1 200 OK\r\n\r\nxKEY",
+        "HTTP/1.1 200 OK\r\n\r\nxCUT",
+    ] {
+        let (_upstream, relay) = reflecting(template);
+        let (got, end) = relay.connect().send(post("", "{}")).rest();
+        assert_eq!(end, End::Reset, "{template}");
+        assert!(!holds(&got, &relay.key), "{template}");
+    }
+}
+
+#[test]
+fn a_key_spread_over_chunks_is_cut_off() {
+    let key = marker_key();
+    let chunks: String = key.chars().map(|c| format!("1\r\n{c}\r\n")).collect();
+    let (_upstream, relay) = {
+        let upstream = Upstream::tls(move |peer| {
+            peer.request().unwrap();
+            peer.try_write(format!("{CHUNKED}{chunks}0\r\n\r\n"));
+        });
+        let relay = Relay::to(&upstream.url()).key(&key).start();
+        (upstream, relay)
+    };
+    let (got, end) = relay.connect().send(post("", "{}")).rest();
+    assert_eq!(end, End::Reset);
+    let got = String::from_utf8_lossy(&got);
+    let body = got.rsplit("\r\n\r\n").next().unwrap();
+    let data: String = body.split("\r\n").skip(1).step_by(2).collect();
+    assert!(!holds(data.as_bytes(), &key[..16]));
+}
+
+#[test]
+fn what_is_less_than_the_beginning_of_the_key_passes() {
+    let key = marker_key();
+    // A masked key, as APIs show it; nearly its beginning; all but its first byte.
+    let text = format!("{}****{} {} {}", &key[..8], &key[key.len() - 4..], &key[..15], &key[1..]);
+    let upstream = Upstream::answering(ok(&text));
+    let relay = Relay::to(&upstream.url()).key(&key).start();
+    let answer = relay.connect().send(post("", "{}")).response();
+    assert!(answer.status == 200 && answer.text() == text);
+}
+
+/// How a client can leave.
+fn leave(client: Client, way: &str) {
+    match way {
+        "FIN" => client.stream.shutdown(Shutdown::Write).unwrap(),
+        "close" => return,
+        _ => {
+            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+            // SAFETY: the kernel reads a struct that outlives the call.
+            unsafe {
+                libc::setsockopt(
+                    client.stream.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_LINGER,
+                    std::ptr::from_ref(&linger).cast(),
+                    size_of::<libc::linger>() as libc::socklen_t,
+                )
+            };
+            return;
+        }
+    }
+    // With FIN alone the client still listens; there is nothing for it but the end.
+    let mut client = client;
+    let (got, end) = client.rest();
+    assert!(got.is_empty() && end != End::Open);
+}
+
+/// At which point the client leaves.
+#[derive(Clone, Copy, Debug)]
+enum Point {
+    Waiting,
+    Streaming,
+    Uploading,
+}
+
+#[test]
+fn a_client_that_leaves_cancels_the_upstream_exchange_at_once() {
+    for point in [Point::Waiting, Point::Streaming, Point::Uploading] {
+        let (tell, told) = channel();
+        let tell = Mutex::new(tell);
+        let upstream = Upstream::tls(move |peer| {
+            let tell = tell.lock().unwrap();
+            match point {
+                Point::Uploading => drop((peer.head().unwrap(), peer.take(5))),
+                Point::Waiting | Point::Streaming => drop(peer.request().unwrap()),
+            }
+            if let Point::Streaming = point {
+                peer.write(format!("{CHUNKED}5\r\nhello\r\n"));
+            }
+            tell.send(false).unwrap();
+            peer.closed();
+            tell.send(true).unwrap();
+        });
+        let relay = Relay::to(&upstream.url()).start();
+        for way in ["FIN", "close", "RST"] {
+            let mut client = relay.connect();
+            match point {
+                Point::Uploading => client.send(
+                    "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nfirst",
+                ),
+                Point::Waiting | Point::Streaming => client.send(post("", "{}")),
+            };
+            assert!(!told.recv_timeout(DEADLINE).unwrap());
+            if let Point::Streaming = point {
+                client.head();
+                assert_eq!(client.take(10), b"5\r\nhello\r\n");
+            }
+            let start = Instant::now();
+            leave(client, way);
+            let cancelled = told.recv_timeout(DEADLINE);
+            assert_eq!(cancelled, Ok(true), "{point:?}, {way}");
+            assert!(start.elapsed() < Duration::from_secs(1), "{point:?}, {way}");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_leaves_while_the_upstream_is_being_connected_ends_that() {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    // It accepts and never speaks TLS.
+    let upstream = Upstream::plain(move |peer| {
+        let tell = tell.lock().unwrap();
+        let mut hello = [0; 16];
+        assert!(peer.read(&mut hello).is_ok_and(|n| n > 0));
+        tell.send(false).unwrap();
+        peer.closed();
+        tell.send(true).unwrap();
+    });
+    let relay = Relay::to(&format!("https://localhost:{}/", upstream.port)).start();
+    for way in ["FIN", "close", "RST"] {
+        let mut client = relay.connect();
+        client.send(post("", "{}"));
+        assert!(!told.recv_timeout(DEADLINE).unwrap());
+        let start = Instant::now();
+        leave(client, way);
+        assert_eq!(told.recv_timeout(DEADLINE), Ok(true), "{way}");
+        assert!(start.elapsed() < Duration::from_secs(1), "{way}");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_while_it_reads_slowly_cancels_too() {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let upstream = Upstream::tls(move |peer| {
+        let tell = tell.lock().unwrap();
+        peer.request().unwrap();
+        peer.write("HTTP/1.1 200 OK\r\n\r\n");
+        tell.send(()).unwrap();
+        // Without end: only the relay's leaving stops it.
+        while peer.try_write([b'x'; 16_384]) {}
+        tell.send(()).unwrap();
+    });
+    let relay = Relay::to(&upstream.url()).start();
+    for way in ["close", "RST"] {
+        let mut client = relay.connect();
+        client.send(post("", "{}")).head();
+        told.recv_timeout(DEADLINE).unwrap();
+        let start = Instant::now();
+        leave(client, way);
+        told.recv_timeout(DEADLINE).expect("cancelled");
+        assert!(start.elapsed() < Duration::from_secs(5), "{way}");
+    }
+}
