@@ -60,11 +60,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Run(config)) => config,
         Ok(Command::Help) => return print(cli::HELP),
         Ok(Command::Version) => return print(cli::VERSION),
-        Err(error) => {
-            let code = failed(&error, USAGE);
-            complain("Try 'codex-responses-api-proxy --help'.\n");
-            return code;
-        }
+        Err(error) => return failed(&error, USAGE),
     };
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -224,6 +220,9 @@ fn print(text: &str) -> ExitCode {
 
 fn failed(reason: &dyn Display, code: u8) -> ExitCode {
     complain(&format!("codex-responses-api-proxy: error: {reason}\n"));
+    if code == USAGE {
+        complain("Try 'codex-responses-api-proxy --help'.\n");
+    }
     ExitCode::from(code)
 }
 

@@ -230,6 +230,9 @@ pub struct Policy {
     pub http_shutdown: bool,
 }
 
+/// True for the token that is asked for.
+pub type TokenCheck<'a> = dyn Fn(&[u8]) -> bool + 'a;
+
 /// What decides on a request beside its own bytes, at the moment it is judged.
 #[derive(Clone, Copy, Default)]
 pub struct Access<'a> {
@@ -240,7 +243,7 @@ pub struct Access<'a> {
     /// No further request is forwarded.
     pub exhausted: bool,
     /// Compares a client token with the one that is asked for, if one is.
-    pub token: Option<&'a dyn Fn(&[u8]) -> bool>,
+    pub token: Option<&'a TokenCheck<'a>>,
 }
 
 impl Access<'_> {

@@ -1,1 +1,195 @@
-//! How the key is taken in.
+//! The key's way in: from a pipe, a file, a terminal; and what is said when there is none.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::support::relay::{BINARY, marker_key};
+use super::support::{DEADLINE, Relay, Upstream, ok, post};
+
+/// Bytes of a key, at most: with `Bearer ` they make 1024.
+const LONGEST: usize = 1017;
+
+/// Starts a relay with exactly these bytes on stdin and asks what key the upstream sees.
+fn arrives(stdin: &[&[u8]], key: &str) {
+    let upstream = Upstream::answering(ok("fine"));
+    let (mut relay, mut pipe) =
+        Relay::to(&upstream.url()).key(key).spawn_without_key(Stdio::piped());
+    for piece in stdin {
+        pipe.write_all(piece).unwrap();
+    }
+    drop(pipe);
+    let line = relay.line_with("listening");
+    relay.port = line.rsplit_once(':').unwrap().1.parse().unwrap();
+    assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+    upstream.requests()[0].head_without_key(key);
+}
+
+#[test]
+fn the_key_is_the_first_line_without_its_line_end() {
+    for (before, after) in
+        [("", ""), ("", "\n"), ("", "\r\n"), ("", "\nsecond line\n"), ("", "\r\r\n")]
+    {
+        let key = marker_key();
+        arrives(&[before.as_bytes(), key.as_bytes(), after.as_bytes()], &key);
+    }
+}
+
+#[test]
+fn the_key_may_come_byte_by_byte() {
+    let key = marker_key();
+    let bytes: Vec<&[u8]> = key.as_bytes().chunks(1).collect();
+    arrives(&bytes, &key);
+}
+
+#[test]
+fn the_longest_key_works_and_one_byte_more_is_refused() {
+    let key = "k".repeat(LONGEST);
+    arrives(&[key.as_bytes(), b"\r\n"], &key);
+    refused(&[b'k'; LONGEST + 1], "too large");
+    refused(&[b'k'; 1 << 20], "too large");
+}
+
+/// Starts it with these bytes: exit code 1, this message, and nothing of what was read.
+fn refused(stdin: &[u8], want: &str) {
+    let (code, out, err) = Relay::bare().run(stdin);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.starts_with("codex-responses-api-proxy: error: "), "{err}");
+    assert!(err.contains(want) && err.lines().count() == 1, "{err}");
+    if stdin.len() > 8 {
+        assert!(!err.as_bytes().windows(8).any(|window| window == &stdin[..8]));
+    }
+}
+
+#[test]
+fn no_key_is_told_with_what_to_type() {
+    for stdin in [&b""[..], b"\n", b"\r\n", b"\nsk-second-line\n"] {
+        refused(stdin, "printenv OPENAI_API_KEY | env -u OPENAI_API_KEY codex-responses-api-proxy");
+    }
+}
+
+#[test]
+fn a_character_that_no_key_has_is_refused() {
+    for stdin in
+        [&b"sk key-with-space"[..], b"sk.key-with-dot", b"sk\0key", b"sk\xc3\xa9", b" sk", b"sk "]
+    {
+        refused(stdin, "ASCII letters, numbers, '-' or '_'");
+    }
+}
+
+#[test]
+fn a_closed_stdin_reads_as_empty_and_one_that_cannot_be_read_has_its_own_message() {
+    let run = |command: &mut Command| {
+        let output = command.env_clear().stdout(Stdio::piped()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let mut command = Command::new(BINARY);
+    // SAFETY: close(2) is safe to call between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::close(0);
+            Ok(())
+        })
+    };
+    let (code, err) = run(&mut command);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("API key must be provided via stdin"), "{err}");
+    let (code, err) = run(Command::new(BINARY).stdin(File::open("/").unwrap()));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("cannot read the API key from stdin: Is a directory"), "{err}");
+}
+
+/// A terminal: our side and the relay's.
+fn terminal() -> (File, File) {
+    let (mut ours, mut theirs) = (0, 0);
+    let null = std::ptr::null_mut::<u8>();
+    // SAFETY: two descriptors are written into variables of ours.
+    assert_eq!(
+        unsafe { libc::openpty(&mut ours, &mut theirs, null.cast(), null.cast(), null.cast()) },
+        0
+    );
+    // SAFETY: both are new and nobody else has them.
+    unsafe {
+        libc::fcntl(ours, libc::F_SETFD, libc::FD_CLOEXEC);
+        libc::fcntl(theirs, libc::F_SETFD, libc::FD_CLOEXEC);
+        (File::from_raw_fd(ours), File::from_raw_fd(theirs))
+    }
+}
+
+fn has_echo(terminal: &File) -> bool {
+    // SAFETY: plain memory for libc to fill.
+    let mut state: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: fills a struct of ours.
+    assert_eq!(unsafe { libc::tcgetattr(terminal.as_raw_fd(), &mut state) }, 0);
+    state.c_lflag & libc::ECHO != 0
+}
+
+fn echo_becomes(terminal: &File, want: bool) {
+    let start = Instant::now();
+    while has_echo(terminal) != want {
+        assert!(start.elapsed() < DEADLINE, "echo stays {}", !want);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn at_a_terminal_the_key_is_asked_for_without_echo_which_comes_back_whatever_happens() {
+    enum Then {
+        Type(String),
+        Signal(i32),
+        HangUp,
+    }
+    for (then, code) in [
+        (Then::Type(marker_key() + "\n"), None),
+        (Then::Type("bad key\n".into()), Some(1)),
+        (Then::Type("\n".into()), Some(1)),
+        (Then::Signal(libc::SIGINT), None),
+        (Then::Signal(libc::SIGTERM), None),
+        (Then::HangUp, Some(1)),
+    ] {
+        let (mut ours, theirs) = terminal();
+        let mut child = Command::new(BINARY)
+            .env_clear()
+            .stdin(theirs.try_clone().unwrap())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        let mut prompt = [0; 33];
+        stderr.read_exact(&mut prompt).unwrap();
+        assert_eq!(&prompt, b"API key (not shown as you type): ");
+        echo_becomes(&theirs, false);
+        match &then {
+            Then::Type(text) => ours.write_all(text.as_bytes()).unwrap(),
+            // SAFETY: the child has not been waited for, so the pid is its own.
+            Then::Signal(signal) => unsafe {
+                libc::kill(child.id() as i32, *signal);
+            },
+            // End of file, as Ctrl-D makes it.
+            Then::HangUp => ours.write_all(b"\x04").unwrap(),
+        }
+        echo_becomes(&theirs, true);
+        if let Then::Type(text) = &then
+            && code.is_none()
+        {
+            // It listens; nothing of the key was echoed.
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"capabilities") {
+                let mut byte = [0];
+                stderr.read_exact(&mut byte).unwrap();
+                seen.push(byte[0]);
+            }
+            let _ = child.kill();
+            let key = text.trim_end().as_bytes();
+            assert!(!seen.windows(key.len()).any(|window| window == key));
+        }
+        let status = child.wait().unwrap();
+        if let Some(code) = code {
+            assert_eq!(status.code(), Some(code));
+        }
+    }
+}

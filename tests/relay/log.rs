@@ -1,1 +1,199 @@
-//! --access-log and stderr.
+//! `--access-log`: what it says, what it never says, and that nobody waits for it.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::process::Stdio;
+
+use super::support::{End, Relay, Upstream, ok, post};
+
+/// The values of a line, in order, after it was checked that these are its names and no others.
+fn values(line: &str) -> Vec<String> {
+    const NAMES: [&str; 10] = [
+        "time",
+        "route",
+        "status",
+        "bytes_in",
+        "bytes_out",
+        "connect_ms",
+        "first_byte_ms",
+        "total_ms",
+        "reused",
+        "end",
+    ];
+    let inner = line.strip_prefix('{').unwrap().strip_suffix('}').unwrap();
+    let mut rest = inner;
+    let mut values = Vec::new();
+    for (at, name) in NAMES.iter().enumerate() {
+        let tag = format!("{}\"{name}\":", if at == 0 { "" } else { "," });
+        rest = rest.strip_prefix(&tag).unwrap_or_else(|| panic!("no {name} in {line}"));
+        let end = match rest.strip_prefix('"') {
+            Some(text) => text.find('"').unwrap() + 2,
+            None => rest.find(',').unwrap_or(rest.len()),
+        };
+        values.push(rest[..end].trim_matches('"').to_owned());
+        rest = &rest[end..];
+    }
+    if let Some(lost) = rest.strip_prefix(",\"lost\":") {
+        values.push(lost.to_owned());
+        rest = "";
+    }
+    assert_eq!(rest, "", "{line}");
+    values
+}
+
+/// route, status, bytes_in, bytes_out, reused, end
+fn gist(line: &str) -> [String; 6] {
+    let values = values(line);
+    [1, 2, 3, 4, 8, 9].map(|at| values[at].clone())
+}
+
+#[test]
+fn each_exchange_is_one_line() {
+    let upstream = Upstream::answering(ok("hello"));
+    let relay = Relay::to(&upstream.url()).args(["--access-log", "--http-shutdown"]).start();
+    let mut client = relay.connect();
+    client.send(post("", "{}!")).response();
+    let line = relay.line();
+    assert_eq!(gist(&line), ["responses", "200", "3", "5", "false", "complete"]);
+    let time = &values(&line)[0];
+    assert!(time.len() == 24 && time.ends_with('Z') && &time[10..11] == "T", "{time}");
+    assert_ne!(values(&line)[5], "null", "a connection had to be made");
+    client.send(post("", "{}!")).response();
+    let line = relay.line();
+    assert_eq!(gist(&line), ["responses", "200", "3", "5", "true", "complete"]);
+    assert_eq!(values(&line)[5], "null", "none had to be made");
+    client.send("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+    assert_eq!(gist(&relay.line()), ["refused", "403", "0", "0", "false", "route_not_allowed"]);
+    client.send("GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+    assert_eq!(gist(&relay.line()), ["shutdown", "200", "0", "0", "false", "complete"]);
+}
+
+#[test]
+fn how_an_exchange_ended_is_said() {
+    let upstream = Upstream::tls(|peer| {
+        let Some(request) = peer.request() else { return };
+        match request.body.as_slice() {
+            b"cut" => {
+                peer.write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc");
+                peer.close();
+            }
+            b"bad" => peer.write("HTTP/1.1 2000 OK\r\n\r\n"),
+            b"gone" => {
+                peer.write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc");
+                peer.closed();
+            }
+            _ => peer.close(),
+        }
+    });
+    let relay = Relay::to(&upstream.url()).args(["--access-log"]).start();
+    let ask = |body: &str| {
+        let mut client = relay.connect();
+        client.send(post("", body));
+        client
+    };
+    ask("cut").rest();
+    assert_eq!(gist(&relay.line()), ["responses", "200", "3", "3", "false", "upstream_truncated"]);
+    ask("bad").response();
+    assert_eq!(gist(&relay.line())[1..], ["502", "3", "0", "false", "upstream_bad_response"]);
+    ask("close").response();
+    assert_eq!(gist(&relay.line())[1..], ["502", "5", "0", "false", "upstream_closed"]);
+    let mut client = ask("gone");
+    client.head();
+    drop(client);
+    assert_eq!(gist(&relay.line())[1..], ["200", "4", "3", "false", "client_closed"]);
+    let mut client = relay.connect();
+    client.send("\0\r\n\r\n").response();
+    assert_eq!(gist(&relay.line()), ["refused", "400", "0", "0", "false", "malformed_request"]);
+    let mut client = ask("gone");
+    client.head();
+    relay.signal(libc::SIGTERM);
+    relay.signal(libc::SIGINT);
+    assert_eq!(client.rest().1, End::Reset);
+    assert_eq!(gist(&relay.line())[5], "shutdown");
+}
+
+#[test]
+fn nothing_that_a_peer_chose_is_in_it() {
+    let upstream =
+        Upstream::answering("HTTP/1.1 299 CANARY\r\nX: CANARY\r\nContent-Length: 6\r\n\r\nCANARY");
+    let relay = Relay::to(&upstream.url()).args(["--access-log"]).start();
+    let mut client = relay.connect();
+    client.send(post("X: CANARY\r\n", "CANARY")).response();
+    client.send("GET /CANARY?CANARY HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+    client.send("CANARY").finish();
+    client.rest();
+    relay.connect().send("CANARY /x HTTP/9.9\r\n\r\n").rest();
+    relay.line_with("299");
+    relay.line_with("403");
+    relay.line_with("505");
+    assert!(!String::from_utf8(relay.output()).unwrap().contains("CANARY"));
+}
+
+/// A pipe: its reading end, its writing end, which is small.
+fn pipe() -> (OwnedFd, OwnedFd) {
+    let mut ends = [0; 2];
+    // SAFETY: two descriptors are written into an array of ours, and nobody else has them.
+    unsafe {
+        assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
+        libc::fcntl(ends[1], libc::F_SETPIPE_SZ, 4096);
+        (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1]))
+    }
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_holds_nothing_up_and_the_lost_lines_are_counted() {
+    let upstream = Upstream::answering(ok("fine"));
+    let (reader, writer) = pipe();
+    let kept = writer.try_clone().unwrap();
+    let relay = Relay::to(&upstream.url()).args(["--access-log"]).spawn(Stdio::from(writer));
+    let mut lines = BufReader::new(File::from(reader));
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    let port = line.trim_end().rsplit_once(':').unwrap().1.parse().unwrap();
+    line.clear();
+    lines.read_line(&mut line).unwrap();
+    // More lines than the pipe and the relay's own buffer hold together.
+    let count = 1000;
+    let mut client = super::support::Client::connect(port);
+    for _ in 0..count {
+        assert_eq!(client.send(post("", "{}")).response().status, 200);
+    }
+    // SAFETY: asks for flags.
+    let flags = unsafe { libc::fcntl(kept.as_raw_fd(), libc::F_GETFL) };
+    assert_eq!(flags & libc::O_NONBLOCK, 0, "the description is shared with others");
+    drop(kept);
+    // Somebody reads again: what waited comes, then the next line counts what was lost.
+    let (mut seen, mut lost) = (0, 0);
+    while lost == 0 {
+        client.send(post("", "{}")).response();
+        line.clear();
+        lines.read_line(&mut line).unwrap();
+        seen += 1;
+        lost = values(line.trim_end()).get(10).map_or(0, |lost| lost.parse().unwrap());
+        assert!(seen < 2 * count, "no line counts the lost ones");
+    }
+    assert!(lost > 100, "{lost}");
+    drop(relay);
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).unwrap();
+    assert!(rest.lines().all(|line| values(line).len() >= 10));
+}
+
+#[test]
+fn a_closed_stderr_stops_nothing() {
+    let upstream = Upstream::answering(ok("fine"));
+    let (reader, writer) = pipe();
+    let relay = Relay::to(&upstream.url()).args(["--access-log"]).spawn(Stdio::from(writer));
+    let mut lines = BufReader::new(File::from(reader));
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    let port = line.trim_end().rsplit_once(':').unwrap().1.parse().unwrap();
+    lines.read_line(&mut line).unwrap();
+    drop(lines);
+    let mut client = super::support::Client::connect(port);
+    for _ in 0..20 {
+        assert_eq!(client.send(post("", "{}")).response().status, 200);
+    }
+    drop(relay);
+}

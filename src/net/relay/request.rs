@@ -1,5 +1,6 @@
 //! From the client to the upstream.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use super::{Over, READ, Relay, Shared, Times};
@@ -161,11 +162,12 @@ impl Relay {
                 &mut shared.origin.credential,
                 &mut shared.space,
             );
-            if sent.is_err() {
-                let reused = up.reused;
+            if let Err(error) = sent {
+                // A write that stopped half-way has taken bytes.
+                let untouched = up.reused && error.kind() != ErrorKind::WriteZero;
                 shared.ups.remove(key);
                 self.upstream = None;
-                return if reused { Sent::Nothing } else { Sent::Failed };
+                return if untouched { Sent::Nothing } else { Sent::Failed };
             }
             self.upstream = Some(key);
             shared.requests_left -= 1;
