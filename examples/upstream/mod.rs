@@ -1,0 +1,178 @@
+//! A TLS server that speaks as much of the Responses API as the demo and the client tests need.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+/// What the answers say.
+pub const MESSAGE: &str = "Hello from behind the relay.";
+
+/// A request as it arrived.
+pub struct Request {
+    /// Request line and field lines.
+    pub head: Vec<String>,
+    /// The body, decoded.
+    pub body: String,
+}
+
+impl Request {
+    /// A field's value.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.head
+            .iter()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+}
+
+/// A certificate authority of its own, and a server certificate for localhost.
+pub struct Identity {
+    /// The authority's certificate, in PEM form.
+    pub ca: String,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// Makes new ones.
+    pub fn new() -> Result<Identity, rcgen::Error> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        let key = KeyPair::generate()?;
+        let leaf = CertificateParams::new(vec!["localhost".into()])?.signed_by(&key, &ca)?;
+        Ok(Identity {
+            ca: ca.pem(),
+            chain: vec![leaf.der().clone()],
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+        })
+    }
+}
+
+/// A connection's stream, decrypted.
+pub type Stream = StreamOwned<ServerConnection, TcpStream>;
+
+/// Serves on a thread for each connection until the process ends; returns the port.
+pub fn serve(
+    identity: Identity,
+    answer: impl Fn(&Request, &mut Stream) -> io::Result<()> + Send + Sync + 'static,
+) -> io::Result<u16> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| {
+            builder.with_no_client_auth().with_single_cert(identity.chain, identity.key)
+        })
+        .map_err(io::Error::other)?;
+    let (config, answer) = (Arc::new(config), Arc::new(answer));
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let (config, answer) = (config.clone(), answer.clone());
+            std::thread::spawn(move || {
+                let _ = stream.set_nodelay(true);
+                let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+                let mut stream = BufReader::new(StreamOwned::new(connection, stream));
+                while let Some(request) = read_request(&mut stream)? {
+                    answer(&request, stream.get_mut())?;
+                }
+                io::Result::Ok(())
+            });
+        }
+    });
+    Ok(port)
+}
+
+fn line(stream: &mut impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn read_request(stream: &mut impl BufRead) -> io::Result<Option<Request>> {
+    let mut request = Request { head: Vec::new(), body: String::new() };
+    loop {
+        let line = line(stream)?;
+        if line.is_empty() {
+            break;
+        }
+        request.head.push(line);
+    }
+    if request.head.is_empty() {
+        return Ok(None);
+    }
+    if let Some(length) = request.field("content-length") {
+        let length: u64 = length.parse().map_err(io::Error::other)?;
+        stream.take(length).read_to_string(&mut request.body)?;
+    } else if request.field("transfer-encoding").is_some() {
+        loop {
+            let size = u64::from_str_radix(&line(stream)?, 16).map_err(io::Error::other)?;
+            stream.take(size).read_to_string(&mut request.body)?;
+            line(stream)?;
+            if size == 0 {
+                break;
+            }
+        }
+    }
+    Ok(Some(request))
+}
+
+/// Name and data of the events of one answer that says [`MESSAGE`].
+pub fn events() -> Vec<(&'static str, String)> {
+    let response = |status: &str, output: &str| {
+        format!(
+            r#"{{"id":"resp_1","object":"response","created_at":0,"model":"stub","status":"{status}","output":[{output}],"parallel_tool_calls":true,"tool_choice":"auto","tools":[],"usage":{{"input_tokens":1,"input_tokens_details":{{"cached_tokens":0}},"output_tokens":5,"output_tokens_details":{{"reasoning_tokens":0}},"total_tokens":6}}}}"#
+        )
+    };
+    let item = format!(
+        r#"{{"id":"msg_1","type":"message","role":"assistant","status":"completed","content":[{{"type":"output_text","text":"{MESSAGE}","annotations":[]}}]}}"#
+    );
+    let mut events =
+        vec![("response.created", format!(r#""response":{}"#, response("in_progress", "")))];
+    for word in MESSAGE.split_inclusive(' ') {
+        let delta = format!(
+            r#""item_id":"msg_1","output_index":0,"content_index":0,"delta":"{word}","logprobs":[]"#
+        );
+        events.push(("response.output_text.delta", delta));
+    }
+    events.push(("response.output_item.done", format!(r#""output_index":0,"item":{item}"#)));
+    events.push(("response.completed", format!(r#""response":{}"#, response("completed", &item))));
+    events
+        .into_iter()
+        .enumerate()
+        .map(|(n, (name, data))| {
+            (name, format!(r#"{{"type":"{name}","sequence_number":{n},{data}}}"#))
+        })
+        .collect()
+}
+
+/// The whole answer as one JSON object, as it is given without `"stream": true`.
+#[allow(dead_code, reason = "the demo streams")]
+pub fn object() -> String {
+    let last = events().pop().map(|(_, data)| data).unwrap_or_default();
+    let start = last.find(r#"{"id""#).unwrap_or(0);
+    last[start..last.len() - 1].to_owned()
+}
+
+/// Writes the answer as server-sent events, each in a TLS record of its own.
+pub fn stream_events(stream: &mut Stream, pause: Duration) -> io::Result<()> {
+    stream.write_all(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+    )?;
+    stream.flush()?;
+    for (name, data) in events() {
+        let event = format!("event: {name}\ndata: {data}\n\n");
+        write!(stream, "{:x}\r\n{event}\r\n", event.len())?;
+        stream.flush()?;
+        std::thread::sleep(pause);
+    }
+    stream.write_all(b"0\r\n\r\n")?;
+    stream.flush()
+}

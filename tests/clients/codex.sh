@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The real Codex CLI, talking through the relay to a stub upstream over TLS.
+# CODEX_PREFIX: a folder in which @openai/codex is or will be installed (default: a fresh one).
+
+. "$(dirname "$0")/common.sh"
+prefix=${CODEX_PREFIX:-$work/codex}
+codex=$prefix/node_modules/.bin/codex
+[ -x "$codex" ] ||
+    npm install --silent --no-audit --no-fund --prefix "$prefix" @openai/codex@0.169.0 >/dev/null
+start
+
+# run NAME [PROVIDER OPTIONS]
+run() {
+    mkdir "$work/home-$1" "$work/empty-$1"
+    (cd "$work/empty-$1" && CODEX_HOME="$work/home-$1" timeout 60 "$codex" exec \
+        --skip-git-repo-check -c model_provider=p -c \
+        "model_providers.p={ name='P', base_url='http://127.0.0.1:$port/v1', wire_api='responses'${2-} }" \
+        'hi' </dev/null) >"$work/$1.out" 2>"$work/$1.err.out" || {
+        cat "$work/$1.err.out" >&2
+        fail "codex exec ($1) ended with $?"
+    }
+    grep -q 'Hello from behind the relay.' "$work/$1.out" || fail "$1: the answer was not printed"
+}
+
+run plain
+# A provider that tries WebSockets is told 426 and falls back to POST at once.
+run websocket ', supports_websockets=true'
+wait_for "$work/relay.log" '"status":426'
+[ "$(grep -c '"status":426' "$work/relay.log")" -eq 1 ] || fail "the 426 did not settle it"
+check_key
+curl -fsS "http://127.0.0.1:$port/shutdown"
+wait_for "$work/relay.log" '"route":"shutdown"'
+echo "codex: ok"
