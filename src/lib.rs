@@ -46,7 +46,7 @@
 //!
 //! | for | look in |
 //! |---|---|
-//! | what is allowed, refused, and with which words | [`http1::target`], [`http1::request`] |
+//! | what is allowed, refused, and with which words | [`http1::target`], [`http1::refusal`], [`http1::request`] |
 //! | how the end of a body is found | [`http1::framing`], [`http1::chunked`] |
 //! | which fields travel on | [`http1::field`], [`http1::request`], [`http1::response`] |
 //! | what happens when, in one exchange | [`http1::exchange`] |

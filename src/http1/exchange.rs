@@ -10,7 +10,8 @@ mod upstream;
 use super::framing::Body;
 use super::head::Seen;
 use super::pieces::Pieces;
-use super::request::{self, Policy, Reject, Request};
+use super::refusal::{self, Canned, Reject};
+use super::request::{Policy, Request};
 use super::response::{Coding, UpstreamFault};
 use super::target::Route;
 
@@ -215,13 +216,13 @@ impl Exchange {
         self.answer(&reject.canned(), out);
     }
 
-    fn answer(&mut self, canned: &request::Canned, out: &mut Pieces) {
+    fn answer(&mut self, canned: &Canned, out: &mut Pieces) {
         self.continue_owed = false;
         self.upstream_close = true;
         self.status = Some(canned.status);
         self.code = Some(canned.code);
         self.response = ResponseSide::Complete;
-        request::answer(canned, self.close, self.is_head, out);
+        refusal::answer(canned, self.close, self.is_head, out);
     }
 
     /// Gives the client the 100 that it waits for, since the upstream did not in time.

@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use super::limits;
-use super::request::Reject;
+use super::refusal::Reject;
 use super::response::BadResponse;
 
 /// A request head whose bytes are sound; what they say is not judged yet.

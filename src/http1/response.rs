@@ -4,7 +4,8 @@ use super::field::{Connection, Lengths, Name};
 use super::framing::Framing;
 use super::head::{Field, ResponseHead};
 use super::pieces::Pieces;
-use super::request::{Canned, travelling};
+use super::refusal::Canned;
+use super::request::travelling;
 
 /// The upstream's head cannot be trusted to mean one thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn the_longest_key_fits_with_either_line_end() {
         for end in [&b""[..], b"\n", b"\r\n"] {
-            let input = [&[b'a'; LONGEST][..], end].concat();
+            let input = [&[b'a'; limits::KEY - "Bearer ".len()][..], end].concat();
             assert!(intake(&input).is_ok());
         }
     }

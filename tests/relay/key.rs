@@ -106,11 +106,10 @@ fn a_closed_stdin_reads_as_empty_and_one_that_cannot_be_read_has_its_own_message
 fn terminal() -> (File, File) {
     let (mut ours, mut theirs) = (0, 0);
     let null = std::ptr::null_mut::<u8>();
-    // SAFETY: two descriptors are written into variables of ours.
-    assert_eq!(
-        unsafe { libc::openpty(&mut ours, &mut theirs, null.cast(), null.cast(), null.cast()) },
-        0
-    );
+    let name = null.cast();
+    // SAFETY: two descriptors are written into variables of ours; the rest may be null.
+    let made = unsafe { libc::openpty(&mut ours, &mut theirs, name, null.cast(), null.cast()) };
+    assert_eq!(made, 0);
     // SAFETY: both are new and nobody else has them.
     unsafe {
         libc::fcntl(ours, libc::F_SETFD, libc::FD_CLOEXEC);
@@ -123,7 +122,8 @@ fn has_echo(terminal: &File) -> bool {
     // SAFETY: plain memory for libc to fill.
     let mut state: libc::termios = unsafe { std::mem::zeroed() };
     // SAFETY: fills a struct of ours.
-    assert_eq!(unsafe { libc::tcgetattr(terminal.as_raw_fd(), &mut state) }, 0);
+    let read = unsafe { libc::tcgetattr(terminal.as_raw_fd(), &mut state) };
+    assert_eq!(read, 0);
     state.c_lflag & libc::ECHO != 0
 }
 

@@ -6,7 +6,8 @@ use crate::http1::framing::{Body, Framing};
 use crate::http1::head::{self, Seen};
 use crate::http1::limits;
 use crate::http1::pieces::Pieces;
-use crate::http1::request::{self, Access, Reject, Request};
+use crate::http1::refusal::Reject;
+use crate::http1::request::{self, Access, Request};
 use crate::http1::target::Route;
 
 impl Exchange {

@@ -9,7 +9,7 @@ use mio::net::TcpStream;
 
 use super::EventLoop;
 use crate::http1::exchange::Exchange;
-use crate::http1::request::Reject;
+use crate::http1::refusal::Reject;
 use crate::net::relay::Relay;
 use crate::net::slots::Side;
 use crate::net::socket::Socket;

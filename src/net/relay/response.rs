@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{Over, READ, Relay, Shared, close};
 use crate::http1::exchange::ResponseStep;
 use crate::http1::pieces;
-use crate::http1::request::Reject;
+use crate::http1::refusal::Reject;
 use crate::http1::response::UpstreamFault;
 use crate::net::buffer::{Backlog, Scratch};
 use crate::net::event_loop::place;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Over, Relay, Shared, Turn};
-use crate::http1::request::Reject;
+use crate::http1::refusal::Reject;
 use crate::http1::response::UpstreamFault;
 use crate::net::event_loop::place;
 use crate::net::slots::Side;
