@@ -170,7 +170,9 @@ mod tests {
             Ok((body, at, end))
         };
         let whole = feed(&mut |left| left);
-        assert_eq!(whole, feed(&mut |_| 1), "cut at each byte");
+        // Miri takes minutes for a long section byte by byte.
+        let step = if cfg!(miri) && input.len() > 256 { 9973 } else { 1 };
+        assert_eq!(whole, feed(&mut |left| left.min(step)), "cut at each byte");
         whole
     }
 

@@ -262,7 +262,11 @@ mod tests {
     fn outcome(input: &[u8]) -> Result<Option<usize>, Reject> {
         let whole = request(input, &mut Seen::default(), |head| Ok(head.len));
         let mut seen = Seen::default();
-        let cut = (1..=input.len())
+        // Miri takes minutes for a long head byte by byte.
+        let step = if cfg!(miri) && input.len() > 256 { 197 } else { 1 };
+        let cut = (1..input.len())
+            .step_by(step)
+            .chain([input.len()])
             .map(|n| request(&input[..n], &mut seen, |head| Ok(head.len)))
             .find(|result| !matches!(result, Ok(None)));
         if !matches!(whole, Ok(None)) {

@@ -26,6 +26,8 @@ const LONGEST: usize = limits::KEY - "Bearer ".len();
 const SHORTEST_NEEDLE_KEY: usize = 16;
 /// Bytes of the key's beginning that are looked for, at most.
 const NEEDLE: usize = 16;
+/// Bytes of an answer that are searched at once.
+const BLOCK: usize = 64;
 
 /// Why there is no key. The texts say what to type; none holds a byte of what was read.
 #[derive(Debug)]
@@ -149,26 +151,33 @@ impl Credential {
 
     /// Looks for the key's beginning in an answer that comes in pieces. `position` is how much of it
     /// the end of the last piece matched; 0 at the start. True when this piece completes it.
+    ///
+    /// How long this takes tells nothing about how much of the needle a text begins with, see
+    /// [`contains`].
     pub fn reflected(&self, position: &mut u8, piece: &[u8]) -> bool {
         let needle = &self.pages.bytes()[self.key..self.key + self.needle];
-        let Some(first) = needle.first() else {
-            return false;
-        };
-        let mut rest = piece;
+        let border = needle.len().saturating_sub(1);
+        if piece.len() <= 2 * border || border == 0 {
+            return self.advance(position, piece);
+        }
+        // What begins in the last piece, what lies within this one, what goes on in the next.
+        let (head, tail) = (&piece[..border], &piece[piece.len() - border..]);
+        if self.advance(position, head) || contains(piece, needle) {
+            return true;
+        }
+        *position = 0;
+        self.advance(position, tail)
+    }
+
+    /// Matches byte by byte, as Knuth, Morris and Pratt do.
+    fn advance(&self, position: &mut u8, piece: &[u8]) -> bool {
+        let needle = &self.pages.bytes()[self.key..self.key + self.needle];
         let mut matched = usize::from(*position);
-        while let Some((byte, more)) = rest.split_first() {
-            if matched == 0 {
-                let Some(at) = rest.iter().position(|byte| byte == first) else {
-                    break;
-                };
-                matched = 1;
-                rest = &rest[at + 1..];
-            } else if *byte == needle[matched] {
-                matched += 1;
-                rest = more;
-            } else {
+        for byte in piece.iter().take_while(|_| !needle.is_empty()) {
+            while matched > 0 && *byte != needle[matched] {
                 matched = usize::from(self.failure[matched - 1]);
             }
+            matched += usize::from(*byte == needle[matched]);
             if matched == needle.len() {
                 return true;
             }
@@ -176,6 +185,40 @@ impl Credential {
         *position = matched as u8;
         false
     }
+}
+
+/// Finds the needle, of two bytes or more, by its last two: a whole block is compared with them at
+/// once, which compiles to vector instructions, and only a block that has them is looked at again.
+/// A text that holds any shorter beginning of the needle takes as long as one that does not.
+fn contains(piece: &[u8], needle: &[u8]) -> bool {
+    let [.., last_but_one, last] = *needle else {
+        return false;
+    };
+    let before = &piece[needle.len() - 2..piece.len() - 1];
+    let ends = &piece[needle.len() - 1..];
+    let ((blocks, rest), (end_blocks, end_rest)) =
+        (before.as_chunks::<BLOCK>(), ends.as_chunks::<BLOCK>());
+    let mut at = 0;
+    for (before, ends) in blocks.iter().zip(end_blocks) {
+        let mut found = 0;
+        for (x, y) in before.iter().zip(ends) {
+            found |= u8::from(*x == last_but_one) & u8::from(*y == last);
+        }
+        if found != 0 && begins_within(&piece[at..at + BLOCK + needle.len() - 1], needle) {
+            return true;
+        }
+        at += BLOCK;
+    }
+    let pairs = rest.iter().zip(end_rest);
+    pairs.into_iter().any(|(x, y)| *x == last_but_one && *y == last)
+        && begins_within(&piece[at..], needle)
+}
+
+/// Compares the needle with each place without stopping at the first difference.
+fn begins_within(piece: &[u8], needle: &[u8]) -> bool {
+    piece.windows(needle.len()).any(|window| {
+        window.iter().zip(needle).fold(0, |differences, (x, y)| differences | (x ^ y)) == 0
+    })
 }
 
 /// Reads to the first newline or the end; returns the length of the line without its line ends.
@@ -404,6 +447,28 @@ mod tests {
                         assert!(got == want, "cut at {cut} and {second}");
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_reflected_key_is_found_wherever_it_stands_in_a_long_answer() {
+        let key = "sk-proj-0123456789abcdefghijklmn";
+        let credential = intake(key.as_bytes()).ok().unwrap();
+        // What the needle ends in, again and again: every block is looked at twice.
+        let fill = key[14..16].repeat(200);
+        for at in 0..300 {
+            for (needle, want) in [(&key[..16], true), (&key[..15], false), (&key[1..17], false)] {
+                let mut text = fill.clone().into_bytes();
+                text[at..at + needle.len()].copy_from_slice(needle.as_bytes());
+                // A shorter beginning must not be completed by the fill.
+                text[at + needle.len()] = b'.';
+                let mut position = 0;
+                assert!(credential.reflected(&mut position, &text) == want, "at {at}");
+                let (first, second) = text.split_at(at + 7);
+                let mut position = 0;
+                let found = [first, second].iter().any(|p| credential.reflected(&mut position, p));
+                assert!(found == want, "at {at}, cut");
             }
         }
     }
