@@ -1,1 +1,335 @@
-//! Every limit, at n and n + 1.
+//! Every bound at n and at n + 1, and what a crowd of clients can do.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use codex_responses_api_proxy::http1::limits;
+
+use super::support::{Client, End, Peer, Relay, Upstream, ok, post};
+
+/// A POST whose head has exactly so many bytes.
+fn head_of(len: usize) -> String {
+    let rest = post("X-Fill: \r\n", "").len();
+    post(&format!("X-Fill: {}\r\n", "x".repeat(len - rest)), "")
+}
+
+/// A GET whose request line has exactly so many bytes.
+fn line_of(len: usize) -> String {
+    let target = "a".repeat(len - "GET / HTTP/1.1".len());
+    format!("GET /{target} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
+/// A POST with exactly so many fields, Host and Content-Length among them.
+fn fields_of(count: usize) -> String {
+    post(&"A: b\r\n".repeat(count - 2), "")
+}
+
+#[test]
+fn a_head_a_request_line_and_the_fields_are_bounded() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).start();
+    for (fits, status, too_much, refusal, code) in [
+        (head_of(limits::HEAD), 200, head_of(limits::HEAD + 1), 431, "head_too_large"),
+        (fields_of(limits::FIELDS), 200, fields_of(limits::FIELDS + 1), 431, "too_many_fields"),
+        (
+            line_of(limits::REQUEST_LINE),
+            403,
+            line_of(limits::REQUEST_LINE + 1),
+            414,
+            "uri_too_long",
+        ),
+    ] {
+        let mut client = relay.connect();
+        assert_eq!(client.send(&fits).response().status, status);
+        let answer = client.send(&too_much).response();
+        assert_eq!((answer.status, answer.code()), (refusal, code));
+        assert_eq!(answer.fields("connection"), ["close"]);
+        client.expect_end(End::Fin);
+    }
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[test]
+fn a_head_without_end_is_refused_at_the_limit() {
+    let relay = Relay::to(&Upstream::answering(ok("")).url()).start();
+    for (start, code) in [
+        ("GET /v1/", "uri_too_long"),
+        ("GET / HTTP/1.1\r\nA: ", "head_too_large"),
+        ("GET / HTTP/1.1\r\nA: b\r\nC", "head_too_large"),
+    ] {
+        let mut client = relay.connect();
+        client.try_send(start).try_send("x".repeat(2 * limits::HEAD));
+        assert_eq!(client.response().code(), code);
+    }
+}
+
+#[test]
+fn chunk_extensions_digits_and_trailers_are_bounded() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).start();
+    let digits = usize::from(limits::CHUNK_DIGITS);
+    let ext = |n: usize| format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(n - 1));
+    let size = |n: usize| format!("{:0>n$}\r\nx\r\n0\r\n\r\n", 1);
+    // The section begins behind the last chunk's line.
+    let trailer = |n: usize| format!("0\r\nT:{}\r\n\r\n", "t".repeat(n - "T:\r\n\r\n".len()));
+    let trailers = |n: usize| format!("0\r\n{}\r\n", "T: t\r\n".repeat(n));
+    for (fits, too_much) in [
+        (ext(limits::CHUNK_EXT), ext(limits::CHUNK_EXT + 1)),
+        (size(digits), size(digits + 1)),
+        (trailer(limits::HEAD), trailer(limits::HEAD + 1)),
+        (trailers(limits::FIELDS), trailers(limits::FIELDS + 1)),
+    ] {
+        let head =
+            "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n";
+        let mut client = relay.connect();
+        assert_eq!(client.send(format!("{head}\r\n{fits}")).response().status, 200);
+        client.try_send(format!("{head}\r\n{too_much}"));
+        assert_eq!(client.response().code(), "invalid_chunk");
+    }
+}
+
+#[test]
+fn connection_options_are_bounded() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).start();
+    let most = limits::CONNECTION_OPTIONS;
+    let options = |n: usize| post(&format!("Connection: {}\r\n", vec!["x"; n].join(", ")), "");
+    let mut client = relay.connect();
+    assert_eq!(client.send(options(most)).response().status, 200);
+    assert_eq!(client.send(options(most + 1)).response().code(), "malformed_request");
+}
+
+#[test]
+fn a_refused_body_is_dropped_up_to_its_bound() {
+    let relay = Relay::to(&Upstream::answering(ok("")).url()).start();
+    let drop = limits::DROP as usize;
+    let refused = |len: usize| {
+        let body = "x".repeat(len);
+        format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len}\r\n\r\n{body}")
+    };
+    let mut client = relay.connect();
+    let answer = client.send(refused(drop)).response();
+    assert_eq!((answer.status, answer.fields("connection").len()), (403, 0));
+    let answer = client.try_send(refused(drop + 1)).response();
+    assert_eq!((answer.status, answer.fields("connection")), (403, vec!["close"]));
+}
+
+#[test]
+fn a_client_that_goes_on_sending_reads_its_refusal_and_no_reset_eats_it() {
+    let relay = Relay::to(&Upstream::answering(ok("")).url()).start();
+    let mut client = relay.connect();
+    client.send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n");
+    // Far more than any socket buffer holds, and all of it is taken.
+    for _ in 0..256 {
+        client.send([b'x'; 65_536]);
+    }
+    client.finish();
+    assert_eq!(client.response().code(), "route_not_allowed");
+    client.expect_end(End::Fin);
+}
+
+#[test]
+fn requests_on_one_connection_are_not_bounded() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).start();
+    let mut client = relay.connect();
+    for _ in 0..2_000 {
+        assert_eq!(client.send(post("", "{}")).response().status, 200);
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
+fn an_upstream_url_is_bounded() {
+    let url = |n: usize| format!("https://localhost/{}", "a".repeat(n - 18));
+    Relay::to(&url(limits::URL)).start();
+    let (code, _, err) = Relay::to(&url(limits::URL + 1)).run(b"");
+    assert_eq!(code, 2);
+    assert!(err.contains("--upstream-url"), "{err}");
+}
+
+/// Sends the beginning of a request, so that the connection is known to be accepted and counted
+/// once an answer to another one has come.
+fn held(relay: &Relay) -> Client {
+    let mut client = relay.connect();
+    client.send("GET /held HTTP/1.1\r\n");
+    client
+}
+
+#[test]
+fn one_connection_more_than_allowed_is_told_503_and_the_listener_goes_on() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).args(["--max-connections", "3"]).start();
+    let mut crowd: Vec<Client> = (0..3).map(|_| held(&relay)).collect();
+    for round in 0..50 {
+        let mut one_more = relay.connect();
+        let answer = one_more.try_send(post("", "{}")).response();
+        assert_eq!((answer.status, answer.code()), (503, "too_many_connections"), "{round}");
+        assert_eq!(answer.fields("retry-after"), ["1"]);
+        assert_eq!(answer.fields("connection"), ["close"]);
+        one_more.finish().expect_end(End::Fin);
+    }
+    // Those who are in are served, and a place that is given up is there for the next.
+    let mut first = crowd.remove(0);
+    assert_eq!(first.send("Host: localhost\r\n\r\n").response().status, 403);
+    first.finish().expect_end(End::Fin);
+    assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+}
+
+#[test]
+fn too_few_descriptors_lower_the_cap_and_the_start_line_says_so() {
+    let relay = Relay::bare().open_files(74).start();
+    let line = relay.output_line("protections: ");
+    assert!(line.contains("--max-connections lowered to 5 by the limit on open files"), "{line}");
+    let crowd: Vec<Client> = (0..5).map(|_| held(&relay)).collect();
+    assert_eq!(relay.connect().response().code(), "too_many_connections");
+    drop(crowd);
+
+    let (code, _, err) = Relay::bare().open_files(65).run(b"key");
+    assert_eq!(code, 1);
+    assert!(err.contains("the limit on open files (65) is too low; raise ulimit -n"), "{err}");
+}
+
+#[test]
+fn enough_descriptors_are_asked_for() {
+    let relay = Relay::to("https://localhost/").args(["--max-connections", "5000"]).start();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", relay.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let soft: usize = line.split_whitespace().nth(3).unwrap().parse().unwrap();
+    let lowered = relay.output_line("protections: ").contains("--max-connections lowered");
+    assert!(soft >= 2 * 5_000 + 64 || lowered, "{line}");
+}
+
+/// A connection from an address of its own, so that a hundred thousand of them find ports.
+fn connect_from(address: Ipv4Addr, port: u16) -> TcpStream {
+    // SAFETY: a new socket, owned at once; the address outlives the calls.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    assert!(fd >= 0);
+    // SAFETY: as above.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let name = |at: SocketAddrV4| libc::sockaddr_in {
+        sin_family: libc::AF_INET as u16,
+        sin_port: at.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from(*at.ip()).to_be() },
+        sin_zero: [0; 8],
+    };
+    let len = size_of::<libc::sockaddr_in>() as u32;
+    let (from, to) =
+        (name(SocketAddrV4::new(address, 0)), name(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)));
+    // SAFETY: as above.
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&from).cast(), len) };
+    assert_eq!(bound, 0);
+    // SAFETY: as above.
+    let made = unsafe { libc::connect(socket.as_raw_fd(), std::ptr::from_ref(&to).cast(), len) };
+    assert_eq!(made, 0);
+    TcpStream::from(socket)
+}
+
+#[test]
+fn a_hundred_thousand_slow_connections_leave_memory_where_it_was() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).start();
+    let wave = |count: usize| {
+        for n in 0..count {
+            let mut slow = connect_from(Ipv4Addr::new(127, 1, (n >> 8) as u8, n as u8), relay.port);
+            slow.write_all(&b"POST /v1/responses HTTP/1.1\r\nHost: loc"[..1 + n % 38]).unwrap();
+            drop(slow);
+        }
+        // All of them have been seen: connections are accepted in order.
+        assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+        relay.memory("VmRSS")
+    };
+    let before = wave(2_000);
+    let after = wave(100_000);
+    assert!(after <= before + 256, "{before} KiB before, {after} KiB after");
+    let open = std::fs::read_dir(format!("/proc/{}/fd", relay.pid())).unwrap().count();
+    assert!(open < 64, "{open} descriptors");
+}
+
+#[test]
+fn a_thousand_slow_connections_hold_a_good_request_up_by_less_than_ten_ms() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).start();
+    let mut client = relay.connect();
+    let mut median = || {
+        let mut times: Vec<Duration> = (0..101)
+            .map(|_| {
+                let start = Instant::now();
+                assert_eq!(client.send(post("", "{}")).response().status, 200);
+                start.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[50]
+    };
+    let quiet = median();
+    let mut crowd: Vec<Client> = (0..1_000).map(|_| held(&relay)).collect();
+    let crowded = median();
+    assert!(crowded < quiet + Duration::from_millis(10), "{quiet:?} alone, {crowded:?} in a crowd");
+    // They were there all the time.
+    let last = crowd.last_mut().unwrap();
+    assert_eq!(last.send("Host: localhost\r\n\r\n").response().status, 403);
+}
+
+#[test]
+fn an_answers_head_is_bounded() {
+    let answers = |head: fn(usize) -> String| {
+        move |peer: &mut Peer| {
+            while let Some(request) = peer.request() {
+                peer.try_write(head(request.fields("x-size")[0].parse().unwrap()));
+            }
+        }
+    };
+    let bytes = |n: usize| {
+        let rest = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nA: \r\n\r\n".len();
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nA: {}\r\n\r\n", "a".repeat(n - rest))
+    };
+    let fields = |n: usize| {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{}\r\n", "A: b\r\n".repeat(n - 1))
+    };
+    for (head, most) in [(bytes as fn(usize) -> String, limits::HEAD), (fields, limits::FIELDS)] {
+        let upstream = Upstream::tls(answers(head));
+        let relay = Relay::to(&upstream.url()).start();
+        let mut client = relay.connect();
+        let ask = |n: usize| post(&format!("X-Size: {n}\r\n"), "");
+        assert_eq!(client.send(ask(most)).response().status, 200);
+        let answer = client.send(ask(most + 1)).response();
+        assert_eq!((answer.status, answer.code()), (502, "upstream_bad_response"));
+    }
+}
+
+#[test]
+fn the_record_that_carries_the_key_is_bounded() {
+    // A head that fills the first record to its last byte, and one byte more: both arrive whole.
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).start();
+    let mut client = relay.connect();
+    client.send(post("X-Fill: \r\n", "")).response();
+    let block = format!("Host: localhost:{}\r\n", upstream.port).len()
+        + format!("Authorization: Bearer {}\r\n", relay.key).len()
+        - "Host: localhost\r\n".len();
+    let full = limits::RECORD - block;
+    for len in [full - 1, full, full + 1] {
+        let body = "b".repeat(100);
+        assert_eq!(client.send(head_of(len)).response().status, 200);
+        let with_body = head_of(len).replace("Content-Length: 0", "Content-Length: 100") + &body;
+        assert_eq!(client.send(with_body).response().status, 200);
+    }
+    let requests = upstream.requests();
+    let heads: Vec<usize> = requests[1..].iter().map(|r| r.head.len()).collect();
+    assert!(heads.contains(&limits::RECORD), "{heads:?}");
+    assert!(requests.iter().skip(2).step_by(2).all(|r| r.body == [b'b'; 100]));
+}
+
+#[test]
+fn a_peer_that_stays_is_read_to_its_end_after_503() {
+    let relay = Relay::to("https://localhost/").args(["--max-connections", "1"]).start();
+    let _one = held(&relay);
+    let mut turned_away = relay.connect();
+    turned_away.try_send("x".repeat(1 << 20));
+    assert_eq!(turned_away.response().status, 503);
+    let mut nothing = [0];
+    assert_eq!(turned_away.stream.read(&mut nothing).unwrap(), 0);
+}

@@ -45,7 +45,6 @@ impl Relay {
         if shared.space.plain.bytes().is_empty() && flow == Flow::Open {
             return Ok(true);
         }
-        self.heard = now;
         let plain = std::mem::replace(&mut shared.space.plain, Scratch::new(0));
         let result = if self.head.is_empty() {
             self.response_bytes(plain.bytes(), flow, shared, now)
@@ -55,6 +54,10 @@ impl Relay {
             self.response_bytes(&bytes, flow, shared, now)
         };
         shared.space.plain = plain;
+        // A final head is what is waited for: interim answers and pieces of a head are not it.
+        if !self.exchange.may_answer() {
+            self.heard = now;
+        }
         result.map(|()| true)
     }
 

@@ -1,7 +1,7 @@
 //! The relay under test, as a child process.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -74,6 +74,12 @@ impl Relay {
         }
     }
 
+    /// A line that it has printed already.
+    pub fn output_line(&self, start: &str) -> String {
+        let output = String::from_utf8(self.output()).unwrap();
+        output.lines().find(|line| line.starts_with(start)).unwrap().to_owned()
+    }
+
     /// Everything it has printed so far.
     pub fn output(&self) -> Vec<u8> {
         self.output.lock().unwrap().clone()
@@ -131,6 +137,22 @@ impl Starter {
 
     pub fn env(mut self, name: &str, value: &str) -> Starter {
         self.command.env(name, value);
+        self
+    }
+
+    /// It finds this limit on open files and cannot raise it: without privileges.
+    pub fn open_files(mut self, limit: u64) -> Starter {
+        let lower = move || {
+            let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+            // SAFETY: async-signal-safe calls on memory that outlives them.
+            let done = unsafe {
+                libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0
+                    && (libc::geteuid() != 0 || libc::setuid(65_534) == 0)
+            };
+            if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        };
+        // SAFETY: between fork and exec it does no more than that.
+        unsafe { self.command.pre_exec(lower) };
         self
     }
 
