@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, KeyProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::SigningKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 
@@ -76,6 +77,37 @@ impl Trust {
     }
 }
 
+/// *ring*, with AES-128 before AES-256: as safe here, and a fifth faster. Upstreams that have a
+/// preference of their own follow theirs.
+fn provider() -> CryptoProvider {
+    use ring::cipher_suite as suite;
+    CryptoProvider {
+        cipher_suites: vec![
+            suite::TLS13_AES_128_GCM_SHA256,
+            suite::TLS13_AES_256_GCM_SHA384,
+            suite::TLS13_CHACHA20_POLY1305_SHA256,
+            suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        ],
+        key_provider: &NoKeys,
+        ..ring::default_provider()
+    }
+}
+
+/// There are no client certificates: the code that signs with them need not be in the program.
+#[derive(Debug)]
+struct NoKeys;
+
+impl KeyProvider for NoKeys {
+    fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
+        Err(Error::General("no client certificates".into()))
+    }
+}
+
 /// Opens TLS connections to the one upstream.
 pub struct Connector {
     config: Arc<ClientConfig>,
@@ -85,7 +117,7 @@ pub struct Connector {
 impl Connector {
     /// TLS 1.2 and 1.3, HTTP/1.1 only, sessions resumed, no early data, no key log.
     pub fn new(trust: Trust, host: &Host) -> Result<Connector, UpstreamFault> {
-        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
             .with_safe_default_protocol_versions()
             .map_err(|_| UpstreamFault::TlsFailed)?
             .with_root_certificates(trust.roots)
