@@ -147,7 +147,16 @@ pub fn request<'b, T>(
         Err(fault) => Err(match (line(head), fault) {
             (line, _) if line.len() > limits::REQUEST_LINE => Reject::UriTooLong,
             (_, httparse::Error::TooManyHeaders) => Reject::TooManyFields,
-            (line, _) if has_other_version(line) => Reject::VersionNotSupported,
+            (line, httparse::Error::Version)
+                if has_other_version(line, head.len() > line.len()) =>
+            {
+                // It may go on behind the version and not be sound after all.
+                return if head.contains(&b'\n') {
+                    Err(Reject::VersionNotSupported)
+                } else {
+                    Ok(None)
+                };
+            }
             _ => Reject::Malformed,
         }),
     }
@@ -238,8 +247,9 @@ fn is_clean(head: &[u8]) -> bool {
     bad == 0
 }
 
-/// A sound request line but for its version: `token SP target SP HTTP/d.d`, not 1.0 or 1.1.
-fn has_other_version(line: &[u8]) -> bool {
+/// A sound request line, or the beginning of one, but for its version: `token SP target SP
+/// HTTP/d.d`, not 1.0 or 1.1.
+fn has_other_version(line: &[u8], is_whole: bool) -> bool {
     let mut parts = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -248,11 +258,13 @@ fn has_other_version(line: &[u8]) -> bool {
     };
     let token = !method.is_empty() && method.iter().all(|byte| super::field::is_token_byte(*byte));
     let visible = !target.is_empty() && target.iter().all(u8::is_ascii_graphic);
-    let [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] = version else {
-        return false;
+    let fits = |(byte, form): (&u8, &u8)| match form {
+        b'd' => byte.is_ascii_digit(),
+        form => byte == form,
     };
-    let known = *major == b'1' && matches!(minor, b'0' | b'1');
-    token && visible && major.is_ascii_digit() && minor.is_ascii_digit() && !known
+    let form = version.iter().zip(b"HTTP/d.d").all(fits);
+    let length = if is_whole { version.len() == 8 } else { version.len() <= 8 };
+    token && visible && form && length && !matches!(version, b"HTTP/1.0" | b"HTTP/1.1")
 }
 
 #[cfg(test)]
