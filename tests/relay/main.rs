@@ -13,3 +13,4 @@ mod splitting;
 mod support;
 mod timing;
 mod trouble;
+mod vectors;

@@ -300,7 +300,11 @@ impl Peer {
     pub fn head(&mut self) -> Option<String> {
         loop {
             if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
-                return Some(String::from_utf8(self.take(at + 4)).unwrap());
+                let head = String::from_utf8(self.take(at + 4));
+                // Bytes that are not UTF-8 are taken for ISO 8859-1, so that none is lost.
+                return Some(head.unwrap_or_else(|e| {
+                    e.as_bytes().iter().map(|byte| char::from(*byte)).collect()
+                }));
             }
             if !self.fill() {
                 assert!(self.buffer.is_empty(), "the relay closed inside a head");

@@ -1,0 +1,186 @@
+//! The vectors through the real program: over sockets, and real TLS towards the upstream.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use super::support::{Client, End, Peer, Relay, Upstream, body, ok};
+
+#[path = "../vectors/format.rs"]
+mod format;
+
+use format::{Case, Outcome};
+
+/// Runs the cases on a few threads; every failure is told with its name.
+fn each(cases: Vec<Case>, run: impl Fn(&Case) + Sync) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(case)));
+                    assert!(done.is_ok(), "{} failed, see above", case.name);
+                }
+            });
+        }
+    });
+}
+
+fn cases(is_answer: bool) -> Vec<Case> {
+    format::load().into_iter().filter(|case| case.is_answer == is_answer).collect()
+}
+
+/// Reads one request, whole or not, and answers a whole one.
+fn note(peer: &mut Peer) -> Option<(String, Option<Vec<u8>>)> {
+    let head = peer.head()?;
+    let read = std::panic::AssertUnwindSafe(|| body(&head, &mut |n| peer.take(n)).unwrap());
+    let body = std::panic::catch_unwind(read).ok();
+    if body.is_some() {
+        peer.try_write(ok(""));
+    }
+    Some((head, body))
+}
+
+#[test]
+fn every_request_comes_out_as_it_says() {
+    each(cases(false), |case| {
+        let (tell, told) = channel();
+        let tell = Mutex::new(tell);
+        let upstream = Upstream::tls(move |peer| {
+            while let Some((head, body)) = note(peer) {
+                let whole = body.is_some();
+                let _ = tell.lock().unwrap().send((head, body));
+                if !whole {
+                    return;
+                }
+            }
+        });
+        let relay = Relay::to(&upstream.url()).start();
+        let mut client = relay.connect();
+        client.try_send(&case.bytes);
+        let mut open = true;
+        for outcome in &case.outcomes {
+            assert!(open, "{}: nothing comes after the end", case.name);
+            match outcome {
+                Outcome::Refused { status, code, keep } => {
+                    let answer = client.response();
+                    assert_eq!((answer.status, answer.code()), (*status, code.as_str()));
+                    let closes = answer.fields("connection").contains(&"close");
+                    assert_eq!(closes, !keep, "{}", answer.head);
+                    open = *keep;
+                }
+                Outcome::Forward(want) => {
+                    let mut answer = client.response();
+                    if answer.status == 100 {
+                        answer = client.response();
+                    }
+                    assert_eq!(answer.status, 200);
+                    open = !answer.fields("connection").contains(&"close");
+                    let (head, body) = told.recv().unwrap();
+                    let key = format!("Authorization: Bearer {}\r\n", relay.key);
+                    let (block, rest) = head.split_once(&key).expect("our key");
+                    let start = format!(
+                        "POST /v1/responses HTTP/1.1\r\nHost: localhost:{}\r\n",
+                        upstream.port
+                    );
+                    assert!(block == start, "{block}");
+                    let fields: Vec<u8> = rest.chars().map(|c| c as u8).collect();
+                    let got = [fields, body.unwrap()].concat();
+                    assert!(got == *want, "{} got {}", case.name, got.escape_ascii());
+                }
+                Outcome::Wait => {
+                    client.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+                    assert_eq!(client.rest(), (Vec::new(), End::Open), "{}", case.name);
+                    return;
+                }
+                other => panic!("{other:?} is no outcome of a request"),
+            }
+        }
+        if open {
+            client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            assert_eq!(client.response().code(), "route_not_allowed");
+        } else {
+            client.try_send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            assert!(client.rest().0.is_empty(), "{}: an answer after the end", case.name);
+        }
+        let whole = case.outcomes.iter().filter(|o| matches!(o, Outcome::Forward(_))).count();
+        drop(client);
+        // Nothing more has reached the upstream: at most a request that never became whole.
+        assert!(
+            told.try_iter().all(|(_, body)| body.is_none()),
+            "{}: {whole} are enough",
+            case.name
+        );
+    });
+}
+
+/// The bytes of a response and its body free of framing, from a client that reads strictly.
+fn whole_answer(client: &mut Client) -> Vec<u8> {
+    let mut out = Vec::new();
+    loop {
+        let answer = client.response();
+        out.extend(answer.head.as_bytes());
+        out.extend(&answer.body);
+        if !(100..200).contains(&answer.status) {
+            return out;
+        }
+    }
+}
+
+#[test]
+fn every_answer_comes_out_as_it_says() {
+    each(cases(true), |case| {
+        let answer = case.clone();
+        let held = Arc::new(Mutex::new(()));
+        let hold = held.clone();
+        let guard = held.lock().unwrap();
+        let upstream = Upstream::tls(move |peer| {
+            if peer.number > 1 {
+                while peer.request().is_some() {
+                    peer.write(ok("next"));
+                }
+                return;
+            }
+            peer.request();
+            peer.try_write(&answer.bytes);
+            match answer.end {
+                format::End::Open => {
+                    // The connection stays open until the outcome is known.
+                    drop(hold.lock());
+                }
+                format::End::Fin => peer.close(),
+                format::End::Cut => peer.cut(),
+            }
+        });
+        let relay = Relay::to(&upstream.url()).start();
+        let mut client = relay.connect();
+        let request = "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        client.send(request);
+        match &case.outcomes[0] {
+            Outcome::Pass(want) => {
+                let got = whole_answer(&mut client);
+                assert!(got == *want, "{} got {}", case.name, got.escape_ascii());
+            }
+            Outcome::Fault { status, code } => {
+                let mut answer = client.response();
+                while (100..200).contains(&answer.status) {
+                    answer = client.response();
+                }
+                assert_eq!((answer.status, answer.code()), (*status, code.as_str()));
+            }
+            Outcome::Reset(_) => {
+                let (got, end) = client.rest();
+                assert_eq!(end, End::Reset, "{}", case.name);
+                assert!(!got.ends_with(b"0\r\n\r\n"), "{}: a false end", case.name);
+                return;
+            }
+            other => panic!("{other:?} is no outcome of an answer"),
+        }
+        drop(guard);
+        // The connection can be used again, with a fresh upstream connection where need be.
+        let again = client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+        assert_eq!(again.code(), "route_not_allowed", "{}", case.name);
+    });
+}
