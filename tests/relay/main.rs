@@ -3,6 +3,7 @@
 mod answer;
 mod bodies;
 mod command_line;
+mod differential;
 mod forwarding;
 mod key;
 mod lifecycle;

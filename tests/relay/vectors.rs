@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::support::{Client, End, Peer, Relay, Upstream, body, ok};
 
 #[path = "../vectors/format.rs"]
-mod format;
+pub mod format;
 
 use format::{Case, Outcome};
 

@@ -1,0 +1,194 @@
+//! What reads the bytes in the wild: nginx and HAProxy, each as the upstream of every request that the
+//! vectors say is forwarded. They pass on what they have understood, and that is what was meant.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use super::support::{DEADLINE, Relay, Request, Upstream, ok};
+use super::vectors::format::{self, Case, Outcome};
+
+/// A real server in front of an upstream of ours. Ends with the value.
+struct Server {
+    child: Child,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Its own end takes its workers along.
+        // SAFETY: the child has not been waited for, so the pid is its own.
+        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    folders.map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// Starts it with the configuration that `write` makes of its port and its folder; tries again when
+/// somebody else was quicker at the port.
+fn start(name: &str, args: &[&str], write: impl Fn(u16, &str) -> String) -> Option<Server> {
+    let Some(program) = program(name) else {
+        eprintln!("skipped: {name} is not installed");
+        return None;
+    };
+    for _ in 0..10 {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let id = std::process::id();
+        let folder = std::env::temp_dir().join(format!("differential-{name}-{id}-{port}"));
+        fs::create_dir(&folder).unwrap();
+        let file = folder.join("config");
+        fs::write(&file, write(port, folder.to_str().unwrap())).unwrap();
+        let child = Command::new(&program)
+            .args(args)
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut server = Server { child, folder, port };
+        let begun = Instant::now();
+        while server.child.try_wait().unwrap().is_none() {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Some(server);
+            }
+            assert!(begun.elapsed() < DEADLINE, "{name} does not listen");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+    panic!("{name} does not start");
+}
+
+/// Field lines, names in lower case, without those that say how the body is framed.
+fn fields(lines: &str) -> Vec<(String, String)> {
+    let mut fields: Vec<_> = lines
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .filter(|(name, _)| !["content-length", "transfer-encoding"].contains(&name.as_str()))
+        .collect();
+    fields.sort();
+    fields
+}
+
+fn check(name: &str, case: &Case, want: &[u8], got: &Request, authority: &str, key: &str) {
+    let end = want.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(0);
+    let head: String = want[..end].iter().map(|byte| char::from(*byte)).collect();
+    let body = want[end..].strip_prefix(b"\r\n\r\n").unwrap_or(want);
+    let (line, lines) = got.head.split_once("\r\n").unwrap();
+    assert_eq!(line, "POST /v1/responses HTTP/1.1", "{name}: {}", case.name);
+    assert!(got.body == body, "{name}: {}: another body", case.name);
+    let mut wanted = fields(&head);
+    wanted.push(("authorization".into(), format!("Bearer {key}")));
+    wanted.push(("host".into(), authority.into()));
+    wanted.sort();
+    let mut seen = fields(lines);
+    // What the server adds for its own connection to us, and what it meets itself.
+    seen.retain(|(name, _)| name != "connection");
+    for fields in [&mut wanted, &mut seen] {
+        fields.retain(|(name, _)| name != "expect");
+    }
+    assert!(seen == wanted, "{name}: {}: other fields", case.name);
+}
+
+/// Sends every case through the relay and the server; what the server understood is compared.
+fn compare(name: &str, server: &Server, recorder: &Upstream) {
+    let authority = format!("localhost:{}", server.port);
+    let relay = Relay::to(&format!("http://{authority}/v1/responses")).start();
+    let (mut compared, mut recorded) = (0, 0);
+    for case in format::load() {
+        let forwarded: Vec<_> = case
+            .outcomes
+            .iter()
+            .filter_map(|outcome| match outcome {
+                Outcome::Forward(want) => Some(want),
+                _ => None,
+            })
+            .collect();
+        if forwarded.is_empty() {
+            continue;
+        }
+        let mut client = relay.connect();
+        client.try_send(&case.bytes);
+        for outcome in &case.outcomes {
+            let mut answer = client.response();
+            while answer.status == 100 {
+                answer = client.response();
+            }
+            let fine = !matches!(outcome, Outcome::Forward(_)) || answer.status == 200;
+            assert!(fine, "{name}: {}: {}", case.name, answer.head);
+        }
+        let requests = recorder.requests();
+        assert_eq!(requests.len() - recorded, forwarded.len(), "{name}: {}", case.name);
+        for (want, got) in forwarded.iter().zip(&requests[recorded..]) {
+            check(name, &case, want, got, &authority, &relay.key);
+        }
+        compared += forwarded.len();
+        recorded = requests.len();
+    }
+    assert!(compared >= 70, "{compared} requests");
+}
+
+#[test]
+fn nginx_understands_what_was_meant() {
+    let recorder = Upstream::plain(|peer| {
+        while peer.request().is_some() {
+            peer.write(ok(""));
+        }
+    });
+    let to = recorder.port;
+    let nginx = start("nginx", &["-c"], |port, folder| {
+        format!(
+            "daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error;
+             user root;
+             events {{ worker_connections 64; }}
+             http {{
+               access_log off;
+               client_body_temp_path {folder}/1; proxy_temp_path {folder}/2;
+               fastcgi_temp_path {folder}/3; uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
+               large_client_header_buffers 4 128k;
+               ignore_invalid_headers off; underscores_in_headers on;
+               server {{
+                 listen 127.0.0.1:{port};
+                 location / {{
+                   proxy_pass http://127.0.0.1:{to};
+                   proxy_http_version 1.1;
+                   proxy_set_header Host $http_host;
+                 }}
+               }}
+             }}"
+        )
+    });
+    if let Some(nginx) = nginx {
+        compare("nginx", &nginx, &recorder);
+    }
+}
+
+#[test]
+fn haproxy_understands_what_was_meant() {
+    let recorder = Upstream::plain(|peer| {
+        while peer.request().is_some() {
+            peer.write(ok(""));
+        }
+    });
+    let to = recorder.port;
+    let haproxy = start("haproxy", &["-db", "-f"], |port, _| {
+        format!(
+            "global\n  tune.bufsize 131072\n  tune.http.maxhdr 256\n\
+             defaults\n  mode http\n  timeout client 20s\n  timeout server 20s\n  timeout connect 5s\n\
+             listen all\n  bind 127.0.0.1:{port}\n  server one 127.0.0.1:{to}\n"
+        )
+    });
+    if let Some(haproxy) = haproxy {
+        compare("haproxy", &haproxy, &recorder);
+    }
+}
