@@ -162,7 +162,7 @@ fn name_or_v4(text: &str) -> Result<Host, UrlError> {
             && !label.ends_with('-')
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
-    let hex = last.len() > 1 && last[..2].eq_ignore_ascii_case("0x");
+    let hex = last.as_bytes().get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"0x"));
     if text.len() <= 253 && !hex && text.split('.').all(fine) {
         Ok(Host::Name(text.to_ascii_lowercase()))
     } else {
@@ -270,6 +270,7 @@ mod tests {
             ("https://a b/", UrlError::Host),
             ("https://a,b/", UrlError::Host),
             ("https://caf\u{e9}.fr/", UrlError::Host),
+            ("https://!\u{47c}", UrlError::Host),
             ("https://a%2eb/", UrlError::Host),
             ("https://a\\b/", UrlError::Host),
             ("https://a.b./", UrlError::Host),

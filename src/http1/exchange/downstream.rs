@@ -53,6 +53,7 @@ impl Exchange {
             }
             Ok(Some(request)) => request,
             Err(reject) => {
+                self.is_head = input.strip_prefix(b"\r\n").unwrap_or(input).starts_with(b"HEAD ");
                 self.refuse(reject, out);
                 return (input.len(), RequestStep::Downstream);
             }

@@ -1,0 +1,368 @@
+//! The whole state machine between a client and an upstream that say anything at all, in any order.
+//!
+//! An input is: flags, two bytes that say how long the client's stream is, one byte that says how
+//! many events there are; then the client's stream, the events, and the upstream's stream.
+
+use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep};
+use codex_responses_api_proxy::http1::pieces::Pieces;
+use codex_responses_api_proxy::http1::request::{Access, Policy};
+use codex_responses_api_proxy::http1::response::UpstreamFault;
+
+use super::strict::{self, Field, Parsed};
+
+const BLOCK: &[u8] = b"POST /x HTTP/1.1\r\nHost: up.example\r\nAuthorization: Bearer KEY\r\n";
+/// Fields that never travel.
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "upgrade",
+    "transfer-encoding",
+];
+
+/// One side's bytes: what there is, what has arrived, what has been used.
+struct Stream<'a> {
+    bytes: &'a [u8],
+    arrived: usize,
+    used: usize,
+}
+
+impl<'a> Stream<'a> {
+    fn new(bytes: &'a [u8]) -> Stream<'a> {
+        Stream { bytes, arrived: 0, used: 0 }
+    }
+
+    fn arrive(&mut self, n: usize) {
+        self.arrived = (self.arrived + n).min(self.bytes.len());
+    }
+
+    fn waiting(&self) -> &'a [u8] {
+        &self.bytes[self.used..self.arrived]
+    }
+}
+
+struct Driver<'a> {
+    exchange: Exchange,
+    client: Stream<'a>,
+    upstream: Stream<'a>,
+    /// Where this exchange began in each stream.
+    begun: (usize, usize),
+    /// How the upstream's stream ended.
+    ended: Option<bool>,
+    ready: bool,
+    to_upstream: Vec<u8>,
+    to_client: Vec<u8>,
+    /// The request has gone upstream to its end.
+    whole: bool,
+    over: bool,
+    turns: usize,
+}
+
+/// Drives the machine and checks what came out of each exchange.
+pub fn exchange(data: &[u8]) {
+    let [flags, low, high, count, rest @ ..] = data else {
+        return;
+    };
+    let length = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
+    let (client, rest) = rest.split_at(length);
+    let (events, upstream) = rest.split_at(usize::from(*count).min(rest.len()));
+    let mut driver = Driver {
+        exchange: Exchange::new(Policy { http_shutdown: flags & 1 == 1 }),
+        client: Stream::new(client),
+        upstream: Stream::new(upstream),
+        begun: (0, 0),
+        ended: None,
+        ready: flags & 2 == 0,
+        to_upstream: Vec::new(),
+        to_client: Vec::new(),
+        whole: false,
+        over: false,
+        turns: 0,
+    };
+    for event in events {
+        let n = usize::from(event >> 3) + 1;
+        match event & 7 {
+            0 | 1 => driver.client.arrive(n),
+            2 => driver.client.arrive(n * 64),
+            3 => driver.upstream.arrive(n),
+            4 => driver.upstream.arrive(n * 64),
+            5 => driver.go_on(),
+            6 if n == 32 => driver.fail(UpstreamFault::ConnectTimeout),
+            6 => {}
+            _ => driver.ready = !driver.ready,
+        }
+        driver.pump();
+    }
+    // Everything arrives, and then nothing more: whatever it was, it comes to an end.
+    driver.ready = true;
+    driver.client.arrive(usize::MAX / 2);
+    driver.pump();
+    driver.upstream.arrive(usize::MAX / 2);
+    driver.pump();
+    driver.ended = Some(flags & 4 == 0);
+    driver.pump();
+    assert!(driver.over || !driver.exchange.is_under_way(), "it waits for ever");
+    assert!(driver.over || !driver.exchange.is_waiting(), "a ready connection is not used");
+}
+
+impl Driver<'_> {
+    fn send(&mut self, pieces: &Pieces, input: &[u8]) {
+        pieces.slices(input).for_each(|bytes| self.to_client.extend_from_slice(bytes));
+    }
+
+    fn go_on(&mut self) {
+        if !self.over && self.exchange.owes_continue() {
+            let mut pieces = Pieces::default();
+            self.exchange.send_continue(&mut pieces);
+            self.send(&pieces, &[]);
+        }
+    }
+
+    fn fail(&mut self, fault: UpstreamFault) {
+        let busy = self.exchange.is_under_way() || self.exchange.is_waiting();
+        if self.over || !busy || !self.exchange.may_answer() {
+            return;
+        }
+        let mut pieces = Pieces::default();
+        let used = self.exchange.fail(fault, &mut pieces);
+        self.client.used += used;
+        self.send(&pieces, &[]);
+    }
+
+    fn fault(&mut self, fault: UpstreamFault) {
+        if self.exchange.may_answer() {
+            return self.fail(fault);
+        }
+        // The client's connection is reset.
+        self.check(false);
+        self.over = true;
+    }
+
+    fn pump(&mut self) {
+        while !self.over && self.turn() {
+            self.turns += 1;
+            let most = 1_000 + 16 * (self.client.bytes.len() + self.upstream.bytes.len());
+            assert!(self.turns < most, "it turns for ever");
+        }
+    }
+
+    /// One turn, in the order of the real loop; true when something moved.
+    fn turn(&mut self) -> bool {
+        let mut moved = false;
+        if self.exchange.is_under_way() {
+            let input = self.upstream.waiting();
+            let mut pieces = Pieces::default();
+            if !input.is_empty() {
+                let (used, step) = self.exchange.upstream(input, &mut pieces, &mut |_| false);
+                self.upstream.used += used;
+                moved = used > 0 || step != ResponseStep::Downstream;
+                match step {
+                    ResponseStep::Downstream => self.send(&pieces, input),
+                    ResponseStep::Fault(fault) => self.fault(fault),
+                }
+            }
+            if !moved
+                && !self.over
+                && let Some(clean) = self.ended
+            {
+                moved = true;
+                match self.exchange.upstream_end(clean, &mut pieces) {
+                    ResponseStep::Downstream => self.send(&pieces, &[]),
+                    ResponseStep::Fault(fault) => self.fault(fault),
+                }
+            }
+        }
+        if self.over {
+            return moved;
+        }
+        if self.exchange.is_complete() {
+            if self.exchange.closes() {
+                self.check(true);
+                self.over = true;
+                return true;
+            }
+            if self.exchange.is_over() {
+                self.check(true);
+                self.exchange.next();
+                self.begun = (self.client.used, self.upstream.used);
+                return true;
+            }
+        }
+        let wants = self.exchange.is_waiting() || self.exchange.wants_downstream();
+        let input = self.client.waiting();
+        if !wants || input.is_empty() || (self.exchange.is_waiting() && !self.ready) {
+            return moved;
+        }
+        let mut pieces = Pieces::default();
+        let (used, step) = self.exchange.downstream(input, &Access::ready(self.ready), &mut pieces);
+        match step {
+            RequestStep::Upstream => {
+                assert_eq!(pieces.has_credential(), self.to_upstream.is_empty(), "the block, once");
+                if pieces.has_credential() {
+                    self.to_upstream.extend_from_slice(BLOCK);
+                }
+                let bytes = pieces.slices(input).flatten();
+                self.to_upstream.extend(bytes);
+                self.whole |= !self.exchange.is_uploading();
+            }
+            RequestStep::Downstream | RequestStep::Shutdown => self.send(&pieces, input),
+            _ => assert!(pieces.is_empty()),
+        }
+        self.client.used += used;
+        moved || used > 0 || !matches!(step, RequestStep::More | RequestStep::Connect)
+    }
+
+    /// What one exchange has sent to each side.
+    fn check(&mut self, complete: bool) {
+        let to_upstream = std::mem::take(&mut self.to_upstream);
+        let to_client = std::mem::take(&mut self.to_client);
+        let whole = std::mem::take(&mut self.whole);
+        let asked = &self.client.bytes[self.begun.0..];
+        let is_head = asked.strip_prefix(b"\r\n").unwrap_or(asked).starts_with(b"HEAD ");
+        let asked = strict::head(asked);
+        if !to_upstream.is_empty() {
+            self.check_request(&asked, &to_upstream, whole);
+        }
+        let (status, body) = answer(&to_client, complete, is_head);
+        if complete && self.exchange.code.is_none() && !to_upstream.is_empty() {
+            assert_eq!(Some(status), self.exchange.status);
+            let wanted = upstream_body(&self.upstream.bytes[self.begun.1..self.upstream.used]);
+            assert!(body == wanted, "another body");
+        }
+    }
+
+    /// Exactly one request, with our key and framing of our own, that says what the client said.
+    fn check_request(&self, asked: &Parsed, sent: &[u8], whole: bool) {
+        let Parsed::Good { line, fields: asked, len } = asked else {
+            panic!("forwarded, but it is {asked:?}");
+        };
+        assert!(line == b"POST /v1/responses HTTP/1.1" || line == b"POST /v1/responses HTTP/1.0");
+        let Parsed::Good { line: start, fields, len: end } = strict::head(sent) else {
+            panic!("what was sent is not sound");
+        };
+        assert_eq!(start, b"POST /x HTTP/1.1");
+        let own: [Field; 2] = [
+            (b"Host".to_vec(), b"up.example".to_vec()),
+            (b"Authorization".to_vec(), b"Bearer KEY".to_vec()),
+        ];
+        assert_eq!(fields[..2], own);
+        let (framing, travelled) = fields[2..].split_last().expect("a length");
+        let is = |field: &Field, name: &str| field.0.eq_ignore_ascii_case(name.as_bytes());
+        for field in travelled {
+            for name in HOP_BY_HOP.iter().chain(&["host", "authorization", "content-length"]) {
+                assert!(!is(field, name), "{name} has travelled");
+            }
+            assert!(asked.contains(field), "a field of nobody's");
+        }
+        // In order, and none lost but those that must be.
+        let nominated = |field: &Field| {
+            asked.iter().filter(|other| is(other, "connection")).any(|other| {
+                other
+                    .1
+                    .split(|byte| *byte == b',')
+                    .any(|option| option.trim_ascii().eq_ignore_ascii_case(&field.0))
+            })
+        };
+        let ends_here = |field: &&Field| {
+            HOP_BY_HOP
+                .iter()
+                .chain(&["host", "authorization", "content-length"])
+                .any(|name| is(field, name))
+                || nominated(field)
+                || (is(field, "expect") && line.ends_with(b"0"))
+        };
+        let kept: Vec<&Field> = asked.iter().filter(|field| !ends_here(field)).collect();
+        assert_eq!(kept, travelled.iter().collect::<Vec<_>>());
+
+        let said = &self.client.bytes[self.begun.0 + len..];
+        let sent = &sent[end..];
+        if is(framing, "content-length") {
+            let length = strict::decimal(&framing.1).expect("a number");
+            let lengths: Vec<&Field> = asked.iter().filter(|f| is(f, "content-length")).collect();
+            match lengths[..] {
+                [] => assert_eq!(length, 0),
+                [one] => assert_eq!(strict::decimal(&one.1), Some(length)),
+                _ => panic!("two lengths were accepted"),
+            }
+            assert!(said.starts_with(sent), "other bytes");
+            assert_eq!(whole, sent.len() as u64 == length, "whole or not");
+        } else {
+            assert!(is(framing, "transfer-encoding") && framing.1 == b"chunked");
+            let (body, end) = strict::chunked(sent);
+            let (want, want_end) = strict::chunked(said);
+            assert!(want.starts_with(&body), "other bytes");
+            assert_eq!(whole, end == Some(sent.len()), "whole or not");
+            assert!(!whole || (want_end.is_some() && body == want), "a false end");
+        }
+    }
+}
+
+/// Reads what the client got: the final status and the body. A complete answer is whole and nothing
+/// stands behind it; one that was broken off never looks whole.
+fn answer(bytes: &[u8], complete: bool, is_head: bool) -> (u16, Vec<u8>) {
+    let mut at = 0;
+    loop {
+        let Parsed::Good { line, fields, len } = strict::head(&bytes[at..]) else {
+            assert!(!complete, "no answer");
+            return (0, Vec::new());
+        };
+        at += len;
+        let status: u16 = std::str::from_utf8(&line[9..12]).unwrap().parse().unwrap();
+        if status < 200 {
+            continue;
+        }
+        let values = |name: &str| {
+            let name = name.to_owned();
+            fields.iter().filter(move |f| f.0.eq_ignore_ascii_case(name.as_bytes())).map(|f| &f.1)
+        };
+        let rest = &bytes[at..];
+        let lengths: Vec<_> = values("content-length").collect();
+        let codings: Vec<_> = values("transfer-encoding").collect();
+        assert!(lengths.len() + codings.len() <= 1, "two lengths");
+        if is_head || status == 204 || status == 304 {
+            assert!(rest.is_empty());
+            return (status, Vec::new());
+        }
+        if let [length] = lengths[..] {
+            let length = strict::decimal(length).expect("a number");
+            assert_eq!(complete, rest.len() as u64 == length, "whole or not");
+            return (status, rest.to_vec());
+        }
+        if let [coding] = codings[..] {
+            assert_eq!(coding, b"chunked");
+            let (body, end) = strict::chunked(rest);
+            assert_eq!(complete, end.is_some(), "whole or not");
+            assert!(end.is_none_or(|end| end == rest.len()), "bytes behind the end");
+            return (status, body);
+        }
+        // Only the end of the connection ends it.
+        let closes = values("connection").any(|value| value == b"close");
+        assert!(closes, "an answer without end on a connection that stays");
+        return (status, rest.to_vec());
+    }
+}
+
+/// The body of the final answer in what the upstream sent.
+fn upstream_body(bytes: &[u8]) -> Vec<u8> {
+    let mut at = 0;
+    loop {
+        let Parsed::Good { line, fields, len } = strict::head(&bytes[at..]) else {
+            panic!("passed on, but it is not sound");
+        };
+        at += len;
+        let status = &line[9..12];
+        if status[0] == b'1' {
+            continue;
+        }
+        let rest = &bytes[at..];
+        if status == b"204" || status == b"304" {
+            return Vec::new();
+        }
+        let has = |name: &str| fields.iter().any(|f| f.0.eq_ignore_ascii_case(name.as_bytes()));
+        return if has("transfer-encoding") { strict::chunked(rest).0 } else { rest.to_vec() };
+    }
+}

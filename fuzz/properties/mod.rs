@@ -1,0 +1,298 @@
+//! What must hold for every input. The fuzz targets call these, and so does `tests/fuzz_replay.rs` on
+//! stable Rust.
+#![allow(dead_code)]
+
+pub mod exchange;
+pub mod strict;
+
+use codex_responses_api_proxy::http1::chunked::ChunkScanner;
+use codex_responses_api_proxy::http1::field::{Lengths, Name};
+use codex_responses_api_proxy::http1::framing::Framing;
+use codex_responses_api_proxy::http1::head::{self, Seen};
+use codex_responses_api_proxy::http1::limits;
+use codex_responses_api_proxy::http1::url::UpstreamUrl;
+use codex_responses_api_proxy::process::credential::{Credential, KeyError};
+
+pub use exchange::exchange;
+use strict::{Field, Parsed};
+
+/// A property, by the name of its target.
+pub type Property = fn(&[u8]);
+
+/// Every property with its target's name.
+pub const ALL: [(&str, Property); 7] = [
+    ("request_head", request_head),
+    ("response_head", response_head),
+    ("chunked", chunked),
+    ("framing", framing),
+    ("upstream_url", upstream_url),
+    ("key_intake", key_intake),
+    ("exchange", exchange),
+];
+
+/// Where an input is cut, as its first bytes say: the distances, and what is left of the input.
+fn cuts(data: &[u8]) -> (Vec<usize>, &[u8]) {
+    let Some((count, rest)) = data.split_first() else {
+        return (Vec::new(), data);
+    };
+    let (distances, rest) = rest.split_at(usize::from(count % 8).min(rest.len()));
+    let mut at = 0;
+    let mut ends = Vec::new();
+    for distance in distances {
+        at += usize::from(*distance);
+        if at < rest.len() {
+            ends.push(at);
+        }
+    }
+    ends.push(rest.len());
+    (ends, rest)
+}
+
+fn owned(fields: &head::Fields<'_, '_>) -> Vec<Field> {
+    fields.iter().map(|field| (field.name.to_vec(), field.value.to_vec())).collect()
+}
+
+/// A request head is the same however it is cut, and says what an independent parser reads.
+pub fn request_head(data: &[u8]) {
+    let (ends, input) = cuts(data);
+    let read = |input: &[u8], seen: &mut Seen| {
+        head::request(input, seen, |head| {
+            let line = (head.method.to_vec(), head.target.to_vec(), head.http10);
+            Ok((line, owned(&head.fields), head.len))
+        })
+    };
+    let whole = read(input, &mut Seen::default());
+    let mut seen = Seen::default();
+    let parts = ends.iter().map(|end| read(&input[..*end], &mut seen)).find(|r| *r != Ok(None));
+    match (&whole, parts) {
+        (Ok(None), None) | (Err(_), Some(Err(_))) => {}
+        (whole, Some(part)) => assert_eq!(*whole, part, "cut"),
+        // A line that drips in is looked at when it is whole.
+        (_, None) => {
+            assert!(read(&[input, b"\n"].concat(), &mut seen).is_err(), "accepted in parts")
+        }
+    }
+    let parsed = strict::head(input);
+    match &whole {
+        Ok(Some(((method, target, http10), fields, len))) => {
+            let Parsed::Good { line, fields: read, len: end } = &parsed else {
+                panic!("accepted, but it is {parsed:?}");
+            };
+            let version: &[u8] = if *http10 { b"HTTP/1.0" } else { b"HTTP/1.1" };
+            assert_eq!(*line, [method, target, version].join(&b' '));
+            assert_eq!((fields, len), (read, end));
+            assert!(*len <= limits::HEAD + 2 && fields.len() <= limits::FIELDS);
+            assert!(line.len() <= limits::REQUEST_LINE);
+        }
+        Ok(None) => assert!(!matches!(parsed, Parsed::Good { .. }), "still waiting"),
+        // What is sound and within bounds is not refused.
+        Err(_) => {
+            if let Parsed::Good { line, fields, len } = parsed {
+                let sound = line == b"POST /v1/responses HTTP/1.1";
+                let fits = fields.len() <= limits::FIELDS && len <= limits::HEAD;
+                assert!(!(sound && fits), "refused without reason");
+            }
+        }
+    }
+}
+
+/// The same for response heads.
+pub fn response_head(data: &[u8]) {
+    let (ends, input) = cuts(data);
+    let read = |input: &[u8], seen: &mut Seen| {
+        head::response(input, seen, |head| {
+            let reason = head.input[head.reason.clone()].to_vec();
+            Ok((head.status, reason, head.http10, owned(&head.fields), head.len))
+        })
+    };
+    let whole = read(input, &mut Seen::default());
+    let mut seen = Seen::default();
+    let parts = ends.iter().map(|end| read(&input[..*end], &mut seen)).find(|r| *r != Ok(None));
+    match (&whole, parts) {
+        (Ok(None), None) | (Err(_), Some(Err(_))) => {}
+        (whole, Some(part)) => assert!(*whole == part, "cut"),
+        (_, None) => {
+            assert!(read(&[input, b"\n"].concat(), &mut seen).is_err(), "accepted in parts")
+        }
+    }
+    if let Ok(Some((status, reason, http10, fields, len))) = whole {
+        let Parsed::Good { line, fields: read, len: end } = strict::head(input) else {
+            panic!("accepted, but it is not sound");
+        };
+        let start = format!("HTTP/1.{} {status}", u8::from(!http10));
+        let rest = line.strip_prefix(start.as_bytes()).expect("this status line");
+        assert_eq!(rest.strip_prefix(b" ").unwrap_or(rest), reason);
+        assert!((100..=599).contains(&status));
+        assert_eq!((fields, len), (read, end));
+    }
+}
+
+/// A chunked body is the same however it is cut, and holds what an independent decoder finds.
+pub fn chunked(data: &[u8]) {
+    let (ends, input) = cuts(data);
+    let read = |ends: &[usize]| {
+        let mut scanner = ChunkScanner::default();
+        let (mut body, mut at, mut last) = (Vec::new(), 0, false);
+        for end in ends {
+            while at < *end && !last {
+                let Ok(step) = scanner.step(&input[at..*end]) else {
+                    return (body, None);
+                };
+                assert!(step.framing + step.data > 0 || step.end, "no progress");
+                at += step.framing;
+                body.extend_from_slice(&input[at..at + step.data]);
+                at += step.data;
+                last = step.end;
+            }
+        }
+        (body, Some((at, last)))
+    };
+    let whole = read(&[input.len()]);
+    assert_eq!(whole, read(&ends), "cut");
+    assert_eq!(whole, read(&(1..=input.len()).collect::<Vec<_>>()), "byte by byte");
+    let (body, end) = strict::chunked(input);
+    match (whole.1, end) {
+        (Some((at, true)), Some(end)) => assert_eq!((whole.0, at), (body, end)),
+        (Some((_, false)), None) => assert!(body == whole.0),
+        (None, None) => {}
+        (got, want) => panic!("{got:?} and {want:?}"),
+    }
+}
+
+/// Length fields mean one thing or are refused.
+pub fn framing(data: &[u8]) {
+    let Some((flags, rest)) = data.split_first() else {
+        return;
+    };
+    let (http10, status) = (flags & 1 == 1, if flags & 2 == 2 { 204 } else { 200 });
+    let mut lengths = Lengths::default();
+    let (mut numbers, mut codings) = (Vec::new(), Vec::new());
+    for line in rest.split(|byte| *byte == b'\n').take(8) {
+        let Some(at) = line.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        let (name, value) = (&line[..at], line[at + 1..].trim_ascii());
+        match Name::of(name) {
+            Name::ContentLength => {
+                assert!(name.eq_ignore_ascii_case(b"content-length"));
+                lengths.content_length(value);
+                numbers.push(value);
+            }
+            Name::TransferEncoding => {
+                assert!(name.eq_ignore_ascii_case(b"transfer-encoding"));
+                lengths.transfer_encoding(value);
+                codings.push(value);
+            }
+            _ => assert!(!name.eq_ignore_ascii_case(b"content-length")),
+        }
+    }
+    let want = match (&numbers[..], &codings[..]) {
+        ([], []) => Some(None),
+        ([number], []) => strict::decimal(number).map(|n| Some(Framing::Length(n))),
+        ([], [coding]) if coding.eq_ignore_ascii_case(b"chunked") && !http10 => {
+            Some(Some(Framing::Chunked))
+        }
+        _ => None,
+    };
+    let request = Framing::of_request(&lengths, http10).ok();
+    assert_eq!(request, want.map(|framing| framing.unwrap_or(Framing::Length(0))));
+    let response = Framing::of_response(&lengths, http10, status).ok();
+    let without = if status == 204 { Framing::None } else { Framing::UntilClose };
+    assert_eq!(
+        response,
+        want.map(|framing| if status == 204 { without } else { framing.unwrap_or(without) })
+    );
+}
+
+/// An accepted URL can be written into a request as it stands, and reads the same again.
+pub fn upstream_url(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Ok(url) = UpstreamUrl::parse(text) else {
+        return;
+    };
+    assert!(text.len() <= limits::URL);
+    let (scheme, rest) = text.split_once("://").expect("a scheme");
+    assert!(scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"));
+    assert!(!rest.contains('#') && url.port > 0);
+    let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
+    assert!(!rest[..authority_end].contains('@'));
+    for part in [url.authority(), &url.path_and_query] {
+        assert!(part.bytes().all(|byte| byte.is_ascii_graphic()), "a byte that splits a head");
+    }
+    assert!(
+        url.path_and_query.starts_with('/') && url.path_and_query.ends_with(&rest[authority_end..])
+    );
+    let again = UpstreamUrl::parse(&format!(
+        "{}://{}{}",
+        scheme.to_ascii_lowercase(),
+        url.authority(),
+        url.path_and_query
+    ))
+    .expect("what was written can be read");
+    assert_eq!((again.authority(), again.port), (url.authority(), url.port));
+    assert_eq!(again.path_and_query, url.path_and_query);
+    assert_eq!(again.is_loopback(), url.is_loopback());
+}
+
+/// The key is the first line or a clear error, whatever read(2) does; it goes out in one piece; and
+/// what is searched for is found exactly where it is.
+pub fn key_intake(data: &[u8]) {
+    let (ends, input) = cuts(data);
+    // One byte decides where the answer that is searched begins.
+    let split = input.first().map_or(0, |byte| usize::from(*byte)).min(input.len());
+    let (stdin, answer) = input.split_at(split);
+    let mut at = 0;
+    let mut turns = ends.iter();
+    let credential = Credential::read(b"PREFIX ", |buffer| {
+        if turns.len() % 3 == 2 {
+            turns.next();
+            return Err(std::io::ErrorKind::Interrupted.into());
+        }
+        let end =
+            turns.next().copied().unwrap_or(stdin.len()).clamp(at + 1, stdin.len().max(at + 1));
+        let piece = &stdin[at.min(stdin.len())..end.min(stdin.len())];
+        let n = piece.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&piece[..n]);
+        at += n;
+        Ok(n)
+    });
+    let line = stdin.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let kept = line.iter().rposition(|byte| *byte != b'\r').map_or(0, |last| last + 1);
+    let key = &line[..kept];
+    let fine = key.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte));
+    let mut credential = match credential {
+        Ok(credential) => credential,
+        Err(KeyError::Empty) => return assert!(key.is_empty()),
+        Err(KeyError::TooLong) => return assert!(line.len() > limits::KEY - "Bearer ".len()),
+        Err(KeyError::BadCharacter) => return assert!(!fine),
+        Err(error) => panic!("{error}"),
+    };
+    assert!(fine && !key.is_empty());
+    let mut out = Vec::new();
+    let after = [std::io::IoSlice::new(b"A: b\r\n"), std::io::IoSlice::new(b"\r\n")];
+    assert_eq!(credential.splice_into(&after, &mut out).expect("a Vec takes all"), 8);
+    assert!(out == [b"PREFIX ", key, b"\r\nA: b\r\n\r\n"].concat(), "another record");
+
+    let needle = &key[..if key.len() < 16 { 0 } else { 16.min(key.len() / 2) }];
+    // Half of the answers repeat the key's own bytes, so that something is found.
+    let mut text = answer.to_vec();
+    if let [first, ..] = answer
+        && first % 2 == 0
+    {
+        let at = usize::from(*first) % answer.len();
+        let from = usize::from(answer[answer.len() - 1]) % key.len();
+        text.splice(at..at, key[from..].iter().copied());
+    }
+    let want = !needle.is_empty() && text.windows(needle.len()).any(|window| window == needle);
+    for ends in [vec![text.len()], ends.clone(), (1..=text.len()).collect()] {
+        let (mut position, mut at, mut found) = (0, 0, false);
+        for end in ends.into_iter().chain([text.len()]) {
+            let end = end.clamp(at, text.len());
+            found |= !found && credential.reflected(&mut position, &text[at..end]);
+            at = end;
+        }
+        assert!(found == want, "the search");
+    }
+}
