@@ -9,6 +9,7 @@ mod key;
 mod lifecycle;
 mod limits;
 mod log;
+mod memory;
 mod routing;
 mod splitting;
 mod support;

@@ -140,6 +140,12 @@ impl Starter {
         self
     }
 
+    /// Makes the command ready in a way of the caller's.
+    pub fn command(mut self, prepare: impl FnOnce(&mut Command)) -> Starter {
+        prepare(&mut self.command);
+        self
+    }
+
     /// It finds this limit on open files and cannot raise it: without privileges.
     pub fn open_files(mut self, limit: u64) -> Starter {
         let lower = move || {
