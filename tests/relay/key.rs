@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::support::relay::{BINARY, marker_key};
+use super::support::relay::{binary, marker_key};
 use super::support::{DEADLINE, Relay, Upstream, ok, post};
 
 /// Bytes of a key, at most: with `Bearer ` they make 1024.
@@ -86,7 +86,7 @@ fn a_closed_stdin_reads_as_empty_and_one_that_cannot_be_read_has_its_own_message
         let output = command.env_clear().stdout(Stdio::piped()).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(binary());
     // SAFETY: close(2) is safe to call between fork and exec.
     unsafe {
         command.pre_exec(|| {
@@ -97,7 +97,7 @@ fn a_closed_stdin_reads_as_empty_and_one_that_cannot_be_read_has_its_own_message
     let (code, err) = run(&mut command);
     assert_eq!(code, Some(1));
     assert!(err.contains("API key must be provided via stdin"), "{err}");
-    let (code, err) = run(Command::new(BINARY).stdin(File::open("/").unwrap()));
+    let (code, err) = run(Command::new(binary()).stdin(File::open("/").unwrap()));
     assert_eq!(code, Some(1));
     assert!(err.contains("cannot read the API key from stdin: Is a directory"), "{err}");
 }
@@ -151,7 +151,7 @@ fn at_a_terminal_the_key_is_asked_for_without_echo_which_comes_back_whatever_hap
         (Then::HangUp, Some(1)),
     ] {
         let (mut ours, theirs) = terminal();
-        let mut child = Command::new(BINARY)
+        let mut child = Command::new(binary())
             .env_clear()
             .stdin(theirs.try_clone().unwrap())
             .stdout(Stdio::null())

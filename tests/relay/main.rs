@@ -1,5 +1,6 @@
 //! The relay from outside: the real binary, real sockets, real TLS.
 
+mod access;
 mod answer;
 mod bodies;
 mod command_line;
@@ -11,6 +12,7 @@ mod limits;
 mod log;
 mod memory;
 mod routing;
+mod sandbox;
 mod splitting;
 mod support;
 mod timing;

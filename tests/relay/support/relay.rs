@@ -9,7 +9,12 @@ use std::time::Instant;
 
 use super::{Client, DEADLINE, certs};
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_codex-responses-api-proxy");
+/// The program under test: the one that was built with the tests, or `RELAY_BINARY`, a static one
+/// for example.
+pub fn binary() -> String {
+    std::env::var("RELAY_BINARY")
+        .unwrap_or_else(|_| env!("CARGO_BIN_EXE_codex-responses-api-proxy").to_owned())
+}
 
 /// A key that no test prints. Distinct from run to run, so that a stray copy is not taken for it.
 pub fn marker_key() -> String {
@@ -41,7 +46,7 @@ impl Relay {
     }
 
     pub fn bare() -> Starter {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.env_clear();
         Starter { command, key: marker_key() }
     }

@@ -1,0 +1,288 @@
+//! Who may use the relay, and how often.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::support::{End, Relay, Upstream, ok, post};
+
+const SHUTDOWN: &str = "GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+fn me() -> String {
+    // SAFETY: no memory is involved.
+    unsafe { libc::geteuid() }.to_string()
+}
+
+#[test]
+fn a_user_that_is_named_is_admitted_and_any_other_is_not() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay =
+        Relay::to(&upstream.url()).args(["--allow-uid", "4242", "--allow-uid", &me()]).start();
+    assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+
+    let upstream = Upstream::answering(ok("fine"));
+    let mut relay =
+        Relay::to(&upstream.url()).args(["--http-shutdown", "--allow-uid=4242"]).start();
+    for request in [post("", "{}"), SHUTDOWN.to_owned()] {
+        let mut client = relay.connect();
+        // Refused, and refused again on the same connection.
+        for _ in 0..2 {
+            let answer = client.send(&request).response();
+            assert_eq!((answer.status, answer.code()), (403, "user_not_allowed"));
+        }
+    }
+    assert!(relay.is_running());
+    assert_eq!(upstream.connections(), 0, "an upstream connection for somebody who may not");
+}
+
+/// Sends a request with curl as another user; the status.
+fn curl_as(uid: u32, port: u16) -> Option<String> {
+    // SAFETY: no memory is involved.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("skipped: becoming another user needs root");
+        return None;
+    }
+    let url = format!("http://127.0.0.1:{port}/v1/responses");
+    let output = Command::new("curl")
+        .args([
+            "--silent",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+            "--data",
+            "{}",
+            &url,
+        ])
+        .uid(uid)
+        .output();
+    match output {
+        Ok(output) => Some(String::from_utf8(output.stdout).unwrap()),
+        Err(_) => {
+            eprintln!("skipped: curl is not installed");
+            None
+        }
+    }
+}
+
+#[test]
+fn another_users_process_is_told_apart_from_ours() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).args(["--allow-uid", "65533"]).start();
+    if let Some(status) = curl_as(65_533, relay.port) {
+        assert_eq!(status, "200");
+        assert_eq!(curl_as(65_532, relay.port).unwrap(), "403");
+        assert_eq!(upstream.requests().len(), 1);
+    }
+    assert_eq!(relay.connect().send(post("", "{}")).response().code(), "user_not_allowed");
+}
+
+#[test]
+fn a_client_that_sends_and_is_gone_is_nobody() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).args(["--access-log", "--allow-uid", &me()]).start();
+    // While the relay stands still, clients come, send and go; then it sees whose they were.
+    relay.signal(libc::SIGSTOP);
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(("127.0.0.1", relay.port)).unwrap();
+        stream.write_all(post("", "{}").as_bytes()).unwrap();
+    }
+    relay.signal(libc::SIGCONT);
+    assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+    assert_eq!(upstream.requests().len(), 1, "only the client that is there is served");
+}
+
+#[test]
+fn without_netlink_the_tables_are_read() {
+    // The kernel's table of connections says the same as its diagnosis socket.
+    let upstream = Upstream::answering(ok("fine"));
+    let no_netlink = |command: &mut Command| {
+        let refuse = || {
+            const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+            const IS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+            const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+            let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+            let mut steps = [
+                step(LOAD, 0, 0, 0),
+                step(IS, 0, 3, libc::SYS_socket as u32),
+                step(LOAD, 0, 0, 16),
+                step(IS, 0, 1, libc::AF_NETLINK as u32),
+                step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32),
+                step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+            ];
+            let program = libc::sock_fprog { len: 6, filter: steps.as_mut_ptr() };
+            // SAFETY: plain system calls on memory that outlives them.
+            let done = unsafe {
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                    && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
+            };
+            if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        };
+        // SAFETY: between fork and exec it does no more than that.
+        unsafe { command.pre_exec(refuse) };
+    };
+    for (uid, status) in [(me(), 200), ("4242".to_owned(), 403)] {
+        let relay =
+            Relay::to(&upstream.url()).args(["--allow-uid", &uid]).command(no_netlink).start();
+        let line = relay.output_line("protections: ");
+        assert!(line.contains("--allow-uid by /proc/net/tcp"), "{line}");
+        assert_eq!(relay.connect().send(post("", "{}")).response().status, status);
+    }
+}
+
+#[test]
+fn a_user_id_that_is_none_is_wrong_use() {
+    for value in ["", "root", "-1", "+1", "4294967296", "1x"] {
+        let (code, _, err) = Relay::bare().args(["--allow-uid", value]).run(b"");
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains("--allow-uid"), "{err}");
+    }
+}
+
+/// A file that is gone with the value.
+struct TokenFile(PathBuf);
+
+impl TokenFile {
+    fn new(name: &str, bytes: &[u8]) -> TokenFile {
+        let path = std::env::temp_dir().join(format!("token-{}-{name}", std::process::id()));
+        fs::write(&path, bytes).unwrap();
+        TokenFile(path)
+    }
+
+    fn arguments(&self) -> [&str; 2] {
+        ["--client-token-file", self.0.to_str().unwrap()]
+    }
+}
+
+impl Drop for TokenFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn who_shows_the_token_is_served_and_the_upstream_never_sees_it() {
+    let token = "token-0123456789.abc~+/=";
+    for end in ["", "\n", "\r\n"] {
+        let file =
+            TokenFile::new(&format!("right{}", end.len()), format!("{token}{end}").as_bytes());
+        let upstream = Upstream::answering(ok("fine"));
+        let relay = Relay::to(&upstream.url()).args(file.arguments()).start();
+        for scheme in ["Bearer", "bearer"] {
+            let fields = format!("Authorization: {scheme} {token}\r\n");
+            assert_eq!(relay.connect().send(post(&fields, "{}")).response().status, 200);
+        }
+        for request in upstream.requests() {
+            assert!(!request.head_without_key(&relay.key).contains(token));
+        }
+    }
+}
+
+#[test]
+fn who_does_not_show_it_gets_401() {
+    let file = TokenFile::new("wrong", b"0123456789abcdef\n");
+    let upstream = Upstream::answering(ok("fine"));
+    let mut relay =
+        Relay::to(&upstream.url()).args(["--http-shutdown"]).args(file.arguments()).start();
+    let mut client = relay.connect();
+    for fields in [
+        "",
+        "Authorization: Bearer 0123456789abcdee\r\n",
+        "Authorization: Bearer 0123456789abcde\r\n",
+        "Authorization: Bearer 0123456789abcdef0\r\n",
+        "Authorization: Bearer 0123456789ABCDEF\r\n",
+        "Authorization: Bearer\r\n",
+        "Authorization: \r\n",
+        "Authorization: Basic 0123456789abcdef\r\n",
+        "Authorization: 0123456789abcdef\r\n",
+        "Proxy-Authorization: Bearer 0123456789abcdef\r\n",
+        "Authorization: Bearer 0123456789abcdef\r\nAuthorization: Bearer 0123456789abcdef\r\n",
+    ] {
+        let answer = client.send(post(fields, "{}")).response();
+        assert_eq!((answer.status, answer.code()), (401, "client_token_required"), "{fields}");
+        assert_eq!(answer.fields("www-authenticate"), ["Bearer"]);
+    }
+    assert_eq!(upstream.connections(), 0);
+    // The reference's curl line ends it without a token.
+    assert_eq!(relay.connect().send(SHUTDOWN).response().status, 200);
+    assert_eq!(relay.exit_code(), 0);
+}
+
+#[test]
+fn a_token_file_that_cannot_be_used_is_named() {
+    let long = vec![b'a'; 100_000];
+    for (name, bytes) in
+        [("empty", &b""[..]), ("line", b"\n"), ("space", b"a b\n"), ("long", &long)]
+    {
+        let file = TokenFile::new(name, bytes);
+        let (code, _, err) = Relay::bare().args(file.arguments()).run(b"sk-key\n");
+        assert_eq!(code, 1, "{err}");
+        assert!(err.contains("--client-token-file"), "{err}");
+        assert!(err.contains(file.0.to_str().unwrap()), "{err}");
+    }
+    let missing = ["--client-token-file", "/no/such/file"];
+    let (code, _, err) = Relay::bare().args(missing).run(b"sk-key\n");
+    assert_eq!(code, 1);
+    assert!(err.contains("/no/such/file"), "{err}");
+}
+
+#[test]
+fn so_many_requests_are_forwarded_and_no_more() {
+    let upstream = Upstream::answering(ok("fine"));
+    let mut relay =
+        Relay::to(&upstream.url()).args(["--http-shutdown", "--max-requests", "3"]).start();
+    let mut client = relay.connect();
+    // What is refused here does not count.
+    assert_eq!(client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response().status, 403);
+    for _ in 0..3 {
+        assert_eq!(client.send(post("", "{}")).response().status, 200);
+    }
+    for _ in 0..2 {
+        let answer = client.send(post("", "{}")).response();
+        assert_eq!((answer.status, answer.code()), (429, "request_limit_reached"));
+        let answer = relay.connect().send(post("", "{}")).response();
+        assert_eq!(answer.status, 429);
+    }
+    assert_eq!(upstream.requests().len(), 3);
+    assert_eq!(relay.connect().send(SHUTDOWN).response().status, 200);
+    assert_eq!(relay.exit_code(), 0);
+}
+
+#[test]
+fn requests_at_one_time_do_not_get_past_the_number() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).args(["--max-requests", "5"]).start();
+    let mut clients: Vec<_> = (0..20).map(|_| relay.connect()).collect();
+    for client in &mut clients {
+        client.send(post("", "{}"));
+    }
+    let statuses: Vec<u16> = clients.iter_mut().map(|client| client.response().status).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 5);
+    assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 15);
+    assert_eq!(upstream.requests().len(), 5);
+}
+
+#[test]
+fn a_number_of_requests_that_is_none_is_wrong_use() {
+    for value in ["", "0", "-1", "+1", "1000000000001", "many"] {
+        let (code, _, err) = Relay::bare().args(["--max-requests", value]).run(b"");
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains("--max-requests"), "{err}");
+    }
+}
+
+#[test]
+fn a_refused_user_is_heard_out() {
+    // The 403 reaches a client that goes on sending.
+    let relay = Relay::to("https://localhost/").args(["--allow-uid", "4242"]).start();
+    let mut client = relay.connect();
+    client.try_send(
+        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999\r\n\r\n",
+    );
+    client.try_send("x".repeat(999_999));
+    assert_eq!(client.response().code(), "user_not_allowed");
+    client.finish().expect_end(End::Fin);
+}
