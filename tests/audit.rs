@@ -183,3 +183,29 @@ fn every_bound_is_tested() {
         assert!(tests.contains(&format!("limits::{name}")), "no test names limits::{name}");
     }
 }
+
+#[test]
+fn every_system_call_that_is_allowed_stands_in_security_md() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let security = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let lists = fs::read_to_string(root.join("src/process/system_calls.rs")).unwrap();
+    let mut count = 0;
+    for part in lists.split("libc::SYS_").skip(1) {
+        let end = part.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap();
+        let name = format!("`{}`", &part[..end]);
+        assert!(security.contains(&name), "{name} is not explained");
+        count += 1;
+    }
+    assert!(count > 60, "{count} calls");
+}
+
+#[test]
+fn every_test_that_security_md_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let security = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    for name in security.split('`').filter(|part| part.contains("::") && !part.contains(' ')) {
+        let (file, test) = name.split_once("::").unwrap();
+        let tests = fs::read_to_string(root.join(format!("tests/relay/{file}.rs"))).unwrap();
+        assert!(tests.contains(&format!("fn {test}()")), "there is no test {name}");
+    }
+}

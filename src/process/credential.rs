@@ -17,7 +17,7 @@ use std::io::{self, IoSlice, Write};
 
 use zeroize::Zeroize;
 
-use super::sys::{SecretMemory, SecretPages};
+use super::sys::{self, SecretMemory, SecretPages};
 use crate::http1::limits;
 
 /// Bytes of the key alone.
@@ -27,7 +27,7 @@ const SHORTEST_NEEDLE_KEY: usize = 16;
 /// Bytes of the key's beginning that are looked for, at most.
 const NEEDLE: usize = 16;
 /// Bytes of an answer that are searched at once.
-const BLOCK: usize = 64;
+const BLOCK: usize = 128;
 
 /// Why there is no key. The texts say what to type; none holds a byte of what was read.
 #[derive(Debug)]
@@ -152,7 +152,7 @@ impl Credential {
     /// Looks for the key's beginning in an answer that comes in pieces. `position` is how much of it
     /// the end of the last piece matched; 0 at the start. True when this piece completes it.
     ///
-    /// How long this takes tells nothing about how much of the needle a text begins with, see
+    /// How long this takes tells nothing of how much of the needle's beginning a text holds, see
     /// [`contains`].
     pub fn reflected(&self, position: &mut u8, piece: &[u8]) -> bool {
         let needle = &self.pages.bytes()[self.key..self.key + self.needle];
@@ -162,7 +162,9 @@ impl Credential {
         }
         // What begins in the last piece, what lies within this one, what goes on in the next.
         let (head, tail) = (&piece[..border], &piece[piece.len() - border..]);
-        if self.advance(position, head) || contains(piece, needle) {
+        if (*position > 0 && self.advance(position, head))
+            || sys::with_wide_vectors(|| contains(piece, needle))
+        {
             return true;
         }
         *position = 0;
@@ -187,36 +189,42 @@ impl Credential {
     }
 }
 
-/// Finds the needle, of two bytes or more, by its last two: a whole block is compared with them at
-/// once, which compiles to vector instructions, and only a block that has them is looked at again.
-/// A text that holds any shorter beginning of the needle takes as long as one that does not.
+/// Finds the needle, of three bytes or more, by its end: in a block that is read as pairs of bytes, one
+/// pair is the needle's last two bytes or the two before its last. That compiles to vector
+/// instructions, and only a block with such a pair is looked at again. So time tells of a text whether
+/// it holds one of these two pairs, and nothing of how much of the needle stands before them.
+#[inline(always)]
 fn contains(piece: &[u8], needle: &[u8]) -> bool {
-    let [.., last_but_one, last] = *needle else {
+    let [.., x, y, z] = *needle else {
         return false;
     };
-    let before = &piece[needle.len() - 2..piece.len() - 1];
-    let ends = &piece[needle.len() - 1..];
-    let ((blocks, rest), (end_blocks, end_rest)) =
-        (before.as_chunks::<BLOCK>(), ends.as_chunks::<BLOCK>());
-    let mut at = 0;
-    for (before, ends) in blocks.iter().zip(end_blocks) {
-        let mut found = 0;
-        for (x, y) in before.iter().zip(ends) {
-            found |= u8::from(*x == last_but_one) & u8::from(*y == last);
-        }
-        if found != 0 && begins_within(&piece[at..at + BLOCK + needle.len() - 1], needle) {
+    let (even, odd) = (u16::from_ne_bytes([y, z]), u16::from_ne_bytes([x, y]));
+    let looks_like = |block: &[u8; BLOCK]| {
+        let pairs = block.as_chunks::<2>().0.iter().map(|pair| u16::from_ne_bytes(*pair));
+        pairs.fold(false, |found, pair| found | (pair == even) | (pair == odd))
+    };
+    // A needle that ends in the block or a byte behind it.
+    let around = |at: usize| {
+        let start = at.saturating_sub(needle.len() - 1);
+        begins_within(&piece[start..piece.len().min(at + BLOCK + 1)], needle)
+    };
+    let Some(last) = piece.last_chunk() else {
+        return begins_within(piece, needle);
+    };
+    let blocks = piece.as_chunks::<BLOCK>().0.iter().enumerate();
+    for (index, block) in blocks {
+        if looks_like(block) && around(index * BLOCK) {
             return true;
         }
-        at += BLOCK;
     }
-    let pairs = rest.iter().zip(end_rest);
-    pairs.into_iter().any(|(x, y)| *x == last_but_one && *y == last)
-        && begins_within(&piece[at..], needle)
+    // What is left is less than a block: it is looked at together with what stands before it.
+    looks_like(last) && around(piece.len() - BLOCK)
 }
 
-/// Compares the needle with each place without stopping at the first difference.
+/// Compares the needle with each place that ends as it does, without stopping at a difference.
 fn begins_within(piece: &[u8], needle: &[u8]) -> bool {
-    piece.windows(needle.len()).any(|window| {
+    let end = needle.len() - 2;
+    piece.windows(needle.len()).filter(|window| window[end..] == needle[end..]).any(|window| {
         window.iter().zip(needle).fold(0, |differences, (x, y)| differences | (x ^ y)) == 0
     })
 }
