@@ -482,6 +482,47 @@ fn a_key_spread_over_chunks_is_cut_off() {
 }
 
 #[test]
+fn no_byte_is_held_back_whatever_it_may_be_the_beginning_of() {
+    let key = marker_key();
+    let (go_on, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    // Each event ends in a longer beginning of the key, or in as many bytes of no key at all.
+    let events: Vec<String> = (1..16)
+        .flat_map(|n| [format!("data: {}", &key[..n]), format!("data: {}", "~".repeat(n))])
+        .collect();
+    let sent = events.clone();
+    let upstream = Upstream::tls(move |peer| {
+        peer.request();
+        peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        wait.lock().unwrap().recv_timeout(DEADLINE).expect("the client has the head");
+        for event in &sent {
+            peer.write(format!("{:x}\r\n{event}\r\n", event.len()));
+            // The next is sent when this one has arrived to its last byte.
+            wait.lock().unwrap().recv_timeout(DEADLINE).expect("the client has the event");
+            peer.write("1\r\n.\r\n");
+            wait.lock().unwrap().recv_timeout(DEADLINE).expect("the client has the byte");
+        }
+        peer.write("0\r\n\r\n");
+        peer.closed();
+    });
+    let relay = Relay::to(&upstream.url()).key(&key).start();
+    let mut client = relay.connect();
+    client.send(post("", "{}")).head();
+    go_on.send(()).unwrap();
+    let mut chunk = [0; 4096];
+    for event in &events {
+        for want in [format!("{:x}\r\n{event}\r\n", event.len()), "1\r\n.\r\n".into()] {
+            let want = want.as_bytes();
+            // One write of the upstream's is one write of the relay's.
+            let whole = client.stream.read(&mut chunk).is_ok_and(|n| chunk[..n] == *want);
+            assert!(whole, "an event of {} bytes has come in pieces", event.len());
+            go_on.send(()).unwrap();
+        }
+    }
+    assert_eq!(client.take(5), b"0\r\n\r\n");
+}
+
+#[test]
 fn what_is_less_than_the_beginning_of_the_key_passes() {
     let key = marker_key();
     // A masked key, as APIs show it; nearly its beginning; all but its first byte.
