@@ -27,7 +27,19 @@ run plain
 run websocket ', supports_websockets=true'
 wait_for "$work/relay.log" '"status":426'
 [ "$(grep -c '"status":426' "$work/relay.log")" -eq 1 ] || fail "the 426 did not settle it"
-check_key
 curl -fsS "http://127.0.0.1:$port/shutdown"
 wait_for "$work/relay.log" '"route":"shutdown"'
+
+# For one user, who has to show a token: what env_key is for.
+RELAY_TOKEN=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+export RELAY_TOKEN
+printf '%s\n' "$RELAY_TOKEN" >"$work/token"
+relay guarded --allow-uid "$(id -u)" --client-token-file "$work/token"
+[ "$(curl -s -o "$work/401.out" -w '%{http_code}' -d '{}' "http://127.0.0.1:$port/v1/responses")" = 401 ] ||
+    fail "served without the token"
+run token ", env_key='RELAY_TOKEN'"
+check_key
+! grep -qF "$RELAY_TOKEN" "$work/upstream.log" || fail "the token reached the upstream"
+curl -fsS "http://127.0.0.1:$port/shutdown"
+wait_for "$work/guarded.log" '"route":"shutdown"'
 echo "codex: ok"

@@ -37,12 +37,19 @@ start() {
     pids+=($!)
     exec 9>"$work/hold"
     wait_for "$work/upstream.log" '^[0-9]'
+    relay relay "$@"
+}
+
+# relay NAME [FLAG…]: a relay in front of the stub upstream, its log in NAME.log. Sets $port.
+relay() {
+    local log=$work/$1.log
+    shift
     printf '%s\n' "$key" | target/debug/codex-responses-api-proxy --access-log --http-shutdown \
         --upstream-url "https://localhost:$(head -1 "$work/upstream.log")/v1/responses" \
-        --ca-file "$work/ca.pem" "$@" 2>"$work/relay.log" &
+        --ca-file "$work/ca.pem" "$@" 2>"$log" &
     pids+=($!)
-    wait_for "$work/relay.log" 'listening on'
-    port=$(sed -n 's/.*listening on 127.0.0.1://p' "$work/relay.log")
+    wait_for "$log" 'listening on'
+    port=$(sed -n 's/.*listening on 127.0.0.1://p' "$log")
 }
 
 # The upstream saw the relay's key every time, and the key is in nobody's output.
