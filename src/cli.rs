@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lexopt::Arg;
 
+use crate::http1::limits;
 use crate::http1::url::{Scheme, UpstreamUrl, UrlError};
 
 /// What the program does unless told otherwise.
@@ -240,7 +241,7 @@ pub fn parse(
         upstream,
         ca_file,
         access_log: access_log.value.is_some(),
-        max_connections: max_connections.value.map_or(1024, |n| n as usize),
+        max_connections: max_connections.value.map_or(limits::CONNECTIONS, |n| n as usize),
         allow_uids,
         client_token_file: client_token_file.value,
         max_requests: max_requests.value,

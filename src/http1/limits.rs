@@ -23,5 +23,7 @@ pub const DROP: u64 = 64 * 1024;
 pub const RECORD: usize = 16 * 1024;
 /// Bytes of the API key together with `Bearer `.
 pub const KEY: usize = 1024;
+/// Client connections at one time, where `--max-connections` does not say otherwise.
+pub const CONNECTIONS: usize = 1024;
 /// Bytes of the upstream URL.
 pub const URL: usize = 4096;

@@ -179,6 +179,19 @@ fn one_connection_more_than_allowed_is_told_503_and_the_listener_goes_on() {
 }
 
 #[test]
+fn without_a_flag_1024_connections_are_taken_and_no_more() {
+    let relay = Relay::bare().start();
+    if relay.output_line("protections: ").contains("--max-connections lowered") {
+        eprintln!("skipped: too few descriptors");
+        return;
+    }
+    let mut crowd: Vec<Client> = (0..limits::CONNECTIONS).map(|_| held(&relay)).collect();
+    let last = crowd.last_mut().unwrap();
+    assert_eq!(last.send("Host: localhost\r\n\r\n").response().status, 403);
+    assert_eq!(relay.connect().response().code(), "too_many_connections");
+}
+
+#[test]
 fn too_few_descriptors_lower_the_cap_and_the_start_line_says_so() {
     let relay = Relay::bare().open_files(74).start();
     let line = relay.output_line("protections: ");

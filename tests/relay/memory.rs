@@ -286,6 +286,15 @@ fn the_same_user_can_neither_read_its_memory_nor_attach() {
         let output = command.arg(&path).output().unwrap();
         assert!(!output.status.success() && output.stdout.is_empty(), "{file} was read");
     }
+    let core = std::env::temp_dir().join(format!("core-of-{}", relay.pid()));
+    let mut command = Command::new("gcore");
+    std::os::unix::process::CommandExt::uid(&mut command, 65_534);
+    let made = command.arg("-o").arg(&core).arg(relay.pid().to_string()).output();
+    let file = core.with_extension(relay.pid().to_string());
+    match made {
+        Ok(made) => assert!(!made.status.success() && !file.exists(), "a core was made"),
+        Err(_) => eprintln!("skipped: gcore is not installed"),
+    }
 }
 
 #[test]
