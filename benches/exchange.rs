@@ -1,0 +1,48 @@
+//! A whole exchange through the state machine, without a socket: a Codex request of 1.5 KB with 2 KiB
+//! of body, and an answer of 400 events.
+
+use std::hint::black_box;
+
+use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep};
+use codex_responses_api_proxy::http1::pieces::Pieces;
+use codex_responses_api_proxy::http1::request::{Access, Policy};
+use criterion::{Criterion, Throughput};
+
+mod common;
+
+const EVENTS: usize = 400;
+
+fn exchange(c: &mut Criterion) {
+    let request = [common::codex_head(1_500), vec![b'j'; 2_048]].concat();
+    let head = common::answer_head();
+    let event = [b"c8\r\n".to_vec(), vec![b'e'; 200], b"\r\n".to_vec()].concat();
+    let mut pieces = Pieces::default();
+    let mut group = c.benchmark_group("exchange");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("400 events", |b| {
+        b.iter(|| {
+            let mut exchange = Exchange::new(Policy::default());
+            pieces.clear();
+            let (used, step) =
+                exchange.downstream(black_box(&request), &Access::ready(true), &mut pieces);
+            assert_eq!((used, step), (request.len(), RequestStep::Upstream));
+            let mut answer = |bytes: &[u8]| {
+                pieces.clear();
+                let (used, step) = exchange.upstream(black_box(bytes), &mut pieces, &mut |_| false);
+                assert_eq!((used, step), (bytes.len(), ResponseStep::Downstream));
+            };
+            answer(&head);
+            (0..EVENTS).for_each(|_| answer(&event));
+            answer(b"0\r\n\r\n");
+            assert!(exchange.upstream_reusable());
+            assert_eq!(exchange.bytes_out, 200 * EVENTS as u64);
+        });
+    });
+    group.finish();
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    exchange(&mut criterion);
+    criterion.final_summary();
+}

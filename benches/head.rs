@@ -1,0 +1,49 @@
+//! Heads: what a request of the Codex CLI costs to read, judge and write anew.
+
+use std::hint::black_box;
+
+use codex_responses_api_proxy::http1::head::{self, Seen};
+use codex_responses_api_proxy::http1::pieces::Pieces;
+use codex_responses_api_proxy::http1::request::{self, Access, Policy};
+use criterion::{Criterion, Throughput};
+
+mod common;
+
+fn heads(c: &mut Criterion) {
+    let head = common::codex_head(1_500);
+    let mut group = c.benchmark_group("head");
+    group.throughput(Throughput::Bytes(head.len() as u64));
+    group.bench_function("read", |b| {
+        b.iter(|| {
+            let read = head::request(black_box(&head), &mut Seen::default(), |head| Ok(head.len));
+            assert_eq!(read, Ok(Some(head.len())));
+        });
+    });
+    let mut pieces = Pieces::default();
+    group.bench_function("read and write anew", |b| {
+        b.iter(|| {
+            pieces.clear();
+            let judged = head::request(black_box(&head), &mut Seen::default(), |head| {
+                request::judge(&head, Policy::default(), &Access::ready(true), &mut pieces)
+            });
+            assert!(judged.is_ok_and(|r| r.is_some_and(|r| r.verdict.is_ok())));
+            assert!(pieces.has_credential());
+        });
+    });
+    let answer = common::answer_head();
+    group.throughput(Throughput::Bytes(answer.len() as u64));
+    group.bench_function("read an answer's", |b| {
+        b.iter(|| {
+            let read =
+                head::response(black_box(&answer), &mut Seen::default(), |head| Ok(head.status));
+            assert!(read.is_ok_and(|status| status == Some(200)));
+        });
+    });
+    group.finish();
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    heads(&mut criterion);
+    criterion.final_summary();
+}

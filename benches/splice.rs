@@ -1,0 +1,72 @@
+//! The key's part: putting the block and what follows it into one slice, and looking for the key in
+//! answers.
+
+use std::hint::black_box;
+use std::io::{self, IoSlice, Write};
+
+use codex_responses_api_proxy::process::credential::Credential;
+use criterion::{BenchmarkId, Criterion, Throughput};
+
+mod common;
+
+const KEY: &[u8] = b"sk-proj-Qx7fK2mN9vB4cZ1aLw8eRt5yU3iO6pS0\n";
+
+/// Where a record would be sealed: the bytes are looked at and go no further.
+struct Sink(usize);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = black_box(bytes).len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn credential() -> Credential {
+    let prefix = b"POST /v1/responses HTTP/1.1\r\nHost: api.openai.com\r\nAuthorization: Bearer ";
+    let mut rest = KEY;
+    match Credential::read(prefix, |buffer| io::Read::read(&mut rest, buffer)) {
+        Ok(credential) => credential,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn splice(c: &mut Criterion) {
+    let mut credential = credential();
+    let fields = common::codex_head(1_500);
+    let mut group = c.benchmark_group("splice");
+    for body in [0, 2_048, 16_384] {
+        let body = vec![b'j'; body];
+        let after = [IoSlice::new(&fields), IoSlice::new(&body)];
+        group.throughput(Throughput::Elements(1));
+        group.bench_with_input(BenchmarkId::new("record", body.len()), &after, |b, after| {
+            b.iter(|| {
+                let mut sink = Sink(0);
+                let taken = credential.splice_into(black_box(after), &mut sink).expect("taken");
+                assert!(taken > 0 && taken < sink.0);
+            });
+        });
+    }
+    group.finish();
+
+    let mut group = c.benchmark_group("reflected");
+    for size in [200, 16_384] {
+        let text: Vec<u8> =
+            KEY[..15].iter().copied().cycle().map(|byte| byte ^ 1).take(size).collect();
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_with_input(BenchmarkId::from_parameter(size), &text, |b, text| {
+            let mut position = 0;
+            b.iter(|| assert!(!credential.reflected(&mut position, black_box(text))));
+        });
+    }
+    group.finish();
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    splice(&mut criterion);
+    criterion.final_summary();
+}
