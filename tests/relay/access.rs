@@ -99,34 +99,11 @@ fn a_client_that_sends_and_is_gone_is_nobody() {
 fn without_netlink_the_tables_are_read() {
     // The kernel's table of connections says the same as its diagnosis socket.
     let upstream = Upstream::answering(ok("fine"));
-    let no_netlink = |command: &mut Command| {
-        let refuse = || {
-            const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-            const IS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-            const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-            let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-            let mut steps = [
-                step(LOAD, 0, 0, 0),
-                step(IS, 0, 3, libc::SYS_socket as u32),
-                step(LOAD, 0, 0, 16),
-                step(IS, 0, 1, libc::AF_NETLINK as u32),
-                step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32),
-                step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
-            ];
-            let program = libc::sock_fprog { len: 6, filter: steps.as_mut_ptr() };
-            // SAFETY: plain system calls on memory that outlives them.
-            let done = unsafe {
-                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-                    && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
-            };
-            if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-        };
-        // SAFETY: between fork and exec it does no more than that.
-        unsafe { command.pre_exec(refuse) };
-    };
     for (uid, status) in [(me(), 200), ("4242".to_owned(), 403)] {
-        let relay =
-            Relay::to(&upstream.url()).args(["--allow-uid", &uid]).command(no_netlink).start();
+        let relay = Relay::to(&upstream.url())
+            .args(["--allow-uid", &uid])
+            .refusing(libc::SYS_socket, Some(libc::AF_NETLINK), libc::EAFNOSUPPORT)
+            .start();
         let line = relay.output_line("protections: ");
         assert!(line.contains("--allow-uid by /proc/net/tcp"), "{line}");
         assert_eq!(relay.connect().send(post("", "{}")).response().status, status);

@@ -6,6 +6,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use super::support::relay::Starter;
 use super::support::upstream::Kind;
 use super::support::{Client, Peer, Relay, Upstream, certs, ok, post};
 
@@ -183,37 +184,15 @@ fn no_copy_of_the_key_is_readable_after_tls_has_failed() {
     }
 }
 
-/// Refuses memfd_secret(2) to a program that is about to be started, as old kernels and some
-/// containers do.
-fn without_secret_memory(command: &mut Command) {
-    use std::os::unix::process::CommandExt;
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const IS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let filter = || {
-        let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-        let mut steps = [
-            step(LOAD, 0, 0, 0),
-            step(IS, 0, 1, libc::SYS_memfd_secret as u32),
-            step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
-            step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
-        ];
-        let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
-        // SAFETY: plain system calls on memory that outlives them.
-        let done = unsafe {
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
-        };
-        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-    };
-    // SAFETY: between fork and exec it does no more than that.
-    unsafe { command.pre_exec(filter) };
+/// A starter of relays whose kernel has no memfd_secret(2).
+fn without_secret_memory(starter: Starter) -> Starter {
+    starter.refusing(libc::SYS_memfd_secret, None, libc::ENOSYS)
 }
 
 #[test]
 fn without_secret_memory_there_is_exactly_one_copy_and_the_start_line_says_so() {
     for upstream in upstreams() {
-        let relay = Relay::to(&upstream.url()).command(without_secret_memory).start();
+        let relay = without_secret_memory(Relay::to(&upstream.url())).start();
         let line = relay.output_line("protections: ");
         assert!(line.contains("key in locked pages (no memfd_secret here)"), "{line}");
         if !may_read(&relay) {
@@ -240,8 +219,8 @@ fn without_secret_memory_there_is_exactly_one_copy_and_the_start_line_says_so() 
 
 #[test]
 fn secret_memory_that_is_required_and_missing_ends_the_start() {
-    let starter = Relay::bare().args(["--require-secret-memory"]).command(without_secret_memory);
-    let (code, _, err) = starter.run(b"sk-a-key-that-goes-nowhere\n");
+    let starter = Relay::bare().args(["--require-secret-memory"]);
+    let (code, _, err) = without_secret_memory(starter).run(b"sk-a-key-that-goes-nowhere\n");
     assert_eq!(code, 13, "{err}");
     assert!(err.contains("memfd_secret"), "{err}");
 }

@@ -151,6 +151,38 @@ impl Starter {
         self
     }
 
+    /// Its kernel refuses this system call (with this first argument, if one is named), as old kernels
+    /// and some containers do.
+    pub fn refusing(self, call: i64, first: Option<i32>, error: i32) -> Starter {
+        const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+        const IS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+        let filter = move || {
+            let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
+            // `struct seccomp_data`: the number at 0, the first argument at 16.
+            let (at, value) = first.map_or((0, call as u32), |first| (16, first as u32));
+            let mut steps = [
+                step(LOAD, 0, 0),
+                step(IS, 3, call as u32),
+                step(LOAD, 0, at),
+                step(IS, 1, value),
+                step(RETURN, 0, libc::SECCOMP_RET_ERRNO | error as u32),
+                step(RETURN, 0, libc::SECCOMP_RET_ALLOW),
+            ];
+            let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+            // SAFETY: plain system calls on memory that outlives them.
+            let done = unsafe {
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                    && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
+            };
+            if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        };
+        self.command(|command| {
+            // SAFETY: between fork and exec it does no more than that.
+            unsafe { command.pre_exec(filter) };
+        })
+    }
+
     /// It finds this limit on open files and cannot raise it: without privileges.
     pub fn open_files(mut self, limit: u64) -> Starter {
         let lower = move || {
