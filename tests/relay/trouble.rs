@@ -65,6 +65,7 @@ fn a_refused_connection_is_502() {
 fn a_certificate_that_does_not_hold_is_502_and_says_why() {
     for (kind, code) in [
         (Kind::UnknownIssuer, "upstream_tls_unknown_issuer"),
+        (Kind::SelfSigned, "upstream_tls_unknown_issuer"),
         (Kind::WrongName, "upstream_tls_wrong_name"),
         (Kind::Expired, "upstream_tls_expired"),
     ] {
@@ -93,6 +94,36 @@ fn a_handshake_that_fails_is_502() {
         let url = format!("https://localhost:{}/", upstream.port);
         fails(&mut Relay::to(&url).start().connect(), 502, "upstream_tls_failed");
     }
+}
+
+#[test]
+fn an_upstream_that_speaks_tls_1_1_alone_is_502() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            // What such a server says to a client that offers 1.2 and 1.3: protocol_version, fatal.
+            let _ = std::io::Write::write_all(&mut stream, &[0x15, 3, 2, 0, 2, 2, 70]);
+        }
+    });
+    let relay = Relay::to(&url).start();
+    fails(&mut relay.connect(), 502, "upstream_tls_failed");
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let _ = stream.read(&mut [0; 4096]);
+        // And a ServerHello of TLS 1.1.
+        let hello = [&[2, 0, 0, 38, 3, 2][..], &[7; 32], &[0, 0xc0, 0x13, 0]].concat();
+        let record = [&[0x16, 3, 2, 0, hello.len() as u8][..], &hello].concat();
+        let _ = std::io::Write::write_all(&mut stream, &record);
+        let _ = stream.read(&mut [0; 4096]);
+    });
+    let relay = Relay::to(&url).start();
+    fails(&mut relay.connect(), 502, "upstream_tls_failed");
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub enum Kind {
     Expired,
     WrongName,
     UnknownIssuer,
+    SelfSigned,
 }
 
 pub fn certs() -> &'static Certs {
@@ -71,6 +72,13 @@ impl Certs {
             params.not_after = date_time_ymd(2020, 2, 1);
         }
         let key = KeyPair::generate().unwrap();
+        if kind == Kind::SelfSigned {
+            let leaf = params.self_signed(&key).unwrap();
+            return (
+                vec![leaf.der().clone()],
+                PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            );
+        }
         let issuer = if kind == Kind::UnknownIssuer { &self.other } else { &self.issuer };
         let leaf = params.signed_by(&key, issuer).unwrap();
         (vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
