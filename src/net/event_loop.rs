@@ -1,6 +1,7 @@
 //! The loop: poll, note what is ready, give each ready connection one turn, see to deadlines, accept.
 
 mod accept;
+mod idle;
 
 use std::io;
 use std::net::SocketAddr;
@@ -92,7 +93,7 @@ pub struct EventLoop {
     ready: Vec<Key>,
     /// Connections that want a turn after this one.
     again: Vec<Key>,
-    /// Idle upstream connections on which something has come.
+    /// Upstream connections that work for nobody, on which something has come.
     stirred: Vec<Key>,
     accept_again: bool,
     accept_at: Option<Instant>,
@@ -188,7 +189,7 @@ impl EventLoop {
                     return Ok(());
                 }
             }
-            self.look_after_idle();
+            self.look_after_idle(now);
             self.give_turns(now);
             self.expire(now);
             if self.shared.shutdown {
@@ -264,22 +265,10 @@ impl EventLoop {
                 && up.is_resolving()
             {
                 up.resolved(addresses.clone(), now);
-                self.ready.extend(up.owner);
-            }
-        }
-    }
-
-    /// What comes on an idle upstream connection is a ticket, or the connection's end.
-    fn look_after_idle(&mut self) {
-        while let Some(key) = self.stirred.pop() {
-            let fine = self
-                .shared
-                .ups
-                .get(key)
-                .is_none_or(|up| up.owner.is_some() || up.still_idle(&mut self.shared.space));
-            if !fine {
-                self.shared.pool.forget(key);
-                self.shared.ups.remove(key);
+                match up.owner {
+                    Some(owner) => self.ready.push(owner),
+                    None => self.stirred.push(key),
+                }
             }
         }
     }
@@ -330,13 +319,8 @@ impl EventLoop {
                 (_, None) => {}
                 (_, Some(when)) if when > now => self.shared.deadlines.set(place, when),
                 (Some(owner), _) => self.with(owner, |relay, shared| relay.turn(shared, now)),
-                (None, _) => {
-                    self.shared.pool.forget(key);
-                    if let Some(up) = self.shared.ups.take(key) {
-                        up.close(&mut self.shared.space);
-                        self.shared.ups.remove(key);
-                    }
-                }
+                (None, _) if up.is_ready() => self.retire(key),
+                (None, _) => self.look_after(key, now),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Idle upstream connections. The last one put in is the first taken out: it is the likeliest to
-//! live, and those that are not needed grow old and go.
+//! live, and those that are not needed grow old and go. Beside them one that is being made for
+//! whoever asks first.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +13,14 @@ pub const IDLE: Duration = Duration::from_secs(55);
 /// The keys of idle connections.
 pub struct Pool {
     idle: Vec<Key>,
+    spare: Option<Key>,
     limit: usize,
 }
 
 impl Pool {
     /// At most `limit` connections.
     pub fn new(limit: usize) -> Pool {
-        Pool { idle: Vec::new(), limit }
+        Pool { idle: Vec::new(), spare: None, limit }
     }
 
     /// There is a connection to take; those that have ended meanwhile are dropped on the way.
@@ -61,8 +63,25 @@ impl Pool {
         }
     }
 
+    /// Names the connection that is being made for nobody yet; there is one at most.
+    pub fn set_spare(&mut self, key: Option<Key>) {
+        debug_assert!(self.spare.is_none());
+        self.spare = key;
+    }
+
+    /// A connection is being made for nobody yet.
+    pub fn has_spare(&self) -> bool {
+        self.spare.is_some()
+    }
+
+    /// Takes the connection that is being made.
+    pub fn take_spare(&mut self) -> Option<Key> {
+        self.spare.take()
+    }
+
     /// Forgets a connection.
     pub fn forget(&mut self, key: Key) {
+        self.spare.take_if(|spare| *spare == key);
         self.idle.retain(|idle| *idle != key);
     }
 }

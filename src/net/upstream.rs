@@ -58,6 +58,8 @@ pub struct Upstream {
     deaf: bool,
     /// It has carried an exchange before.
     pub reused: bool,
+    /// It has been idle, so the peer may have ended it unseen.
+    pub rested: bool,
     /// While connecting: when to give up. While idle: when to go.
     pub deadline: Option<Instant>,
     /// When it was asked for.
@@ -85,14 +87,15 @@ pub enum Flow {
 
 impl Upstream {
     /// A connection that will be made; [`Upstream::advance`] begins.
-    pub fn new(token: Token, owner: Key, now: Instant, limit: Duration) -> Upstream {
+    pub fn new(token: Token, owner: Option<Key>, now: Instant, limit: Duration) -> Upstream {
         Upstream {
             state: State::Resolving,
             output: Backlog::default(),
             token,
-            owner: Some(owner),
+            owner,
             deaf: false,
             reused: false,
+            rested: false,
             deadline: Some(now + limit),
             since: now,
         }
@@ -155,8 +158,15 @@ impl Upstream {
     /// Goes to rest until it is taken again.
     pub fn rest(&mut self, now: Instant) {
         self.owner = None;
-        self.reused = true;
+        self.rested = true;
         self.deadline = Some(now + pool::IDLE);
+    }
+
+    /// Is made for `owner` from now on, who waits for it as long as for one begun now.
+    pub fn adopt(&mut self, owner: Key, now: Instant, limit: Duration) {
+        self.owner = Some(owner);
+        self.since = now;
+        self.deadline = Some(now + limit);
     }
 
     /// Works for `owner` from now on.

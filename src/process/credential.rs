@@ -153,7 +153,7 @@ impl Credential {
     /// the end of the last piece matched; 0 at the start. True when this piece completes it.
     ///
     /// How long this takes tells nothing of how much of the needle's beginning a text holds, see
-    /// [`contains`].
+    /// `contains`.
     pub fn reflected(&self, position: &mut u8, piece: &[u8]) -> bool {
         let needle = &self.pages.bytes()[self.key..self.key + self.needle];
         let border = needle.len().saturating_sub(1);

@@ -182,7 +182,7 @@ fn who_does_not_show_it_gets_401() {
         assert_eq!((answer.status, answer.code()), (401, "client_token_required"), "{fields}");
         assert_eq!(answer.fields("www-authenticate"), ["Bearer"]);
     }
-    assert_eq!(upstream.connections(), 0);
+    assert_eq!(upstream.requests().len(), 0);
     // The reference's curl line ends it without a token.
     assert_eq!(relay.connect().send(SHUTDOWN).response().status, 200);
     assert_eq!(relay.exit_code(), 0);

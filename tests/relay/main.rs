@@ -11,6 +11,7 @@ mod lifecycle;
 mod limits;
 mod log;
 mod memory;
+mod preconnect;
 mod routing;
 mod sandbox;
 mod splitting;

@@ -100,7 +100,7 @@ fn any_other_method_is_403() {
         let line = format!("{method} /v1/responses");
         refused(&mut client, &line, "", 403, "route_not_allowed");
     }
-    assert_eq!(upstream.connections(), 0);
+    assert_eq!(upstream.requests().len(), 0);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_websocket_is_426_and_says_what_would_do() {
     ] {
         refused(&mut client, line, fields, 403, "route_not_allowed");
     }
-    assert_eq!(upstream.connections(), 0);
+    assert_eq!(upstream.requests().len(), 0);
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn a_web_page_is_403() {
     ] {
         refused(&mut client, "POST /v1/responses", fields, 403, code);
     }
-    assert_eq!(upstream.connections(), 0);
+    assert_eq!(upstream.requests().len(), 0);
     for site in ["none", "same-origin"] {
         let request = post(&format!("Sec-Fetch-Site: {site}\r\n"), "{}");
         assert_eq!(client.send(request).response().status, 200);
@@ -269,7 +269,7 @@ fn what_is_not_sound_http_is_refused_and_the_connection_ends() {
         assert_eq!(answer.fields("connection"), ["close"], "{request}");
         client.expect_end(End::Fin);
     }
-    assert_eq!(upstream.connections(), 0);
+    assert_eq!(upstream.requests().len(), 0);
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn http_0_9_is_refused() {
     let answer = client.send("GET /v1/responses\r\n").response();
     assert_refused(&answer, 400, "malformed_request", "HTTP/0.9");
     client.expect_end(End::Fin);
-    assert_eq!(upstream.connections(), 0);
+    assert_eq!(upstream.requests().len(), 0);
 }
 
 #[test]

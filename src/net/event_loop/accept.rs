@@ -80,6 +80,9 @@ impl EventLoop {
         self.counted += usize::from(counted);
         // Once for each connection, before anything is done for it.
         let user_refused = !self.is_allowed(peer);
+        if counted && !user_refused {
+            self.prepare(now);
+        }
         self.with(key, |relay, shared| {
             relay.user_refused = user_refused;
             if counted { relay.turn(shared, now) } else { relay.turn_away(shared, now) }

@@ -164,7 +164,7 @@ impl Relay {
             );
             if let Err(error) = sent {
                 // A write that stopped half-way has taken bytes.
-                let untouched = up.reused && error.kind() != ErrorKind::WriteZero;
+                let untouched = up.rested && error.kind() != ErrorKind::WriteZero;
                 shared.ups.remove(key);
                 self.upstream = None;
                 return if untouched { Sent::Nothing } else { Sent::Failed };
@@ -172,7 +172,7 @@ impl Relay {
             self.upstream = Some(key);
             shared.requests_left -= 1;
             self.matched = 0;
-            self.times.reused = up.reused;
+            self.times.reused = std::mem::replace(&mut up.reused, true);
             self.stall = now;
             self.continue_by =
                 self.continue_by.or(Some(now + CONTINUE)).filter(|_| self.exchange.owes_continue());
@@ -183,17 +183,23 @@ impl Relay {
         if up.is_drained() { Sent::All } else { Sent::Some }
     }
 
-    /// Begins a connection for the head that waits; returns the bytes used up, should it fail at once.
+    /// Takes over the connection that is being made, or begins one, for the head that waits; returns
+    /// the bytes used up, should it fail at once.
     pub(super) fn connect(&mut self, shared: &mut Shared, now: Instant) -> Result<usize, Over> {
         if self.exchange.owes_continue() {
             self.continue_by = Some(now + CONTINUE);
         }
         let limit = shared.upstream_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
         let owner = self.key;
-        let made = shared
-            .ups
-            .insert(|key| Some(Upstream::new(key.token(Side::Upstream), owner, now, limit)));
-        self.upstream = made;
+        self.upstream = shared.pool.take_spare();
+        match self.upstream.and_then(|key| shared.ups.get(key)) {
+            Some(spare) => spare.adopt(owner, now, limit),
+            None => {
+                self.upstream = shared.ups.insert(|key| {
+                    Some(Upstream::new(key.token(Side::Upstream), Some(owner), now, limit))
+                });
+            }
+        }
         match self.advance(shared, now) {
             Ok(()) => Ok(0),
             Err(fault) => self.fail_unread(fault, shared, now),

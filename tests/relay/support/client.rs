@@ -126,6 +126,7 @@ impl Client {
                     panic!("the connection ended after {:?}", String::from_utf8_lossy(&self.buffer))
                 }
                 Ok(n) => self.buffer.extend(&chunk[..n]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => panic!("{e} after {:?}", String::from_utf8_lossy(&self.buffer)),
             }
         }
@@ -167,6 +168,7 @@ impl Client {
             match self.stream.read(&mut chunk) {
                 Ok(0) => return (std::mem::take(&mut self.buffer), End::Fin),
                 Ok(n) => self.buffer.extend(&chunk[..n]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => {
                     let end = match e.kind() {
                         ErrorKind::ConnectionReset => End::Reset,

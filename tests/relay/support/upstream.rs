@@ -292,6 +292,7 @@ impl Peer {
                 self.buffer.extend(&chunk[..n]);
                 true
             }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => true,
             _ => false,
         }
     }

@@ -1,0 +1,130 @@
+//! The upstream connection is begun when a client connects, and for no other reason.
+
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+
+use super::support::{Client, DEADLINE, Relay, Upstream, ok, post};
+
+/// An upstream that tells of each connection once its handshake is done, and answers.
+fn telling() -> (Upstream, Receiver<usize>) {
+    let (tell, told) = channel();
+    let upstream = Upstream::tls(move |peer| {
+        let _ = tell.send(peer.number);
+        while peer.request().is_some() {
+            let number = peer.number.to_string();
+            peer.write(ok(&number));
+        }
+    });
+    (upstream, told)
+}
+
+fn ask(client: &mut Client) -> String {
+    String::from_utf8(client.send(post("", "{}")).response().body).unwrap()
+}
+
+#[test]
+fn the_handshake_is_done_before_the_client_has_said_anything() {
+    let (upstream, told) = telling();
+    let relay = Relay::to(&upstream.url()).start();
+    let mut client = relay.connect();
+    assert_eq!(told.recv_timeout(DEADLINE), Ok(1));
+    assert_eq!(ask(&mut client), "1");
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
+fn at_most_one_connection_is_made_for_nobody() {
+    let (upstream, told) = telling();
+    let relay = Relay::to(&upstream.url()).start();
+    let mut clients: Vec<Client> = (0..20).map(|_| relay.connect()).collect();
+    assert_eq!(told.recv_timeout(DEADLINE), Ok(1));
+    // Each is answered, one after the other, so one connection does.
+    for client in &mut clients {
+        assert_eq!(ask(client), "1");
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
+fn one_that_has_ended_is_made_again_for_a_client_and_not_before() {
+    let (tell, told) = channel();
+    let upstream = Upstream::tls(move |peer| {
+        let _ = tell.send(peer.number);
+        if peer.number == 1 {
+            let _ = peer.stream().shutdown(Shutdown::Both);
+            return;
+        }
+        while peer.request().is_some() {
+            peer.write(ok("fresh"));
+        }
+    });
+    let relay = Relay::to(&upstream.url()).start();
+    let mut first = relay.connect();
+    assert_eq!(told.recv_timeout(DEADLINE), Ok(1));
+    // The relay has served another route meanwhile, and has had every occasion.
+    let refused = first.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+    assert_eq!(refused.status, 403);
+    assert_eq!(upstream.connections(), 1);
+    assert_eq!(ask(&mut first), "fresh");
+    assert_eq!(upstream.connections(), 2);
+}
+
+#[test]
+fn a_head_that_comes_during_the_handshake_takes_that_connection() {
+    let (upstream, _told) = telling();
+    // A link that is slow until it is told otherwise.
+    let link = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://localhost:{}/v1/responses", link.local_addr().unwrap().port());
+    let relay = Relay::to(&url).start();
+    let mut client = relay.connect();
+    let (near, _) = link.accept().unwrap();
+    client.send(post("", "{}"));
+    let far = TcpStream::connect(("127.0.0.1", upstream.port)).unwrap();
+    for (mut from, mut to) in [
+        (near.try_clone().unwrap(), far.try_clone().unwrap()),
+        (far.try_clone().unwrap(), near.try_clone().unwrap()),
+    ] {
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Both);
+        });
+    }
+    assert_eq!(client.response().status, 200);
+    link.set_nonblocking(true).unwrap();
+    assert!(link.accept().is_err(), "a second connection");
+}
+
+#[test]
+fn one_that_fails_is_no_one_s_error_until_somebody_asks() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let mut relay = Relay::to(&format!("https://localhost:{port}/v1/responses")).start();
+    let mut client = relay.connect();
+    let refused = client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+    assert_eq!(refused.status, 403);
+    let response = client.send(post("", "{}")).response();
+    assert_eq!((response.status, response.code()), (502, "upstream_refused"));
+    assert!(relay.is_running());
+}
+
+#[test]
+fn a_client_who_may_not_use_the_relay_brings_nothing_about() {
+    let (upstream, told) = telling();
+    let other = "4242";
+    let relay = Relay::to(&upstream.url()).args(["--allow-uid", other]).start();
+    let mut client = relay.connect();
+    assert_eq!(client.send(post("", "{}")).response().status, 403);
+    assert!(told.try_recv().is_err());
+    assert_eq!(upstream.connections(), 0);
+
+    // Nor does one after the last request that will be forwarded.
+    let (upstream, told) = telling();
+    let relay = Relay::to(&upstream.url()).args(["--max-requests", "1"]).start();
+    let mut client = relay.connect();
+    assert_eq!(told.recv_timeout(DEADLINE), Ok(1));
+    let body = post("Connection: close\r\n", "{}");
+    assert_eq!(client.send(body).response().status, 200);
+    assert_eq!(relay.connect().send(post("", "{}")).response().status, 429);
+    assert_eq!(upstream.connections(), 1);
+}
