@@ -4,18 +4,22 @@
 //! connection that waits owns no buffer, and nothing written before the handshake has ended is
 //! ever queued in the clear.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustls::client::UnbufferedClientConnection;
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+    UnbufferedClientConnection,
+};
 use rustls::crypto::{CryptoProvider, KeyProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::SigningKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
+use rustls::{CertificateError, ClientConfig, Error, NamedGroup, RootCertStore};
 
 use super::buffer::Scratch;
 use crate::http1::limits;
@@ -108,6 +112,72 @@ impl KeyProvider for NoKeys {
     }
 }
 
+/// TLS 1.3 tickets that are kept: connections that begin at the same time need one each, and
+/// without one the certificates are checked anew. A ticket holds the upstream's certificates too,
+/// some 4 KiB.
+const TICKETS: usize = 64;
+
+/// What is needed to resume sessions with the one upstream.
+#[derive(Default)]
+struct Sessions(Mutex<Session>);
+
+#[derive(Default)]
+struct Session {
+    group: Option<NamedGroup>,
+    tls12: Option<Tls12ClientSessionValue>,
+    /// Oldest first.
+    tickets: VecDeque<Tls13ClientSessionValue>,
+}
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, Session> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// It holds secrets.
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sessions")
+    }
+}
+
+impl ClientSessionStore for Sessions {
+    fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
+        self.lock().group = Some(group);
+    }
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        self.lock().group
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, session: Tls12ClientSessionValue) {
+        self.lock().tls12 = Some(session);
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.lock().tls12.clone()
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {
+        self.lock().tls12 = None;
+    }
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        let tickets = &mut self.lock().tickets;
+        if tickets.len() == TICKETS {
+            tickets.pop_front();
+        }
+        tickets.push_back(ticket);
+    }
+
+    /// The newest, and each once: whoever watches must not be able to tell connections of one
+    /// client together by it (RFC 8446 appendix C.4).
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.lock().tickets.pop_back()
+    }
+}
+
 /// Opens TLS connections to the one upstream.
 pub struct Connector {
     config: Arc<ClientConfig>,
@@ -123,6 +193,7 @@ impl Connector {
             .with_root_certificates(trust.roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.resumption = Resumption::store(Arc::new(Sessions::default()));
         let name = match host {
             Host::Name(name) => {
                 ServerName::try_from(name.clone()).map_err(|_| UpstreamFault::TlsWrongName)?
