@@ -58,6 +58,10 @@ Other:
   --help                     print this
   --version                  print the version
 
+Environment:
+  HTTPS_PROXY, ALL_PROXY     the egress proxy, by http://; read as curl does
+  NO_PROXY                   hosts, domains, networks that need none
+
 The key, for example:
   printenv OPENAI_API_KEY | env -u OPENAI_API_KEY codex-responses-api-proxy
 ";

@@ -51,6 +51,7 @@
 //! | which fields travel on | [`http1::field`], [`http1::request`], [`http1::response`] |
 //! | what happens when, in one exchange | [`http1::exchange`] |
 //! | the key's whole life | [`process::credential`] |
+//! | the egress proxy and its credentials | [`http1::proxy`], [`process::egress`], [`net::tunnel`] |
 //! | every `unsafe` block | [`process::sys`] |
 //! | who waits for whom, and how long | [`net::relay`] |
 //! | name resolution, racing addresses, TLS | [`net::resolver`], [`net::upstream`], [`net::tls`] |

@@ -17,6 +17,7 @@ use codex_responses_api_proxy::net::report;
 use codex_responses_api_proxy::net::tls::{Connector, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyError};
+use codex_responses_api_proxy::process::egress::{Egress, EgressError};
 use codex_responses_api_proxy::process::harden::{self, HardenError};
 use codex_responses_api_proxy::process::peer::Peers;
 use codex_responses_api_proxy::process::server_info::ServerInfo;
@@ -69,6 +70,14 @@ pub fn main() -> ExitCode {
 }
 
 fn run(config: &Config) -> Result<(), StartError> {
+    let egress = Egress::take(&config.upstream).map_err(|error| match error {
+        EgressError::Url(..) => usage(error.to_string()),
+        EgressError::Memory(_) => StartError::from(error.to_string()),
+    })?;
+    let (host, port, proxy) = match egress {
+        Some(egress) => (egress.host, egress.port, Some(egress.request)),
+        None => (config.upstream.host.clone(), config.upstream.port, None),
+    };
     // Whatever can fail without the key fails before it is read.
     let trust = Trust::load(config.ca_file.as_deref()).map_err(|e| format!("--ca-file: {e}"))?;
     let connector = match config.upstream.scheme {
@@ -104,11 +113,11 @@ fn run(config: &Config) -> Result<(), StartError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, config.port))
         .and_then(|listener| sys::listen_for_bursts(listener.as_fd()).map(|()| listener))
         .map_err(|error| format!("cannot listen on 127.0.0.1:{}: {error}", config.port))?;
-    let port = listener.local_addr().map_err(|error| error.to_string())?.port();
+    let listening = listener.local_addr().map_err(|error| error.to_string())?.port();
     // Held to the end, when it is emptied.
     let _server_info = match &config.server_info {
         Some(path) => {
-            Some(ServerInfo::write(path, port, std::process::id()).map_err(|error| {
+            Some(ServerInfo::write(path, listening, std::process::id()).map_err(|error| {
                 format!("cannot write --server-info {}: {error}", path.display())
             })?)
         }
@@ -117,10 +126,13 @@ fn run(config: &Config) -> Result<(), StartError> {
     harden::drop_privileges(user)?;
     let sandbox = match config.no_sandbox {
         true => Sandbox::off(),
-        false => Sandbox::new(config.upstream.port),
+        false => Sandbox::new(port),
     };
 
     let mut protections = protections(&credential, &sandbox, user);
+    if proxy.is_some() {
+        protections.push_str(&format!("; upstream through the proxy {host}:{port}"));
+    }
     if peers.as_ref().is_some_and(Peers::reads_tables) {
         protections.push_str("; --allow-uid by /proc/net/tcp");
     }
@@ -134,8 +146,9 @@ fn run(config: &Config) -> Result<(), StartError> {
         signals,
         credential,
         connector,
-        host: config.upstream.host.clone(),
-        port: config.upstream.port,
+        host,
+        port,
+        proxy,
         policy: Policy { http_shutdown: config.http_shutdown },
         max_connections,
         client_timeout: config.client_timeout,
@@ -151,7 +164,7 @@ fn run(config: &Config) -> Result<(), StartError> {
         None => format!("cannot start the event loop: {error}").into(),
     })?;
     event_loop.confine()?;
-    report::started(port, &protections);
+    report::started(listening, &protections);
     event_loop.run().map_err(|error| format!("the event loop failed: {error}").into())
 }
 

@@ -129,8 +129,11 @@ fn nothing_prints_where_the_key_is_or_what_a_peer_sent() {
 #[test]
 fn what_holds_the_key_cannot_be_shown_copied_or_reached_into() {
     let sources = sources();
-    for (file, name) in [("process/credential.rs", "Credential"), ("process/sys.rs", "SecretPages")]
-    {
+    for (file, name) in [
+        ("process/credential.rs", "Credential"),
+        ("process/egress.rs", "ConnectRequest"),
+        ("process/sys.rs", "SecretPages"),
+    ] {
         let code = &sources.iter().find(|source| source.name == file).unwrap().code;
         let at = code.find(&format!("pub struct {name} {{")).unwrap();
         let before = code[..at].trim_end().lines().next_back().unwrap_or_default();

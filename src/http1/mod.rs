@@ -7,6 +7,7 @@ pub mod framing;
 pub mod head;
 pub mod limits;
 pub mod pieces;
+pub mod proxy;
 pub mod refusal;
 pub mod request;
 pub mod response;

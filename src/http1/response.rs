@@ -40,9 +40,31 @@ pub enum UpstreamFault {
     Timeout,
     /// The answer holds the key.
     CredentialReflected,
+    /// The egress proxy's name does not resolve.
+    ProxyDns,
+    /// The egress proxy cannot be reached.
+    ProxyUnreachable,
+    /// It asks for credentials, or for others.
+    ProxyAuthRequired,
+    /// It opens no tunnel.
+    ProxyRefused,
+    /// What it says to CONNECT is not sound, or it says nothing and closes.
+    ProxyBadResponse,
+    /// It opened no tunnel in time.
+    ProxyTimeout,
 }
 
 impl UpstreamFault {
+    /// The same, where it was the egress proxy that was to be reached.
+    pub const fn of_proxy(self) -> UpstreamFault {
+        match self {
+            UpstreamFault::Dns => UpstreamFault::ProxyDns,
+            UpstreamFault::Refused | UpstreamFault::Unreachable => UpstreamFault::ProxyUnreachable,
+            UpstreamFault::ConnectTimeout => UpstreamFault::ProxyTimeout,
+            other => other,
+        }
+    }
+
     /// The answer that says so.
     pub const fn canned(self) -> Canned {
         let (code, message) = match self {
@@ -87,9 +109,30 @@ impl UpstreamFault {
                 "credential_reflected",
                 "The upstream's answer was withheld: it contains the credential.",
             ),
+            UpstreamFault::ProxyDns => {
+                ("proxy_dns_failed", "The name of the egress proxy could not be resolved.")
+            }
+            UpstreamFault::ProxyUnreachable => {
+                ("proxy_unreachable", "The egress proxy could not be reached.")
+            }
+            UpstreamFault::ProxyAuthRequired => (
+                "proxy_auth_required",
+                "The egress proxy asks for other credentials than those in its URL (407).",
+            ),
+            UpstreamFault::ProxyRefused => {
+                ("proxy_refused", "The egress proxy refused to connect to the upstream.")
+            }
+            UpstreamFault::ProxyBadResponse => {
+                ("proxy_bad_response", "The egress proxy gave no well-formed answer to CONNECT.")
+            }
+            UpstreamFault::ProxyTimeout => {
+                ("proxy_timeout", "The egress proxy made no connection to the upstream in time.")
+            }
         };
         let (status, status_line) = match self {
-            UpstreamFault::ConnectTimeout | UpstreamFault::Timeout => (504, "504 Gateway Timeout"),
+            UpstreamFault::ConnectTimeout
+            | UpstreamFault::Timeout
+            | UpstreamFault::ProxyTimeout => (504, "504 Gateway Timeout"),
             _ => (502, "502 Bad Gateway"),
         };
         Canned { status, status_line, fields: "", code, message }

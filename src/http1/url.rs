@@ -24,6 +24,17 @@ pub enum Host {
     V6([u8; 16]),
 }
 
+/// As in a URL: an IPv6 address stands in brackets.
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Name(name) => f.write_str(name),
+            Host::V4([a, b, c, d]) => write!(f, "{a}.{b}.{c}.{d}"),
+            Host::V6(octets) => write!(f, "[{}]", core::net::Ipv6Addr::from(*octets)),
+        }
+    }
+}
+
 /// A URL of the form `scheme://host[:port][/path][?query]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamUrl {
@@ -93,33 +104,12 @@ impl UpstreamUrl {
         if authority.contains('@') {
             return Err(UrlError::Userinfo);
         }
-        let (host, port) = match authority.strip_prefix('[') {
-            Some(rest) => {
-                let (address, port) = rest.split_once(']').ok_or(UrlError::Host)?;
-                (Host::V6(v6(address).ok_or(UrlError::Host)?), port)
-            }
-            None => {
-                let at = authority.find(':').unwrap_or(authority.len());
-                (name_or_v4(&authority[..at])?, &authority[at..])
-            }
-        };
-        let port = match port.strip_prefix(':') {
-            None if port.is_empty() => default_port,
-            None => return Err(UrlError::Host),
-            Some(digits) => decimal(digits, 5)
-                .and_then(|port| u16::try_from(port).ok())
-                .filter(|port| *port > 0)
-                .ok_or(UrlError::Port)?,
-        };
+        let (host, port) = host_and_port(authority, default_port)?;
         if !is_path_and_query(path.as_bytes()) {
             return Err(UrlError::Path);
         }
         let slash = if path.starts_with('/') { "" } else { "/" };
-        let mut authority = match &host {
-            Host::Name(name) => name.clone(),
-            Host::V4([a, b, c, d]) => format!("{a}.{b}.{c}.{d}"),
-            Host::V6(octets) => format!("[{}]", core::net::Ipv6Addr::from(*octets)),
-        };
+        let mut authority = host.to_string();
         if port != default_port {
             authority.push_str(&format!(":{port}"));
         }
@@ -142,8 +132,31 @@ impl UpstreamUrl {
     }
 }
 
+/// `host[:port]`.
+pub(super) fn host_and_port(authority: &str, default_port: u16) -> Result<(Host, u16), UrlError> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']').ok_or(UrlError::Host)?;
+            (Host::V6(v6(address).ok_or(UrlError::Host)?), port)
+        }
+        None => {
+            let at = authority.find(':').unwrap_or(authority.len());
+            (name_or_v4(&authority[..at])?, &authority[at..])
+        }
+    };
+    let port = match port.strip_prefix(':') {
+        None if port.is_empty() => default_port,
+        None => return Err(UrlError::Host),
+        Some(digits) => decimal(digits, 5)
+            .and_then(|port| u16::try_from(port).ok())
+            .filter(|port| *port > 0)
+            .ok_or(UrlError::Port)?,
+    };
+    Ok((host, port))
+}
+
 /// 1 to `most` decimal digits and nothing else.
-fn decimal(text: &str, most: usize) -> Option<u32> {
+pub(super) fn decimal(text: &str, most: usize) -> Option<u32> {
     if text.is_empty() || text.len() > most {
         return None;
     }
@@ -171,7 +184,7 @@ fn name_or_v4(text: &str) -> Result<Host, UrlError> {
 }
 
 /// Four decimal numbers without leading zeros.
-fn v4(text: &str) -> Option<[u8; 4]> {
+pub(super) fn v4(text: &str) -> Option<[u8; 4]> {
     let mut octets = [0; 4];
     let mut parts = text.split('.');
     for octet in &mut octets {
@@ -185,7 +198,7 @@ fn v4(text: &str) -> Option<[u8; 4]> {
 }
 
 /// RFC 4291 §2.2, without a zone.
-fn v6(text: &str) -> Option<[u8; 16]> {
+pub(super) fn v6(text: &str) -> Option<[u8; 16]> {
     text.parse::<core::net::Ipv6Addr>().ok().map(|address| address.octets())
 }
 

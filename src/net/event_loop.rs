@@ -28,6 +28,7 @@ use crate::http1::request::Policy;
 use crate::http1::url::Host;
 use crate::process::confine::{Sandbox, Thread};
 use crate::process::credential::Credential;
+use crate::process::egress::ConnectRequest;
 use crate::process::harden::HardenError;
 use crate::process::peer::Peers;
 use crate::process::sys::SignalFd;
@@ -52,10 +53,12 @@ pub struct Setup {
     pub credential: Credential,
     /// TLS; `None` for a plain upstream.
     pub connector: Option<Connector>,
-    /// The upstream's host.
+    /// The host to connect to: the upstream's, or the egress proxy's.
     pub host: Host,
-    /// The upstream's port.
+    /// Its port.
     pub port: u16,
+    /// What the egress proxy is asked for.
+    pub proxy: Option<ConnectRequest>,
     /// What is allowed beyond the one route.
     pub policy: Policy,
     /// Client connections at one time.
@@ -123,7 +126,12 @@ impl EventLoop {
         let resolver = Resolver::new(&setup.host, setup.port, waker, setup.sandbox)?;
         let log = if setup.access_log { Some(AccessLog::start(setup.sandbox)?) } else { None };
         let (origin, registry) = (
-            Origin { connector: setup.connector, resolver, credential: setup.credential },
+            Origin {
+                connector: setup.connector,
+                resolver,
+                proxy: setup.proxy,
+                credential: setup.credential,
+            },
             poll.registry().try_clone()?,
         );
         let shared = Shared {

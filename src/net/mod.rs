@@ -12,4 +12,5 @@ pub mod runs;
 pub mod slots;
 pub mod socket;
 pub mod tls;
+pub mod tunnel;
 pub mod upstream;

@@ -1,35 +1,37 @@
-//! One upstream connection: connect, TLS or (loopback) plain, the head, bodies, the end.
+//! One upstream connection, TLS or (loopback) plain: the head, bodies, the end.
+
+mod connect;
 
 use std::io::{self, IoSlice, Write};
-use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use mio::{Registry, Token};
+use mio::Token;
 
 use super::buffer::{Backlog, Scratch};
 use super::dial::Dial;
 use super::pool;
-use super::resolver::{Lookup, Resolver};
+use super::resolver::Resolver;
 use super::runs::{Sealer, fill, keep_rest, seal_rest, send};
 use super::slots::Key;
 use super::socket::{Got, Socket};
 use super::tls::{Connector, Tls};
+use super::tunnel::Tunnel;
 use crate::http1::limits;
 use crate::http1::pieces::{self, Pieces};
-use crate::http1::response::UpstreamFault;
 use crate::process::credential::Credential;
-use crate::process::sys;
+use crate::process::egress::ConnectRequest;
 
-/// How long it may take until a connection is usable: DNS, TCP and TLS together.
+/// How long it may take until a connection is usable: DNS, TCP, the proxy and TLS together.
 pub const CONNECT: Duration = Duration::from_secs(10);
 
 /// What every upstream connection of this process has in common.
 pub struct Origin {
     /// TLS; `None` for a plain upstream.
     pub connector: Option<Connector>,
-    /// Its addresses.
+    /// The addresses to connect to: its own, or the proxy's.
     pub resolver: Resolver,
+    /// What the egress proxy is asked for; `None` when there is none.
+    pub proxy: Option<ConnectRequest>,
     /// The key.
     pub credential: Credential,
 }
@@ -69,6 +71,7 @@ pub struct Upstream {
 enum State {
     Resolving,
     Dialing(Dial),
+    Tunneling(Tunnel),
     Handshaking(Socket, Tls),
     Secure(Socket, Tls),
     Plain(Socket),
@@ -126,6 +129,7 @@ impl Upstream {
             State::Handshaking(socket, _) | State::Secure(socket, _) | State::Plain(socket) => {
                 Some(socket)
             }
+            State::Tunneling(tunnel) => Some(&tunnel.socket),
             State::Resolving | State::Dialing(_) => None,
         }
     }
@@ -135,6 +139,7 @@ impl Upstream {
             State::Handshaking(socket, _) | State::Secure(socket, _) | State::Plain(socket) => {
                 Some(socket)
             }
+            State::Tunneling(tunnel) => Some(&mut tunnel.socket),
             State::Resolving | State::Dialing(_) => None,
         }
     }
@@ -173,95 +178,6 @@ impl Upstream {
     pub fn wake(&mut self, owner: Key) {
         self.owner = Some(owner);
         self.deadline = None;
-    }
-
-    /// Moves on towards a usable connection, as far as it goes now.
-    pub fn advance(
-        &mut self,
-        origin: &mut Origin,
-        registry: &Registry,
-        space: &mut Space,
-        now: Instant,
-    ) -> Result<(), UpstreamFault> {
-        if self.is_ready() {
-            return Ok(());
-        }
-        if self.deadline.is_some_and(|deadline| now >= deadline) {
-            origin.resolver.doubt();
-            return Err(UpstreamFault::ConnectTimeout);
-        }
-        if let State::Resolving = self.state {
-            let Lookup::Addresses(addresses) = origin.resolver.addresses(now) else {
-                return Ok(());
-            };
-            self.resolved(addresses, now);
-        }
-        if let State::Dialing(dial) = &mut self.state {
-            let stream = match dial.advance(registry, self.token, now) {
-                Ok(Some(stream)) => stream,
-                Ok(None) => return Ok(()),
-                Err(fault) => {
-                    origin.resolver.doubt();
-                    return Err(fault);
-                }
-            };
-            let _ = stream.set_nodelay(true);
-            // The event that told of the connection may have told of bytes too.
-            let socket = Socket::new(stream, true, true);
-            let _ = sys::keep_alive(socket.fd());
-            self.state = match &origin.connector {
-                Some(connector) => State::Handshaking(socket, connector.open()?),
-                None => State::Plain(socket),
-            };
-        }
-        if let State::Handshaking(..) = self.state {
-            self.shake_hands(space)?;
-        }
-        if self.is_ready() {
-            self.deadline = None;
-        }
-        Ok(())
-    }
-
-    /// The addresses have come; none mean that the name does not resolve.
-    pub fn resolved(&mut self, addresses: Rc<[SocketAddr]>, now: Instant) {
-        self.state = State::Dialing(Dial::new(addresses, now));
-    }
-
-    fn shake_hands(&mut self, space: &mut Space) -> Result<(), UpstreamFault> {
-        let State::Handshaking(socket, tls) = &mut self.state else {
-            return Ok(());
-        };
-        loop {
-            tls.resume(&mut space.wire);
-            let got = socket.read(space.wire.room(super::tls::WIRE_RECORD));
-            if let Got::Bytes(n) = got {
-                space.wire.add(n);
-            }
-            space.plain.clear();
-            space.out.clear();
-            let opened = tls.open(&mut space.wire, &mut space.plain, &mut space.out);
-            let sent = send(socket, &mut self.output, space.out.bytes());
-            let closed = opened?;
-            // Nobody has asked for anything yet, so nothing can have been answered.
-            if closed || !space.plain.bytes().is_empty() {
-                return Err(UpstreamFault::Closed);
-            }
-            if tls.is_ready() {
-                break;
-            }
-            match got {
-                Got::Bytes(_) if sent.is_ok() => {}
-                Got::Nothing if sent.is_ok() => return Ok(()),
-                _ => return Err(UpstreamFault::TlsFailed),
-            }
-        }
-        if let State::Handshaking(socket, tls) =
-            std::mem::replace(&mut self.state, State::Resolving)
-        {
-            self.state = State::Secure(socket, tls);
-        }
-        Ok(())
     }
 
     /// Sends what could not be sent before. A peer that takes no more shows that when it is read.

@@ -1,7 +1,6 @@
 //! What is done before anything else, so that the process is closed when the key arrives.
 
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 
 use super::sys::{self, Inherited};
 
@@ -73,11 +72,7 @@ pub fn base() -> Result<(), HardenError> {
     sys::deny_cores().map_err(|_| HardenError::Cores)?;
     sys::deny_new_privileges().map_err(|_| HardenError::NewPrivileges)?;
     sys::inherited_descriptors(Inherited::CloseOnExec);
-    for (name, _) in std::env::vars_os() {
-        if [&b"LD_"[..], b"DYLD_"].iter().any(|prefix| name.as_bytes().starts_with(prefix)) {
-            sys::remove_variable(&name);
-        }
-    }
+    sys::wipe_variables(|name| name.starts_with(b"LD_") || name.starts_with(b"DYLD_"));
     Ok(())
 }
 

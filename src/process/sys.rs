@@ -1,6 +1,6 @@
 //! Every unsafe call of the program, behind wrappers that are safe to call.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, c_char};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
@@ -241,11 +241,46 @@ pub fn with_wide_vectors<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Removes a variable from the environment. Only while the process has one thread.
-pub fn remove_variable(name: &OsStr) {
-    // SAFETY: called at the very start, before any other thread exists that could read the
-    // environment at the same time.
-    unsafe { std::env::remove_var(name) };
+unsafe extern "C" {
+    /// The environment: pointers to `NAME=value`, the last one null.
+    static mut environ: *mut *mut c_char;
+}
+
+/// Shows the value of a variable where it lies, without a copy. Only while the process has one
+/// thread.
+pub fn with_variable<R>(name: &CStr, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
+    // SAFETY: the name is a string that outlives the call.
+    let value = unsafe { libc::getenv(name.as_ptr()) };
+    // SAFETY: a string of the environment, which nothing changes while `look` runs: there is no
+    // other thread, and the reference does not outlive the call.
+    (!value.is_null()).then(|| look(unsafe { CStr::from_ptr(value) }.to_bytes()))
+}
+
+/// Removes the variables that are not wanted and overwrites them where the kernel put them, so that
+/// `/proc/PID/environ` shows them no more. Only while the process has one thread.
+pub fn wipe_variables(is_unwanted: impl Fn(&[u8]) -> bool) {
+    // SAFETY: the list is the C library's own, ends with null, and nobody else reads or writes it:
+    // there is no other thread. Each string is writable memory of this process, and the reference
+    // to it has ended when it is overwritten. Those that stay move up, as in unsetenv(3).
+    unsafe {
+        let mut to = environ;
+        let mut from = environ;
+        while !from.is_null() && !(*from).is_null() {
+            let entry = CStr::from_ptr(*from).to_bytes();
+            let (len, name) = (entry.len(), entry.split(|byte| *byte == b'=').next());
+            if name.is_some_and(&is_unwanted) {
+                let entry = std::slice::from_raw_parts_mut((*from).cast::<u8>(), len);
+                zeroize::Zeroize::zeroize(entry);
+            } else {
+                *to = *from;
+                to = to.add(1);
+            }
+            from = from.add(1);
+        }
+        if !to.is_null() {
+            *to = ptr::null_mut();
+        }
+    }
 }
 
 /// Gives up every way to gain privileges by execve(2), for good: what Landlock and seccomp ask for.

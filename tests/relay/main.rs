@@ -12,6 +12,7 @@ mod limits;
 mod log;
 mod memory;
 mod preconnect;
+mod proxy;
 mod routing;
 mod sandbox;
 mod splitting;

@@ -11,12 +11,12 @@ use super::support::upstream::Kind;
 use super::support::{Client, Peer, Relay, Upstream, certs, ok, post};
 
 #[path = "../../examples/memory/mod.rs"]
-mod scanner;
+pub mod scanner;
 
 use scanner::{Hit, Needles, Scan, scan};
 
 /// Root, and a kernel that lets root read memory; says so where that is not given.
-fn may_read(relay: &Relay) -> bool {
+pub fn may_read(relay: &Relay) -> bool {
     let may = std::fs::File::open(format!("/proc/{}/mem", relay.pid())).is_ok();
     if !may {
         eprintln!("skipped: reading the memory of another process needs root and ptrace");
@@ -25,7 +25,7 @@ fn may_read(relay: &Relay) -> bool {
 }
 
 #[track_caller]
-fn none(scan: &Scan) {
+pub fn none(scan: &Scan) {
     let places: Vec<&str> = scan.hits.iter().map(|hit| hit.place.as_str()).collect();
     assert!(places.is_empty(), "the key, or pieces of it, in {places:?}");
     assert!(scan.bytes > 500_000, "only {} bytes were read", scan.bytes);

@@ -18,10 +18,14 @@ pub fn binary() -> String {
 
 /// A key that no test prints. Distinct from run to run, so that a stray copy is not taken for it.
 pub fn marker_key() -> String {
+    format!("sk-MARKER_{}", random_hex())
+}
+
+/// 48 digits that nothing else has.
+pub fn random_hex() -> String {
     let mut random = [0; 24];
     std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut random).unwrap();
-    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sk-MARKER_{hex}")
+    random.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub struct Relay {

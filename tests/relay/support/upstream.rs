@@ -64,7 +64,9 @@ impl Certs {
     fn chain(&self, kind: Kind) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let names = match kind {
             Kind::WrongName => vec!["other.example".to_owned()],
-            _ => vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()],
+            _ => ["localhost", "127.0.0.1", "::1", "0.0.0.0", "upstream.test"]
+                .map(str::to_owned)
+                .to_vec(),
         };
         let mut params = CertificateParams::new(names).unwrap();
         if kind == Kind::Expired {
@@ -215,8 +217,13 @@ impl Upstream {
     }
 
     pub fn url(&self) -> String {
+        self.url_at("localhost")
+    }
+
+    /// By another name, or address.
+    pub fn url_at(&self, host: &str) -> String {
         let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://localhost:{}/v1/responses", self.port)
+        format!("{scheme}://{host}:{}/v1/responses", self.port)
     }
 
     pub fn requests(&self) -> Vec<Request> {

@@ -1,0 +1,380 @@
+//! The egress proxy: its URL, for which hosts it is left out, and its answer to CONNECT. Variables are
+//! read as curl reads them; what curl would have to guess about is refused.
+
+use core::fmt;
+
+use super::head::{self, Seen};
+use super::limits;
+use super::response::UpstreamFault;
+use super::url::{Host, UrlError, decimal, host_and_port, v4, v6};
+
+/// The port of a proxy whose URL names none: curl's choice.
+const PORT: u16 = 1080;
+
+/// A URL of the form `[http://][user[:password]@]host[:port][/]`.
+#[derive(PartialEq, Eq)]
+pub struct ProxyUrl<'a> {
+    /// Name or address.
+    pub host: Host,
+    /// 1 to 65535.
+    pub port: u16,
+    /// What stands before the `@`, still percent-encoded; see [`ProxyUrl::credentials`].
+    userinfo: Option<&'a [u8]>,
+}
+
+/// Why a proxy cannot be used. No byte of its URL is inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyUrlError {
+    /// TLS to the proxy itself.
+    Https,
+    /// SOCKS.
+    Socks,
+    /// Some other scheme.
+    Scheme,
+    /// A second `@`, a user name with a colon in it, or a control byte.
+    Userinfo,
+    /// Something behind host and port.
+    Path,
+    /// Host, port or length.
+    Url(UrlError),
+}
+
+impl fmt::Display for ProxyUrlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ProxyUrlError::Https => "https:// proxies are not supported; name one by http://",
+            ProxyUrlError::Socks => "SOCKS proxies are not supported; name one by http://",
+            ProxyUrlError::Scheme => "the proxy's URL must begin with http://",
+            ProxyUrlError::Userinfo => {
+                "the proxy's user name or password contains a character that must be percent-encoded"
+            }
+            ProxyUrlError::Path => {
+                "the proxy's URL must end behind host and port; a / in a password is %2F"
+            }
+            ProxyUrlError::Url(error) => return error.fmt(f),
+        })
+    }
+}
+
+impl ProxyUrl<'_> {
+    /// Reads the value of a variable.
+    pub fn parse(text: &[u8]) -> Result<ProxyUrl<'_>, ProxyUrlError> {
+        if text.len() > limits::URL {
+            return Err(ProxyUrlError::Url(UrlError::TooLong));
+        }
+        let rest = match text.windows(3).position(|part| part == b"://") {
+            Some(at) if is_scheme(&text[..at]) => {
+                let scheme = &text[..at];
+                let begins = |start: &[u8]| {
+                    scheme.get(..start.len()).is_some_and(|s| s.eq_ignore_ascii_case(start))
+                };
+                match scheme.len() {
+                    4 if begins(b"http") => &text[at + 3..],
+                    5 if begins(b"https") => return Err(ProxyUrlError::Https),
+                    _ if begins(b"socks") => return Err(ProxyUrlError::Socks),
+                    _ => return Err(ProxyUrlError::Scheme),
+                }
+            }
+            _ => text,
+        };
+        let rest = rest.strip_suffix(b"/").unwrap_or(rest);
+        if rest.iter().any(|byte| matches!(byte, b'/' | b'?' | b'#')) {
+            return Err(ProxyUrlError::Path);
+        }
+        let (userinfo, authority) = match rest.iter().position(|byte| *byte == b'@') {
+            Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
+            None => (None, rest),
+        };
+        if authority.contains(&b'@') || !userinfo.is_none_or(is_userinfo) {
+            return Err(ProxyUrlError::Userinfo);
+        }
+        let authority = core::str::from_utf8(authority).or(Err(UrlError::Host));
+        let (host, port) =
+            authority.and_then(|text| host_and_port(text, PORT)).map_err(ProxyUrlError::Url)?;
+        Ok(ProxyUrl { host, port, userinfo: userinfo.filter(|text| !text.is_empty()) })
+    }
+
+    /// `user:password` as Basic credentials hold it (RFC 7617 §2), byte by byte and never put
+    /// together; `None` when the URL has none.
+    pub fn credentials(&self) -> Option<impl Iterator<Item = u8>> {
+        let text = self.userinfo?;
+        let colon = (!text.contains(&b':')).then_some(b':');
+        Some(decoded(text).chain(colon))
+    }
+}
+
+/// RFC 3986 §3.1.
+fn is_scheme(text: &[u8]) -> bool {
+    text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte))
+}
+
+fn is_userinfo(text: &[u8]) -> bool {
+    let user = text.split(|byte| *byte == b':').next().unwrap_or(text);
+    !decoded(user).any(|byte| byte == b':') && !decoded(text).any(|byte| byte.is_ascii_control())
+}
+
+/// The bytes that percent-encoded text stands for. As in curl, a `%` that two hexadecimal digits do
+/// not follow stands for itself.
+fn decoded(mut text: &[u8]) -> impl Iterator<Item = u8> {
+    let hex = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    core::iter::from_fn(move || {
+        if let [b'%', a, b, rest @ ..] = text
+            && let (Some(high), Some(low)) = (hex(*a), hex(*b))
+        {
+            text = rest;
+            return Some(high << 4 | low);
+        }
+        let (first, rest) = text.split_first()?;
+        text = rest;
+        Some(*first)
+    })
+}
+
+/// The value of NO_PROXY names this host: itself, a domain that it is in, its address or a network of
+/// it, or everything.
+pub fn is_exempt(no_proxy: &[u8], host: &Host) -> bool {
+    no_proxy.trim_ascii() == b"*"
+        || no_proxy
+            .split(|byte| *byte == b',' || byte.is_ascii_whitespace())
+            .filter_map(|entry| core::str::from_utf8(entry).ok())
+            .any(|entry| match host {
+                Host::Name(name) => is_in_domain(name, entry),
+                Host::V4(octets) => is_in_network(octets, entry, v4),
+                Host::V6(octets) => is_in_network(octets, entry, v6),
+            })
+}
+
+/// `example.com`, which may be spelled with a dot before and behind it, names itself and all below.
+fn is_in_domain(name: &str, entry: &str) -> bool {
+    let domain = entry.strip_suffix('.').unwrap_or(entry);
+    let domain = domain.strip_prefix('.').unwrap_or(domain).as_bytes();
+    let Some(at) = name.len().checked_sub(domain.len()) else {
+        return false;
+    };
+    let (before, tail) = name.as_bytes().split_at(at);
+    !domain.is_empty()
+        && tail.eq_ignore_ascii_case(domain)
+        && before.last().is_none_or(|byte| *byte == b'.')
+}
+
+/// An address, or one with the number of bits that count. As in curl, 0 bits mean all of them.
+fn is_in_network<const N: usize>(
+    address: &[u8; N],
+    entry: &str,
+    read: fn(&str) -> Option<[u8; N]>,
+) -> bool {
+    let (network, bits) = match entry.split_once('/') {
+        Some((network, bits)) => (network, decimal(bits, 3).map(|bits| bits as usize)),
+        None => (entry, Some(0)),
+    };
+    let bare = network.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let network = if N == 16 { bare.unwrap_or(network) } else { network };
+    let (Some(bits @ 0..=128), Some(network)) = (bits, read(network)) else {
+        return false;
+    };
+    let bits = if bits == 0 { 8 * N } else { bits };
+    bits <= 8 * N
+        && address.iter().zip(network).enumerate().all(|(at, (ours, theirs))| {
+            let counting = bits.saturating_sub(8 * at).min(8);
+            (ours ^ theirs).leading_zeros() as usize >= counting
+        })
+}
+
+/// Judges what the proxy says to CONNECT: `Ok(None)`: more bytes are needed; else the tunnel stands,
+/// and the bytes are as many as the head takes.
+pub fn connected(input: &[u8], seen: &mut Seen) -> Result<Option<usize>, UpstreamFault> {
+    // The framing of a successful answer means nothing (RFC 9110 §9.3.6).
+    let head = head::response(input, seen, |head| Ok((head.status, head.len)));
+    match head.or(Err(UpstreamFault::ProxyBadResponse))? {
+        None => Ok(None),
+        Some((200..=299, len)) => Ok(Some(len)),
+        Some((407, _)) => Err(UpstreamFault::ProxyAuthRequired),
+        // Nobody asked for an interim answer.
+        Some((..200, _)) => Err(UpstreamFault::ProxyBadResponse),
+        Some(_) => Err(UpstreamFault::ProxyRefused),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(text: &str) -> Host {
+        host_and_port(text, 1).unwrap().0
+    }
+
+    #[test]
+    fn proxy_urls_are_taken_apart_as_curl_does() {
+        for (text, authority, port, credentials) in [
+            ("http://proxy.corp:3128", "proxy.corp", 3128, None),
+            ("HTTP://Proxy.Corp:3128/", "proxy.corp", 3128, None),
+            ("proxy.corp:3128", "proxy.corp", 3128, None),
+            ("proxy.corp", "proxy.corp", 1080, None),
+            ("http://10.0.0.1", "10.0.0.1", 1080, None),
+            ("http://[2001:DB8::1]:8080", "[2001:db8::1]", 8080, None),
+            ("http://@proxy:1", "proxy", 1, None),
+            ("http://user@proxy:1", "proxy", 1, Some("user:")),
+            ("user:pass@proxy:1", "proxy", 1, Some("user:pass")),
+            ("http://:pass@proxy:1", "proxy", 1, Some(":pass")),
+            ("http://user:@proxy:1", "proxy", 1, Some("user:")),
+            ("http://u:p:q@proxy:1", "proxy", 1, Some("u:p:q")),
+            ("http://u%40corp:p%2F%3a%25@proxy:1", "proxy", 1, Some("u@corp:p/:%")),
+            ("http://u:50%@proxy:1", "proxy", 1, Some("u:50%")),
+            ("http://u:%zz%2@proxy:1", "proxy", 1, Some("u:%zz%2")),
+            ("u:p%3A%2F%2Fx@proxy", "proxy", 1080, Some("u:p://x")),
+            ("http://c\u{e9}:%c3%a9@proxy:1", "proxy", 1, Some("c\u{e9}:\u{e9}")),
+        ] {
+            let url = ProxyUrl::parse(text.as_bytes()).ok().unwrap();
+            assert_eq!((url.host.to_string().as_str(), url.port), (authority, port), "{text}");
+            let got = url.credentials().map(|bytes| bytes.collect::<Vec<u8>>());
+            assert_eq!(got.as_deref(), credentials.map(str::as_bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn hostile_proxy_urls_are_refused_with_the_reason() {
+        use ProxyUrlError::*;
+        for (text, want) in [
+            ("https://proxy:1", Https),
+            ("HTTPS://proxy:1", Https),
+            ("socks5://proxy:1", Socks),
+            ("SOCKS5h://proxy:1", Socks),
+            ("socks://proxy:1", Socks),
+            ("socks4a://u:p@proxy:1", Socks),
+            ("ftp://proxy:1", Scheme),
+            ("httpx://proxy:1", Scheme),
+            ("://proxy:1", Scheme),
+            (" http://proxy:1", Path),
+            ("http:/proxy:1", Path),
+            ("http://proxy:1//", Path),
+            ("http://proxy:1/x", Path),
+            ("http://proxy:1?x", Path),
+            ("http://proxy:1#x", Path),
+            ("http://user:80/word@proxy:1", Path),
+            ("u:p://x@proxy", Path),
+            ("http://a@b@proxy:1", Userinfo),
+            ("http://u%3ax:p@proxy:1", Userinfo),
+            ("http://u:p%0d%0aX@proxy:1", Userinfo),
+            ("http://u:p\r\nX@proxy:1", Userinfo),
+            ("http://u%00:p@proxy:1", Userinfo),
+            ("http://u:%7f@proxy:1", Userinfo),
+            ("", Url(UrlError::Host)),
+            ("/", Url(UrlError::Host)),
+            ("http://", Url(UrlError::Host)),
+            ("http://u:p@", Url(UrlError::Host)),
+            ("http://u:p@:1", Url(UrlError::Host)),
+            ("http://pro xy:1", Url(UrlError::Host)),
+            ("http://pro\r\nxy:1", Url(UrlError::Host)),
+            ("http://caf\u{e9}:1", Url(UrlError::Host)),
+            ("http://127.1:1", Url(UrlError::Host)),
+            ("http://[::1:1", Url(UrlError::Host)),
+            ("http://::1:1", Url(UrlError::Host)),
+            ("http://proxy:", Url(UrlError::Port)),
+            ("http://proxy:0", Url(UrlError::Port)),
+            ("http://proxy:65536", Url(UrlError::Port)),
+            ("http://proxy:+1", Url(UrlError::Port)),
+            ("http://proxy:1 ", Url(UrlError::Port)),
+            ("user:pass", Url(UrlError::Port)),
+        ] {
+            let error = ProxyUrl::parse(text.as_bytes()).err();
+            assert_eq!(error, Some(want), "{}", text.escape_default());
+        }
+        assert_eq!(ProxyUrl::parse(b"a\xff:1").err(), Some(Url(UrlError::Host)));
+        let long = |n: usize| format!("http://{}@proxy", "x".repeat(n - 13));
+        assert!(ProxyUrl::parse(long(limits::URL).as_bytes()).is_ok());
+        let longer = ProxyUrl::parse(long(limits::URL + 1).as_bytes()).err();
+        assert_eq!(longer, Some(Url(UrlError::TooLong)));
+    }
+
+    #[test]
+    fn no_proxy_names_hosts_domains_addresses_and_networks() {
+        for (list, name, want) in [
+            ("", "a.b", false),
+            (",, ,", "a.b", false),
+            ("*", "a.b", true),
+            (" * ", "[::1]", true),
+            ("*,x", "a.b", false),
+            ("x, *", "a.b", false),
+            ("*.b", "a.b", false),
+            ("a.b", "a.b", true),
+            ("A.B", "a.b", true),
+            (".a.b", "a.b", true),
+            ("a.b.", "a.b", true),
+            ("..a.b", "a.b", false),
+            ("b", "a.b", true),
+            ("x.a.b", "a.b", false),
+            ("example.com", "api.example.com", true),
+            ("example.com", "notexample.com", false),
+            (".example.com", "notexample.com", false),
+            ("example.com", "example.com.evil", false),
+            ("example.com:443", "example.com", false),
+            (".", "a.b", false),
+            ("x,a.b", "a.b", true),
+            ("x a.b\ty", "a.b", true),
+            ("x\na.b", "a.b", true),
+            ("x;a.b", "a.b", false),
+            ("caf\u{e9},a.b", "a.b", true),
+            ("10.1.2.3", "10.1.2.3", true),
+            ("2.3", "10.1.2.3", false),
+            ("10.0.0.0/8", "10.1.2.3", true),
+            ("10.0.0.0/8", "11.1.2.3", false),
+            ("10.1.2.3/32", "10.1.2.3", true),
+            ("10.1.2.2/31", "10.1.2.3", true),
+            ("10.1.2.4/31", "10.1.2.3", false),
+            ("10.1.128.0/17", "10.1.127.3", false),
+            ("10.1.0.0/17", "10.1.127.3", true),
+            ("10.0.0.0/33", "10.0.0.0", false),
+            ("10.0.0.0/-1", "10.0.0.0", false),
+            ("10.0.0.0/+8", "10.0.0.0", false),
+            ("10.0.0.0/", "10.0.0.0", false),
+            ("10.0.0.0/8/8", "10.0.0.0", false),
+            ("10.0.0.0/4294967304", "10.0.0.0", false),
+            ("10.0.0.0/255.0.0.0", "10.0.0.0", false),
+            ("10/8", "10.1.2.3", false),
+            ("0.0.0.0/0", "10.1.2.3", false),
+            ("[10.1.2.3]", "10.1.2.3", false),
+            ("010.1.2.3", "10.1.2.3", false),
+            ("::ffff:10.1.2.3", "10.1.2.3", false),
+            ("::1", "[::1]", true),
+            ("[::1]", "[::1]", true),
+            ("[::1", "[::1]", false),
+            ("0:0:0:0:0:0:0:1", "[::1]", true),
+            ("fd00::/8", "[fd12::1]", true),
+            ("[fd00::]/8", "[fd12::1]", true),
+            ("fd00::/9", "[fd80::1]", false),
+            ("2001:db8::/129", "[2001:db8::]", false),
+            ("2001:db8::1/128", "[2001:db8::1]", true),
+            ("2001:db8::1/127", "[2001:db8::2]", false),
+            ("10.0.0.0/8", "[::a00:0]", false),
+        ] {
+            assert_eq!(is_exempt(list.as_bytes(), &host(name)), want, "{list:?} {name}");
+        }
+        assert!(!is_exempt(b"\xff", &host("a.b")));
+    }
+
+    #[test]
+    fn answers_to_connect_are_told_apart() {
+        use UpstreamFault::{ProxyAuthRequired, ProxyBadResponse, ProxyRefused};
+        for (answer, want) in [
+            ("", Ok(None)),
+            ("HTTP/1.1 200", Ok(None)),
+            ("HTTP/1.1 200 OK\r\nVia: x\r\n", Ok(None)),
+            ("HTTP/1.1 200 Connection established\r\n\r\n", Ok(Some(39))),
+            ("HTTP/1.0 200 OK\r\n\r\n", Ok(Some(19))),
+            ("HTTP/1.1 204 Fine\r\nContent-Length: 5\r\n\r\nhello", Ok(Some(40))),
+            ("HTTP/1.1 407 No\r\n\r\n", Err(ProxyAuthRequired)),
+            ("HTTP/1.1 403 No\r\n\r\n", Err(ProxyRefused)),
+            ("HTTP/1.1 302 There\r\nLocation: http://x/\r\n\r\n", Err(ProxyRefused)),
+            ("HTTP/1.1 502 No\r\n\r\n", Err(ProxyRefused)),
+            ("HTTP/1.1 100 Continue\r\n\r\n", Err(ProxyBadResponse)),
+            ("HTTP/1.1 101 Switching Protocols\r\n\r\n", Err(ProxyBadResponse)),
+            ("HTTP/2 200\r\n\r\n", Err(ProxyBadResponse)),
+            ("HTTP/1.1 200 OK\n\n", Err(ProxyBadResponse)),
+            ("HTTP/1.1 200 OK\r\nX : y\r\n\r\n", Err(ProxyBadResponse)),
+            ("SSH-2.0-x\r\n", Err(ProxyBadResponse)),
+            ("\r\nHTTP/1.1 200 OK\r\n\r\n", Err(ProxyBadResponse)),
+        ] {
+            assert_eq!(connected(answer.as_bytes(), &mut Seen::default()), want, "{answer}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! A tunnel through the egress proxy: CONNECT, and what the proxy says to it (RFC 9110 §9.3.6).
+
+use super::socket::{Got, Socket};
+use crate::http1::head::Seen;
+use crate::http1::proxy;
+use crate::http1::response::UpstreamFault;
+use crate::process::egress::ConnectRequest;
+
+/// Bytes of one read of the answer.
+const READ: usize = 1024;
+
+/// A tunnel that is being opened.
+pub struct Tunnel {
+    /// The connection to the proxy.
+    pub socket: Socket,
+    /// Bytes of the request that have gone out.
+    sent: usize,
+    answer: Vec<u8>,
+    seen: Seen,
+}
+
+impl Tunnel {
+    /// Nothing has been asked yet.
+    pub fn new(socket: Socket) -> Tunnel {
+        Tunnel { socket, sent: 0, answer: Vec::new(), seen: Seen::default() }
+    }
+
+    /// Moves on as far as it goes now; true when the tunnel stands.
+    pub fn advance(&mut self, request: &ConnectRequest) -> Result<bool, UpstreamFault> {
+        // A proxy that takes no more shows why when it is read.
+        while let Ok(sent @ 1..) = request.write_from(self.sent, &mut self.socket) {
+            self.sent += sent;
+        }
+        loop {
+            let mut bytes = [0; READ];
+            match self.socket.read(&mut bytes) {
+                Got::Bytes(n) => self.answer.extend_from_slice(&bytes[..n]),
+                Got::Nothing => return Ok(false),
+                Got::End | Got::Broken => return Err(UpstreamFault::ProxyBadResponse),
+            }
+            if let Some(len) = proxy::connected(&self.answer, &mut self.seen)? {
+                // Through a tunnel the client speaks first: whatever else has come is not the
+                // upstream's.
+                let sound = len == self.answer.len() && request.is_whole(self.sent);
+                return if sound { Ok(true) } else { Err(UpstreamFault::ProxyBadResponse) };
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The way to a usable connection: addresses, TCP, a tunnel where there is a proxy, TLS.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use mio::Registry;
+
+use super::{Origin, Space, State, Upstream};
+use crate::http1::response::UpstreamFault;
+use crate::net::dial::Dial;
+use crate::net::resolver::Lookup;
+use crate::net::runs::send;
+use crate::net::socket::{Got, Socket};
+use crate::net::tls::{Connector, WIRE_RECORD};
+use crate::net::tunnel::Tunnel;
+use crate::process::sys;
+
+impl Upstream {
+    /// Moves on towards a usable connection, as far as it goes now.
+    pub fn advance(
+        &mut self,
+        origin: &mut Origin,
+        registry: &Registry,
+        space: &mut Space,
+        now: Instant,
+    ) -> Result<(), UpstreamFault> {
+        if self.is_ready() {
+            return Ok(());
+        }
+        // Until the tunnel stands it is the proxy, if there is one, that is at fault.
+        let to_proxy = origin.proxy.is_some() && !matches!(self.state, State::Handshaking(..));
+        let fault = |fault: UpstreamFault| if to_proxy { fault.of_proxy() } else { fault };
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            origin.resolver.doubt();
+            return Err(fault(UpstreamFault::ConnectTimeout));
+        }
+        if let State::Resolving = self.state {
+            let Lookup::Addresses(addresses) = origin.resolver.addresses(now) else {
+                return Ok(());
+            };
+            self.resolved(addresses, now);
+        }
+        if let State::Dialing(dial) = &mut self.state {
+            let stream = match dial.advance(registry, self.token, now) {
+                Ok(Some(stream)) => stream,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    origin.resolver.doubt();
+                    return Err(fault(error));
+                }
+            };
+            let _ = stream.set_nodelay(true);
+            // The event that told of the connection may have told of bytes too.
+            let socket = Socket::new(stream, true, true);
+            let _ = sys::keep_alive(socket.fd());
+            self.state = match &origin.proxy {
+                Some(_) => State::Tunneling(Tunnel::new(socket)),
+                None => connected(socket, origin.connector.as_ref())?,
+            };
+        }
+        if let (State::Tunneling(tunnel), Some(request)) = (&mut self.state, &origin.proxy) {
+            if !tunnel.advance(request)? {
+                return Ok(());
+            }
+            if let State::Tunneling(tunnel) = std::mem::replace(&mut self.state, State::Resolving) {
+                self.state = connected(tunnel.socket, origin.connector.as_ref())?;
+            }
+        }
+        if let State::Handshaking(..) = self.state {
+            self.shake_hands(space)?;
+        }
+        if self.is_ready() {
+            self.deadline = None;
+        }
+        Ok(())
+    }
+
+    /// The addresses have come; none mean that the name does not resolve.
+    pub fn resolved(&mut self, addresses: Rc<[SocketAddr]>, now: Instant) {
+        self.state = State::Dialing(Dial::new(addresses, now));
+    }
+
+    fn shake_hands(&mut self, space: &mut Space) -> Result<(), UpstreamFault> {
+        let State::Handshaking(socket, tls) = &mut self.state else {
+            return Ok(());
+        };
+        loop {
+            tls.resume(&mut space.wire);
+            let got = socket.read(space.wire.room(WIRE_RECORD));
+            if let Got::Bytes(n) = got {
+                space.wire.add(n);
+            }
+            space.plain.clear();
+            space.out.clear();
+            let opened = tls.open(&mut space.wire, &mut space.plain, &mut space.out);
+            let sent = send(socket, &mut self.output, space.out.bytes());
+            let closed = opened?;
+            // Nobody has asked for anything yet, so nothing can have been answered.
+            if closed || !space.plain.bytes().is_empty() {
+                return Err(UpstreamFault::Closed);
+            }
+            if tls.is_ready() {
+                break;
+            }
+            match got {
+                Got::Bytes(_) if sent.is_ok() => {}
+                Got::Nothing if sent.is_ok() => return Ok(()),
+                _ => return Err(UpstreamFault::TlsFailed),
+            }
+        }
+        if let State::Handshaking(socket, tls) =
+            std::mem::replace(&mut self.state, State::Resolving)
+        {
+            self.state = State::Secure(socket, tls);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes go to the upstream and come from it.
+fn connected(socket: Socket, connector: Option<&Connector>) -> Result<State, UpstreamFault> {
+    Ok(match connector {
+        Some(connector) => State::Handshaking(socket, connector.open()?),
+        None => State::Plain(socket),
+    })
+}

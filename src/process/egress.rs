@@ -1,0 +1,212 @@
+//! The egress proxy that the environment names, and its credentials' whole life: they are read where
+//! the kernel put them, written as Base64 into pages of their own, and wiped from the environment.
+
+use std::ffi::CStr;
+use std::fmt;
+use std::io::{self, Write};
+
+use super::sys::{self, SecretPages};
+use crate::http1::proxy::{ProxyUrl, ProxyUrlError, is_exempt};
+use crate::http1::url::{Host, Scheme, UpstreamUrl};
+
+/// Where the proxy may stand, in curl's order.
+const PROXY: [&CStr; 4] = [c"https_proxy", c"HTTPS_PROXY", c"all_proxy", c"ALL_PROXY"];
+/// Where the hosts may stand that need none.
+const NO_PROXY: [&CStr; 2] = [c"no_proxy", c"NO_PROXY"];
+/// The field that holds its credentials (RFC 7617 §2).
+const BASIC: &[u8] = b"Proxy-Authorization: Basic ";
+
+/// The proxy that the upstream is reached through.
+pub struct Egress {
+    /// Its host.
+    pub host: Host,
+    /// Its port.
+    pub port: u16,
+    /// What it is asked for.
+    pub request: ConnectRequest,
+}
+
+/// Why the proxy cannot be used.
+#[derive(Debug)]
+pub enum EgressError {
+    /// The variable's value is of no use.
+    Url(&'static CStr, ProxyUrlError),
+    /// No memory fit to hold its credentials.
+    Memory(io::Error),
+}
+
+impl fmt::Display for EgressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EgressError::Url(variable, error) => {
+                write!(f, "{}: {error}", variable.to_str().unwrap_or_default())
+            }
+            EgressError::Memory(error) => {
+                write!(f, "no memory fit to hold the proxy's credentials: {error}")
+            }
+        }
+    }
+}
+
+impl Egress {
+    /// Reads the environment and wipes from it every variable that names a proxy of any kind, used or
+    /// not: the same credentials stand in several, more often than not. `None`: the upstream is
+    /// reached without a proxy. Only while the process has one thread.
+    pub fn take(upstream: &UpstreamUrl) -> Result<Option<Egress>, EgressError> {
+        let egress = match upstream.scheme {
+            Scheme::Https if !upstream.is_loopback() => Egress::read(upstream),
+            _ => Ok(None),
+        };
+        sys::wipe_variables(|name| {
+            let end = name.len().saturating_sub(b"_proxy".len());
+            name[end..].eq_ignore_ascii_case(b"_proxy") && !name.eq_ignore_ascii_case(b"no_proxy")
+        });
+        egress
+    }
+
+    fn read(upstream: &UpstreamUrl) -> Result<Option<Egress>, EgressError> {
+        let exempt = first(&NO_PROXY, |_, list| is_exempt(list, &upstream.host));
+        if exempt == Some(true) {
+            return Ok(None);
+        }
+        let read = |variable, value: &[u8]| {
+            let url = ProxyUrl::parse(value).map_err(|error| EgressError::Url(variable, error))?;
+            let request = ConnectRequest::new(upstream, &url).map_err(EgressError::Memory)?;
+            Ok(Egress { host: url.host, port: url.port, request })
+        };
+        first(&PROXY, read).transpose()
+    }
+}
+
+/// The first variable that is set to something.
+fn first<R>(names: &[&'static CStr], mut look: impl FnMut(&'static CStr, &[u8]) -> R) -> Option<R> {
+    names.iter().find_map(|name| {
+        sys::with_variable(name, |value| (!value.is_empty()).then(|| look(name, value))).flatten()
+    })
+}
+
+/// A CONNECT request with the proxy's credentials, in pages of its own.
+pub struct ConnectRequest {
+    pages: SecretPages,
+    len: usize,
+}
+
+impl ConnectRequest {
+    fn new(upstream: &UpstreamUrl, proxy: &ProxyUrl<'_>) -> io::Result<ConnectRequest> {
+        let to = format!("{}:{}", upstream.host, upstream.port);
+        let head = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n");
+        let credentials = proxy.credentials();
+        let encoded = proxy.credentials().map_or(0, |bytes| bytes.count().div_ceil(3) * 4);
+        let mut pages = SecretPages::new(head.len() + BASIC.len() + encoded + 4)?;
+        let space = pages.open_mut();
+        let mut len = 0;
+        let mut put = |bytes: &[u8]| {
+            space[len..len + bytes.len()].copy_from_slice(bytes);
+            len += bytes.len();
+        };
+        put(head.as_bytes());
+        if let Some(credentials) = credentials {
+            put(BASIC);
+            base64(credentials, &mut put);
+            put(b"\r\n");
+        }
+        put(b"\r\n");
+        pages.seal(pages.len())?;
+        Ok(ConnectRequest { pages, len })
+    }
+
+    /// Writes once what stands behind the first `sent` bytes; returns how many went. 0 when there is
+    /// no room, and when nothing is left.
+    pub fn write_from(&self, sent: usize, sink: &mut impl Write) -> io::Result<usize> {
+        match &self.pages.bytes()[sent..self.len] {
+            [] => Ok(0),
+            rest => sink.write(rest),
+        }
+    }
+
+    /// So many bytes are all of it.
+    pub fn is_whole(&self, sent: usize) -> bool {
+        sent == self.len
+    }
+}
+
+/// RFC 4648 §4, four characters at a time.
+fn base64(mut bytes: impl Iterator<Item = u8>, mut put: impl FnMut(&[u8])) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    while let Some(first) = bytes.next() {
+        let (second, third) = (bytes.next(), bytes.next());
+        let all = u32::from_be_bytes([0, first, second.unwrap_or(0), third.unwrap_or(0)]);
+        let digit = |shift: u32| DIGITS[(all >> shift & 63) as usize];
+        put(&[
+            digit(18),
+            digit(12),
+            second.map_or(b'=', |_| digit(6)),
+            third.map_or(b'=', |_| digit(0)),
+        ]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(upstream: &str, proxy: &str) -> String {
+        let url = ProxyUrl::parse(proxy.as_bytes()).ok().unwrap();
+        let request = ConnectRequest::new(&UpstreamUrl::parse(upstream).unwrap(), &url).unwrap();
+        let mut bytes = Vec::new();
+        while !request.is_whole(bytes.len()) {
+            // A sink that takes three bytes at a time.
+            let mut some = [0; 3];
+            let sent = request.write_from(bytes.len(), &mut &mut some[..]).unwrap();
+            bytes.extend(&some[..sent]);
+        }
+        assert_eq!(request.write_from(bytes.len(), &mut Vec::new()).unwrap(), 0);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn the_request_names_host_and_port_twice_and_the_credentials_once() {
+        for (upstream, proxy, want) in [
+            ("https://a.b/x?y", "p:1", "CONNECT a.b:443 HTTP/1.1\r\nHost: a.b:443\r\n\r\n"),
+            (
+                "https://[2001:db8::1]:8443/",
+                "http://user@p",
+                "CONNECT [2001:db8::1]:8443 HTTP/1.1\r\nHost: [2001:db8::1]:8443\r\n\
+                 Proxy-Authorization: Basic dXNlcjo=\r\n\r\n",
+            ),
+            (
+                "https://10.0.0.1/",
+                "Aladdin:open%20sesame@p",
+                "CONNECT 10.0.0.1:443 HTTP/1.1\r\nHost: 10.0.0.1:443\r\n\
+                 Proxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n\r\n",
+            ),
+        ] {
+            assert_eq!(request(upstream, proxy), want);
+        }
+    }
+
+    #[test]
+    fn the_longest_credentials_fit() {
+        let long = "x".repeat(crate::http1::limits::URL - 2);
+        assert_eq!(request("https://a.b/", &format!("{long}@p")).len(), 5532);
+    }
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        // RFC 4648 §10.
+        for (text, want) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+            ("\u{7fff}\u{3ff}", "57+/z78="),
+        ] {
+            let mut out: Vec<u8> = Vec::new();
+            base64(text.bytes(), |digits| out.extend(digits));
+            assert_eq!(out, want.as_bytes());
+        }
+    }
+}
