@@ -10,6 +10,7 @@ use codex_responses_api_proxy::http1::field::{Lengths, Name};
 use codex_responses_api_proxy::http1::framing::Framing;
 use codex_responses_api_proxy::http1::head::{self, Seen};
 use codex_responses_api_proxy::http1::limits;
+use codex_responses_api_proxy::http1::proxy::{ProxyUrl, connected, is_exempt};
 use codex_responses_api_proxy::http1::url::UpstreamUrl;
 use codex_responses_api_proxy::process::credential::{Credential, KeyError};
 
@@ -20,12 +21,13 @@ use strict::{Field, Parsed};
 pub type Property = fn(&[u8]);
 
 /// Every property with its target's name.
-pub const ALL: [(&str, Property); 7] = [
+pub const ALL: [(&str, Property); 8] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked", chunked),
     ("framing", framing),
     ("upstream_url", upstream_url),
+    ("proxy", proxy),
     ("key_intake", key_intake),
     ("exchange", exchange),
 ];
@@ -234,6 +236,45 @@ pub fn upstream_url(data: &[u8]) {
     assert_eq!((again.authority(), again.port), (url.authority(), url.port));
     assert_eq!(again.path_and_query, url.path_and_query);
     assert_eq!(again.is_loopback(), url.is_loopback());
+}
+
+/// Three lines: a proxy's URL, a NO_PROXY, and what the proxy says to CONNECT. What is accepted can be
+/// written into a head; a list exempts what one of its entries does; an answer is the same however it
+/// is cut.
+pub fn proxy(data: &[u8]) {
+    let mut lines = data.splitn(3, |byte| *byte == b'\n');
+    let (url, list) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    if let Ok(url) = ProxyUrl::parse(url) {
+        let plain = format!("{}:{}", url.host, url.port);
+        assert!(plain.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@'));
+        let again = ProxyUrl::parse(plain.as_bytes()).ok().expect("what was written can be read");
+        assert!(again.host == url.host && again.port == url.port && again.credentials().is_none());
+        if let Some(credentials) = url.credentials() {
+            let bytes: Vec<u8> = credentials.collect();
+            assert!(bytes.contains(&b':') && !bytes.iter().any(u8::is_ascii_control));
+        }
+        let by_entry = list
+            .split(|byte| *byte == b',' || byte.is_ascii_whitespace())
+            .any(|entry| entry != b"*" && is_exempt(entry, &url.host));
+        assert_eq!(is_exempt(list, &url.host), by_entry || list.trim_ascii() == b"*");
+        let named = [list, b",", url.host.to_string().as_bytes()].concat();
+        assert!(is_exempt(&named, &url.host), "a host by its own name");
+    }
+    let (ends, answer) = cuts(lines.next().unwrap_or_default());
+    let whole = connected(answer, &mut Seen::default());
+    let mut seen = Seen::default();
+    let part =
+        ends.iter().map(|end| connected(&answer[..*end], &mut seen)).find(|r| *r != Ok(None));
+    match (whole, part) {
+        (Ok(None), None) | (Err(_), Some(Err(_))) => {}
+        (whole, Some(part)) => assert_eq!(whole, part, "cut"),
+        (_, None) => {
+            assert!(connected(&[answer, b"\n"].concat(), &mut seen).is_err(), "opened in parts")
+        }
+    }
+    if let Ok(Some(len)) = whole {
+        assert!(answer[..len].ends_with(b"\r\n\r\n") && answer[b"HTTP/1.1 ".len()] == b'2');
+    }
 }
 
 /// The key is the first line or a clear error, whatever read(2) does; it goes out in one piece; and
