@@ -91,8 +91,8 @@ pub struct Config {
     pub http_shutdown: bool,
     /// Where requests go.
     pub upstream: UpstreamUrl,
-    /// Further roots, in PEM form.
-    pub ca_file: Option<PathBuf>,
+    /// Further roots, in PEM form, and the flag or variable that names the file.
+    pub ca_file: Option<(&'static str, PathBuf)>,
     /// A line for each exchange.
     pub access_log: bool,
     /// Client connections at one time.
@@ -235,9 +235,13 @@ pub fn parse(
     if clear && plaintext.value.is_none() {
         return Err(UsageError::Plaintext);
     }
-    let named = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let named = |name| {
+        let value = variable(name).filter(|value| !value.is_empty());
+        value.map(|path| (name, PathBuf::from(path)))
+    };
+    let ca_file = ca_file.value.map(|path| ("--ca-file", path));
     let ca_file =
-        ca_file.value.or_else(|| named("SSL_CERT_FILE")).or_else(|| named("CODEX_CA_CERTIFICATE"));
+        ca_file.or_else(|| named("SSL_CERT_FILE")).or_else(|| named("CODEX_CA_CERTIFICATE"));
     Ok(Command::Run(Box::new(Config {
         port: port.value.map_or(0, |port| port as u16),
         server_info: server_info.value,
@@ -426,9 +430,12 @@ mod tests {
             }
         };
         let both = [("SSL_CERT_FILE", "s"), ("CODEX_CA_CERTIFICATE", "c")];
-        assert_eq!(ca(&["--ca-file", "f"], &both), Some("f".into()));
-        assert_eq!(ca(&[], &both), Some("s".into()));
-        assert_eq!(ca(&[], &[("SSL_CERT_FILE", ""), both[1]]), Some("c".into()));
+        assert_eq!(ca(&["--ca-file", "f"], &both), Some(("--ca-file", "f".into())));
+        assert_eq!(ca(&[], &both), Some(("SSL_CERT_FILE", "s".into())));
+        assert_eq!(
+            ca(&[], &[("SSL_CERT_FILE", ""), both[1]]),
+            Some(("CODEX_CA_CERTIFICATE", "c".into()))
+        );
         assert_eq!(ca(&[], &[]), None);
     }
 

@@ -55,6 +55,7 @@
 //! | every `unsafe` block | [`process::sys`] |
 //! | who waits for whom, and how long | [`net::relay`] |
 //! | name resolution, racing addresses, TLS | [`net::resolver`], [`net::upstream`], [`net::tls`] |
+//! | what a PEM file may look like | [`pem`] |
 //! | the order in which the program starts | `main.rs` |
 #![cfg_attr(not(feature = "relay"), allow(rustdoc::broken_intra_doc_links))]
 
@@ -67,5 +68,8 @@ pub mod cli;
 pub mod http1;
 #[cfg(feature = "relay")]
 pub mod net;
+#[cfg(feature = "relay")]
+#[forbid(unsafe_code)]
+pub mod pem;
 #[cfg(feature = "process")]
 pub mod process;

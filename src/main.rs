@@ -79,7 +79,17 @@ fn run(config: &Config) -> Result<(), StartError> {
         None => (config.upstream.host.clone(), config.upstream.port, None),
     };
     // Whatever can fail without the key fails before it is read.
-    let trust = Trust::load(config.ca_file.as_deref()).map_err(|e| format!("--ca-file: {e}"))?;
+    let mut trust = Trust::built_in();
+    let passed_over = match &config.ca_file {
+        None => None,
+        Some((name, path)) => match trust.add(path) {
+            Ok(0) => None,
+            Ok(n) => {
+                Some(format!("; {name}: certificates passed over, which cannot be roots: {n}"))
+            }
+            Err(error) => return Err(format!("{name}: {} {error}", path.display()).into()),
+        },
+    };
     let connector = match config.upstream.scheme {
         Scheme::Http => None,
         Scheme::Https => Some(
@@ -130,6 +140,7 @@ fn run(config: &Config) -> Result<(), StartError> {
     };
 
     let mut protections = protections(&credential, &sandbox, user);
+    protections.push_str(&passed_over.unwrap_or_default());
     if proxy.is_some() {
         protections.push_str(&format!("; upstream through the proxy {host}:{port}"));
     }

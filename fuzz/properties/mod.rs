@@ -247,7 +247,7 @@ pub fn proxy(data: &[u8]) {
     if let Ok(url) = ProxyUrl::parse(url) {
         let plain = format!("{}:{}", url.host, url.port);
         assert!(plain.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@'));
-        let again = ProxyUrl::parse(plain.as_bytes()).ok().expect("what was written can be read");
+        let again = ProxyUrl::parse(plain.as_bytes()).expect("what was written can be read");
         assert!(again.host == url.host && again.port == url.port && again.credentials().is_none());
         if let Some(credentials) = url.credentials() {
             let bytes: Vec<u8> = credentials.collect();

@@ -6,8 +6,9 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::client::{
@@ -25,6 +26,7 @@ use super::buffer::Scratch;
 use crate::http1::limits;
 use crate::http1::response::UpstreamFault;
 use crate::http1::url::Host;
+use crate::pem::{self, PemError, PemFault};
 
 /// Bytes that a record is larger than its plaintext, at most (RFC 5246 §6.2.3, RFC 8446 §5.2).
 const OVERHEAD: usize = 64;
@@ -39,45 +41,53 @@ pub struct Trust {
 /// The file of further roots cannot be used.
 #[derive(Debug)]
 pub enum TrustError {
-    /// It cannot be read or is not PEM.
-    Unreadable(PathBuf),
+    /// It cannot be read.
+    Unreadable(io::Error),
+    /// It is not sound PEM, or holds nothing that can be a root.
+    Bad(PemError),
     /// It holds no certificate.
-    Empty(PathBuf),
-    /// One of its certificates, counted from 1, cannot be a root.
-    Bad(PathBuf, usize),
+    Empty,
 }
 
 impl fmt::Display for TrustError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            TrustError::Unreadable(path) => {
-                write!(f, "cannot read certificates in PEM form from {}", path.display())
-            }
-            TrustError::Empty(path) => write!(f, "no certificate in {}", path.display()),
-            TrustError::Bad(path, n) => {
-                write!(f, "certificate {n} in {} cannot be used as a root", path.display())
-            }
+            TrustError::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            TrustError::Bad(error) => error.fmt(f),
+            TrustError::Empty => f.write_str("holds no certificate in PEM form"),
         }
     }
 }
 
 impl Trust {
-    /// Mozilla's roots, and those in `file`.
-    pub fn load(file: Option<&Path>) -> Result<Trust, TrustError> {
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        if let Some(path) = file {
-            let unreadable = |_| TrustError::Unreadable(path.to_owned());
-            let mut count = 0;
-            for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
-                count += 1;
-                let bad = |_| TrustError::Bad(path.to_owned(), count);
-                roots.add(certificate.map_err(unreadable)?).map_err(bad)?;
+    /// Mozilla's roots.
+    pub fn built_in() -> Trust {
+        Trust { roots: RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() } }
+    }
+
+    /// Adds those in a PEM file. In a system's bundle there may be some that cannot be roots here:
+    /// they are passed over, as long as one is of use. Returns how many they are.
+    pub fn add(&mut self, file: &Path) -> Result<usize, TrustError> {
+        let text = std::fs::read(file).map_err(TrustError::Unreadable)?;
+        let (mut usable, mut passed_over, mut last) = (0, 0, None);
+        pem::certificates(&text, |line, section| {
+            let certificate = CertificateDer::from_pem_slice(section)
+                .map_err(|_| PemError { line, fault: PemFault::NotBase64 })?;
+            match self.roots.add(certificate) {
+                Ok(()) => usable += 1,
+                Err(_) => passed_over += 1,
             }
-            if count == 0 {
-                return Err(TrustError::Empty(path.to_owned()));
+            last = Some(line);
+            Ok(())
+        })
+        .map_err(TrustError::Bad)?;
+        match last {
+            None => Err(TrustError::Empty),
+            Some(line) if usable == 0 => {
+                Err(TrustError::Bad(PemError { line, fault: PemFault::NotRoot }))
             }
+            Some(_) => Ok(passed_over),
         }
-        Ok(Trust { roots })
     }
 }
 

@@ -77,17 +77,65 @@ fn what_was_typed_wrong_cannot_paint_the_terminal() {
 }
 
 #[test]
-fn a_ca_file_that_cannot_be_used_is_named() {
-    let empty = memory_file(b"");
-    let broken = memory_file(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
-    for (path, want) in [
-        ("/nonexistent/ca.pem", "cannot read certificates"),
-        (empty.to_str().unwrap(), "no certificate in"),
-        (broken.to_str().unwrap(), "certificate 1 in"),
+fn a_ca_file_that_cannot_be_used_is_named_with_the_line() {
+    let good = certs().ca_pem();
+    let one = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let lines = good.lines().count();
+    for (pem, want) in [
+        (String::new(), "holds no certificate".to_owned()),
+        ("no PEM at all".into(), "holds no certificate".into()),
+        (one.into(), "line 1 begins a certificate that cannot be a root".into()),
+        (
+            good.replace("-----END", "!\n-----END"),
+            format!("line {lines} holds, or begins, what is not Base64"),
+        ),
+        (one.replace("AAAA", "AA=A"), "line 1 holds, or begins, what is not Base64".into()),
+        (good.clone() + &one[..33], format!("line {} begins a section that does", lines + 1)),
+        (good[28..].to_owned(), format!("line {} ends a section that has not", lines - 1)),
     ] {
-        let (code, _, err) = Relay::bare().args(["--ca-file", path]).run(b"key\n");
-        assert_eq!(code, 1, "{err}");
-        assert!(err.contains(want) && err.contains(path), "{err}");
+        let file = memory_file(pem.as_bytes());
+        let path = file.to_str().unwrap();
+        for name in ["--ca-file", "SSL_CERT_FILE", "CODEX_CA_CERTIFICATE"] {
+            let starter = match name {
+                "--ca-file" => Relay::bare().args([name, path]),
+                _ => Relay::bare().env(name, path),
+            };
+            let (code, _, err) = starter.run(b"key\n");
+            assert_eq!(code, 1, "{err}");
+            assert!(err.contains(&format!("error: {name}: {path} {want}")), "{err}");
+        }
+    }
+    let (code, _, err) = Relay::bare().args(["--ca-file", "/nonexistent/ca.pem"]).run(b"key\n");
+    assert_eq!(code, 1);
+    assert!(err.contains("--ca-file: /nonexistent/ca.pem cannot be read: No such file"), "{err}");
+}
+
+#[test]
+fn bundles_of_hundreds_of_certificates_are_trusted() {
+    let upstream = Upstream::answering(ok("fine"));
+    let works = |bundle: String| {
+        let file = memory_file(bundle.as_bytes());
+        let relay = Relay::bare()
+            .args(["--upstream-url", &upstream.url()])
+            .env("SSL_CERT_FILE", file.to_str().unwrap())
+            .start();
+        assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+        relay.output_line("protections: ")
+    };
+    let good = certs().ca_pem();
+    let many = certs().other_roots(300);
+    assert!(!works(format!("{many}{good}")).contains("passed over"));
+    // Twice the same, comments, another kind of section, one that cannot be a root.
+    let odd = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let crl = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+    let line = works(format!("# some\r\n{good}{many}\n{odd}{crl}{good}"));
+    assert!(
+        line.contains("; SSL_CERT_FILE: certificates passed over, which cannot be roots: 1"),
+        "{line}"
+    );
+    match std::fs::read_to_string("/etc/ssl/certs/ca-certificates.crt") {
+        Ok(system) => drop(works(system + &good)),
+        Err(_) => eprintln!("skipped: there is no system bundle here"),
     }
 }
 

@@ -61,6 +61,23 @@ impl Certs {
         self.ca_file.to_str().unwrap().to_owned()
     }
 
+    /// The certificate of the CA.
+    pub fn ca_pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// So many other CAs.
+    pub fn other_roots(&self, count: usize) -> String {
+        let key = KeyPair::generate().unwrap();
+        let root = |n: usize| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(rcgen::DnType::CommonName, format!("root {n}"));
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.self_signed(&key).unwrap().pem()
+        };
+        (0..count).map(root).collect()
+    }
+
     fn chain(&self, kind: Kind) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let names = match kind {
             Kind::WrongName => vec!["other.example".to_owned()],
