@@ -28,13 +28,29 @@ impl Upstream {
         if self.is_ready() {
             return Ok(());
         }
-        // Until the tunnel stands it is the proxy, if there is one, that is at fault.
-        let to_proxy = origin.proxy.is_some() && !matches!(self.state, State::Handshaking(..));
-        let fault = |fault: UpstreamFault| if to_proxy { fault.of_proxy() } else { fault };
-        if self.deadline.is_some_and(|deadline| now >= deadline) {
+        let result = match self.deadline {
+            Some(deadline) if now >= deadline => Err(UpstreamFault::ConnectTimeout),
+            _ => self.connect(origin, registry, space, now),
+        };
+        result.map_err(|fault| {
+            // The name may lead elsewhere by now.
             origin.resolver.doubt();
-            return Err(fault(UpstreamFault::ConnectTimeout));
-        }
+            // Until the tunnel stands it is the proxy, if there is one, that is at fault.
+            match self.state {
+                State::Handshaking(..) => fault,
+                _ if origin.proxy.is_some() => fault.of_proxy(),
+                _ => fault,
+            }
+        })
+    }
+
+    fn connect(
+        &mut self,
+        origin: &mut Origin,
+        registry: &Registry,
+        space: &mut Space,
+        now: Instant,
+    ) -> Result<(), UpstreamFault> {
         if let State::Resolving = self.state {
             let Lookup::Addresses(addresses) = origin.resolver.addresses(now) else {
                 return Ok(());
@@ -42,13 +58,8 @@ impl Upstream {
             self.resolved(addresses, now);
         }
         if let State::Dialing(dial) = &mut self.state {
-            let stream = match dial.advance(registry, self.token, now) {
-                Ok(Some(stream)) => stream,
-                Ok(None) => return Ok(()),
-                Err(error) => {
-                    origin.resolver.doubt();
-                    return Err(fault(error));
-                }
+            let Some(stream) = dial.advance(registry, self.token, now)? else {
+                return Ok(());
             };
             let _ = stream.set_nodelay(true);
             // The event that told of the connection may have told of bytes too.

@@ -1,7 +1,7 @@
 //! Upstreams: real TLS (or plain) servers, scripted by a closure for each connection.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -144,6 +144,7 @@ impl Request {
 }
 
 pub struct Upstream {
+    address: SocketAddr,
     pub port: u16,
     tls: bool,
     pub connections: Arc<AtomicUsize>,
@@ -191,11 +192,20 @@ impl Upstream {
         config: Option<ServerConfig>,
         script: impl Fn(&mut Peer) + Send + Sync + 'static,
     ) -> Upstream {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Upstream::on(TcpListener::bind("127.0.0.1:0").unwrap(), config, script)
+    }
+
+    pub fn on(
+        listener: TcpListener,
+        config: Option<ServerConfig>,
+        script: impl Fn(&mut Peer) + Send + Sync + 'static,
+    ) -> Upstream {
         // SAFETY: no memory is involved; more may wait than std asks for.
         unsafe { libc::listen(listener.as_raw_fd(), 4096) };
+        let address = listener.local_addr().unwrap();
         let upstream = Upstream {
-            port: listener.local_addr().unwrap().port(),
+            address,
+            port: address.port(),
             tls: config.is_some(),
             connections: Arc::default(),
             requests: Arc::default(),
@@ -233,6 +243,10 @@ impl Upstream {
         upstream
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn url(&self) -> String {
         self.url_at("localhost")
     }
@@ -255,7 +269,7 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect(self.address);
     }
 }
 

@@ -1,0 +1,339 @@
+//! Which address is connected to: names with several, addresses that fail, names that move, name
+//! servers that hang. Names are those of a mount namespace of the relay's own, with an `/etc/hosts` and
+//! a name server for it alone; that needs root.
+
+use std::ffi::CString;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::support::relay::{Starter, random_hex};
+use super::support::upstream::Kind;
+use super::support::{Client, Peer, Relay, Upstream, certs, post};
+
+const NAME: &str = "upstream.test";
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn is_root() -> bool {
+    // SAFETY: no memory is involved.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        eprintln!("skipped: a mount namespace needs root");
+    }
+    root
+}
+
+/// A file that is gone when this goes; whoever has mounted it keeps it.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(text: &str) -> Temporary {
+        let path = std::env::temp_dir().join(random_hex());
+        fs::write(&path, text).unwrap();
+        Temporary(path)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Starts it where these are `/etc/hosts` and the one name server.
+fn start(starter: Starter, hosts: &str, server: IpAddr) -> Relay {
+    let files = [
+        ("/etc/hosts", Temporary::new(&format!("127.0.0.1 localhost\n{hosts}"))),
+        ("/etc/resolv.conf", Temporary::new(&format!("nameserver {server}\n"))),
+        ("/etc/nsswitch.conf", Temporary::new("hosts: files dns\n")),
+    ];
+    let mounts: Vec<_> = files
+        .iter()
+        .filter(|(over, _)| fs::exists(over).unwrap())
+        .map(|(over, file)| {
+            (CString::new(file.0.as_os_str().as_bytes()).unwrap(), CString::new(*over).unwrap())
+        })
+        .collect();
+    let mount = move || {
+        let none = std::ptr::null();
+        // SAFETY: system calls on strings that outlive them.
+        let done = unsafe {
+            libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(
+                    none,
+                    c"/".as_ptr(),
+                    none,
+                    libc::MS_REC | libc::MS_PRIVATE,
+                    none.cast(),
+                ) == 0
+                && mounts.iter().all(|(file, over)| {
+                    let (file, over) = (file.as_ptr(), over.as_ptr());
+                    libc::mount(file, over, none, libc::MS_BIND, none.cast()) == 0
+                })
+        };
+        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    starter
+        .command(|command| {
+            // SAFETY: between fork and exec it does no more than that.
+            unsafe { command.pre_exec(mount) };
+        })
+        .start()
+}
+
+/// A name server: `answers` says what addresses the name has now, or nothing, and then nothing is
+/// said. Its address, and how many questions for IPv4 addresses have come.
+fn name_server(
+    answers: impl Fn() -> Option<Vec<IpAddr>> + Send + 'static,
+) -> (IpAddr, Arc<AtomicUsize>) {
+    let random = random_hex();
+    let number = |at: usize| u8::from_str_radix(&random[at..at + 2], 16).unwrap();
+    let address = Ipv4Addr::new(127, 53, number(0), number(2));
+    let socket = UdpSocket::bind((address, 53)).unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    std::thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((n, from)) = socket.recv_from(&mut question) {
+            // The name ends with an empty label; its type and class stand behind it.
+            let Some(end) = question[12..n].iter().position(|byte| *byte == 0) else { continue };
+            let end = 12 + end + 5;
+            let kind = question[end - 3];
+            count.fetch_add(usize::from(kind == 1), Ordering::SeqCst);
+            let Some(addresses) = answers() else { continue };
+            let records: Vec<Vec<u8>> = addresses
+                .iter()
+                .filter_map(|address| match (address, kind) {
+                    (IpAddr::V4(address), 1) => Some(address.octets().to_vec()),
+                    (IpAddr::V6(address), 28) => Some(address.octets().to_vec()),
+                    _ => None,
+                })
+                .collect();
+            let count = records.len() as u8;
+            let mut answer = [&question[..2], &[0x81, 0x80, 0, 1, 0, count, 0, 0, 0, 0]].concat();
+            answer.extend(&question[12..end]);
+            for record in records {
+                answer.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 0, 0, record.len() as u8]);
+                answer.extend(record);
+            }
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+    (address.into(), asked)
+}
+
+/// Nobody answers there.
+const NO_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 250));
+
+/// One connection for each request, which is answered with this.
+fn closing(answer: &'static str) -> impl Fn(&mut Peer) + Send + Sync + 'static {
+    move |peer| {
+        if peer.request().is_some() {
+            let length = answer.len();
+            peer.write(format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{answer}"
+            ));
+            peer.close();
+        }
+    }
+}
+
+fn on(address: IpAddr, port: u16, answer: &'static str) -> Upstream {
+    let listener = TcpListener::bind((address, port)).unwrap();
+    Upstream::on(listener, Some(certs().config(Kind::Good, rustls::ALL_VERSIONS)), closing(answer))
+}
+
+/// Listens, with a queue that is full: whoever connects waits.
+fn hanging(address: IpAddr, port: u16) -> (TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind((address, port)).unwrap();
+    // SAFETY: no memory is involved.
+    unsafe { libc::listen(listener.as_raw_fd(), 0) };
+    let to = SocketAddr::new(address, port);
+    let mut queue = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&to, Duration::from_millis(300)) {
+        queue.push(stream);
+        assert!(queue.len() < 100, "the queue does not fill");
+    }
+    (listener, queue)
+}
+
+fn ask(client: &mut Client) -> (u16, String) {
+    let answer = client.send(post("", "{}")).response();
+    let said = if answer.status == 200 { answer.text() } else { answer.code() };
+    (answer.status, said.to_owned())
+}
+
+fn v4(last: u8) -> IpAddr {
+    Ipv4Addr::new(127, 0, 0, last).into()
+}
+
+#[test]
+fn literal_addresses_need_no_name_server() {
+    let v6: IpAddr = Ipv6Addr::LOCALHOST.into();
+    if TcpListener::bind((v6, 0)).is_err() {
+        eprintln!("skipped: this machine has no IPv6");
+        return;
+    }
+    let upstream = on(v6, 0, "six");
+    let relay = Relay::to(&upstream.url_at("[::1]")).start();
+    assert_eq!(ask(&mut relay.connect()), (200, "six".into()));
+    let upstream = on(HERE, 0, "four");
+    let relay = Relay::to(&upstream.url_at("127.0.0.1")).start();
+    assert_eq!(ask(&mut relay.connect()), (200, "four".into()));
+}
+
+#[test]
+fn every_address_is_tried_before_the_client_is_told() {
+    if !is_root() {
+        return;
+    }
+    let upstream = on(HERE, 0, "here");
+    let hosts = |last: u8| {
+        let all = [2, 3, 4, 5, last].map(|n| format!("127.0.0.{n} {NAME}\n"));
+        format!("::1 {NAME}\n{}", all.concat())
+    };
+    let url = upstream.url_at(NAME);
+    let relay = start(Relay::to(&url), &hosts(1), NO_SERVER);
+    assert_eq!(ask(&mut relay.connect()), (200, "here".into()));
+    let relay = start(Relay::to(&url), &hosts(6), NO_SERVER);
+    assert_eq!(ask(&mut relay.connect()), (502, "upstream_refused".into()));
+}
+
+#[test]
+fn localhost_may_be_either_family() {
+    if !is_root() {
+        return;
+    }
+    let upstream = on(HERE, 0, "four");
+    let relay = start(Relay::to(&upstream.url()), "::1 localhost\n", NO_SERVER);
+    assert_eq!(ask(&mut relay.connect()), (200, "four".into()));
+    if let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
+        let config = certs().config(Kind::Good, rustls::ALL_VERSIONS);
+        let upstream = Upstream::on(listener, Some(config), closing("six"));
+        let relay = start(Relay::to(&upstream.url()), "::1 localhost\n", NO_SERVER);
+        assert_eq!(ask(&mut relay.connect()), (200, "six".into()));
+    }
+}
+
+#[test]
+fn an_address_that_hangs_is_overtaken_after_250_ms() {
+    if !is_root() {
+        return;
+    }
+    let upstream = on(HERE, 0, "here");
+    let port = upstream.port;
+    let v6: IpAddr = Ipv6Addr::LOCALHOST.into();
+    let mut hanging_ones = vec![hanging(v4(2), port), hanging(v4(3), port)];
+    if TcpListener::bind((v6, 0)).is_ok() {
+        hanging_ones.push(hanging(v6, port));
+    }
+    let hosts: String = hanging_ones
+        .iter()
+        .rev()
+        .map(|(listener, _)| format!("{} {NAME}\n", listener.local_addr().unwrap().ip()))
+        .collect();
+    let hosts = format!("{hosts}127.0.0.1 {NAME}\n");
+    let relay = start(Relay::to(&upstream.url_at(NAME)), &hosts, NO_SERVER);
+    let begun = Instant::now();
+    assert_eq!(ask(&mut relay.connect()), (200, "here".into()));
+    let took = begun.elapsed();
+    let (least, most) = (Duration::from_millis(240), Duration::from_secs(3));
+    assert!(took > least && took < most, "{took:?} for {} that hang", hanging_ones.len());
+}
+
+#[test]
+fn a_name_that_moves_is_followed_when_connections_fail() {
+    if !is_root() {
+        return;
+    }
+    let upstream = on(HERE, 0, "here");
+    let strange = Upstream::on(
+        TcpListener::bind((v4(3), upstream.port)).unwrap(),
+        Some(certs().config(Kind::WrongName, rustls::ALL_VERSIONS)),
+        |_| {},
+    );
+    let now: Arc<Mutex<Vec<IpAddr>>> = Arc::default();
+    let shared = now.clone();
+    let (server, asked) = name_server(move || Some(shared.lock().unwrap().clone()));
+    let relay = start(Relay::to(&upstream.url_at(NAME)), "", server);
+    let mut client = relay.connect();
+    for (addresses, want) in [
+        (vec![], (502, "upstream_dns_failed")),
+        (vec![v4(2)], (502, "upstream_refused")),
+        (vec![strange.address().ip()], (502, "upstream_tls_wrong_name")),
+        (vec![HERE], (200, "here")),
+    ] {
+        *now.lock().unwrap() = addresses;
+        assert_eq!(ask(&mut client), (want.0, want.1.to_owned()));
+    }
+    // What works is remembered, however many connections are made.
+    let before = asked.load(Ordering::SeqCst);
+    for _ in 0..5 {
+        assert_eq!(ask(&mut client), (200, "here".into()));
+    }
+    assert_eq!((upstream.connections() >= 6, asked.load(Ordering::SeqCst)), (true, before));
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_name_is_looked_up_again_after_a_minute() {
+    if !is_root() {
+        return;
+    }
+    let first = on(HERE, 0, "first");
+    let second = on(v4(2), first.port, "second");
+    let now = Arc::new(Mutex::new(vec![HERE]));
+    let shared = now.clone();
+    let (server, _) = name_server(move || Some(shared.lock().unwrap().clone()));
+    let relay = start(Relay::to(&first.url_at(NAME)), "", server);
+    let begun = Instant::now();
+    assert_eq!(ask(&mut relay.connect()), (200, "first".into()));
+    *now.lock().unwrap() = vec![second.address().ip()];
+    while begun.elapsed() < Duration::from_secs(58) {
+        assert_eq!(ask(&mut relay.connect()), (200, "first".into()));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    // The connection that was made in advance may still lead to the first.
+    ask(&mut relay.connect());
+    assert_eq!(ask(&mut relay.connect()), (200, "second".into()));
+}
+
+#[test]
+fn a_name_server_that_hangs_holds_nothing_up() {
+    if !is_root() {
+        return;
+    }
+    let upstream = on(HERE, 0, "here");
+    let now: Arc<Mutex<Option<Vec<IpAddr>>>> = Arc::default();
+    let shared = now.clone();
+    let (server, _) = name_server(move || shared.lock().unwrap().clone());
+    let starter = Relay::to(&upstream.url_at(NAME)).env("RES_OPTIONS", "timeout:1 attempts:5");
+    let relay = start(starter, "", server);
+    let mut waiting = relay.connect();
+    waiting.send(post("", "{}"));
+    let begun = Instant::now();
+    for _ in 0..50 {
+        let refused = relay.connect().send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+        assert_eq!(refused.status, 403);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    *now.lock().unwrap() = Some(vec![HERE]);
+    assert_eq!(waiting.response().text(), "here");
+
+    // One that never answers.
+    let (server, _) = name_server(|| None);
+    let starter = Relay::to(&upstream.url_at(NAME)).args(["--upstream-timeout", "1"]);
+    let mut relay = start(starter, "", server);
+    let begun = Instant::now();
+    assert_eq!(ask(&mut relay.connect()), (504, "upstream_connect_timeout".into()));
+    relay.signal(libc::SIGTERM);
+    assert_eq!(relay.exit_code(), 0);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
