@@ -53,6 +53,9 @@ Hardening:
   --require-secret-memory    do not start where the kernel has no memfd_secret
   --no-sandbox               no seccomp and no Landlock: for debugging only
 
+Starting:
+  --detach                   return once it listens; the relay goes on by itself
+
 Other:
   --access-log               a JSON line for each exchange on stderr
   --help                     print this
@@ -93,6 +96,8 @@ pub struct Config {
     pub upstream: UpstreamUrl,
     /// Further roots, in PEM form, and the flag or variable that names the file.
     pub ca_file: Option<(&'static str, PathBuf)>,
+    /// Go on in a process of its own.
+    pub detach: bool,
     /// A line for each exchange.
     pub access_log: bool,
     /// Client connections at one time.
@@ -196,6 +201,7 @@ pub fn parse(
     let mut user = Once::new("--user");
     let mut require_secret_memory = Once::new("--require-secret-memory");
     let mut no_sandbox = Once::new("--no-sandbox");
+    let mut detach = Once::new("--detach");
     let mut allow_uids = Vec::new();
 
     let mut parser = lexopt::Parser::from_args(arguments);
@@ -223,6 +229,7 @@ pub fn parse(
             Arg::Long("user") => user.text(parser.value()?)?,
             Arg::Long("require-secret-memory") => require_secret_memory.set(())?,
             Arg::Long("no-sandbox") => no_sandbox.set(())?,
+            Arg::Long("detach") => detach.set(())?,
             Arg::Long("help") | Arg::Short('h') => return Ok(Command::Help),
             Arg::Long("version") | Arg::Short('V') => return Ok(Command::Version),
             other => return Err(other.unexpected().into()),
@@ -248,6 +255,7 @@ pub fn parse(
         http_shutdown: http_shutdown.value.is_some(),
         upstream,
         ca_file,
+        detach: detach.value.is_some(),
         access_log: access_log.value.is_some(),
         max_connections: max_connections.value.map_or(limits::CONNECTIONS, |n| n as usize),
         allow_uids,
@@ -459,6 +467,7 @@ mod tests {
             "--user",
             "--require-secret-memory",
             "--no-sandbox",
+            "--detach",
             "--help",
             "--version",
         ] {

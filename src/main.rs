@@ -1,5 +1,5 @@
-//! The order of life: harden, arguments, files, key, bind, server-info, privileges, confine, run, exit
-//! code.
+//! The order of life: harden, arguments, fork (`--detach`), files, key, bind, server-info, privileges,
+//! session (`--detach`), confine, run, exit code.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -17,7 +17,8 @@ use codex_responses_api_proxy::net::report;
 use codex_responses_api_proxy::net::tls::{Connector, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyError};
-use codex_responses_api_proxy::process::egress::{Egress, EgressError};
+use codex_responses_api_proxy::process::detach::{self, Side, Starter};
+use codex_responses_api_proxy::process::egress::{self, Egress, EgressError};
 use codex_responses_api_proxy::process::harden::{self, HardenError};
 use codex_responses_api_proxy::process::peer::Peers;
 use codex_responses_api_proxy::process::server_info::ServerInfo;
@@ -53,23 +54,40 @@ fn usage(reason: String) -> StartError {
 
 /// Runs the relay until it is told to end.
 pub fn main() -> ExitCode {
+    let mut starter = Starter::default();
     if let Err(error) = harden::base() {
-        return failed(&error, error.exit_code());
+        return failed(&mut starter, &error, error.exit_code());
     }
     let arguments = std::env::args_os().skip(1);
     let config = match cli::parse(arguments, |name| std::env::var_os(name)) {
         Ok(Command::Run(config)) => config,
         Ok(Command::Help) => return print(cli::HELP),
         Ok(Command::Version) => return print(cli::VERSION),
-        Err(error) => return failed(&error, USAGE),
+        Err(error) => return failed(&mut starter, &error, USAGE),
     };
-    match run(&config) {
+    if config.detach {
+        if config.access_log && !detach::stderr_is_kept() {
+            let reason = "--access-log with --detach needs a file as stderr; add 2> FILE";
+            return failed(&mut starter, &reason, USAGE);
+        }
+        match detach::fork() {
+            Ok(Side::Child(parent)) => starter = parent,
+            Ok(Side::Parent(start)) => {
+                egress::wipe();
+                let (code, lines) = start.outcome();
+                let _ = starter.tell(code, &lines);
+                return ExitCode::from(code);
+            }
+            Err(error) => return failed(&mut starter, &format!("--detach: {error}"), FAILED),
+        }
+    }
+    match run(&config, &mut starter) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error.reason, error.code),
+        Err(error) => failed(&mut starter, &error.reason, error.code),
     }
 }
 
-fn run(config: &Config) -> Result<(), StartError> {
+fn run(config: &Config, starter: &mut Starter) -> Result<(), StartError> {
     let egress = Egress::take(&config.upstream).map_err(|error| match error {
         EgressError::Url(..) => usage(error.to_string()),
         EgressError::Memory(_) => StartError::from(error.to_string()),
@@ -174,8 +192,10 @@ fn run(config: &Config) -> Result<(), StartError> {
         Some(error) => StartError::from(*error),
         None => format!("cannot start the event loop: {error}").into(),
     })?;
+    starter.leave().map_err(|error| format!("--detach: {error}"))?;
     event_loop.confine()?;
-    report::started(listening, &protections);
+    let told = starter.tell(0, &report::started(listening, &protections));
+    told.map_err(|_| "--detach: nobody waits for the start any more".to_owned())?;
     event_loop.run().map_err(|error| format!("the event loop failed: {error}").into())
 }
 
@@ -242,14 +262,11 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn failed(reason: &dyn Display, code: u8) -> ExitCode {
-    complain(&format!("codex-responses-api-proxy: error: {reason}\n"));
+fn failed(starter: &mut Starter, reason: &dyn Display, code: u8) -> ExitCode {
+    let mut lines = format!("codex-responses-api-proxy: error: {reason}\n");
     if code == USAGE {
-        complain("Try 'codex-responses-api-proxy --help'.\n");
+        lines.push_str("Try 'codex-responses-api-proxy --help'.\n");
     }
+    let _ = starter.tell(code, &lines);
     ExitCode::from(code)
-}
-
-fn complain(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
 }

@@ -11,13 +11,9 @@ const WAITING: usize = 64 * 1024;
 /// How long the end of the program waits for stderr.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// The relay listens: says where, and which protections are in force.
-pub fn started(port: u16, protections: &str) {
-    let lines = format!(
-        "codex-responses-api-proxy listening on 127.0.0.1:{port}\nprotections: {protections}\n"
-    );
-    // Whoever closed stderr does not want to know.
-    let _ = io::stderr().write_all(lines.as_bytes());
+/// The relay listens: where, and which protections are in force.
+pub fn started(port: u16, protections: &str) -> String {
+    format!("codex-responses-api-proxy listening on 127.0.0.1:{port}\nprotections: {protections}\n")
 }
 
 /// One exchange, without a byte that a peer chose.

@@ -49,18 +49,14 @@ impl fmt::Display for EgressError {
 }
 
 impl Egress {
-    /// Reads the environment and wipes from it every variable that names a proxy of any kind, used or
-    /// not: the same credentials stand in several, more often than not. `None`: the upstream is
-    /// reached without a proxy. Only while the process has one thread.
+    /// Reads the environment and wipes it, see [`wipe`]. `None`: the upstream is reached without a
+    /// proxy. Only while the process has one thread.
     pub fn take(upstream: &UpstreamUrl) -> Result<Option<Egress>, EgressError> {
         let egress = match upstream.scheme {
             Scheme::Https if !upstream.is_loopback() => Egress::read(upstream),
             _ => Ok(None),
         };
-        sys::wipe_variables(|name| {
-            let end = name.len().saturating_sub(b"_proxy".len());
-            name[end..].eq_ignore_ascii_case(b"_proxy") && !name.eq_ignore_ascii_case(b"no_proxy")
-        });
+        wipe();
         egress
     }
 
@@ -76,6 +72,15 @@ impl Egress {
         };
         first(&PROXY, read).transpose()
     }
+}
+
+/// Wipes from the environment every variable that names a proxy of any kind, used or not: the same
+/// credentials stand in several, more often than not. Only while the process has one thread.
+pub fn wipe() {
+    sys::wipe_variables(|name| {
+        let end = name.len().saturating_sub(b"_proxy".len());
+        name[end..].eq_ignore_ascii_case(b"_proxy") && !name.eq_ignore_ascii_case(b"no_proxy")
+    });
 }
 
 /// The first variable that is set to something.

@@ -3,6 +3,7 @@
 #[cfg(feature = "relay")]
 pub mod confine;
 pub mod credential;
+pub mod detach;
 pub mod egress;
 pub mod harden;
 pub mod peer;

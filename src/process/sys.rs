@@ -3,6 +3,8 @@
 use std::ffi::{CStr, c_char};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::ptr::{self, NonNull};
 
 use libc::{c_int, c_void};
@@ -320,6 +322,67 @@ pub fn inherited_descriptors(what: Inherited) {
             Inherited::Close => unsafe { libc::close(fd) },
         };
     }
+}
+
+/// A process that was forked and has not been waited for.
+pub struct Child {
+    pid: libc::pid_t,
+}
+
+impl Child {
+    /// Waits for its end.
+    pub fn wait(self) -> io::Result<ExitStatus> {
+        let mut status = 0;
+        loop {
+            // SAFETY: the kernel fills one number that outlives the call.
+            match check(unsafe { libc::waitpid(self.pid, &mut status, 0) }) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result.map(|_| ExitStatus::from_raw(status)),
+            }
+        }
+    }
+}
+
+/// Forks; `None` is the child. Only while the process has one thread, so that the child finds no lock
+/// held by a thread that it does not have.
+pub fn fork() -> io::Result<Option<Child>> {
+    // SAFETY: no other thread exists, as the caller says, so that the child may do what the parent may.
+    match check(unsafe { libc::fork() })? {
+        0 => Ok(None),
+        pid => Ok(Some(Child { pid })),
+    }
+}
+
+/// Whether the kernel ends this process, by SIGTERM, when its parent ends.
+pub fn end_with_parent(does: bool) -> io::Result<()> {
+    let signal = if does { libc::SIGTERM } else { 0 };
+    // SAFETY: prctl with plain numbers.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) }).map(|_| ())
+}
+
+/// Begins a session without a terminal.
+pub fn new_session() -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::setsid() }).map(|_| ())
+}
+
+/// The descriptors that every process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Standard {
+    /// stdin
+    Input = libc::STDIN_FILENO,
+    /// stdout
+    Output = libc::STDOUT_FILENO,
+    /// stderr
+    Error = libc::STDERR_FILENO,
+}
+
+/// Makes a standard descriptor mean what `by` means.
+pub fn replace(standard: Standard, by: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the standard descriptors have no owner in this process: what is replaced is not closed
+    // under anyone's hands.
+    check(unsafe { libc::dup2(by.as_raw_fd(), standard as c_int) }).map(|_| ())
 }
 
 /// The user id and its group, from the system's user database.

@@ -4,12 +4,14 @@
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, c_int};
+use libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTOU, c_int};
 
 use super::sys::{self, QuietTerminal, SignalFd};
 
-/// What would otherwise end or stop the process with the echo still off.
-const SIGNALS: [c_int; 5] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP];
+/// What would otherwise end or stop the process with the echo still off. While SIGTTOU is blocked, a
+/// process in the background may turn it on: with `--detach`, the one that the shell waits for may be
+/// gone before that.
+const SIGNALS: [c_int; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTOU];
 
 /// A prompt that stands until this goes.
 pub struct Prompt<'a> {

@@ -103,7 +103,7 @@ fn a_closed_stdin_reads_as_empty_and_one_that_cannot_be_read_has_its_own_message
 }
 
 /// A terminal: our side and the relay's.
-fn terminal() -> (File, File) {
+pub fn terminal() -> (File, File) {
     let (mut ours, mut theirs) = (0, 0);
     let null = std::ptr::null_mut::<u8>();
     let name = null.cast();
@@ -127,7 +127,7 @@ fn has_echo(terminal: &File) -> bool {
     state.c_lflag & libc::ECHO != 0
 }
 
-fn echo_becomes(terminal: &File, want: bool) {
+pub fn echo_becomes(terminal: &File, want: bool) {
     let start = Instant::now();
     while has_echo(terminal) != want {
         assert!(start.elapsed() < DEADLINE, "echo stays {}", !want);

@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 use super::support::{DEADLINE, End, Relay, Upstream, ok, post};
 
 /// A folder that goes with the test.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Folder {
+    pub fn new(name: &str) -> Folder {
         let path = std::env::temp_dir().join(format!("relay-{name}-{}", std::process::id()));
         fs::create_dir(&path).unwrap();
         Folder(path)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }

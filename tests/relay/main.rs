@@ -4,6 +4,7 @@ mod access;
 mod answer;
 mod bodies;
 mod command_line;
+mod detach;
 mod dialing;
 mod differential;
 mod forwarding;

@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use super::support::relay::Starter;
+use super::support::relay::{Starter, marker_key};
 use super::support::upstream::Kind;
 use super::support::{Client, Peer, Relay, Upstream, certs, ok, post};
 
@@ -182,6 +182,28 @@ fn no_copy_of_the_key_is_readable_after_tls_has_failed() {
         }
         none(&scan(relay.pid(), &Needles::new(relay.key.as_bytes())).unwrap());
     }
+}
+
+#[test]
+fn no_copy_of_a_secret_is_readable_in_a_detached_relay_or_in_its_parent() {
+    let (key, password) = (marker_key(), marker_key());
+    let starter = Relay::bare().env("https_proxy", &format!("http://user:{password}@127.0.0.1:1"));
+    super::detach::with_parent_stopped(starter, &key, |parent, relay| {
+        if std::fs::File::open(format!("/proc/{relay}/mem")).is_err() {
+            eprintln!("skipped: reading the memory of another process needs root and ptrace");
+            return;
+        }
+        let refused = [&key, &password].map(|secret| {
+            let needles = Needles::new(secret.as_bytes());
+            [relay, parent].map(|pid| {
+                let scan = scan(pid, &needles).unwrap();
+                none(&scan);
+                scan.refused
+            })
+        });
+        // Beside what the kernel gives nobody of any process.
+        assert!(refused.iter().all(|[relay, parent]| relay > parent), "secret pages can be read");
+    });
 }
 
 /// A starter of relays whose kernel has no memfd_secret(2).
