@@ -55,6 +55,8 @@ Hardening:
 
 Starting:
   --detach                   return once it listens; the relay goes on by itself
+  --check                    connect to the upstream without a request, say what
+                             is in force, and end; needs no key
 
 Other:
   --access-log               a JSON line for each exchange on stderr
@@ -96,6 +98,8 @@ pub struct Config {
     pub upstream: UpstreamUrl,
     /// Further roots, in PEM form, and the flag or variable that names the file.
     pub ca_file: Option<(&'static str, PathBuf)>,
+    /// Connect, say what is in force, and end.
+    pub check: bool,
     /// Go on in a process of its own.
     pub detach: bool,
     /// A line for each exchange.
@@ -202,6 +206,7 @@ pub fn parse(
     let mut require_secret_memory = Once::new("--require-secret-memory");
     let mut no_sandbox = Once::new("--no-sandbox");
     let mut detach = Once::new("--detach");
+    let mut check = Once::new("--check");
     let mut allow_uids = Vec::new();
 
     let mut parser = lexopt::Parser::from_args(arguments);
@@ -230,6 +235,7 @@ pub fn parse(
             Arg::Long("require-secret-memory") => require_secret_memory.set(())?,
             Arg::Long("no-sandbox") => no_sandbox.set(())?,
             Arg::Long("detach") => detach.set(())?,
+            Arg::Long("check") => check.set(())?,
             Arg::Long("help") | Arg::Short('h') => return Ok(Command::Help),
             Arg::Long("version") | Arg::Short('V') => return Ok(Command::Version),
             other => return Err(other.unexpected().into()),
@@ -255,6 +261,7 @@ pub fn parse(
         http_shutdown: http_shutdown.value.is_some(),
         upstream,
         ca_file,
+        check: check.value.is_some(),
         detach: detach.value.is_some(),
         access_log: access_log.value.is_some(),
         max_connections: max_connections.value.map_or(limits::CONNECTIONS, |n| n as usize),
@@ -468,6 +475,7 @@ mod tests {
             "--require-secret-memory",
             "--no-sandbox",
             "--detach",
+            "--check",
             "--help",
             "--version",
         ] {

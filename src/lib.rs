@@ -54,8 +54,9 @@
 //! | the egress proxy and its credentials | [`http1::proxy`], [`process::egress`], [`net::tunnel`] |
 //! | every `unsafe` block | [`process::sys`] |
 //! | who waits for whom, and how long | [`net::relay`] |
+//! | `--detach`, `--check` | [`process::detach`], [`net::check`] |
 //! | name resolution, racing addresses, TLS | [`net::resolver`], [`net::upstream`], [`net::tls`] |
-//! | what a PEM file may look like | [`pem`] |
+//! | what a PEM file may look like, what is shown of a certificate | [`pem`], [`net::certificate`] |
 //! | the order in which the program starts | `main.rs` |
 #![cfg_attr(not(feature = "relay"), allow(rustdoc::broken_intra_doc_links))]
 

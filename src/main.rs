@@ -10,19 +10,22 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use codex_responses_api_proxy::cli::{self, Command, Config, User};
+use codex_responses_api_proxy::http1::limits;
 use codex_responses_api_proxy::http1::request::Policy;
-use codex_responses_api_proxy::http1::url::Scheme;
+use codex_responses_api_proxy::http1::response::UpstreamFault;
+use codex_responses_api_proxy::http1::url::{Host, Scheme, UpstreamUrl};
+use codex_responses_api_proxy::net::check::{self, Check};
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::report;
 use codex_responses_api_proxy::net::tls::{Connector, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyError};
 use codex_responses_api_proxy::process::detach::{self, Side, Starter};
-use codex_responses_api_proxy::process::egress::{self, Egress, EgressError};
+use codex_responses_api_proxy::process::egress::{self, ConnectRequest, Egress, EgressError};
 use codex_responses_api_proxy::process::harden::{self, HardenError};
 use codex_responses_api_proxy::process::peer::Peers;
 use codex_responses_api_proxy::process::server_info::ServerInfo;
-use codex_responses_api_proxy::process::sys::{self, SecretMemory, SignalFd};
+use codex_responses_api_proxy::process::sys::{self, SecretMemory, SecretPages, SignalFd};
 use codex_responses_api_proxy::process::terminal::Prompt;
 use codex_responses_api_proxy::process::token::{ClientToken, TokenError};
 
@@ -65,7 +68,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Version) => return print(cli::VERSION),
         Err(error) => return failed(&mut starter, &error, USAGE),
     };
-    if config.detach {
+    if config.detach && !config.check {
         if config.access_log && !detach::stderr_is_kept() {
             let reason = "--access-log with --detach needs a file as stderr; add 2> FILE";
             return failed(&mut starter, &reason, USAGE);
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(config: &Config, starter: &mut Starter) -> Result<(), StartError> {
+    // Whatever can fail without the key fails before it is read.
     let egress = Egress::take(&config.upstream).map_err(|error| match error {
         EgressError::Url(..) => usage(error.to_string()),
         EgressError::Memory(_) => StartError::from(error.to_string()),
@@ -96,24 +100,14 @@ fn run(config: &Config, starter: &mut Starter) -> Result<(), StartError> {
         Some(egress) => (egress.host, egress.port, Some(egress.request)),
         None => (config.upstream.host.clone(), config.upstream.port, None),
     };
-    // Whatever can fail without the key fails before it is read.
     let mut trust = Trust::built_in();
     let passed_over = match &config.ca_file {
-        None => None,
+        None => String::new(),
         Some((name, path)) => match trust.add(path) {
-            Ok(0) => None,
-            Ok(n) => {
-                Some(format!("; {name}: certificates passed over, which cannot be roots: {n}"))
-            }
+            Ok(0) => String::new(),
+            Ok(n) => format!("; {name}: certificates passed over, which cannot be roots: {n}"),
             Err(error) => return Err(format!("{name}: {} {error}", path.display()).into()),
         },
-    };
-    let connector = match config.upstream.scheme {
-        Scheme::Http => None,
-        Scheme::Https => Some(
-            Connector::new(trust, &config.upstream.host)
-                .map_err(|fault| format!("--upstream-url: {}", fault.canned().message))?,
-        ),
     };
     let wanted = 2 * config.max_connections as u64 + 64;
     let files = sys::raise_open_files(wanted);
@@ -131,10 +125,15 @@ fn run(config: &Config, starter: &mut Starter) -> Result<(), StartError> {
             format!("--allow-uid: the kernel does not tell whose connections are: {error}")
         })?),
     };
-    let credential = read_key(config).map_err(|error| error.to_string())?;
-    if config.require_secret_memory && credential.memory() != SecretMemory::MemfdSecret {
-        return Err(HardenError::SecretMemory.into());
+    if config.check {
+        return check(config, Way { host, port, proxy, trust, passed_over, user });
     }
+    let connector = match config.upstream.scheme {
+        Scheme::Http => None,
+        Scheme::Https => Some(Connector::new(trust, &config.upstream.host).map_err(no_connector)?),
+    };
+    let credential = read_key(config).map_err(|error| error.to_string())?;
+    require(config, credential.memory())?;
     let signals = SignalFd::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
         .map_err(|error| format!("cannot take signals: {error}"))?;
 
@@ -152,13 +151,9 @@ fn run(config: &Config, starter: &mut Starter) -> Result<(), StartError> {
         None => None,
     };
     harden::drop_privileges(user)?;
-    let sandbox = match config.no_sandbox {
-        true => Sandbox::off(),
-        false => Sandbox::new(port),
-    };
-
+    let sandbox = sandbox(config, port);
     let mut protections = protections(&credential, &sandbox, user);
-    protections.push_str(&passed_over.unwrap_or_default());
+    protections.push_str(&passed_over);
     if proxy.is_some() {
         protections.push_str(&format!("; upstream through the proxy {host}:{port}"));
     }
@@ -188,15 +183,80 @@ fn run(config: &Config, starter: &mut Starter) -> Result<(), StartError> {
         max_requests: config.max_requests,
         sandbox,
     })
-    .map_err(|error| match error.get_ref().and_then(|e| e.downcast_ref::<HardenError>()) {
-        Some(error) => StartError::from(*error),
-        None => format!("cannot start the event loop: {error}").into(),
-    })?;
+    .map_err(no_loop)?;
     starter.leave().map_err(|error| format!("--detach: {error}"))?;
     event_loop.confine()?;
     let told = starter.tell(0, &report::started(listening, &protections));
     told.map_err(|_| "--detach: nobody waits for the start any more".to_owned())?;
     event_loop.run().map_err(|error| format!("the event loop failed: {error}").into())
+}
+
+/// What `--check` needs of what was found out before the key is read.
+struct Way {
+    host: Host,
+    port: u16,
+    proxy: Option<ConnectRequest>,
+    trust: Trust,
+    passed_over: String,
+    user: Option<(u32, u32)>,
+}
+
+/// `--check`: goes on as [`run`] does, but with no key, no port, and one connection that carries
+/// nothing.
+fn check(config: &Config, way: Way) -> Result<(), StartError> {
+    let Way { host, port, proxy, trust, passed_over, user } = way;
+    let UpstreamUrl { scheme, path_and_query, .. } = &config.upstream;
+    let scheme = if *scheme == Scheme::Http { "http" } else { "https" };
+    check::say("upstream", &format!("{scheme}://{}{path_and_query}", config.upstream.authority()));
+    if proxy.is_some() {
+        check::say("proxy", &format!("{host}:{port}"));
+    }
+    if let Some((name, path)) = &config.ca_file {
+        check::say("roots", &format!("built in, and {name} {}{passed_over}", path.display()));
+    }
+    // As many as the key takes.
+    let pages = SecretPages::new(limits::KEY + limits::RECORD)
+        .map_err(|error| KeyError::Memory(error).to_string())?;
+    require(config, pages.memory())?;
+    check::say("memory", describe(pages.memory()));
+    harden::drop_privileges(user)?;
+    if let Some((uid, gid)) = user {
+        check::say("user", &format!("{uid}:{gid}"));
+    }
+    let connector = match config.upstream.scheme {
+        Scheme::Http => None,
+        Scheme::Https => {
+            Some(Connector::witnessed(trust, &config.upstream.host).map_err(no_connector)?)
+        }
+    };
+    let sandbox = sandbox(config, port);
+    let setup = check::Setup { connector, host, port, proxy, sandbox };
+    let check = Check::new(setup).map_err(no_loop)?;
+    check.confine()?;
+    check.run().map_err(|error| error.to_string().into())
+}
+
+fn sandbox(config: &Config, port: u16) -> Sandbox {
+    if config.no_sandbox { Sandbox::off() } else { Sandbox::new(port) }
+}
+
+/// `--require-secret-memory`.
+fn require(config: &Config, memory: SecretMemory) -> Result<(), HardenError> {
+    match memory {
+        SecretMemory::Locked if config.require_secret_memory => Err(HardenError::SecretMemory),
+        _ => Ok(()),
+    }
+}
+
+fn no_connector(fault: UpstreamFault) -> StartError {
+    format!("--upstream-url: {}", fault.canned().message).into()
+}
+
+fn no_loop(error: io::Error) -> StartError {
+    match error.get_ref().and_then(|e| e.downcast_ref::<HardenError>()) {
+        Some(error) => StartError::from(*error),
+        None => format!("cannot start the event loop: {error}").into(),
+    }
 }
 
 /// The ids of `--user`.
@@ -238,11 +298,15 @@ fn read_key(config: &Config) -> Result<Credential, KeyError> {
     }
 }
 
-fn protections(credential: &Credential, sandbox: &Sandbox, user: Option<(u32, u32)>) -> String {
-    let memory = match credential.memory() {
+fn describe(memory: SecretMemory) -> &'static str {
+    match memory {
         SecretMemory::MemfdSecret => "key in memfd_secret pages",
         SecretMemory::Locked => "key in locked pages (no memfd_secret here)",
-    };
+    }
+}
+
+fn protections(credential: &Credential, sandbox: &Sandbox, user: Option<(u32, u32)>) -> String {
+    let memory = describe(credential.memory());
     let search = if credential.is_searched_for() {
         "answers searched for the key"
     } else {

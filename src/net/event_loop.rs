@@ -126,16 +126,12 @@ impl EventLoop {
         let resolver = Resolver::new(&setup.host, setup.port, waker, setup.sandbox)?;
         let log = if setup.access_log { Some(AccessLog::start(setup.sandbox)?) } else { None };
         let (origin, registry) = (
-            Origin {
-                connector: setup.connector,
-                resolver,
-                proxy: setup.proxy,
-                credential: setup.credential,
-            },
+            Origin { connector: setup.connector, resolver, proxy: setup.proxy },
             poll.registry().try_clone()?,
         );
         let shared = Shared {
             origin,
+            credential: setup.credential,
             ups: Slots::new(2 * setup.max_connections + TURNED_AWAY),
             pool: Pool::new(setup.max_connections),
             deadlines: Deadlines::default(),

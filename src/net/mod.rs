@@ -1,6 +1,8 @@
 //! Sockets and time: the single-threaded event loop.
 
 pub mod buffer;
+pub mod certificate;
+pub mod check;
 pub mod deadlines;
 pub mod dial;
 pub mod event_loop;

@@ -26,6 +26,7 @@ use crate::http1::pieces::Pieces;
 use crate::http1::refusal::Reject;
 use crate::http1::request::Policy;
 use crate::http1::target::Route;
+use crate::process::credential::Credential;
 use crate::process::sys;
 use crate::process::token::ClientToken;
 
@@ -41,6 +42,8 @@ const ROUNDS: usize = 2;
 pub struct Shared {
     /// The upstream's side of things.
     pub origin: Origin,
+    /// The key.
+    pub credential: Credential,
     /// Upstream connections.
     pub ups: Slots<Upstream>,
     /// Those of them that are idle.

@@ -1,6 +1,7 @@
 //! A non-blocking stream with sticky readiness: `WouldBlock` and `Interrupted` end here.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use mio::event::Event;
@@ -49,6 +50,11 @@ impl Socket {
     /// The peer has shut down its side or reset the connection; bytes may still stand before that.
     pub fn is_read_closed(&self) -> bool {
         self.read_closed
+    }
+
+    /// The address at the other end.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
     }
 
     /// Reads once.

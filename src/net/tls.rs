@@ -4,6 +4,8 @@
 //! connection that waits owns no buffer, and nothing written before the handshake has ended is
 //! ever queued in the clear.
 
+mod witness;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -11,22 +13,32 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
     ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
-    UnbufferedClientConnection,
+    UnbufferedClientConnection, verify_server_cert_signed_by_trust_anchor, verify_server_name,
 };
-use rustls::crypto::{CryptoProvider, KeyProvider, ring};
+use rustls::crypto::{
+    CryptoProvider, KeyProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature,
+    verify_tls13_signature,
+};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::sign::SigningKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{CertificateError, ClientConfig, Error, NamedGroup, RootCertStore};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, NamedGroup, ProtocolVersion,
+    RootCertStore, SignatureScheme,
+};
 
 use super::buffer::Scratch;
 use crate::http1::limits;
 use crate::http1::response::UpstreamFault;
 use crate::http1::url::Host;
 use crate::pem::{self, PemError, PemFault};
+
+pub use witness::Witness;
 
 /// Bytes that a record is larger than its plaintext, at most (RFC 5246 §6.2.3, RFC 8446 §5.2).
 const OVERHEAD: usize = 64;
@@ -234,6 +246,21 @@ impl Tls {
     /// The handshake has ended: application data can be sealed.
     pub fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// What the handshake has settled: the version, and the group of the key exchange.
+    pub fn settled(&self) -> (&'static str, &'static str) {
+        let version = match self.conn.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
+            _ => "TLS 1.2",
+        };
+        let group = match self.conn.negotiated_key_exchange_group().map(|group| group.name()) {
+            Some(NamedGroup::X25519) => "X25519",
+            Some(NamedGroup::secp256r1) => "P-256",
+            Some(NamedGroup::secp384r1) => "P-384",
+            _ => "unknown group",
+        };
+        (version, group)
     }
 
     /// Begins to fill `wire` with what came earlier and is not whole yet.

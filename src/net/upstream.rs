@@ -3,6 +3,7 @@
 mod connect;
 
 use std::io::{self, IoSlice, Write};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mio::Token;
@@ -32,8 +33,6 @@ pub struct Origin {
     pub resolver: Resolver,
     /// What the egress proxy is asked for; `None` when there is none.
     pub proxy: Option<ConnectRequest>,
-    /// The key.
-    pub credential: Credential,
 }
 
 /// Scratch space for one turn of one connection.
@@ -112,6 +111,30 @@ impl Upstream {
     /// Waits for the addresses.
     pub fn is_resolving(&self) -> bool {
         matches!(self.state, State::Resolving)
+    }
+
+    /// What it is at, on the way to a usable connection.
+    pub fn step(&self) -> &'static str {
+        match self.state {
+            State::Resolving => "addresses",
+            State::Dialing(_) => "connect",
+            State::Tunneling(_) => "proxy",
+            State::Handshaking(..) => "tls",
+            State::Secure(..) | State::Plain(_) => "ready",
+        }
+    }
+
+    /// Whom it is connected to: the upstream, or the egress proxy.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.socket().and_then(Socket::peer)
+    }
+
+    /// TLS, once its handshake has ended.
+    pub fn tls(&self) -> Option<&Tls> {
+        match &self.state {
+            State::Secure(_, tls) => Some(tls),
+            _ => None,
+        }
     }
 
     /// Everything handed over has gone to the socket.

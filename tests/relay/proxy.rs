@@ -13,7 +13,7 @@ use super::support::{Client, DEADLINE, Relay, Upstream, ok, post};
 use crate::memory::scanner::{Needles, scan};
 
 /// An address of this machine that is not loopback as the rules go, but leads there.
-const HERE: &str = "0.0.0.0";
+pub const HERE: &str = "0.0.0.0";
 /// A name that nothing here resolves.
 const ELSEWHERE: &str = "upstream.test";
 
@@ -77,12 +77,12 @@ impl Drop for Tinyproxy {
 }
 
 /// A proxy that does with each connection, once CONNECT has come, what the script says.
-struct Fake {
-    port: u16,
+pub struct Fake {
+    pub port: u16,
     requests: Receiver<String>,
 }
 
-fn fake(script: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
+pub fn fake(script: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (tell, requests) = channel();
@@ -103,10 +103,10 @@ fn fake(script: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
     Fake { port, requests }
 }
 
-const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+pub const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// Joins the connection with one to this port.
-fn join(stream: &mut TcpStream, port: u16) {
+pub fn join(stream: &mut TcpStream, port: u16) {
     let upstream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let pass = |mut from: TcpStream, mut to: TcpStream| {
         std::thread::spawn(move || {

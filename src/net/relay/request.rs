@@ -156,12 +156,8 @@ impl Relay {
         };
         if first {
             up.wake(self.key);
-            let sent = up.send_head(
-                &shared.pieces,
-                input,
-                &mut shared.origin.credential,
-                &mut shared.space,
-            );
+            let sent =
+                up.send_head(&shared.pieces, input, &mut shared.credential, &mut shared.space);
             if let Err(error) = sent {
                 // A write that stopped half-way has taken bytes.
                 let untouched = up.rested && error.kind() != ErrorKind::WriteZero;

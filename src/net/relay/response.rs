@@ -72,7 +72,7 @@ impl Relay {
         let mut at = 0;
         while at < bytes.len() && self.exchange.is_under_way() {
             shared.pieces.clear();
-            let (credential, matched) = (&shared.origin.credential, &mut self.matched);
+            let (credential, matched) = (&shared.credential, &mut self.matched);
             let (used, step) =
                 self.exchange.upstream(&bytes[at..], &mut shared.pieces, &mut |piece| {
                     credential.reflected(matched, piece)

@@ -1,0 +1,219 @@
+//! `--check`: one connection, made as the relay makes it and as confined as the relay is. Each step is
+//! a line on stdout; nothing but a handshake reaches the upstream.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mio::{Events, Poll, Token, Waker};
+
+use super::buffer::Scratch;
+use super::certificate::Certificate;
+use super::relay::READ;
+use super::report;
+use super::resolver::{Lookup, Resolver};
+use super::tls::{Connector, WIRE_RECORD, Witness};
+use super::upstream::{CONNECT, Origin, Space, Upstream};
+use crate::http1::response::UpstreamFault;
+use crate::http1::url::Host;
+use crate::process::confine::{Sandbox, Thread};
+use crate::process::egress::ConnectRequest;
+use crate::process::harden::HardenError;
+
+const UPSTREAM: Token = Token(0);
+const RESOLVER: Token = Token(1);
+
+/// What is connected to, and how.
+pub struct Setup {
+    /// TLS, and who sees the certificate; `None` for a plain upstream.
+    pub connector: Option<(Connector, Arc<Witness>)>,
+    /// Whom to connect to: the upstream, or the egress proxy.
+    pub host: Host,
+    /// The port.
+    pub port: u16,
+    /// What the egress proxy is asked for.
+    pub proxy: Option<ConnectRequest>,
+    /// Confines each thread.
+    pub sandbox: Sandbox,
+}
+
+/// The connection on its way.
+pub struct Check {
+    poll: Poll,
+    origin: Origin,
+    witness: Option<Arc<Witness>>,
+    sandbox: Sandbox,
+    space: Space,
+}
+
+/// The step that failed.
+#[derive(Debug)]
+pub enum CheckError {
+    /// On the way to the upstream.
+    Step(&'static str, UpstreamFault),
+    /// Waiting failed.
+    Poll(io::Error),
+}
+
+impl fmt::Display for CheckError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CheckError::Step(step, fault) => {
+                write!(f, "{step}: {}{}", fault.canned().message, advice(*fault))
+            }
+            CheckError::Poll(error) => write!(f, "cannot wait for the connection: {error}"),
+        }
+    }
+}
+
+/// What to do, where the message does not say it.
+fn advice(fault: UpstreamFault) -> &'static str {
+    match fault {
+        UpstreamFault::Dns => {
+            " Check --upstream-url and /etc/resolv.conf; behind a proxy, set HTTPS_PROXY."
+        }
+        UpstreamFault::Refused | UpstreamFault::Unreachable | UpstreamFault::ConnectTimeout => {
+            " Check --upstream-url and the network; behind a proxy, set HTTPS_PROXY."
+        }
+        UpstreamFault::TlsExpired => " Check the clock of this machine.",
+        UpstreamFault::TlsFailed | UpstreamFault::Closed => {
+            " Check that the port in --upstream-url speaks TLS 1.2 or 1.3."
+        }
+        UpstreamFault::ProxyDns
+        | UpstreamFault::ProxyUnreachable
+        | UpstreamFault::ProxyBadResponse => " Check HTTPS_PROXY.",
+        UpstreamFault::ProxyAuthRequired => " Put them there: http://USER:PASSWORD@HOST:PORT.",
+        UpstreamFault::ProxyRefused | UpstreamFault::ProxyTimeout => {
+            " Ask whoever runs it to allow the host of --upstream-url, or name it in NO_PROXY."
+        }
+        _ => "",
+    }
+}
+
+/// One line.
+pub fn say(step: &str, text: &str) {
+    // A reader that has gone is no reason to complain.
+    let _ = io::stdout()
+        .write_all((format!("{step:<11} {text}").trim_end().to_owned() + "\n").as_bytes());
+}
+
+impl Check {
+    /// Makes everything that can fail. The resolver's thread runs and has confined itself.
+    pub fn new(setup: Setup) -> io::Result<Check> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), RESOLVER)?);
+        let resolver = Resolver::new(&setup.host, setup.port, waker, setup.sandbox)?;
+        let (connector, witness) = setup.connector.unzip();
+        let space = Space {
+            wire: Scratch::new(READ + WIRE_RECORD),
+            plain: Scratch::new(READ + WIRE_RECORD),
+            out: Scratch::new(READ),
+            gather: Scratch::new(0),
+        };
+        let origin = Origin { connector, resolver, proxy: setup.proxy };
+        Ok(Check { poll, origin, witness, sandbox: setup.sandbox, space })
+    }
+
+    /// Confines the thread that calls, as the loop of the relay.
+    pub fn confine(&self) -> Result<(), HardenError> {
+        self.sandbox.confine(Thread::Loop)?;
+        say("sandbox", &self.sandbox.describe());
+        Ok(())
+    }
+
+    /// Connects, and says goodbye.
+    pub fn run(mut self) -> Result<(), CheckError> {
+        let mut events = Events::with_capacity(16);
+        let mut start = Instant::now();
+        let mut up = Upstream::new(UPSTREAM, None, start, CONNECT);
+        if let Lookup::Addresses(addresses) = self.origin.resolver.addresses(start) {
+            say_addresses(&addresses);
+        }
+        let mut connected = false;
+        loop {
+            let now = Instant::now();
+            let Check { poll, origin, space, .. } = &mut self;
+            let result = up.advance(origin, poll.registry(), space, now);
+            if let Some(peer) = up.peer().filter(|_| !connected) {
+                connected = true;
+                say("connected", &format!("{peer} in {} ms", (now - start).as_millis()));
+            }
+            if let Err(fault) = result {
+                self.say_certificate();
+                return Err(CheckError::Step(step(&up, fault), fault));
+            }
+            if up.is_ready() {
+                break;
+            }
+            let timeout = up.wakes_at().map(|at| at.saturating_duration_since(now));
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result.map_err(CheckError::Poll)?,
+            }
+            for event in &events {
+                if event.token() == UPSTREAM {
+                    up.note(event);
+                } else if let Some(addresses) = self.origin.resolver.collect(Instant::now()) {
+                    say_addresses(&addresses);
+                    start = Instant::now();
+                    up.resolved(addresses, start);
+                }
+            }
+        }
+        match up.tls() {
+            Some(tls) => {
+                let (version, group) = tls.settled();
+                say("tls", &format!("{version}, {group}"));
+                self.say_certificate();
+            }
+            None => say("tls", "none: the upstream is plain HTTP"),
+        }
+        up.close(&mut self.space);
+        say("ok", "");
+        Ok(())
+    }
+
+    /// The certificate that was shown, if one was.
+    fn say_certificate(&self) {
+        let Some(witness) = self.witness.as_ref().filter(|w| !w.certificate().is_empty()) else {
+            return;
+        };
+        let Some(Certificate { issuer, not_after: (year, month, day) }) =
+            Certificate::read(&witness.certificate())
+        else {
+            return say("certificate", "not understood");
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let today = now.as_secs() / 86_400;
+        let last = report::days(year, month, day);
+        let left = match last.checked_sub(today) {
+            Some(days) => format!("in {days} days"),
+            None => format!("{} days ago", today - last),
+        };
+        let date = format!("{year:04}-{month:02}-{day:02}");
+        say("certificate", &format!("issuer {issuer}, expires {date} ({left})"));
+    }
+}
+
+fn say_addresses(addresses: &[std::net::SocketAddr]) {
+    if !addresses.is_empty() {
+        let mut text = String::new();
+        for (index, address) in addresses.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            let _ = write!(text, "{comma}{}", address.ip());
+        }
+        say("addresses", &text);
+    }
+}
+
+/// The name of the step that failed.
+fn step(up: &Upstream, fault: UpstreamFault) -> &'static str {
+    match fault {
+        UpstreamFault::Dns | UpstreamFault::ProxyDns => "addresses",
+        UpstreamFault::TlsUnknownIssuer
+        | UpstreamFault::TlsWrongName
+        | UpstreamFault::TlsExpired => "certificate",
+        _ => up.step(),
+    }
+}

@@ -1,0 +1,234 @@
+//! `--check`: what it finds out, what it says about it, and that the upstream sees a handshake at most.
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::sync::mpsc::{Receiver, channel};
+
+use super::lifecycle::Folder;
+use super::proxy::{ESTABLISHED, HERE, fake, join};
+use super::support::relay::Starter;
+use super::support::upstream::Kind;
+use super::support::{DEADLINE, Relay, Upstream, certs};
+
+/// An upstream that tells what comes after the handshake; `None` when that does not end as it should.
+fn listening(kind: Option<Kind>) -> (Upstream, Receiver<Option<Vec<u8>>>) {
+    let (tell, told) = channel();
+    let config = kind.map(|kind| certs().config(kind, rustls::ALL_VERSIONS));
+    let upstream = Upstream::new(config, move |peer| {
+        let mut bytes = Vec::new();
+        let _ = tell.send(peer.read_to_end(&mut bytes).is_ok().then_some(bytes));
+    });
+    (upstream, told)
+}
+
+/// Runs it: exit code, what it found out as steps and texts, what it says is wrong.
+fn check(starter: Starter) -> (i32, Vec<(String, String)>, String) {
+    let (code, out, err) = starter.args(["--check"]).run(b"");
+    let lines = out.lines().map(|line| {
+        let (step, text) = line.split_once(' ').unwrap_or((line, ""));
+        assert_eq!(line.trim_end(), line);
+        (step.to_owned(), text.trim().to_owned())
+    });
+    (code, lines.collect(), err)
+}
+
+#[track_caller]
+fn text<'a>(lines: &'a [(String, String)], step: &str) -> &'a str {
+    let mut found = lines.iter().filter(|line| line.0 == step);
+    let line = found.next().unwrap_or_else(|| panic!("no {step} in {lines:?}"));
+    assert!(found.next().is_none());
+    &line.1
+}
+
+/// It fails at this step and says this.
+#[track_caller]
+fn fails(starter: Starter, step: &str, want: &str) -> Vec<(String, String)> {
+    let (code, lines, err) = check(starter);
+    assert_eq!(code, 1, "{err}");
+    let start = format!("codex-responses-api-proxy: error: {step}: ");
+    assert!(err.starts_with(&start) && err.contains(want), "{err}");
+    assert_eq!(err.lines().count(), 1);
+    assert!(lines.iter().all(|line| line.0 != "ok"));
+    lines
+}
+
+#[test]
+fn it_says_what_is_in_force_and_nothing_but_a_handshake_reaches_the_upstream() {
+    let (upstream, told) = listening(Some(Kind::Good));
+    let (code, lines, err) = check(Relay::to(&upstream.url()));
+    assert_eq!((code, err.as_str()), (0, ""));
+    let steps: Vec<&str> = lines.iter().map(|line| line.0.as_str()).collect();
+    let want = "upstream roots memory sandbox addresses connected tls certificate ok";
+    assert_eq!(steps.join(" "), want);
+    assert_eq!(text(&lines, "upstream"), upstream.url());
+    assert!(text(&lines, "memory").starts_with("key in "));
+    assert!(text(&lines, "addresses").split(", ").any(|address| address == "127.0.0.1"));
+    let connected = text(&lines, "connected");
+    assert!(connected.starts_with(&format!("127.0.0.1:{} in ", upstream.port)), "{connected}");
+    assert_eq!(text(&lines, "tls"), "TLS 1.3, X25519");
+    let certificate = text(&lines, "certificate");
+    assert!(certificate.starts_with("issuer test CA, expires 4096-01-01 (in "), "{certificate}");
+    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), Some(Vec::new()));
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
+fn it_reads_no_key_and_touches_no_file_and_no_port() {
+    let (upstream, _told) = listening(Some(Kind::Good));
+    let taken = Relay::bare().start();
+    let folder = Folder::new("checked");
+    let info = folder.file("info");
+    // Stdin stays open and empty: whoever reads it waits for ever.
+    let (mut relay, _stdin) = Relay::to(&upstream.url())
+        .args(["--check", "--detach", "--server-info", info.to_str().unwrap()])
+        .args(["--port", &taken.port.to_string()])
+        .spawn_without_key(Stdio::piped());
+    assert_eq!(relay.exit_code(), 0);
+    assert!(!info.exists());
+}
+
+#[test]
+fn tls_1_2_is_told_from_1_3() {
+    let config = certs().config(Kind::Good, &[&rustls::version::TLS12]);
+    let upstream = Upstream::new(Some(config), |peer| peer.closed());
+    let (code, lines, err) = check(Relay::to(&upstream.url()));
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(text(&lines, "tls"), "TLS 1.2, X25519");
+}
+
+#[test]
+fn a_plain_upstream_on_loopback_is_connected_to() {
+    let (upstream, told) = listening(None);
+    let (code, lines, err) = check(Relay::to(&upstream.url()));
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(text(&lines, "tls"), "none: the upstream is plain HTTP");
+    assert_eq!(text(&lines, "ok"), "");
+    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), Some(Vec::new()));
+}
+
+#[test]
+fn a_certificate_that_does_not_hold_is_named_with_its_issuer_and_what_to_do() {
+    for (kind, want, shown) in [
+        (Kind::UnknownIssuer, "--ca-file", "issuer another CA, expires 4096-01-01 (in "),
+        (Kind::SelfSigned, "--ca-file", "issuer rcgen self signed cert, expires 4096-01-01 (in "),
+        (Kind::WrongName, "name in --upstream-url", "issuer test CA, expires 4096-01-01 (in "),
+        (Kind::Expired, "Check the clock", "issuer test CA, expires 2020-02-01 ("),
+    ] {
+        for version in rustls::ALL_VERSIONS {
+            let upstream = Upstream::new(Some(certs().config(kind, &[version])), |_| {});
+            let lines = fails(Relay::to(&upstream.url()), "certificate", want);
+            let certificate = text(&lines, "certificate");
+            assert!(certificate.starts_with(shown), "{certificate}");
+            assert_eq!(certificate.ends_with(" days ago)"), kind == Kind::Expired);
+            assert!(lines.iter().all(|line| line.0 != "tls"));
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_reached_is_named() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let lines = fails(Relay::to(&format!("https://127.0.0.1:{port}/")), "connect", "refused");
+    assert_eq!(text(&lines, "addresses"), "127.0.0.1");
+    let lines = fails(Relay::to("https://name.invalid/"), "addresses", "could not be resolved");
+    assert!(lines.iter().all(|line| !["addresses", "connected"].contains(&line.0.as_str())));
+    // Speaks something else, and closes.
+    let upstream = Upstream::plain(|peer| peer.write("HTTP/1.1 400 Bad Request\r\n\r\n"));
+    let url = format!("https://127.0.0.1:{}/", upstream.port);
+    fails(Relay::to(&url), "tls", "speaks TLS 1.2 or 1.3");
+}
+
+#[test]
+fn an_egress_proxy_is_gone_through_and_named() {
+    let (upstream, told) = listening(Some(Kind::Good));
+    let port = upstream.port;
+    let proxy = fake(move |stream| {
+        std::io::Write::write_all(stream, ESTABLISHED.as_bytes()).unwrap();
+        join(stream, port);
+    });
+    let url = upstream.url_at(HERE);
+    let through = |port: u16| {
+        Relay::to(&url).env("HTTPS_PROXY", &format!("http://user:pass-MARKER@127.0.0.1:{port}"))
+    };
+    let (code, lines, err) = check(through(proxy.port));
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(text(&lines, "proxy"), format!("127.0.0.1:{}", proxy.port));
+    let connected = text(&lines, "connected");
+    assert!(connected.starts_with(&format!("127.0.0.1:{} in ", proxy.port)), "{connected}");
+    assert!(text(&lines, "certificate").starts_with("issuer test CA"));
+    let sandbox = text(&lines, "sandbox");
+    let port = format!("TCP to port {} only", proxy.port);
+    assert_eq!(sandbox.contains("TCP to port"), sandbox.contains(&port), "{sandbox}");
+    assert!(!format!("{lines:?}").contains("MARKER"));
+    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), Some(Vec::new()));
+    for (answer, want) in [
+        ("HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", "USER:PASSWORD@HOST:PORT"),
+        ("HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n", "NO_PROXY"),
+        ("SSH-2.0\r\n", "HTTPS_PROXY"),
+    ] {
+        let proxy = fake(move |stream| {
+            let _ = std::io::Write::write_all(stream, answer.as_bytes());
+        });
+        let lines = fails(through(proxy.port), "proxy", want);
+        assert!(!format!("{lines:?}").contains("MARKER"));
+    }
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    fails(through(free), "connect", "HTTPS_PROXY");
+    let (code, _, err) = check(Relay::to(&url).env("HTTPS_PROXY", "socks5://127.0.0.1:1"));
+    assert!(code == 2 && err.contains("HTTPS_PROXY: SOCKS"), "{err}");
+}
+
+#[test]
+fn it_is_as_confined_as_the_relay_while_it_connects() {
+    // Takes the connection and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://127.0.0.1:{}/", silent.local_addr().unwrap().port());
+    let (mut checking, _stdin) =
+        Relay::to(&url).args(["--check"]).spawn_without_key(Stdio::piped());
+    let (stream, _) = silent.accept().unwrap();
+    let relay = Relay::to(&url).start();
+    let confined = |pid: u32| -> Vec<String> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let names = ["NoNewPrivs", "Seccomp:", "Cap"];
+        let lines = status.lines().filter(|line| names.iter().any(|name| line.starts_with(name)));
+        lines.map(str::to_owned).collect()
+    };
+    assert_eq!(confined(checking.pid()), confined(relay.pid()));
+    drop(stream);
+    assert_eq!(checking.exit_code(), 1);
+    let said = checking.output_line("sandbox ");
+    let in_force = said.strip_prefix("sandbox").unwrap().trim();
+    let line = relay.output_line("protections: ");
+    assert!(line.contains(in_force), "{line} and {in_force}");
+}
+
+#[test]
+fn each_layer_is_tried_for_real() {
+    let (upstream, _told) = listening(Some(Kind::Good));
+    let to = || Relay::to(&upstream.url());
+    let (code, lines, _) = check(to().args(["--no-sandbox"]));
+    assert_eq!(code, 0);
+    assert!(text(&lines, "sandbox").starts_with("SANDBOX OFF"));
+    let without = |starter: Starter| starter.refusing(libc::SYS_memfd_secret, None, libc::ENOSYS);
+    let (code, lines, _) = check(without(to()));
+    assert_eq!(code, 0);
+    assert_eq!(text(&lines, "memory"), "key in locked pages (no memfd_secret here)");
+    let (code, _, err) = check(without(to().args(["--require-secret-memory"])));
+    assert!(code == 13 && err.contains("memfd_secret"), "{err}");
+    let landlock = to().refusing(libc::SYS_landlock_restrict_self, None, libc::EPERM);
+    let (code, lines, err) = check(landlock);
+    match code {
+        0 => assert!(text(&lines, "sandbox").contains("no Landlock")),
+        code => assert!(code == 11 && err.contains("Landlock"), "{err}"),
+    }
+    let (code, _, err) = check(to().args(["--client-token-file", "/nonexistent"]));
+    assert!(code == 1 && err.contains("--client-token-file"), "{err}");
+    // SAFETY: no memory is involved.
+    if unsafe { libc::geteuid() } == 0 {
+        let (code, lines, err) = check(to().args(["--user", "65534:65534"]));
+        assert_eq!(code, 0, "{err}");
+        assert_eq!(text(&lines, "user"), "65534:65534");
+    }
+}
