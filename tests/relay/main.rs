@@ -11,6 +11,7 @@ mod lifecycle;
 mod limits;
 mod log;
 mod memory;
+mod packets;
 mod preconnect;
 mod routing;
 mod sandbox;
