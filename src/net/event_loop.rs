@@ -238,14 +238,14 @@ impl EventLoop {
                 (key, Side::Downstream) => {
                     if let Some(relay) = self.downs.get(key) {
                         relay.socket.note(event);
-                        self.ready.push(key);
+                        self.wants_turn(key);
                     }
                 }
                 (key, Side::Upstream) => {
                     if let Some(up) = self.shared.ups.get(key) {
                         up.note(event);
                         match up.owner {
-                            Some(owner) => self.ready.push(owner),
+                            Some(owner) => self.wants_turn(owner),
                             None => self.stirred.push(key),
                         }
                     }
@@ -253,6 +253,16 @@ impl EventLoop {
             },
         }
         true
+    }
+
+    /// Puts a connection on the list for this turn of the loop, where it stands once: what comes
+    /// from both of its sides is for one turn, as is what it had left to do.
+    fn wants_turn(&mut self, key: Key) {
+        if let Some(relay) = self.downs.get(key)
+            && !std::mem::replace(&mut relay.listed, true)
+        {
+            self.ready.push(key);
+        }
     }
 
     /// Addresses have come, or the news that there are none.
@@ -266,7 +276,7 @@ impl EventLoop {
             {
                 up.resolved(addresses.clone(), now);
                 match up.owner {
-                    Some(owner) => self.ready.push(owner),
+                    Some(owner) => self.wants_turn(owner),
                     None => self.stirred.push(key),
                 }
             }
@@ -277,7 +287,10 @@ impl EventLoop {
     fn give_turns(&mut self, now: Instant) {
         let mut ready = std::mem::take(&mut self.ready);
         for key in ready.drain(..) {
-            self.with(key, |relay, shared| relay.turn(shared, now));
+            self.with(key, |relay, shared| {
+                relay.listed = false;
+                relay.turn(shared, now)
+            });
         }
         self.ready = ready;
     }
@@ -293,6 +306,7 @@ impl EventLoop {
                 self.downs.remove(key);
                 return;
             }
+            Turn::Again if std::mem::replace(&mut relay.listed, true) => {}
             Turn::Again => self.again.push(key),
             Turn::Wait => {}
         }

@@ -11,6 +11,7 @@
 #[allow(dead_code)]
 #[path = "../../benches/common/mod.rs"]
 mod common;
+mod fairness;
 mod guard;
 #[allow(dead_code, unused_imports)]
 #[path = "../relay/support/mod.rs"]
