@@ -15,7 +15,6 @@ use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::Credential;
 use codex_responses_api_proxy::process::sys::SignalFd;
 
-#[allow(dead_code)]
 #[path = "../benches/common/mod.rs"]
 mod common;
 #[allow(dead_code, unused_imports)]

@@ -3,6 +3,7 @@
 mod accept;
 mod idle;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -91,8 +92,8 @@ pub struct EventLoop {
     shared: Shared,
     /// Connections that want a turn.
     ready: Vec<Key>,
-    /// Connections that want a turn after this one.
-    again: Vec<Key>,
+    /// Connections that have used up their share and want another turn.
+    again: VecDeque<Key>,
     /// Upstream connections that work for nobody, on which something has come.
     stirred: Vec<Key>,
     accept_again: bool,
@@ -160,7 +161,7 @@ impl EventLoop {
             downs: Slots::new(setup.max_connections + TURNED_AWAY),
             shared,
             ready: Vec::new(),
-            again: Vec::new(),
+            again: VecDeque::new(),
             stirred: Vec::new(),
             accept_again: false,
             accept_at: None,
@@ -183,7 +184,6 @@ impl EventLoop {
                 result => result?,
             }
             let now = Instant::now();
-            self.ready.append(&mut self.again);
             for event in &events {
                 if !self.note(event, now) {
                     return Ok(());
@@ -255,8 +255,8 @@ impl EventLoop {
         true
     }
 
-    /// Puts a connection on the list for this turn of the loop, where it stands once: what comes
-    /// from both of its sides is for one turn, as is what it had left to do.
+    /// Puts a connection on the list for this turn of the loop, unless it stands on one already:
+    /// what comes from both of its sides is for one turn, and who has used up a share waits.
     fn wants_turn(&mut self, key: Key) {
         if let Some(relay) = self.downs.get(key)
             && !std::mem::replace(&mut relay.listed, true)
@@ -283,9 +283,11 @@ impl EventLoop {
         }
     }
 
-    /// One turn for each connection that wants one.
+    /// One turn for each connection on which something has come, then for one of those that have
+    /// used up their share: what comes meanwhile waits for that one at most.
     fn give_turns(&mut self, now: Instant) {
         let mut ready = std::mem::take(&mut self.ready);
+        ready.extend(self.again.pop_front());
         for key in ready.drain(..) {
             self.with(key, |relay, shared| {
                 relay.listed = false;
@@ -307,7 +309,7 @@ impl EventLoop {
                 return;
             }
             Turn::Again if std::mem::replace(&mut relay.listed, true) => {}
-            Turn::Again => self.again.push(key),
+            Turn::Again => self.again.push_back(key),
             Turn::Wait => {}
         }
         self.downs.put_back(key, relay);

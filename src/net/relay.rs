@@ -95,7 +95,7 @@ pub struct Relay {
     lingering: bool,
     /// It counts against the limit of connections.
     pub counted: bool,
-    /// It is on the list of those that get a turn.
+    /// It is on a list of those that get a turn.
     pub listed: bool,
     /// It belongs to a local user who may not use the relay.
     pub user_refused: bool,

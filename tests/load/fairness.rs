@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::go_first;
 use super::support::client::fields;
 use super::support::upstream::memory_file;
 use super::support::{Client, Peer, Relay, Upstream, ok, post};
@@ -14,22 +15,15 @@ use super::support::{Client, Peer, Relay, Upstream, ok, post};
 /// Reads from one side of one connection in one turn of the loop: what its source promises.
 const ROUNDS: usize = 2;
 
-/// Lets this thread have what the others leave over: the machine's cores are not to be what small
-/// requests wait for.
-fn step_back() {
-    // SAFETY: no memory is involved; 0 is the calling thread.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
-}
-
 /// Answers `X-Size` bytes, or a few.
 fn obey(peer: &mut Peer) {
     let piece = vec![b'd'; 1 << 18];
     while let Some(request) = peer.request() {
         let Some(size) = fields(&request.head, "x-size").first().map(|n| n.parse().unwrap()) else {
+            go_first(0);
             peer.write(ok("small"));
             continue;
         };
-        step_back();
         let mut left: usize = size;
         if !peer.try_write(format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n")) {
             return;
@@ -55,7 +49,7 @@ fn no_connection_is_read_more_than_twice_before_others_get_their_turn() {
     let calls = "trace=recvfrom,epoll_wait,epoll_pwait";
     let tool = ["strace", "-f", "-s", "0", "-e", calls, "-o", trace.to_str().unwrap()];
     let upstream = Upstream::tls(obey);
-    let mut relay = Relay::under(&tool).to_url(&upstream.url()).args(["--http-shutdown"]).start();
+    let mut relay = Relay::under(&tool).upstream(&upstream.url()).args(["--http-shutdown"]).start();
     let size = 8 << 20;
     thread::scope(|scope| {
         for _ in 0..8 {
@@ -83,6 +77,7 @@ fn no_connection_is_read_more_than_twice_before_others_get_their_turn() {
 
 /// The time that 99 of 100 small requests do not exceed.
 fn p99(client: &mut Client) -> Duration {
+    go_first(0);
     let mut times: Vec<Duration> = (0..1_000)
         .map(|_| {
             let start = Instant::now();
@@ -94,31 +89,34 @@ fn p99(client: &mut Client) -> Duration {
     times[times.len() * 99 / 100]
 }
 
-/// Small requests alone and beside this load, in turns; the load runs while it is told to. What
-/// others do on the machine hits both, and the best of a few attempts counts.
+/// Small requests alone and beside this load, in turns, so that what others do on the machine hits
+/// both; medians over the rounds, and the best of three attempts. The load runs while it is told to.
 #[track_caller]
 fn holds(relay: &Relay, what: &str, load: impl Fn(&AtomicBool) + Sync) {
+    go_first(relay.pid());
     let mut client = relay.connect();
-    p99(&mut client);
-    let mut best = f64::INFINITY;
-    for _ in 0..5 {
-        let quiet = p99(&mut client);
-        let running = AtomicBool::new(true);
-        let loaded = thread::scope(|scope| {
-            scope.spawn(|| load(&running));
-            thread::sleep(Duration::from_millis(300));
-            let loaded = p99(&mut client);
-            running.store(false, Ordering::SeqCst);
-            loaded
-        });
-        let ratio = loaded.as_secs_f64() / quiet.as_secs_f64();
-        println!("p99 alone {quiet:?}, beside {what} {loaded:?}: {ratio:.2} times");
-        best = best.min(ratio);
-        if best <= 3.0 {
-            return;
+    client.send(post("", "{}")).response();
+    let mut attempt = || {
+        let (mut alone, mut beside) = ([Duration::ZERO; 5], [Duration::ZERO; 5]);
+        for (alone, beside) in alone.iter_mut().zip(&mut beside) {
+            *alone = thread::scope(|scope| scope.spawn(|| p99(&mut client)).join().unwrap());
+            let running = AtomicBool::new(true);
+            *beside = thread::scope(|scope| {
+                scope.spawn(|| load(&running));
+                thread::sleep(Duration::from_millis(200));
+                let beside = scope.spawn(|| p99(&mut client)).join().unwrap();
+                running.store(false, Ordering::SeqCst);
+                beside
+            });
         }
-    }
-    panic!("beside {what}, p99 is {best:.2} times what it is alone");
+        alone.sort();
+        beside.sort();
+        let (alone, beside) = (alone[2], beside[2]);
+        let ratio = beside.as_secs_f64() / alone.as_secs_f64();
+        println!("p99 alone {alone:?}, beside {what} {beside:?}: {ratio:.2} times");
+        ratio <= 3.0
+    };
+    assert!((0..3).any(|_| attempt()), "beside {what}, p99 is more than 3 times what it is alone");
 }
 
 #[test]
@@ -133,7 +131,6 @@ fn eight_big_transfers_do_not_hold_small_requests_up() {
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    step_back();
                     let mut client = Client::connect(port);
                     client.send(big(1 << 40));
                     let mut buffer = vec![0; 1 << 18];
@@ -159,7 +156,6 @@ fn a_thousand_slow_readers_do_not_hold_small_requests_up() {
     readers.iter_mut().for_each(|reader| drop(reader.send(big(1 << 40)).head()));
     let readers = std::sync::Mutex::new(readers);
     holds(&relay, "1,000 slow readers", |running| {
-        step_back();
         let mut buffer = [0; 1_024];
         while running.load(Ordering::SeqCst) {
             let sweep = Instant::now();

@@ -8,11 +8,19 @@
 //!     cargo test --test load -- --ignored --test-threads 1
 //! ```
 
-#[allow(dead_code)]
 #[path = "../../benches/common/mod.rs"]
 mod common;
 mod fairness;
 mod guard;
+mod scale;
 #[allow(dead_code, unused_imports)]
 #[path = "../relay/support/mod.rs"]
 mod support;
+
+/// Lets a thread go first, where that is allowed; 0 is the one that calls. The load and other
+/// programs get what is left over: small requests are to wait for the relay, not for a core.
+fn go_first(thread: u32) {
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the kernel reads a struct that outlives the call.
+    unsafe { libc::sched_setscheduler(thread as i32, libc::SCHED_FIFO, &priority) };
+}

@@ -42,7 +42,7 @@ pub struct Starter {
 impl Relay {
     /// Its upstream is at this URL; the tests' CA is trusted.
     pub fn to(url: &str) -> Starter {
-        Relay::bare().to_url(url)
+        Relay::bare().upstream(url)
     }
 
     pub fn bare() -> Starter {
@@ -148,7 +148,7 @@ impl Starter {
     }
 
     /// Its upstream is at this URL; the tests' CA is trusted.
-    pub fn to_url(self, url: &str) -> Starter {
+    pub fn upstream(self, url: &str) -> Starter {
         self.args(["--upstream-url", url, "--ca-file", &certs().ca_file()])
     }
 
