@@ -1,7 +1,7 @@
 //! Upstreams: real TLS (or plain) servers, scripted by a closure for each connection.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,6 +20,9 @@ pub struct Certs {
     other: CertifiedIssuer<'static, KeyPair>,
     ca_file: PathBuf,
 }
+
+/// An upstream's address beyond a link (RFC 5737).
+pub const FAR: &str = "192.0.2.2";
 
 /// Which certificate a server shows.
 #[derive(Clone, Copy, PartialEq)]
@@ -64,7 +67,7 @@ impl Certs {
     fn chain(&self, kind: Kind) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let names = match kind {
             Kind::WrongName => vec!["other.example".to_owned()],
-            _ => vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()],
+            _ => ["localhost", "127.0.0.1", "::1", FAR].map(str::to_owned).to_vec(),
         };
         let mut params = CertificateParams::new(names).unwrap();
         if kind == Kind::Expired {
@@ -126,6 +129,7 @@ impl Request {
 
 pub struct Upstream {
     pub port: u16,
+    address: SocketAddr,
     tls: bool,
     pub connections: Arc<AtomicUsize>,
     requests: Arc<Mutex<Vec<Request>>>,
@@ -172,11 +176,21 @@ impl Upstream {
         config: Option<ServerConfig>,
         script: impl Fn(&mut Peer) + Send + Sync + 'static,
     ) -> Upstream {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Upstream::on("127.0.0.1", config, script)
+    }
+
+    /// At this address of the calling thread's network.
+    pub fn on(
+        address: &str,
+        config: Option<ServerConfig>,
+        script: impl Fn(&mut Peer) + Send + Sync + 'static,
+    ) -> Upstream {
+        let listener = TcpListener::bind((address, 0)).unwrap();
         // SAFETY: no memory is involved; more may wait than std asks for.
         unsafe { libc::listen(listener.as_raw_fd(), 4096) };
         let upstream = Upstream {
             port: listener.local_addr().unwrap().port(),
+            address: listener.local_addr().unwrap(),
             tls: config.is_some(),
             connections: Arc::default(),
             requests: Arc::default(),
@@ -231,7 +245,7 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect(self.address);
     }
 }
 
