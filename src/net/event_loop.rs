@@ -3,6 +3,7 @@
 mod accept;
 mod idle;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -94,8 +95,8 @@ pub struct EventLoop {
     shared: Shared,
     /// Connections that want a turn.
     ready: Vec<Key>,
-    /// Connections that want a turn after this one.
-    again: Vec<Key>,
+    /// Connections that have used up their share and want another turn.
+    again: VecDeque<Key>,
     /// Upstream connections that work for nobody, on which something has come.
     stirred: Vec<Key>,
     accept_again: bool,
@@ -164,7 +165,7 @@ impl EventLoop {
             downs: Slots::new(setup.max_connections + TURNED_AWAY),
             shared,
             ready: Vec::new(),
-            again: Vec::new(),
+            again: VecDeque::new(),
             stirred: Vec::new(),
             accept_again: false,
             accept_at: None,
@@ -187,7 +188,6 @@ impl EventLoop {
                 result => result?,
             }
             let now = Instant::now();
-            self.ready.append(&mut self.again);
             for event in &events {
                 if !self.note(event, now) {
                     return Ok(());
@@ -242,14 +242,14 @@ impl EventLoop {
                 (key, Side::Downstream) => {
                     if let Some(relay) = self.downs.get(key) {
                         relay.socket.note(event);
-                        self.ready.push(key);
+                        self.wants_turn(key);
                     }
                 }
                 (key, Side::Upstream) => {
                     if let Some(up) = self.shared.ups.get(key) {
                         up.note(event);
                         match up.owner {
-                            Some(owner) => self.ready.push(owner),
+                            Some(owner) => self.wants_turn(owner),
                             None => self.stirred.push(key),
                         }
                     }
@@ -257,6 +257,16 @@ impl EventLoop {
             },
         }
         true
+    }
+
+    /// Puts a connection on the list for this turn of the loop, unless it stands on one already:
+    /// what comes from both of its sides is for one turn, and who has used up a share waits.
+    fn wants_turn(&mut self, key: Key) {
+        if let Some(relay) = self.downs.get(key)
+            && !std::mem::replace(&mut relay.listed, true)
+        {
+            self.ready.push(key);
+        }
     }
 
     /// Addresses have come, or the news that there are none.
@@ -270,18 +280,23 @@ impl EventLoop {
             {
                 up.resolved(addresses.clone(), now);
                 match up.owner {
-                    Some(owner) => self.ready.push(owner),
+                    Some(owner) => self.wants_turn(owner),
                     None => self.stirred.push(key),
                 }
             }
         }
     }
 
-    /// One turn for each connection that wants one.
+    /// One turn for each connection on which something has come, then for one of those that have
+    /// used up their share: what comes meanwhile waits for that one at most.
     fn give_turns(&mut self, now: Instant) {
         let mut ready = std::mem::take(&mut self.ready);
+        ready.extend(self.again.pop_front());
         for key in ready.drain(..) {
-            self.with(key, |relay, shared| relay.turn(shared, now));
+            self.with(key, |relay, shared| {
+                relay.listed = false;
+                relay.turn(shared, now)
+            });
         }
         self.ready = ready;
     }
@@ -297,7 +312,8 @@ impl EventLoop {
                 self.downs.remove(key);
                 return;
             }
-            Turn::Again => self.again.push(key),
+            Turn::Again if std::mem::replace(&mut relay.listed, true) => {}
+            Turn::Again => self.again.push_back(key),
             Turn::Wait => {}
         }
         self.downs.put_back(key, relay);

@@ -101,6 +101,8 @@ pub struct Relay {
     lingering: bool,
     /// It counts against the limit of connections.
     pub counted: bool,
+    /// It is on a list of those that get a turn.
+    pub listed: bool,
     /// It belongs to a local user who may not use the relay.
     pub user_refused: bool,
     /// Requests that came before on this connection.
@@ -146,6 +148,7 @@ impl Relay {
             upstream: None,
             lingering: false,
             counted,
+            listed: false,
             user_refused: false,
             served: false,
             stall: now,

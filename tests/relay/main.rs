@@ -14,6 +14,7 @@ mod lifecycle;
 mod limits;
 mod log;
 mod memory;
+mod packets;
 mod preconnect;
 mod proxy;
 mod routing;

@@ -128,3 +128,23 @@ fn a_client_who_may_not_use_the_relay_brings_nothing_about() {
     assert_eq!(relay.connect().send(post("", "{}")).response().status, 429);
     assert_eq!(upstream.connections(), 1);
 }
+
+#[test]
+fn a_pooled_connection_that_the_upstream_closes_is_not_made_again() {
+    let (tell, told) = channel();
+    let upstream = Upstream::tls(move |peer| {
+        while peer.request().is_some() {
+            peer.write(ok("fine"));
+            peer.close();
+            peer.closed();
+            let _ = tell.send(());
+        }
+    });
+    let relay = Relay::to(&upstream.url()).start();
+    let mut client = relay.connect();
+    assert_eq!(ask(&mut client), "fine");
+    // The relay has seen that end and ended its own side.
+    told.recv_timeout(DEADLINE).unwrap();
+    let refused = client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+    assert_eq!((refused.status, upstream.connections()), (403, 1));
+}

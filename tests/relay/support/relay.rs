@@ -46,12 +46,19 @@ pub struct Starter {
 impl Relay {
     /// Its upstream is at this URL; the tests' CA is trusted.
     pub fn to(url: &str) -> Starter {
-        Relay::bare().args(["--upstream-url", url, "--ca-file", &certs().ca_file()])
+        Relay::bare().upstream(url)
     }
 
     pub fn bare() -> Starter {
-        let mut command = Command::new(binary());
-        command.env_clear();
+        Relay::under(&[])
+    }
+
+    /// Run by a tool that is to watch it.
+    pub fn under(tool: &[&str]) -> Starter {
+        let binary = binary();
+        let words: Vec<&str> = tool.iter().copied().chain([binary.as_str()]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).env_clear();
         Starter { command, key: marker_key() }
     }
 
@@ -142,6 +149,11 @@ impl Starter {
     pub fn args<S: AsRef<std::ffi::OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Starter {
         self.command.args(args);
         self
+    }
+
+    /// Its upstream is at this URL; the tests' CA is trusted.
+    pub fn upstream(self, url: &str) -> Starter {
+        self.args(["--upstream-url", url, "--ca-file", &certs().ca_file()])
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Starter {

@@ -21,6 +21,9 @@ pub struct Certs {
     ca_file: PathBuf,
 }
 
+/// An upstream's address beyond a link (RFC 5737).
+pub const FAR: &str = "192.0.2.2";
+
 /// Which certificate a server shows.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Kind {
@@ -81,7 +84,7 @@ impl Certs {
     fn chain(&self, kind: Kind) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let names = match kind {
             Kind::WrongName => vec!["other.example".to_owned()],
-            _ => ["localhost", "127.0.0.1", "::1", "0.0.0.0", "upstream.test"]
+            _ => ["localhost", "127.0.0.1", "::1", "0.0.0.0", "upstream.test", FAR]
                 .map(str::to_owned)
                 .to_vec(),
         };

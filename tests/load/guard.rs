@@ -1,0 +1,137 @@
+//! What one request costs: instructions and system calls, which noise does not move.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::{fs, thread};
+
+use super::support::upstream::memory_file;
+use super::support::{Client, Upstream};
+use super::{Watched, common};
+
+/// Instructions for one request at one connection: a realistic head, 2 KiB up, 1 KiB down, TLS 1.3
+/// with AES-128-GCM. In the static program, which brings its own libc, counted by valgrind, whose
+/// processor is the same wherever the real one has AVX2. To renew it after a change that was meant
+/// to change it, or with a new compiler, write here what the test prints.
+const INSTRUCTIONS: u64 = 43_630;
+const RENEW: &str =
+    "where it is meant, write the new figure to INSTRUCTIONS in tests/load/guard.rs";
+/// Percent that the count may differ by.
+const SLACK: u64 = 5;
+/// Calls for memory, for each request: musl's allocator gives pages back and takes them again now
+/// and then, glibc's never does.
+const MEMORY: f64 = 0.1;
+
+fn upstream() -> Upstream {
+    let head = String::from_utf8(common::answer_head()).unwrap();
+    let head = head.replace("Transfer-Encoding: chunked", "Content-Length: 1024");
+    Upstream::answering(head + &"a".repeat(1_024))
+}
+
+/// Works off so many requests at so many connections.
+fn ask(port: u16, connections: usize, requests: usize) {
+    let request = [common::codex_head(1_500), vec![b'j'; 2_048]].concat();
+    thread::scope(|scope| {
+        for _ in 0..connections {
+            scope.spawn(|| {
+                let mut client = Client::connect(port);
+                for _ in 0..requests / connections {
+                    let answer = client.send(&request).response();
+                    assert_eq!((answer.status, answer.body.len()), (200, 1_024));
+                }
+            });
+        }
+    });
+}
+
+/// Starts it, lets it serve, ends it.
+fn serve(tool: &[&str], more: &[&str], connections: usize, requests: usize) {
+    let upstream = upstream();
+    let relay = Watched::start(tool, &upstream, |starter| starter.args(more));
+    ask(relay.0.port, connections, requests);
+    relay.end();
+}
+
+/// Everything that the program does in its life, by callgrind.
+fn instructions(requests: usize) -> u64 {
+    let log = memory_file(b"");
+    let log_argument = format!("--log-file={}", log.display());
+    let tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", &log_argument];
+    // valgrind knows nothing of seccomp, and makes calls of its own.
+    serve(&tool, &["--no-sandbox"], 1, requests);
+    let log = fs::read_to_string(&log).unwrap();
+    let line = log.lines().find(|line| line.contains("Collected : "));
+    line.expect("a sum").rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+#[ignore = "needs valgrind and a static release build"]
+fn a_request_takes_no_more_instructions_than_before() {
+    if !std::is_x86_feature_detected!("avx2") {
+        eprintln!("skipped: valgrind's processor has AVX2 only where the real one has");
+        return;
+    }
+    // Start, handshake and end are in both; what 200 requests more cost is the difference.
+    let found = (instructions(400) - instructions(200)) / 200;
+    println!("{found} instructions for a request; {INSTRUCTIONS} committed");
+    let worse = found > INSTRUCTIONS * (100 + SLACK) / 100;
+    assert!(!worse, "more than {SLACK} % more: find out why; {RENEW}");
+    let better = found < INSTRUCTIONS * (100 - SLACK) / 100;
+    assert!(!better, "more than {SLACK} % fewer: hold what was won; {RENEW}");
+}
+
+/// The calls that the program makes in its life, by name.
+fn calls(connections: usize, requests: usize) -> BTreeMap<String, u64> {
+    let table = memory_file(b"");
+    let tool = ["strace", "-f", "-c", "-U", "name,calls", "-o", table.to_str().unwrap()];
+    serve(&tool, &[], connections, requests);
+    parse(&table)
+}
+
+fn parse(table: &Path) -> BTreeMap<String, u64> {
+    let table = fs::read_to_string(table).unwrap();
+    let rows = table.lines().filter_map(|line| line.trim().split_once(' '));
+    rows.filter(|(name, _)| *name != "total")
+        .filter_map(|(name, calls)| Some((name.to_owned(), calls.trim().parse().ok()?)))
+        .collect()
+}
+
+/// Prints the calls for each of 10,000 requests; returns how many there are, and how many of others
+/// that are for memory.
+fn calls_for_each(connections: usize) -> (f64, f64) {
+    let requests = 10_000_usize.next_multiple_of(connections);
+    let warm_up = 2 * connections;
+    let before = calls(connections, warm_up);
+    let after = calls(connections, warm_up + requests);
+    println!("calls for a request with {connections} at a time:");
+    let (mut all, mut memory) = (0.0, 0.0);
+    for (name, count) in &after {
+        let more = count.saturating_sub(*before.get(name).unwrap_or(&0));
+        let each = more as f64 / requests as f64;
+        match name.as_str() {
+            "brk" | "mmap" | "munmap" | "mremap" | "madvise" => memory += each,
+            _ => all += each,
+        }
+        if more > 0 {
+            println!("{each:10.4} {name}");
+        }
+    }
+    println!("{all:10.4} in all, and {memory:.4} for memory");
+    (all, memory)
+}
+
+#[test]
+#[ignore = "needs strace and a release build"]
+fn a_request_takes_six_system_calls_at_one_connection() {
+    let (calls, memory) = calls_for_each(1);
+    assert!(calls <= 6.01, "{calls} calls for a request: see above which are new");
+    assert!(memory <= MEMORY, "{memory} calls for memory for a request");
+}
+
+#[test]
+#[ignore = "needs strace and a release build"]
+fn a_request_takes_little_more_than_four_system_calls_at_64_connections() {
+    let (calls, memory) = calls_for_each(64);
+    assert!(calls <= 4.3, "{calls} calls for a request: see above which are new");
+    assert!(memory <= MEMORY, "{memory} calls for memory for a request");
+}

@@ -1,0 +1,146 @@
+//! What leaves together: one record, one packet, and no waiting for more.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use super::support::{DEADLINE, Relay, Upstream, ok, post};
+
+/// Packets with data that have come in on this connection.
+fn packets(stream: &TcpStream) -> u32 {
+    // `tcpi_data_segs_in` of `struct tcp_info`, which libc declares without it.
+    const AT: usize = 152;
+    let mut info = [0; 256];
+    let mut size = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes into memory that outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &mut size,
+        )
+    };
+    assert!(result == 0 && size as usize >= AT + 4, "TCP_INFO");
+    u32::from_ne_bytes(info[AT..AT + 4].try_into().unwrap())
+}
+
+/// A link to this upstream that keeps what the relay sends: its URL, its side towards the relay
+/// once that has connected, and the bytes.
+fn tapped(upstream: &Upstream) -> (String, Receiver<TcpStream>, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://localhost:{}/v1/responses", listener.local_addr().unwrap().port());
+    let far = TcpStream::connect(("127.0.0.1", upstream.port)).unwrap();
+    far.set_nodelay(true).unwrap();
+    let (tell, told) = channel();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let kept = seen.clone();
+    thread::spawn(move || {
+        let (mut near, _) = listener.accept().unwrap();
+        near.set_nodelay(true).unwrap();
+        tell.send(near.try_clone().unwrap()).unwrap();
+        let (mut back, mut there) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+        thread::spawn(move || {
+            let _ = std::io::copy(&mut back, &mut there);
+            let _ = there.shutdown(Shutdown::Both);
+        });
+        let (mut far, mut buffer) = (far, vec![0; 1 << 16]);
+        while let Ok(n @ 1..) = near.read(&mut buffer) {
+            kept.lock().unwrap().extend(&buffer[..n]);
+            let _ = far.write_all(&buffer[..n]);
+        }
+        let _ = far.shutdown(Shutdown::Both);
+    });
+    (url, told, seen)
+}
+
+#[test]
+fn head_key_and_body_leave_in_one_record_and_one_packet() {
+    let (tell, told) = channel();
+    let upstream = Upstream::tls(move |peer| {
+        let _ = tell.send(());
+        while peer.request().is_some() {
+            peer.write(ok("fine"));
+        }
+    });
+    let (url, link, seen) = tapped(&upstream);
+    let relay = Relay::to(&url).start();
+    let mut client = relay.connect();
+    let link = link.recv_timeout(DEADLINE).unwrap();
+    told.recv_timeout(DEADLINE).unwrap();
+    for body in ["j".repeat(2_048), "{}".into(), "x".repeat(10_000)] {
+        let (bytes, before) = (seen.lock().unwrap().len(), packets(&link));
+        let request = post("User-Agent: codex\r\nX-A: b\r\n", &body);
+        assert_eq!(client.send(&request).response().status, 200);
+        let sent = seen.lock().unwrap()[bytes..].to_vec();
+        // Application data, TLS 1.2 on the outside, and a length that covers the whole of it.
+        let length = usize::from(u16::from_be_bytes([sent[3], sent[4]]));
+        assert_eq!((sent[0], sent.len()), (23, 5 + length));
+        assert!(length > relay.key.len() + request.len() - "localhost".len());
+        assert_eq!(packets(&link) - before, 1);
+    }
+    assert_eq!(upstream.requests().len(), 3);
+}
+
+#[test]
+fn an_answers_head_and_the_first_part_of_its_body_leave_in_one_packet() {
+    let part = "data: first\n\n".repeat(40);
+    let size = part.len();
+    for (head, body) in [
+        (format!("Content-Length: {size}"), part.clone()),
+        ("Transfer-Encoding: chunked".into(), format!("{size:x}\r\n{part}\r\n")),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\nX-A: b\r\n{head}\r\nX-C: d\r\n\r\n{body}");
+        let upstream = Upstream::tls(move |peer| {
+            peer.request().unwrap();
+            peer.write(&answer);
+            peer.closed();
+        });
+        let relay = Relay::to(&upstream.url()).start();
+        let mut client = relay.connect();
+        client.send(post("", "{}"));
+        let answered = client.head();
+        assert!(answered.contains("X-C: d"));
+        client.take(body.len());
+        assert_eq!(packets(&client.stream), 1, "{head}");
+    }
+}
+
+/// The connected sockets of the relay, each with whether it sends without delay; `None` where this
+/// process may not take them.
+fn sockets(relay: &Relay) -> Option<Vec<bool>> {
+    // SAFETY: no memory is involved; the descriptor is new.
+    let pid = unsafe { libc::syscall(libc::SYS_pidfd_open, relay.pid(), 0) } as i32;
+    // SAFETY: as above.
+    let pid = (pid >= 0).then(|| unsafe { File::from_raw_fd(pid) })?;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", relay.pid())).ok()? {
+        let number: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        // SAFETY: no memory is involved; the descriptor is new.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pid.as_raw_fd(), number, 0) } as i32;
+        // SAFETY: as above.
+        let fd = (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })?;
+        let stream = TcpStream::from(fd);
+        if stream.peer_addr().is_ok() {
+            found.push(stream.nodelay().unwrap());
+        }
+    }
+    Some(found)
+}
+
+#[test]
+fn neither_side_waits_for_more_to_send() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).start();
+    let mut client = relay.connect();
+    assert_eq!(client.send(post("", "{}")).response().status, 200);
+    match sockets(&relay) {
+        Some(sockets) => assert_eq!(sockets, [true, true]),
+        None => eprintln!("skipped: taking the sockets of another process needs root and ptrace"),
+    }
+}
