@@ -136,7 +136,10 @@ fn run(config: &Config) -> Result<(), StartError> {
         connector,
         host: config.upstream.host.clone(),
         port: config.upstream.port,
-        policy: Policy { http_shutdown: config.http_shutdown },
+        policy: Policy {
+            http_shutdown: config.http_shutdown,
+            credential_field: config.auth_header.other_name(),
+        },
         max_connections,
         client_timeout: config.client_timeout,
         upstream_timeout: config.upstream_timeout,
@@ -181,16 +184,19 @@ fn read_token(path: &Path) -> Result<ClientToken, StartError> {
 
 fn read_key(config: &Config) -> Result<Credential, KeyError> {
     let prefix = format!(
-        "POST {} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer ",
+        "POST {} HTTP/1.1\r\nHost: {}\r\n{}",
         config.upstream.path_and_query,
-        config.upstream.authority()
+        config.upstream.authority(),
+        config.auth_header.before_key()
     );
     let stdin = io::stdin();
     if stdin.is_terminal() {
         let mut prompt = Prompt::new(stdin.as_fd()).map_err(KeyError::Read)?;
-        Credential::read(prefix.as_bytes(), |buffer| prompt.read(buffer))
+        Credential::read(prefix.as_bytes(), config.key_form, |buffer| prompt.read(buffer))
     } else {
-        Credential::read(prefix.as_bytes(), |buffer| sys::read(stdin.as_fd(), buffer))
+        Credential::read(prefix.as_bytes(), config.key_form, |buffer| {
+            sys::read(stdin.as_fd(), buffer)
+        })
     }
 }
 

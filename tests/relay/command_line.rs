@@ -56,6 +56,13 @@ fn wrong_use_is_one_line_and_a_hint_before_stdin_is_read() {
         (&["--upstream-url", "h"], "--upstream-url: "),
         (&["--upstream-url", ""], "--upstream-url: "),
         (&["--upstream-url", "http://10.0.0.1/"], "--upstream-url: http:// would send the key"),
+        (&["--auth-header", "api-key"], "--auth-header: write 'NAME: {}' or 'NAME: SCHEME {}'"),
+        (&["--auth-header", "api-key:{}"], "--auth-header: write "),
+        (&["--auth-header", "api-key: {}{}"], "--auth-header: write "),
+        (&["--auth-header", "a: x\r\nX-A: {}"], "--auth-header: write "),
+        (&["--auth-header", "Host: {}"], "--auth-header: this field means something else"),
+        (&["--auth-header", "Transfer-Encoding: {}"], "--auth-header: this field means"),
+        (&["--auth-header", &"x".repeat(129)], "--auth-header: it is longer than 128 bytes"),
         (&["--user", "no such user here"], "--user: there is no user of that name"),
     ] {
         // Stdin stays open and empty: whoever reads it waits for ever.
