@@ -10,6 +10,7 @@ use lexopt::Arg;
 use crate::http1::auth_header::{AuthHeader, AuthHeaderError};
 use crate::http1::limits;
 use crate::http1::url::{Scheme, UpstreamUrl, UrlError};
+use crate::net::tls::PROVIDER;
 use crate::process::credential::KeyForm;
 
 /// What the program does unless told otherwise.
@@ -62,14 +63,17 @@ Hardening:
 Other:
   --access-log               a JSON line for each exchange on stderr
   --help                     print this
-  --version                  print the version
+  --version                  print version, commit, target and TLS library
 
 The key, for example:
   printenv OPENAI_API_KEY | env -u OPENAI_API_KEY codex-responses-api-proxy
 ";
 
-/// The text of `--version`.
-pub const VERSION: &str = concat!("codex-responses-api-proxy ", env!("CARGO_PKG_VERSION"), "\n");
+/// The text of `--version`: the commit and the target are from `build.rs`.
+pub fn version() -> String {
+    let build = concat!(env!("CARGO_PKG_VERSION"), " (", env!("COMMIT"), ", ", env!("TARGET"));
+    ["codex-responses-api-proxy ", build, ", ", PROVIDER, ")\n"].concat()
+}
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -78,7 +82,7 @@ pub enum Command {
     Run(Box<Config>),
     /// Print [`HELP`].
     Help,
-    /// Print [`VERSION`].
+    /// Print [`version`].
     Version,
 }
 

@@ -13,7 +13,7 @@ use codex_responses_api_proxy::cli::{self, Command, Config, User};
 use codex_responses_api_proxy::http1::request::Policy;
 use codex_responses_api_proxy::http1::url::Scheme;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
-use codex_responses_api_proxy::net::report;
+use codex_responses_api_proxy::net::report::{self, Colour};
 use codex_responses_api_proxy::net::tls::{Connector, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyError};
@@ -52,23 +52,25 @@ fn usage(reason: String) -> StartError {
 
 /// Runs the relay until it is told to end.
 pub fn main() -> ExitCode {
-    if let Err(error) = harden::base() {
-        return failed(&error, error.exit_code());
+    let hardened = harden::base();
+    let colour = Colour::of_stderr();
+    if let Err(error) = hardened {
+        return failed(&error, error.exit_code(), colour);
     }
     let arguments = std::env::args_os().skip(1);
     let config = match cli::parse(arguments, |name| std::env::var_os(name)) {
         Ok(Command::Run(config)) => config,
         Ok(Command::Help) => return print(cli::HELP),
-        Ok(Command::Version) => return print(cli::VERSION),
-        Err(error) => return failed(&error, USAGE),
+        Ok(Command::Version) => return print(&cli::version()),
+        Err(error) => return failed(&error, USAGE, colour),
     };
-    match run(&config) {
+    match run(&config, colour) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error.reason, error.code),
+        Err(error) => failed(&error.reason, error.code, colour),
     }
 }
 
-fn run(config: &Config) -> Result<(), StartError> {
+fn run(config: &Config, colour: Colour) -> Result<(), StartError> {
     // Whatever can fail without the key fails before it is read.
     let trust = Trust::load(config.ca_file.as_deref()).map_err(|e| format!("--ca-file: {e}"))?;
     let connector = match config.upstream.scheme {
@@ -91,7 +93,10 @@ fn run(config: &Config) -> Result<(), StartError> {
     let peers = match config.allow_uids.as_slice() {
         [] => None,
         uids => Some(Peers::new(uids.to_vec()).map_err(|error| {
-            format!("--allow-uid: the kernel does not tell whose connections are: {error}")
+            format!(
+                "--allow-uid: the kernel does not tell whose connections are ({error}); leave it out \
+                 and ask for a token with --client-token-file"
+            )
         })?),
     };
     let credential = read_key(config).map_err(|error| error.to_string())?;
@@ -99,19 +104,27 @@ fn run(config: &Config) -> Result<(), StartError> {
         return Err(HardenError::SecretMemory.into());
     }
     let signals = SignalFd::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
-        .map_err(|error| format!("cannot take signals: {error}"))?;
+        .map_err(|error| format!("cannot take signals ({error}); raise ulimit -n"))?;
 
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, config.port))
         .and_then(|listener| sys::listen_for_bursts(listener.as_fd()).map(|()| listener))
-        .map_err(|error| format!("cannot listen on 127.0.0.1:{}: {error}", config.port))?;
+        .map_err(|error| {
+            let port = config.port;
+            format!(
+                "cannot listen on 127.0.0.1:{port}: {error}; choose another --port, or leave it out \
+                 for one that is free"
+            )
+        })?;
     let port = listener.local_addr().map_err(|error| error.to_string())?.port();
     // Held to the end, when it is emptied.
     let _server_info = match &config.server_info {
-        Some(path) => {
-            Some(ServerInfo::write(path, port, std::process::id()).map_err(|error| {
-                format!("cannot write --server-info {}: {error}", path.display())
-            })?)
-        }
+        Some(path) => Some(ServerInfo::write(path, port, std::process::id()).map_err(|error| {
+            format!(
+                "cannot write --server-info {}: {error}; name a file in a folder that the relay's \
+                 user may write to",
+                path.display()
+            )
+        })?),
         None => None,
     };
     harden::drop_privileges(user)?;
@@ -151,11 +164,16 @@ fn run(config: &Config) -> Result<(), StartError> {
     })
     .map_err(|error| match error.get_ref().and_then(|e| e.downcast_ref::<HardenError>()) {
         Some(error) => StartError::from(*error),
-        None => format!("cannot start the event loop: {error}").into(),
+        None => {
+            format!("cannot start the event loop ({error}); raise ulimit -n and ulimit -u").into()
+        }
     })?;
     event_loop.confine()?;
-    report::started(port, &protections);
-    event_loop.run().map_err(|error| format!("the event loop failed: {error}").into())
+    report::started(port, config.client_token_file.is_some(), &protections, colour);
+    event_loop.run().map_err(|error| {
+        format!("the event loop failed ({error}); start the relay anew, and report it as a bug")
+            .into()
+    })
 }
 
 /// The ids of `--user`.
@@ -163,8 +181,9 @@ fn find_user(user: &User) -> Result<(u32, u32), StartError> {
     let (uid, group) = match &user.user {
         Ok(uid) => (*uid, user.group.or_else(|| sys::group_of(*uid))),
         Err(name) => {
-            let (uid, group) = sys::user_named(name)
-                .ok_or_else(|| usage("--user: there is no user of that name".into()))?;
+            let (uid, group) = sys::user_named(name).ok_or_else(|| {
+                usage("--user: there is no user of that name; say UID:GID".into())
+            })?;
             (uid, user.group.or(Some(group)))
         }
     };
@@ -224,8 +243,8 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn failed(reason: &dyn Display, code: u8) -> ExitCode {
-    complain(&format!("codex-responses-api-proxy: error: {reason}\n"));
+fn failed(reason: &dyn Display, code: u8, colour: Colour) -> ExitCode {
+    complain(&format!("codex-responses-api-proxy: {} {reason}\n", colour.red("error:")));
     if code == USAGE {
         complain("Try 'codex-responses-api-proxy --help'.\n");
     }

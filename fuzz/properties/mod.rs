@@ -283,7 +283,7 @@ pub fn key_intake(data: &[u8]) {
     assert_eq!(credential.splice_into(&after, &mut out).expect("a Vec takes all"), 8);
     assert!(out == [b"PREFIX ", key, b"\r\nA: b\r\n\r\n"].concat(), "another record");
 
-    let long = text.split('.').filter(|part| part.len() >= 32).last();
+    let long = text.split('.').rfind(|part| part.len() >= 32);
     let needle = match long {
         Some(part) => &part.as_bytes()[..16],
         None => &key[..if key.len() < 16 { 0 } else { 16.min(key.len() / 2) }],
