@@ -270,7 +270,16 @@ fn at_a_terminal_the_key_is_asked_for_without_echo_which_comes_back_whatever_hap
             let key = text.trim_end().as_bytes();
             assert!(!seen.windows(key.len()).any(|window| window == key));
         }
-        let status = child.wait().unwrap();
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if start.elapsed() > DEADLINE {
+                let _ = child.kill();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
         if let Some(code) = code {
             assert_eq!(status.code(), Some(code));
         }
