@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::io::{self, IoSlice, Write};
 
-use codex_responses_api_proxy::process::credential::Credential;
+use codex_responses_api_proxy::process::credential::{Credential, KeyForm};
 use criterion::{BenchmarkId, Criterion, Throughput};
 
 mod common;
@@ -28,7 +28,7 @@ impl Write for Sink {
 fn credential() -> Credential {
     let prefix = b"POST /v1/responses HTTP/1.1\r\nHost: api.openai.com\r\nAuthorization: Bearer ";
     let mut rest = KEY;
-    match Credential::read(prefix, |buffer| io::Read::read(&mut rest, buffer)) {
+    match Credential::read(prefix, KeyForm::Word, |buffer| io::Read::read(&mut rest, buffer)) {
         Ok(credential) => credential,
         Err(error) => panic!("{error}"),
     }

@@ -94,7 +94,9 @@ fn demo() -> Result<(), Box<dyn Error>> {
     let mut line = String::new();
     stderr.read_line(&mut line)?;
     let address = line.trim_end().rsplit(' ').next().unwrap_or_default().to_owned();
-    stderr.read_line(&mut line)?;
+    for _ in ["clients", "protections"] {
+        stderr.read_line(&mut line)?;
+    }
     if !line.contains("listening on") {
         return Err(line.into());
     }

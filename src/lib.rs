@@ -33,8 +33,8 @@
 //!
 //! # Invariants
 //!
-//! - One accepted request becomes exactly one upstream request, with framing and an Authorization
-//!   field of our own. What could be read in two ways is refused, never normalised.
+//! - One accepted request becomes exactly one upstream request, with framing and a field for the key
+//!   of our own. What could be read in two ways is refused, never normalised.
 //! - The key lies in pages of its own (`memfd_secret(2)` where the kernel has it) and nowhere else. It
 //!   leaves them only into the TLS record that carries it.
 //! - An answer that was cut off never looks whole: the client's connection is reset.
@@ -49,6 +49,7 @@
 //! | what is allowed, refused, and with which words | [`http1::target`], [`http1::refusal`], [`http1::request`] |
 //! | how the end of a body is found | [`http1::framing`], [`http1::chunked`] |
 //! | which fields travel on | [`http1::field`], [`http1::request`], [`http1::response`] |
+//! | which field carries the key | [`http1::auth_header`] |
 //! | what happens when, in one exchange | [`http1::exchange`] |
 //! | the key's whole life | [`process::credential`] |
 //! | the egress proxy and its credentials | [`http1::proxy`], [`process::egress`], [`net::tunnel`] |

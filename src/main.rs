@@ -16,7 +16,7 @@ use codex_responses_api_proxy::http1::response::UpstreamFault;
 use codex_responses_api_proxy::http1::url::{Host, Scheme, UpstreamUrl};
 use codex_responses_api_proxy::net::check::{self, Check};
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
-use codex_responses_api_proxy::net::report;
+use codex_responses_api_proxy::net::report::{self, Colour};
 use codex_responses_api_proxy::net::tls::{Connector, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyError};
@@ -58,20 +58,22 @@ fn usage(reason: String) -> StartError {
 /// Runs the relay until it is told to end.
 pub fn main() -> ExitCode {
     let mut starter = Starter::default();
-    if let Err(error) = harden::base() {
-        return failed(&mut starter, &error, error.exit_code());
+    let hardened = harden::base();
+    let colour = Colour::of_stderr();
+    if let Err(error) = hardened {
+        return failed(&mut starter, colour, &error, error.exit_code());
     }
     let arguments = std::env::args_os().skip(1);
     let config = match cli::parse(arguments, |name| std::env::var_os(name)) {
         Ok(Command::Run(config)) => config,
         Ok(Command::Help) => return print(cli::HELP),
-        Ok(Command::Version) => return print(cli::VERSION),
-        Err(error) => return failed(&mut starter, &error, USAGE),
+        Ok(Command::Version) => return print(&cli::version()),
+        Err(error) => return failed(&mut starter, colour, &error, USAGE),
     };
     if config.detach && !config.check {
         if config.access_log && !detach::stderr_is_kept() {
             let reason = "--access-log with --detach needs a file as stderr; add 2> FILE";
-            return failed(&mut starter, &reason, USAGE);
+            return failed(&mut starter, colour, &reason, USAGE);
         }
         match detach::fork() {
             Ok(Side::Child(parent)) => starter = parent,
@@ -81,16 +83,18 @@ pub fn main() -> ExitCode {
                 let _ = starter.tell(code, &lines);
                 return ExitCode::from(code);
             }
-            Err(error) => return failed(&mut starter, &format!("--detach: {error}"), FAILED),
+            Err(error) => {
+                return failed(&mut starter, colour, &format!("--detach: {error}"), FAILED);
+            }
         }
     }
-    match run(&config, &mut starter) {
+    match run(&config, colour, &mut starter) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&mut starter, &error.reason, error.code),
+        Err(error) => failed(&mut starter, colour, &error.reason, error.code),
     }
 }
 
-fn run(config: &Config, starter: &mut Starter) -> Result<(), StartError> {
+fn run(config: &Config, colour: Colour, starter: &mut Starter) -> Result<(), StartError> {
     // Whatever can fail without the key fails before it is read.
     let egress = Egress::take(&config.upstream).map_err(|error| match error {
         EgressError::Url(..) => usage(error.to_string()),
@@ -122,7 +126,10 @@ fn run(config: &Config, starter: &mut Starter) -> Result<(), StartError> {
     let peers = match config.allow_uids.as_slice() {
         [] => None,
         uids => Some(Peers::new(uids.to_vec()).map_err(|error| {
-            format!("--allow-uid: the kernel does not tell whose connections are: {error}")
+            format!(
+                "--allow-uid: the kernel does not tell whose connections are ({error}); leave it out \
+                 and ask for a token with --client-token-file"
+            )
         })?),
     };
     if config.check {
@@ -135,19 +142,27 @@ fn run(config: &Config, starter: &mut Starter) -> Result<(), StartError> {
     let credential = read_key(config).map_err(|error| error.to_string())?;
     require(config, credential.memory())?;
     let signals = SignalFd::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
-        .map_err(|error| format!("cannot take signals: {error}"))?;
+        .map_err(|error| format!("cannot take signals ({error}); raise ulimit -n"))?;
 
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, config.port))
         .and_then(|listener| sys::listen_for_bursts(listener.as_fd()).map(|()| listener))
-        .map_err(|error| format!("cannot listen on 127.0.0.1:{}: {error}", config.port))?;
+        .map_err(|error| {
+            let port = config.port;
+            format!(
+                "cannot listen on 127.0.0.1:{port}: {error}; choose another --port, or leave it out \
+                 for one that is free"
+            )
+        })?;
     let listening = listener.local_addr().map_err(|error| error.to_string())?.port();
     // Held to the end, when it is emptied.
     let _server_info = match &config.server_info {
-        Some(path) => {
-            Some(ServerInfo::write(path, listening, std::process::id()).map_err(|error| {
-                format!("cannot write --server-info {}: {error}", path.display())
-            })?)
-        }
+        Some(path) => Some(ServerInfo::write(path, listening, std::process::id()).map_err(|error| {
+            format!(
+                "cannot write --server-info {}: {error}; name a file in a folder that the relay's \
+                 user may write to",
+                path.display()
+            )
+        })?),
         None => None,
     };
     harden::drop_privileges(user)?;
@@ -173,7 +188,10 @@ fn run(config: &Config, starter: &mut Starter) -> Result<(), StartError> {
         host,
         port,
         proxy,
-        policy: Policy { http_shutdown: config.http_shutdown },
+        policy: Policy {
+            http_shutdown: config.http_shutdown,
+            credential_field: config.auth_header.other_name(),
+        },
         max_connections,
         client_timeout: config.client_timeout,
         upstream_timeout: config.upstream_timeout,
@@ -186,9 +204,13 @@ fn run(config: &Config, starter: &mut Starter) -> Result<(), StartError> {
     .map_err(no_loop)?;
     starter.leave().map_err(|error| format!("--detach: {error}"))?;
     event_loop.confine()?;
-    let told = starter.tell(0, &report::started(listening, &protections));
+    let token = config.client_token_file.is_some();
+    let told = starter.tell(0, &report::started(listening, token, &protections, colour));
     told.map_err(|_| "--detach: nobody waits for the start any more".to_owned())?;
-    event_loop.run().map_err(|error| format!("the event loop failed: {error}").into())
+    event_loop.run().map_err(|error| {
+        format!("the event loop failed ({error}); start the relay anew, and report it as a bug")
+            .into()
+    })
 }
 
 /// What `--check` needs of what was found out before the key is read.
@@ -255,7 +277,9 @@ fn no_connector(fault: UpstreamFault) -> StartError {
 fn no_loop(error: io::Error) -> StartError {
     match error.get_ref().and_then(|e| e.downcast_ref::<HardenError>()) {
         Some(error) => StartError::from(*error),
-        None => format!("cannot start the event loop: {error}").into(),
+        None => {
+            format!("cannot start the event loop ({error}); raise ulimit -n and ulimit -u").into()
+        }
     }
 }
 
@@ -264,8 +288,9 @@ fn find_user(user: &User) -> Result<(u32, u32), StartError> {
     let (uid, group) = match &user.user {
         Ok(uid) => (*uid, user.group.or_else(|| sys::group_of(*uid))),
         Err(name) => {
-            let (uid, group) = sys::user_named(name)
-                .ok_or_else(|| usage("--user: there is no user of that name".into()))?;
+            let (uid, group) = sys::user_named(name).ok_or_else(|| {
+                usage("--user: there is no user of that name; say UID:GID".into())
+            })?;
             (uid, user.group.or(Some(group)))
         }
     };
@@ -285,16 +310,19 @@ fn read_token(path: &Path) -> Result<ClientToken, StartError> {
 
 fn read_key(config: &Config) -> Result<Credential, KeyError> {
     let prefix = format!(
-        "POST {} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer ",
+        "POST {} HTTP/1.1\r\nHost: {}\r\n{}",
         config.upstream.path_and_query,
-        config.upstream.authority()
+        config.upstream.authority(),
+        config.auth_header.before_key()
     );
     let stdin = io::stdin();
     if stdin.is_terminal() {
         let mut prompt = Prompt::new(stdin.as_fd()).map_err(KeyError::Read)?;
-        Credential::read(prefix.as_bytes(), |buffer| prompt.read(buffer))
+        Credential::read(prefix.as_bytes(), config.key_form, |buffer| prompt.read(buffer))
     } else {
-        Credential::read(prefix.as_bytes(), |buffer| sys::read(stdin.as_fd(), buffer))
+        Credential::read(prefix.as_bytes(), config.key_form, |buffer| {
+            sys::read(stdin.as_fd(), buffer)
+        })
     }
 }
 
@@ -326,8 +354,8 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn failed(starter: &mut Starter, reason: &dyn Display, code: u8) -> ExitCode {
-    let mut lines = format!("codex-responses-api-proxy: error: {reason}\n");
+fn failed(starter: &mut Starter, colour: Colour, reason: &dyn Display, code: u8) -> ExitCode {
+    let mut lines = format!("codex-responses-api-proxy: {} {reason}\n", colour.red("error:"));
     if code == USAGE {
         lines.push_str("Try 'codex-responses-api-proxy --help'.\n");
     }

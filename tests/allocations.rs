@@ -12,7 +12,7 @@ use codex_responses_api_proxy::http1::request::Policy;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::tls::{Connector, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
-use codex_responses_api_proxy::process::credential::Credential;
+use codex_responses_api_proxy::process::credential::{Credential, KeyForm};
 use codex_responses_api_proxy::process::sys::SignalFd;
 
 #[path = "../benches/common/mod.rs"]
@@ -87,13 +87,17 @@ fn start(upstream: &Upstream) -> u16 {
         let event_loop = EventLoop::new(Setup {
             listener,
             signals: SignalFd::block(&[]).unwrap(),
-            credential: Credential::read(b"POST / HTTP/1.1\r\nAuthorization: Bearer ", read)
-                .unwrap_or_else(|_| panic!("the key")),
+            credential: Credential::read(
+                b"POST / HTTP/1.1\r\nAuthorization: Bearer ",
+                KeyForm::Word,
+                read,
+            )
+            .unwrap_or_else(|_| panic!("the key")),
             connector: Connector::new(trust, &config.upstream.host).ok(),
             host: config.upstream.host,
             port: config.upstream.port,
             proxy: None,
-            policy: Policy { http_shutdown: false },
+            policy: Policy { http_shutdown: false, credential_field: None },
             max_connections: 8,
             client_timeout: config.client_timeout,
             upstream_timeout: None,

@@ -116,6 +116,17 @@ fn one_file_names_the_tls_library() {
 }
 
 #[test]
+fn the_version_line_names_the_tls_library_that_is_built_in() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let needs = manifest.split("\nrustls = ").nth(1).unwrap().lines().next().unwrap();
+    let version = needs.split('"').nth(1).unwrap();
+    assert!(needs.contains("\"ring\""));
+    let tls = fs::read_to_string(root.join("src/net/tls.rs")).unwrap();
+    assert!(tls.contains(&format!("\"rustls {version} with ring\"")), "not {version}");
+}
+
+#[test]
 fn nothing_prints_where_the_key_is_or_what_a_peer_sent() {
     for source in sources() {
         for macro_name in ["println!", "eprintln!", "print!", "eprint!", "dbg!"] {

@@ -33,7 +33,7 @@ impl Random {
 }
 
 fn mutated(seed: &[u8], seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
-    const WORDS: [&[u8]; 12] = [
+    const WORDS: [&[u8]; 14] = [
         b"\r\n",
         b"\n",
         b"\r",
@@ -44,6 +44,8 @@ fn mutated(seed: &[u8], seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
         b"Transfer-Encoding: chunked\r\n",
         b"Authorization: x\r\n",
         b"Connection: host\r\n",
+        b"API-Key: x\r\n",
+        b"eyJhbGciOiJIUzI1NiJ9.",
         b"0\r\n\r\n",
         b";",
     ];

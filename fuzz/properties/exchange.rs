@@ -10,7 +10,9 @@ use codex_responses_api_proxy::http1::response::UpstreamFault;
 
 use super::strict::{self, Field, Parsed};
 
-const BLOCK: &[u8] = b"POST /x HTTP/1.1\r\nHost: up.example\r\nAuthorization: Bearer KEY\r\n";
+const BLOCK: &[u8] = b"POST /x HTTP/1.1\r\nHost: up.example\r\n";
+/// The field that carries the key, and another one that may.
+const KEY_FIELDS: [(&str, &str); 2] = [("Authorization", "Bearer KEY"), ("api-key", "KEY")];
 /// Fields that never travel.
 const HOP_BY_HOP: [&str; 9] = [
     "connection",
@@ -47,6 +49,8 @@ impl<'a> Stream<'a> {
 
 struct Driver<'a> {
     exchange: Exchange,
+    /// Which of [`KEY_FIELDS`] carries the key.
+    key_field: (&'static str, &'static str),
     client: Stream<'a>,
     upstream: Stream<'a>,
     /// Where this exchange began in each stream.
@@ -70,8 +74,12 @@ pub fn exchange(data: &[u8]) {
     let length = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
     let (client, rest) = rest.split_at(length);
     let (events, upstream) = rest.split_at(usize::from(*count).min(rest.len()));
+    let key_field = KEY_FIELDS[usize::from(flags >> 3 & 1)];
+    let other = (key_field.0 != "Authorization").then_some(key_field.0.as_bytes());
+    let policy = Policy { http_shutdown: flags & 1 == 1, credential_field: other };
     let mut driver = Driver {
-        exchange: Exchange::new(Policy { http_shutdown: flags & 1 == 1 }),
+        exchange: Exchange::new(policy),
+        key_field,
         client: Stream::new(client),
         upstream: Stream::new(upstream),
         begun: (0, 0),
@@ -203,7 +211,9 @@ impl Driver<'_> {
             RequestStep::Upstream => {
                 assert_eq!(pieces.has_credential(), self.to_upstream.is_empty(), "the block, once");
                 if pieces.has_credential() {
+                    let (name, value) = self.key_field;
                     self.to_upstream.extend_from_slice(BLOCK);
+                    self.to_upstream.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
                 }
                 let bytes = pieces.slices(input).flatten();
                 self.to_upstream.extend(bytes);
@@ -247,13 +257,14 @@ impl Driver<'_> {
         assert_eq!(start, b"POST /x HTTP/1.1");
         let own: [Field; 2] = [
             (b"Host".to_vec(), b"up.example".to_vec()),
-            (b"Authorization".to_vec(), b"Bearer KEY".to_vec()),
+            (self.key_field.0.into(), self.key_field.1.into()),
         ];
+        let never = ["host", "authorization", "content-length", self.key_field.0];
         assert_eq!(fields[..2], own);
         let (framing, travelled) = fields[2..].split_last().expect("a length");
         let is = |field: &Field, name: &str| field.0.eq_ignore_ascii_case(name.as_bytes());
         for field in travelled {
-            for name in HOP_BY_HOP.iter().chain(&["host", "authorization", "content-length"]) {
+            for name in HOP_BY_HOP.iter().chain(&never) {
                 assert!(!is(field, name), "{name} has travelled");
             }
             assert!(asked.contains(field), "a field of nobody's");
@@ -268,10 +279,7 @@ impl Driver<'_> {
             })
         };
         let ends_here = |field: &&Field| {
-            HOP_BY_HOP
-                .iter()
-                .chain(&["host", "authorization", "content-length"])
-                .any(|name| is(field, name))
+            HOP_BY_HOP.iter().chain(&never).any(|name| is(field, name))
                 || nominated(field)
                 || (is(field, "expect") && line.ends_with(b"0"))
         };

@@ -12,7 +12,7 @@ use codex_responses_api_proxy::http1::head::{self, Seen};
 use codex_responses_api_proxy::http1::limits;
 use codex_responses_api_proxy::http1::proxy::{ProxyUrl, connected, is_exempt};
 use codex_responses_api_proxy::http1::url::UpstreamUrl;
-use codex_responses_api_proxy::process::credential::{Credential, KeyError};
+use codex_responses_api_proxy::process::credential::{Credential, KeyError, KeyForm};
 
 pub use exchange::exchange;
 use strict::{Field, Parsed};
@@ -286,7 +286,8 @@ pub fn key_intake(data: &[u8]) {
     let (stdin, answer) = input.split_at(split);
     let mut at = 0;
     let mut turns = ends.iter();
-    let credential = Credential::read(b"PREFIX ", |buffer| {
+    let form = if input.len() % 2 == 0 { KeyForm::Word } else { KeyForm::Token68 };
+    let credential = Credential::read(b"PREFIX ", form, |buffer| {
         if turns.len() % 3 == 2 {
             turns.next();
             return Err(std::io::ErrorKind::Interrupted.into());
@@ -302,21 +303,32 @@ pub fn key_intake(data: &[u8]) {
     let line = stdin.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let kept = line.iter().rposition(|byte| *byte != b'\r').map_or(0, |last| last + 1);
     let key = &line[..kept];
-    let fine = key.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte));
+    let (marks, longest) = match form {
+        KeyForm::Word => ("-_", limits::KEY - "Bearer ".len()),
+        KeyForm::Token68 => ("-._~+/", limits::TOKEN68),
+    };
+    let text = std::str::from_utf8(key).unwrap_or(" ");
+    let word = if form == KeyForm::Token68 { text.trim_end_matches('=') } else { text };
+    let fine =
+        !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c));
     let mut credential = match credential {
         Ok(credential) => credential,
         Err(KeyError::Empty) => return assert!(key.is_empty()),
-        Err(KeyError::TooLong) => return assert!(line.len() > limits::KEY - "Bearer ".len()),
-        Err(KeyError::BadCharacter) => return assert!(!fine),
+        Err(KeyError::TooLong(_)) => return assert!(line.len() > longest),
+        Err(KeyError::BadCharacter(_)) => return assert!(!fine),
         Err(error) => panic!("{error}"),
     };
-    assert!(fine && !key.is_empty());
+    assert!(fine && key.len() <= longest);
     let mut out = Vec::new();
     let after = [std::io::IoSlice::new(b"A: b\r\n"), std::io::IoSlice::new(b"\r\n")];
     assert_eq!(credential.splice_into(&after, &mut out).expect("a Vec takes all"), 8);
     assert!(out == [b"PREFIX ", key, b"\r\nA: b\r\n\r\n"].concat(), "another record");
 
-    let needle = &key[..if key.len() < 16 { 0 } else { 16.min(key.len() / 2) }];
+    let long = text.split('.').rfind(|part| part.len() >= 32);
+    let needle = match long {
+        Some(part) => &part.as_bytes()[..16],
+        None => &key[..if key.len() < 16 { 0 } else { 16.min(key.len() / 2) }],
+    };
     // Half of the answers repeat the key's own bytes, so that something is found.
     let mut text = answer.to_vec();
     if let [first, ..] = answer

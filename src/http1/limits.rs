@@ -23,7 +23,15 @@ pub const DROP: u64 = 64 * 1024;
 pub const RECORD: usize = 16 * 1024;
 /// Bytes of the API key together with `Bearer `.
 pub const KEY: usize = 1024;
+/// Bytes of the API key with `--allow-token68`.
+pub const TOKEN68: usize = 8 * 1024;
+/// Bytes of the value of `--auth-header`.
+pub const AUTH_HEADER: usize = 128;
 /// Client connections at one time, where `--max-connections` does not say otherwise.
 pub const CONNECTIONS: usize = 1024;
 /// Bytes of the upstream URL.
 pub const URL: usize = 4096;
+
+/// The block (request line, Host, the key's field) fits into one record and leaves room for fields,
+/// however long its parts are. The URL's bytes are in it once; the 128 are for the words between them.
+const _: () = assert!(URL + AUTH_HEADER + TOKEN68 + 128 <= RECORD - 3 * 1024);

@@ -1,5 +1,6 @@
 //! The pure room: HTTP/1.x as bytes in and bytes out. No socket, no clock, no TLS, no key.
 
+pub mod auth_header;
 pub mod chunked;
 pub mod exchange;
 pub mod field;

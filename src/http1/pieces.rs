@@ -13,8 +13,8 @@ const TEXT: usize = 16 * 1024;
 /// One run of outgoing bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// The block that ends in the key: request line, Host, Authorization. It stands first or not at
-    /// all, and only `process::credential` knows its bytes.
+    /// The block that ends in the key: request line, Host, the key's field. It stands first or not
+    /// at all, and only `process::credential` knows its bytes.
     Credential,
     /// Bytes `start..end` of the input that the list was made from.
     Input(usize, usize),

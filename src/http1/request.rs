@@ -26,11 +26,14 @@ pub struct Request {
     pub is_head: bool,
 }
 
-/// What the operator allows beyond the one route.
+/// What the operator has decided.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Policy {
     /// `GET /shutdown` ends the relay.
     pub http_shutdown: bool,
+    /// The field that carries the key, where that is another than Authorization. A client's own does
+    /// not travel, as Authorization never does.
+    pub credential_field: Option<&'static [u8]>,
 }
 
 /// True for the token that is asked for.
@@ -117,7 +120,7 @@ pub fn judge(
         (None, _) => Err(Reject::RouteNotAllowed),
     };
     if verdict == Ok(Route::Responses) {
-        forward(head, &connection, framing, upstream);
+        forward(head, &connection, framing, policy, upstream);
     }
     Ok(Request {
         verdict,
@@ -146,11 +149,14 @@ fn forward(
     head: &RequestHead<'_, '_>,
     connection: &Connection,
     framing: Framing,
+    policy: Policy,
     upstream: &mut Pieces,
 ) {
     upstream.credential();
-    travelling(&head.fields, connection, head.input, upstream, |name| {
-        matches!(name, Name::Other | Name::SecFetchSite) || (name == Name::Expect && !head.http10)
+    travelling(&head.fields, connection, head.input, upstream, |known, name| {
+        let kept = matches!(known, Name::Other | Name::SecFetchSite)
+            || (known == Name::Expect && !head.http10);
+        kept && policy.credential_field.is_none_or(|ours| !name.eq_ignore_ascii_case(ours))
     });
     match framing {
         Framing::Chunked => upstream.text(b"Transfer-Encoding: chunked\r\n"),
@@ -171,11 +177,11 @@ pub(super) fn travelling(
     connection: &Connection,
     input: &[u8],
     out: &mut Pieces,
-    keeps: impl Fn(Name) -> bool,
+    keeps: impl Fn(Name, &[u8]) -> bool,
 ) {
     let mut run = 0..0;
     for Field { name, line, .. } in fields.iter() {
-        if !keeps(Name::of(name)) || (connection.nominates && is_nominated(fields, name)) {
+        if !keeps(Name::of(name), name) || (connection.nominates && is_nominated(fields, name)) {
             continue;
         }
         if run.end != line.start {
@@ -200,8 +206,11 @@ mod tests {
     use crate::http1::head::{self, Seen};
 
     fn read(input: &str) -> (Result<Request, Reject>, String) {
+        read_with(input, Policy { http_shutdown: true, ..Policy::default() })
+    }
+
+    fn read_with(input: &str, policy: Policy) -> (Result<Request, Reject>, String) {
         let mut pieces = Pieces::default();
-        let policy = Policy { http_shutdown: true };
         let request = head::request(input.as_bytes(), &mut Seen::default(), |head| {
             judge(&head, policy, &Access::default(), &mut pieces)
         });
@@ -240,6 +249,22 @@ mod tests {
     }
 
     #[test]
+    fn the_field_that_carries_the_key_does_not_travel_in_any_spelling() {
+        let policy = Policy { credential_field: Some(b"api-key"), ..Policy::default() };
+        let (_, sent) = read_with(
+            "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\napi-key: 1\r\nAPI-Key: 2\r\n\
+             X-Api-Key: 3\r\nAuthorization: Bearer x\r\nApi-Key2: 4\r\nExpect: 100-continue\r\n\r\n",
+            policy,
+        );
+        assert_eq!(
+            sent,
+            "X-Api-Key: 3\r\nApi-Key2: 4\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n"
+        );
+        let (_, sent) = post("api-key: 1\r\n");
+        assert_eq!(sent, "api-key: 1\r\nContent-Length: 0\r\n\r\n");
+    }
+
+    #[test]
     fn foreign_callers_are_told_why() {
         let verdict = |text: &str| read(text).0.map(|request| request.verdict);
         for (fields, want) in [
@@ -266,7 +291,7 @@ mod tests {
     #[test]
     fn who_may_not_ask_is_told_so_on_every_route_but_after_the_guard() {
         let ask = |head: &str, access: Access<'_>| {
-            let policy = Policy { http_shutdown: true };
+            let policy = Policy { http_shutdown: true, ..Policy::default() };
             head::request(head.as_bytes(), &mut Seen::default(), |head| {
                 judge(&head, policy, &access, &mut Pieces::default())
             })

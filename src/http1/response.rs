@@ -214,7 +214,7 @@ pub fn judge(
     downstream.text(b" ");
     downstream.input(head.input, head.reason.clone());
     downstream.text(b"\r\n");
-    travelling(&head.fields, &connection, head.input, downstream, |name| {
+    travelling(&head.fields, &connection, head.input, downstream, |name, _| {
         !matches!(
             name,
             Name::HopByHop

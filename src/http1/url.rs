@@ -71,9 +71,11 @@ pub enum UrlError {
 impl fmt::Display for UrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            UrlError::TooLong => "the URL is longer than 4096 bytes",
+            UrlError::TooLong => "the URL must not be longer than 4096 bytes",
             UrlError::Scheme => "the URL must begin with https:// (or http:// for a loopback host)",
-            UrlError::Userinfo => "the URL must not contain a user name or password",
+            UrlError::Userinfo => {
+                "the URL must not contain a user name or password; the key comes through stdin"
+            }
             UrlError::Host => "the URL needs a host: a name, an IPv4 address or an [IPv6] address",
             UrlError::Port => "the port must be a number from 1 to 65535",
             UrlError::Fragment => "the URL must not contain a fragment (#)",

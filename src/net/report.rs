@@ -1,6 +1,6 @@
 //! What goes to stderr: life-cycle lines, and access lines that never hold the loop up.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,9 +11,43 @@ const WAITING: usize = 64 * 1024;
 /// How long the end of the program waits for stderr.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// The relay listens: where, and which protections are in force.
-pub fn started(port: u16, protections: &str) -> String {
-    format!("codex-responses-api-proxy listening on 127.0.0.1:{port}\nprotections: {protections}\n")
+/// Whether stderr shows colour.
+#[derive(Clone, Copy)]
+pub struct Colour(bool);
+
+impl Colour {
+    /// It does where it is a terminal, unless that is a dumb one or `NO_COLOR` is set (no-color.org).
+    /// To be asked before the process is confined: then it would be killed for it.
+    pub fn of_stderr() -> Colour {
+        let is = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let able = is("TERM").is_some_and(|term| term != "dumb");
+        Colour(able && is("NO_COLOR").is_none() && io::stderr().is_terminal())
+    }
+
+    /// What stands out: where one looks first.
+    pub fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    /// What is wrong.
+    pub fn red(self, text: &str) -> String {
+        self.with("1;31", text)
+    }
+
+    fn with(self, style: &str, text: &str) -> String {
+        if self.0 { ["\x1b[", style, "m", text, "\x1b[0m"].concat() } else { text.to_owned() }
+    }
+}
+
+/// The relay listens: where, what to tell clients, and which protections are in force.
+pub fn started(port: u16, token: bool, protections: &str, colour: Colour) -> String {
+    let listening = format!("codex-responses-api-proxy listening on 127.0.0.1:{port}");
+    let key = if token { "the client token" } else { "anything" };
+    format!(
+        "{}\nclients: base URL http://127.0.0.1:{port}/v1, {key} as API key\nprotections: \
+         {protections}\n",
+        colour.bold(&listening)
+    )
 }
 
 /// One exchange, without a byte that a peer chose.

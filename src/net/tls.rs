@@ -40,6 +40,9 @@ use crate::pem::{self, PemError, PemFault};
 
 pub use witness::Witness;
 
+/// What speaks TLS here, for `--version`.
+pub const PROVIDER: &str = "rustls 0.23 with ring";
+
 /// Bytes that a record is larger than its plaintext, at most (RFC 5246 §6.2.3, RFC 8446 §5.2).
 const OVERHEAD: usize = 64;
 /// Bytes of one record on the wire, at most.

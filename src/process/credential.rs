@@ -14,14 +14,13 @@
 
 use std::fmt;
 use std::io::{self, IoSlice, Write};
+use std::ops::Range;
 
 use zeroize::Zeroize;
 
 use super::sys::{self, SecretMemory, SecretPages};
 use crate::http1::limits;
 
-/// Bytes of the key alone.
-const LONGEST: usize = limits::KEY - "Bearer ".len();
 /// Shorter keys are not looked for in answers: half of them would be in many.
 const SHORTEST_NEEDLE_KEY: usize = 16;
 /// Bytes of the key's beginning that are looked for, at most.
@@ -29,15 +28,46 @@ const NEEDLE: usize = 16;
 /// Bytes of an answer that are searched at once.
 const BLOCK: usize = 128;
 
+/// Which keys are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyForm {
+    /// Letters, digits, `-` and `_`, as the reference has it.
+    Word,
+    /// token68 (RFC 9110 §11.2), which is b64token (RFC 6750 §2.1): `.`, `~`, `+` and `/` too, and `=`
+    /// at the end. JWTs are such.
+    Token68,
+}
+
+impl KeyForm {
+    /// Bytes of a key, at most.
+    const fn longest(self) -> usize {
+        match self {
+            KeyForm::Word => limits::KEY - "Bearer ".len(),
+            KeyForm::Token68 => limits::TOKEN68,
+        }
+    }
+
+    fn fits(self, key: &[u8]) -> bool {
+        let (word, marks): (_, &[u8]) = match self {
+            KeyForm::Word => (key, b"-_"),
+            KeyForm::Token68 => {
+                let end = key.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
+                (&key[..end], b"-._~+/")
+            }
+        };
+        !word.is_empty() && word.iter().all(|b| b.is_ascii_alphanumeric() || marks.contains(b))
+    }
+}
+
 /// Why there is no key. The texts say what to type; none holds a byte of what was read.
 #[derive(Debug)]
 pub enum KeyError {
     /// Nothing but line ends.
     Empty,
     /// More than fits.
-    TooLong,
-    /// A byte that no key has.
-    BadCharacter,
+    TooLong(KeyForm),
+    /// A byte that no key of this form has.
+    BadCharacter(KeyForm),
     /// read(2) failed.
     Read(io::Error),
     /// No memory fit to hold it.
@@ -51,11 +81,25 @@ impl fmt::Display for KeyError {
                 "API key must be provided via stdin (e.g. printenv OPENAI_API_KEY | \
                  env -u OPENAI_API_KEY codex-responses-api-proxy)",
             ),
-            KeyError::TooLong => write!(f, "API key is too large: at most {LONGEST} bytes"),
-            KeyError::BadCharacter => {
-                f.write_str("API key may only contain ASCII letters, numbers, '-' or '_'")
+            KeyError::TooLong(form) => {
+                let more = match form {
+                    KeyForm::Word => "; add --allow-token68 for a longer one, a JWT for example",
+                    KeyForm::Token68 => "",
+                };
+                write!(f, "API key is too large: at most {} bytes{more}", form.longest())
             }
-            KeyError::Read(error) => write!(f, "cannot read the API key from stdin: {error}"),
+            KeyError::BadCharacter(KeyForm::Word) => f.write_str(
+                "API key may only contain ASCII letters, numbers, '-' or '_'; add --allow-token68 for \
+                 one with '.', '~', '+', '/' or '=' (a JWT for example)",
+            ),
+            KeyError::BadCharacter(KeyForm::Token68) => f.write_str(
+                "API key may only contain ASCII letters, numbers, '-', '.', '_', '~', '+' or '/', and \
+                 '=' at its end",
+            ),
+            KeyError::Read(error) => write!(
+                f,
+                "cannot read the API key from stdin: {error}; give it through a pipe or from a file"
+            ),
             KeyError::Memory(error) => write!(
                 f,
                 "no memory fit to hold the API key ({error}); raise the limit on locked memory \
@@ -70,12 +114,10 @@ pub struct Credential {
     pages: SecretPages,
     /// Where the block begins.
     block: usize,
-    /// Where the key begins.
-    key: usize,
     /// Where the writable pages begin: behind the block.
     scratch: usize,
-    /// Bytes of the needle; 0 when answers are not searched.
-    needle: usize,
+    /// What of the key is looked for; empty when answers are not searched.
+    needle: Range<usize>,
     /// For each length of a match that fails: the length of the longest shorter one it ends in.
     failure: [u8; NEEDLE],
 }
@@ -85,25 +127,27 @@ impl Credential {
     /// in the block before it; `source` is read(2) on stdin.
     pub fn read(
         prefix: &[u8],
+        form: KeyForm,
         mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> Result<Credential, KeyError> {
-        let block_space = prefix.len() + LONGEST + 2;
+        let longest = form.longest();
+        let block_space = prefix.len() + longest + 2;
         let mut pages = SecretPages::new(block_space + limits::RECORD).map_err(KeyError::Memory)?;
         let scratch = block_space.next_multiple_of(pages.page());
 
         // What goes wrong from here on drops the pages, and that wipes them.
         let (block, read) = pages.open_mut().split_at_mut(scratch);
-        let length = read_line(&mut read[..LONGEST + 2], &mut source)?;
+        let length = read_line(&mut read[..longest + 2], &mut source)?
+            .filter(|length| *length <= longest)
+            .ok_or(KeyError::TooLong(form))?;
         let line = &read[..length];
         if line.is_empty() {
             return Err(KeyError::Empty);
         }
-        if length > LONGEST {
-            return Err(KeyError::TooLong);
+        if !form.fits(line) {
+            return Err(KeyError::BadCharacter(form));
         }
-        if !line.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
-            return Err(KeyError::BadCharacter);
-        }
+        let needle = needle(line);
         let key = scratch - length - 2;
         let start = key - prefix.len();
         block[start..key].copy_from_slice(prefix);
@@ -112,9 +156,9 @@ impl Credential {
         read.zeroize();
         pages.seal(scratch).map_err(KeyError::Memory)?;
 
-        let needle = if length < SHORTEST_NEEDLE_KEY { 0 } else { NEEDLE.min(length / 2) };
-        let failure = failures(&pages.bytes()[key..key + needle]);
-        Ok(Credential { pages, block: start, key, scratch, needle, failure })
+        let needle = key + needle.start..key + needle.end;
+        let failure = failures(&pages.bytes()[needle.clone()]);
+        Ok(Credential { pages, block: start, scratch, needle, failure })
     }
 
     /// Which memory the key lies in.
@@ -124,7 +168,7 @@ impl Credential {
 
     /// The key is looked for in answers.
     pub fn is_searched_for(&self) -> bool {
-        self.needle > 0
+        !self.needle.is_empty()
     }
 
     /// Hands the block and as much of `after` as one TLS record holds to `sink`, in one call.
@@ -149,13 +193,13 @@ impl Credential {
         }
     }
 
-    /// Looks for the key's beginning in an answer that comes in pieces. `position` is how much of it
+    /// Looks for the needle in an answer that comes in pieces. `position` is how much of it
     /// the end of the last piece matched; 0 at the start. True when this piece completes it.
     ///
     /// How long this takes tells nothing of how much of the needle's beginning a text holds, see
     /// `contains`.
     pub fn reflected(&self, position: &mut u8, piece: &[u8]) -> bool {
-        let needle = &self.pages.bytes()[self.key..self.key + self.needle];
+        let needle = &self.pages.bytes()[self.needle.clone()];
         let border = needle.len().saturating_sub(1);
         if piece.len() <= 2 * border || border == 0 {
             return self.advance(position, piece);
@@ -173,7 +217,7 @@ impl Credential {
 
     /// Matches byte by byte, as Knuth, Morris and Pratt do.
     fn advance(&self, position: &mut u8, piece: &[u8]) -> bool {
-        let needle = &self.pages.bytes()[self.key..self.key + self.needle];
+        let needle = &self.pages.bytes()[self.needle.clone()];
         let mut matched = usize::from(*position);
         for byte in piece.iter().take_while(|_| !needle.is_empty()) {
             while matched > 0 && *byte != needle[matched] {
@@ -229,16 +273,31 @@ fn begins_within(piece: &[u8], needle: &[u8]) -> bool {
     })
 }
 
-/// Reads to the first newline or the end; returns the length of the line without its line ends.
-/// What came behind the newline is the caller's to wipe.
+/// What of a key is looked for in answers: the first 16 bytes, or half of a shorter key. In a JWT the
+/// first ones are the same for everybody; what is secret is its signature, the last of its parts, so a
+/// key with long parts is looked for by the beginning of the last of these.
+fn needle(key: &[u8]) -> Range<usize> {
+    let mut end = key.len();
+    for part in key.rsplit(|byte| *byte == b'.') {
+        let start = end - part.len();
+        if part.len() >= 2 * NEEDLE {
+            return start..start + NEEDLE;
+        }
+        end = start.saturating_sub(1);
+    }
+    0..if key.len() < SHORTEST_NEEDLE_KEY { 0 } else { NEEDLE.min(key.len() / 2) }
+}
+
+/// Reads to the first newline or the end; returns the length of the line without its line ends, or
+/// none if the buffer does not hold it. What came behind the newline is the caller's to wipe.
 fn read_line(
     buffer: &mut [u8],
     source: &mut impl FnMut(&mut [u8]) -> io::Result<usize>,
-) -> Result<usize, KeyError> {
+) -> Result<Option<usize>, KeyError> {
     let mut filled = 0;
     let end = loop {
         if filled == buffer.len() {
-            return Err(KeyError::TooLong);
+            return Ok(None);
         }
         let n = match source(&mut buffer[filled..]) {
             Ok(0) => break filled,
@@ -251,7 +310,7 @@ fn read_line(
         }
         filled += n;
     };
-    Ok(buffer[..end].iter().rposition(|byte| *byte != b'\r').map_or(0, |last| last + 1))
+    Ok(Some(buffer[..end].iter().rposition(|byte| *byte != b'\r').map_or(0, |last| last + 1)))
 }
 
 /// The failure function of Knuth, Morris and Pratt.
@@ -294,7 +353,11 @@ mod tests {
     }
 
     fn intake(input: &[u8]) -> Result<Credential, KeyError> {
-        Credential::read(PREFIX, pieces([input]))
+        Credential::read(PREFIX, KeyForm::Word, pieces([input]))
+    }
+
+    fn token68(input: &[u8]) -> Result<Credential, KeyError> {
+        Credential::read(PREFIX, KeyForm::Token68, pieces([input]))
     }
 
     fn record(credential: &mut Credential, after: &[&[u8]]) -> (usize, Vec<u8>) {
@@ -318,7 +381,8 @@ mod tests {
             let (_, got) = record(&mut intake(input).ok().unwrap(), &[b"A: b\r\n\r\n"]);
             assert!(got == want, "whole");
             let bytes = input.chunks(1);
-            let mut credential = Credential::read(PREFIX, pieces(bytes)).ok().unwrap();
+            let mut credential =
+                Credential::read(PREFIX, KeyForm::Word, pieces(bytes)).ok().unwrap();
             let (_, got) = record(&mut credential, &[b"A: b\r\n", b"\r\n"]);
             assert!(got == want, "byte by byte");
         }
@@ -327,7 +391,7 @@ mod tests {
     #[test]
     fn nothing_is_read_behind_the_newline_that_need_not_be() {
         let mut reads = 0;
-        let credential = Credential::read(PREFIX, |buffer| {
+        let credential = Credential::read(PREFIX, KeyForm::Word, |buffer| {
             reads += 1;
             buffer[..4].copy_from_slice(b"abc\n");
             Ok(4)
@@ -343,21 +407,51 @@ mod tests {
             (b"\n", "Empty"),
             (b"\r\n", "Empty"),
             (b"\nkey", "Empty"),
-            (b" key", "BadCharacter"),
-            (b"key ", "BadCharacter"),
-            (b"k ey", "BadCharacter"),
-            (b"k\0ey", "BadCharacter"),
-            (b"k\rey", "BadCharacter"),
-            (b"k.ey", "BadCharacter"),
-            (b"k\xc3\xa9y", "BadCharacter"),
-            (&[b'a'; LONGEST + 1], "TooLong"),
-            (&[b'a'; LONGEST + 2], "TooLong"),
-            (&[b'a'; 1 << 20], "TooLong"),
+            (b" key", "BadCharacter(Word)"),
+            (b"key ", "BadCharacter(Word)"),
+            (b"k ey", "BadCharacter(Word)"),
+            (b"k\0ey", "BadCharacter(Word)"),
+            (b"k\rey", "BadCharacter(Word)"),
+            (b"k.ey", "BadCharacter(Word)"),
+            (b"k/ey", "BadCharacter(Word)"),
+            (b"key=", "BadCharacter(Word)"),
+            (b"k\xc3\xa9y", "BadCharacter(Word)"),
+            (&[b'a'; KeyForm::Word.longest() + 1], "TooLong(Word)"),
+            (&[b'a'; KeyForm::Word.longest() + 2], "TooLong(Word)"),
+            (&[b'a'; 1 << 20], "TooLong(Word)"),
         ] {
             let error = intake(input).err().unwrap();
             assert_eq!(format!("{error:?}"), want);
         }
-        let error = Credential::read(PREFIX, |_| Err(io::ErrorKind::PermissionDenied.into()));
+        for (input, want) in [
+            (&b""[..], "Empty"),
+            (b"=", "BadCharacter(Token68)"),
+            (b"==", "BadCharacter(Token68)"),
+            (b"=a", "BadCharacter(Token68)"),
+            (b"a=b", "BadCharacter(Token68)"),
+            (b"a= =", "BadCharacter(Token68)"),
+            (b"a b", "BadCharacter(Token68)"),
+            (b"a,b", "BadCharacter(Token68)"),
+            (b"a:b", "BadCharacter(Token68)"),
+            (b"a\"b", "BadCharacter(Token68)"),
+            (b"a\\b", "BadCharacter(Token68)"),
+            (b"a\rb", "BadCharacter(Token68)"),
+            (b"a\0b", "BadCharacter(Token68)"),
+            (b"a\x7fb", "BadCharacter(Token68)"),
+            (b"k\xc3\xa9y", "BadCharacter(Token68)"),
+            (&[b'a'; limits::TOKEN68 + 1], "TooLong(Token68)"),
+            (&[b'a'; limits::TOKEN68 + 2], "TooLong(Token68)"),
+            (&[b'a'; 1 << 20], "TooLong(Token68)"),
+        ] {
+            let error = token68(input).err().unwrap();
+            assert_eq!(format!("{error:?}"), want);
+        }
+        let error =
+            Credential::read(
+                PREFIX,
+                KeyForm::Word,
+                |_| Err(io::ErrorKind::PermissionDenied.into()),
+            );
         assert!(matches!(error, Err(KeyError::Read(_))));
     }
 
@@ -366,13 +460,64 @@ mod tests {
         for end in [&b""[..], b"\n", b"\r\n"] {
             let input = [&[b'a'; limits::KEY - "Bearer ".len()][..], end].concat();
             assert!(intake(&input).is_ok());
+            let input = [&[b'a'; limits::TOKEN68][..], end].concat();
+            assert!(token68(&input).is_ok());
         }
+    }
+
+    #[test]
+    fn a_token68_is_taken_as_it_is_where_that_is_allowed() {
+        for key in [&b"a"[..], b"a=", b"a==", b"eyJh.eyJp.c2ln", b"-._~+/", b"AZaz09-._~+/==="] {
+            let want = [PREFIX, key, b"\r\n"].concat();
+            let (_, got) = record(&mut token68(&[key, b"\r\n"].concat()).ok().unwrap(), &[]);
+            assert!(got == want);
+        }
+    }
+
+    #[test]
+    fn the_pages_are_no_more_than_the_form_of_the_key_needs() {
+        for (credential, longest) in [(intake(b"key"), 1017), (token68(b"key"), 8192)] {
+            let pages = credential.ok().unwrap().pages;
+            let whole = PREFIX.len() + longest + 2 + limits::RECORD;
+            assert_eq!(pages.len(), whole.next_multiple_of(pages.page()));
+        }
+    }
+
+    #[test]
+    fn a_jwt_is_looked_for_by_its_signature() {
+        let (head, claims) =
+            ("eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9", "eyJpc3MiOiJodHRwczovL2lzc3Vlci8ifQ");
+        let signature = "0a1b2c3d4e5f6a7b8c9d0e1f2a3b4c5d6e7f8a9b0c1";
+        let jwt = format!("{head}.{claims}.{signature}");
+        // No part is long; a part is as long as a needle can be, twice; one byte less.
+        let (short, long) = ("0123456789abcdef.ghij.klmnop", &signature[..32]);
+        for (key, needle) in [
+            (jwt.clone(), &signature[..16]),
+            (format!("{head}.{claims}.{signature}."), &signature[..16]),
+            (format!("{head}.{signature}.short"), &signature[..16]),
+            (format!("{head}.{long}"), &long[..16]),
+            (format!("{head}.{}", &long[..31]), &head[..16]),
+            (format!("ya29.{signature}"), &signature[..16]),
+            (short.to_owned(), &short[..14]),
+            (format!("{}==", &signature[..30]), &signature[..16]),
+            ("0123456789+/~=".to_owned(), ""),
+        ] {
+            let credential = token68(key.as_bytes()).ok().unwrap();
+            let found = |text: &str| credential.reflected(&mut 0, text.as_bytes());
+            assert!(credential.is_searched_for() != needle.is_empty());
+            assert!(found(&key) != needle.is_empty());
+            assert!(needle.is_empty() || found(&format!("x{needle}")));
+            assert!(needle.is_empty() || !found(&needle[..needle.len() - 1]));
+        }
+        // Another token of the same issuer is nobody's secret here.
+        let credential = token68(jwt.as_bytes()).ok().unwrap();
+        assert!(!credential.reflected(&mut 0, format!("{head}.{claims}.x").as_bytes()));
     }
 
     #[test]
     fn interrupted_reads_are_repeated() {
         let mut turn = 0;
-        let credential = Credential::read(PREFIX, |buffer| {
+        let credential = Credential::read(PREFIX, KeyForm::Word, |buffer| {
             turn += 1;
             match turn {
                 1 | 3 => Err(io::ErrorKind::Interrupted.into()),

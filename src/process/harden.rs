@@ -44,11 +44,23 @@ impl HardenError {
 impl fmt::Display for HardenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            HardenError::Dumpable => "cannot make the process non-dumpable (PR_SET_DUMPABLE)",
-            HardenError::Cores => "cannot forbid core files (RLIMIT_CORE)",
-            HardenError::NewPrivileges => "cannot give up new privileges (PR_SET_NO_NEW_PRIVS)",
+            HardenError::Dumpable => {
+                "cannot make the process non-dumpable (PR_SET_DUMPABLE); let prctl(2) through in the \
+                 container's seccomp profile"
+            }
+            HardenError::Cores => {
+                "cannot forbid core files (RLIMIT_CORE); let setrlimit(2) and prlimit(2) through in \
+                 the container's seccomp profile"
+            }
+            HardenError::NewPrivileges => {
+                "cannot give up new privileges (PR_SET_NO_NEW_PRIVS); let prctl(2) through in the \
+                 container's seccomp profile"
+            }
             HardenError::User => "cannot become the user of --user; start the relay as root",
-            HardenError::Capabilities => "cannot give up capabilities",
+            HardenError::Capabilities => {
+                "cannot give up capabilities; let capset(2) and prctl(2) through in the container's \
+                 seccomp profile"
+            }
             HardenError::Landlock => {
                 "cannot put Landlock rules in force; --no-sandbox starts without them"
             }

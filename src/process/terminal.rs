@@ -8,6 +8,9 @@ use libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTOU, c_int};
 
 use super::sys::{self, QuietTerminal, SignalFd};
 
+/// Bytes of a line, its end among them, from which on the kernel drops what is typed (termios(3)).
+const LINE: usize = 4096;
+
 /// What would otherwise end or stop the process with the echo still off. While SIGTTOU is blocked, a
 /// process in the background may turn it on: with `--detach`, the one that the shell waits for may be
 /// gone before that.
@@ -43,7 +46,10 @@ impl Prompt<'_> {
                 let _again = SignalFd::block(&SIGNALS)?;
                 self.quiet = Some(QuietTerminal::new(self.fd)?);
             } else if readable {
-                return sys::read(self.fd, buffer);
+                return match sys::read(self.fd, buffer) {
+                    Ok(LINE..) => Err(io::Error::other("a terminal takes 4094 bytes on a line")),
+                    read => read,
+                };
             }
         }
     }

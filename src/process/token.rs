@@ -32,13 +32,21 @@ pub enum TokenError {
 impl std::fmt::Display for TokenError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            TokenError::Read(error) => write!(f, "cannot be read: {error}"),
+            TokenError::Read(error) => {
+                write!(f, "cannot be read: {error}; name a file that the relay's user may read")
+            }
             TokenError::Empty => f.write_str("is empty; write a random token into it"),
-            TokenError::TooLong => write!(f, "is too long: at most {LONGEST} bytes"),
+            TokenError::TooLong => {
+                write!(f, "is too long; write a token of at most {LONGEST} bytes into it")
+            }
             TokenError::BadCharacter => f.write_str(
                 "must hold one line of visible ASCII without spaces (e.g. from openssl rand -hex 32)",
             ),
-            TokenError::Memory(error) => write!(f, "cannot be kept in locked memory: {error}"),
+            TokenError::Memory(error) => write!(
+                f,
+                "cannot be kept in locked memory ({error}); raise the limit on it (ulimit -l) to 64 \
+                 KiB or more"
+            ),
         }
     }
 }

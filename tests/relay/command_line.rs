@@ -1,9 +1,13 @@
 //! Arguments: names, forms, and what wrong use is told.
 
-use std::io::Write;
-use std::process::Stdio;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::key::terminal;
 use super::support::upstream::memory_file;
 use super::support::{Client, Relay, Upstream, certs, ok, post};
 
@@ -34,7 +38,25 @@ fn help_and_version_go_to_stdout_and_need_no_key() {
     for flag in ["--version", "-V"] {
         let (code, out, err) = Relay::bare().args([flag]).run(b"");
         assert_eq!((code, err.as_str()), (0, ""));
-        assert!(out.starts_with(concat!("codex-responses-api-proxy ", env!("CARGO_PKG_VERSION"))));
+        let build = out
+            .strip_prefix(concat!("codex-responses-api-proxy ", env!("CARGO_PKG_VERSION"), " ("))
+            .and_then(|rest| rest.strip_suffix(", rustls 0.23 with ring)\n"));
+        let (commit, target) = build.and_then(|build| build.split_once(", ")).expect(&out);
+        let is_commit = commit.len() >= 7 && commit.bytes().all(|b| b.is_ascii_hexdigit());
+        assert!(commit == "unknown" || is_commit, "{out}");
+        assert!(target.starts_with(std::env::consts::ARCH) && target.contains("linux"), "{out}");
+        // Whenever HEAD moves, the program is built anew.
+        let head = Command::new("git")
+            .args(["rev-parse", "HEAD"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output();
+        if let Ok(head) = head
+            && Path::new(env!("CARGO_MANIFEST_DIR")).join(".git").exists()
+            && head.status.success()
+            && std::env::var_os("RELAY_BINARY").is_none()
+        {
+            assert!(head.stdout.starts_with(commit.as_bytes()), "{out}");
+        }
     }
 }
 
@@ -56,6 +78,13 @@ fn wrong_use_is_one_line_and_a_hint_before_stdin_is_read() {
         (&["--upstream-url", "h"], "--upstream-url: "),
         (&["--upstream-url", ""], "--upstream-url: "),
         (&["--upstream-url", "http://10.0.0.1/"], "--upstream-url: http:// would send the key"),
+        (&["--auth-header", "api-key"], "--auth-header: write 'NAME: {}' or 'NAME: SCHEME {}'"),
+        (&["--auth-header", "api-key:{}"], "--auth-header: write "),
+        (&["--auth-header", "api-key: {}{}"], "--auth-header: write "),
+        (&["--auth-header", "a: x\r\nX-A: {}"], "--auth-header: write "),
+        (&["--auth-header", "Host: {}"], "--auth-header: this field means something else"),
+        (&["--auth-header", "Transfer-Encoding: {}"], "--auth-header: this field means"),
+        (&["--auth-header", &"x".repeat(129)], "--auth-header: it is longer than 128 bytes"),
         (&["--user", "no such user here"], "--user: there is no user of that name"),
     ] {
         // Stdin stays open and empty: whoever reads it waits for ever.
@@ -171,6 +200,7 @@ fn a_port_that_is_asked_for_is_taken_and_one_in_use_is_told() {
     let (code, _, err) = Relay::bare().args(["--port", &port]).run(b"key\n");
     assert_eq!(code, 1);
     assert!(err.contains(&format!("cannot listen on 127.0.0.1:{port}: ")), "{err}");
+    assert!(err.contains("choose another --port"), "{err}");
     drop(relay);
     let relay = Relay::bare().args(["--port", &port]).start();
     assert_eq!(relay.port.to_string(), port);
@@ -187,30 +217,144 @@ fn only_127_0_0_1_is_listened_on() {
     }
 }
 
-#[test]
-fn every_flag_stands_in_help_readme_and_parser() {
-    let (_, help, _) = Relay::bare().args(["--help"]).run(b"");
-    let flags = |text: &str| {
-        let mut flags: Vec<String> = text
-            .split(|c: char| !c.is_ascii_lowercase() && c != '-')
-            .filter(|word| word.starts_with("--") && word.len() > 4)
-            .map(|word| word.trim_end_matches('-').to_owned())
-            .collect();
-        flags.sort();
-        flags.dedup();
-        flags
-    };
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+/// Flags, each with the name of its value, which is empty where it takes none.
+type Flags = BTreeSet<(String, String)>;
+
+/// The names that stand between `start` and a quotation mark in the parser.
+fn in_parser(start: &str) -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let source = std::fs::read_to_string(root.join("src/cli.rs")).unwrap();
-    let mut parsed: Vec<String> = source
-        .split("Arg::Long(\"")
-        .skip(1)
-        .map(|rest| format!("--{}", rest.split('"').next().unwrap()))
+    let code = source.split("#[cfg(test)]").next().unwrap();
+    let names = code.split(start).skip(1).map(|rest| rest.split('"').next().unwrap());
+    names.map(|name| format!("--{}", name.trim_start_matches("--"))).collect()
+}
+
+#[test]
+fn every_flag_stands_in_help_readme_and_parser_with_the_same_value() {
+    let (_, help, _) = Relay::bare().args(["--help"]).run(b"");
+    let in_help: Flags = help
+        .lines()
+        .filter_map(|line| line.strip_prefix("  --"))
+        .map(|line| {
+            let (name, rest) = line.split_once(' ').unwrap();
+            let value = rest.strip_prefix('<').and_then(|rest| rest.split_once('>'));
+            (format!("--{name}"), value.map_or("", |(value, _)| value).to_owned())
+        })
         .collect();
-    parsed.sort();
-    assert_eq!(flags(&help), parsed);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    for flag in parsed {
-        assert!(readme.contains(&format!("`{flag}")), "{flag} is not in README.md");
+    let in_readme: Flags = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `--"))
+        .flat_map(|row| row.split(" | ").next().unwrap().split('`').step_by(2))
+        .map(|cell| {
+            let (name, value) = cell.split_once(' ').unwrap_or((cell, ""));
+            (format!("--{}", name.trim_start_matches("--")), value.replace("\\|", "|"))
+        })
+        .collect();
+    assert_eq!(in_help, in_readme);
+    let names: BTreeSet<String> = in_help.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(names, in_parser("Arg::Long(\""));
+    assert_eq!(in_help.len(), names.len());
+
+    // Whoever asks for help or the version gets that, whatever else is typed.
+    let ends = |name: &str| ["--help", "--version"].contains(&name);
+    let told = in_parser("Once::new(\"");
+    for (name, value) in in_help.iter().filter(|(name, _)| !ends(name)) {
+        assert!(told.contains(name), "{name} is not what an error calls it");
+        let (typed, want) = match value.as_str() {
+            "" => (format!("{name}=x"), format!("unexpected argument for option '{name}'")),
+            _ => (name.clone(), format!("missing argument for option '{name}'")),
+        };
+        let (code, _, err) = Relay::bare().args([&typed]).run(b"");
+        assert!(code == 2 && err.contains(&want), "{typed}: {err}");
     }
+}
+
+#[test]
+fn colour_is_for_terminals_that_show_it_and_for_who_wants_it() {
+    let (bold, red, plain) = ("\x1b[1m", "\x1b[1;31merror:\x1b[0m ", "error: ");
+    for (variables, shown) in [
+        (&[("TERM", "xterm")][..], true),
+        (&[("TERM", "xterm"), ("NO_COLOR", "")], true),
+        (&[("TERM", "xterm"), ("NO_COLOR", "1")], false),
+        (&[("TERM", "dumb")], false),
+        (&[("TERM", "")], false),
+        (&[], false),
+    ] {
+        let start = |args: &[&str]| {
+            let (ours, theirs) = terminal();
+            let mut starter = Relay::bare().args(args);
+            for (name, value) in variables {
+                starter = starter.env(name, value);
+            }
+            (starter.spawn(theirs.into()), BufReader::new(ours))
+        };
+        let line = |terminal: &mut BufReader<File>| {
+            let mut line = String::new();
+            terminal.read_line(&mut line).unwrap();
+            line.trim_end().to_owned()
+        };
+        let (mut relay, mut terminal) = start(&["--nonsense"]);
+        assert_eq!(relay.exit_code(), 2);
+        let want = if shown { red } else { plain };
+        let want = format!("codex-responses-api-proxy: {want}invalid option '--nonsense'");
+        assert_eq!(line(&mut terminal), want, "{variables:?}");
+
+        let (mut relay, mut terminal) = start(&[]);
+        let listening = line(&mut terminal);
+        assert_eq!(listening.starts_with(bold), shown, "{listening:?}");
+        assert_eq!(listening.ends_with("\x1b[0m"), shown, "{listening:?}");
+        let digits = listening.trim_end_matches("\x1b[0m").rsplit(':').next().unwrap();
+        relay.port = digits.parse().unwrap();
+        assert!(line(&mut terminal).starts_with("clients: "));
+        assert!(line(&mut terminal).starts_with("protections: "));
+        // The sandbox has nothing against it.
+        let answer = relay.connect().send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+        assert_eq!(answer.status, 403);
+    }
+    // No terminal, no colour, whatever the variables say.
+    let (_, _, err) = Relay::bare().env("TERM", "xterm").args(["--nonsense"]).run(b"");
+    assert!(!err.contains('\x1b'), "{err:?}");
+    let relay = Relay::bare().env("TERM", "xterm").start();
+    assert!(!relay.output().contains(&0x1b));
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_told_with_what_to_do() {
+    let start = |args: &[&str]| Relay::bare().args(args);
+    let without = |call, first: Option<i32>| start(&[]).refusing(call, first, libc::EPERM);
+    let prctl = |option| without(libc::SYS_prctl, Some(option));
+    let taken = Relay::bare().start();
+    let port = taken.port.to_string();
+    let empty = memory_file(b"\n");
+    let empty = empty.to_str().unwrap();
+    for (starter, code, want) in [
+        (start(&["--port", &port]), 1, "; choose another --port"),
+        (start(&["--server-info", "/proc/none/info"]), 1, "; name a file in a folder that"),
+        (start(&["--client-token-file", "/nonexistent"]), 1, "; name a file that the relay's user"),
+        (start(&["--client-token-file", empty]), 1, "; write a random token into it"),
+        (start(&["--user", "no such user"]), 2, "; say UID:GID"),
+        (prctl(libc::PR_SET_DUMPABLE), 5, "; let prctl(2) through"),
+        (without(libc::SYS_prlimit64, None), 7, "; let setrlimit(2) and prlimit(2) through"),
+        (without(libc::SYS_signalfd4, None), 1, "; raise ulimit -n"),
+        (without(libc::SYS_epoll_create1, None), 1, "; raise ulimit -n and ulimit -u"),
+    ] {
+        let (got, _, err) = starter.run(b"key\n");
+        assert_eq!(got, code, "{err}");
+        let line = err.lines().next().unwrap();
+        assert!(line.contains("error: ") && line.contains(want), "{line}");
+        assert_eq!(err.lines().count(), if code == 2 { 2 } else { 1 }, "{err}");
+    }
+}
+
+#[test]
+fn the_start_says_what_to_tell_clients() {
+    let relay = Relay::bare().start();
+    let base = format!("clients: base URL http://127.0.0.1:{}/v1, ", relay.port);
+    assert_eq!(relay.output_line("clients"), base + "anything as API key");
+    let file = memory_file(b"sesame\n");
+    let relay = Relay::bare().args(["--client-token-file", file.to_str().unwrap()]).start();
+    let line = relay.output_line("clients");
+    assert!(line.ends_with("/v1, the client token as API key"), "{line}");
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::support::upstream::Kind;
+use super::support::upstream::{Kind, memory_file};
 use super::support::{DEADLINE, End, Peer, Relay, Request, Upstream, certs, ok, post};
 
 /// An upstream that answers, and a relay that stands before it.
@@ -91,6 +91,52 @@ fn authorization_in_every_spelling_and_number_gives_way_to_ours() {
     let request = forwarded(&upstream, &relay, chunked);
     assert_eq!(fields(&request, &relay), "Transfer-Encoding: chunked\r\n\r\n");
     assert_eq!(request.body, b"{}");
+}
+
+#[test]
+fn another_field_carries_the_key_and_a_clients_own_gives_way_in_every_spelling() {
+    for (header, before) in [
+        ("api-key: {}", "api-key: "),
+        ("Ocp-Apim-Subscription-Key: {}", "Ocp-Apim-Subscription-Key: "),
+        ("X-Auth: Token {}", "X-Auth: Token "),
+    ] {
+        let upstream = Upstream::answering(ok("hello"));
+        let relay = Relay::to(&upstream.url()).args(["--auth-header", header]).start();
+        let name = header.split(':').next().unwrap();
+        let (lower, upper) = (name.to_lowercase(), name.to_uppercase());
+        let start = format!("POST /v1/responses HTTP/1.1\r\nHost: localhost:{}\r\n", upstream.port);
+        let block = format!("{start}{before}{}\r\n", relay.key);
+        for (sent, kept) in [
+            ("".to_owned(), String::new()),
+            (format!("{name}: other\r\n"), String::new()),
+            (format!("{lower}: other\r\n{upper}:\r\n{name}:other\r\n"), String::new()),
+            ("Authorization: Bearer other\r\nauthorization: a\r\n".into(), String::new()),
+            // What Connection names are the client's fields, never ours.
+            (format!("Connection: {name}, {upper}\r\nX-A: 1\r\n"), "X-A: 1\r\n".into()),
+            (
+                format!("X-{name}: a\r\n{upper}: other\r\n{name}2: b\r\n"),
+                format!("X-{name}: a\r\n{name}2: b\r\n"),
+            ),
+        ] {
+            let request = forwarded(&upstream, &relay, post(&sent, "{}"));
+            let rest = request.head.strip_prefix(&block).expect("our block");
+            assert_eq!(rest, format!("{kept}Content-Length: 2\r\n\r\n"));
+        }
+    }
+}
+
+#[test]
+fn a_client_token_is_shown_in_authorization_whatever_field_carries_the_key() {
+    let upstream = Upstream::answering(ok("hello"));
+    let file = memory_file(b"sesame\n");
+    let relay = Relay::to(&upstream.url())
+        .args(["--auth-header", "api-key: {}", "--client-token-file", file.to_str().unwrap()])
+        .start();
+    let answer = relay.connect().send(post("api-key: sesame\r\n", "{}")).response();
+    assert_eq!((answer.status, answer.code()), (401, "client_token_required"));
+    let request = forwarded(&upstream, &relay, post("Authorization: Bearer sesame\r\n", "{}"));
+    assert!(!request.head.contains("sesame") && request.fields("authorization").is_empty());
+    assert!(request.fields("api-key") == [relay.key.as_str()]);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use codex_responses_api_proxy::http1::limits;
+
 use super::support::relay::{binary, marker_key};
 use super::support::{DEADLINE, Relay, Upstream, ok, post};
 
@@ -80,6 +82,84 @@ fn a_character_that_no_key_has_is_refused() {
     }
 }
 
+/// A JWT of this length: a header and claims like those of every other, and a signature of its own.
+fn jwt(len: usize) -> String {
+    let claims = len - JWT_HEADER.len() - 2 - marker_key().len();
+    let signature = marker_key();
+    format!("{JWT_HEADER}.{}.{signature}", "eyJhdWQi".repeat(len)[..claims].to_owned())
+}
+
+const JWT_HEADER: &str = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9";
+
+/// Starts a relay with `--allow-token68` and this key, the longest URL and the longest field for the
+/// key if so asked, and looks at what the upstream sees.
+fn arrives_as_token68(key: &str, long: bool) {
+    let upstream = Upstream::answering(ok("fine"));
+    let (mut url, mut field) = (upstream.url(), "Authorization: Bearer ".to_owned());
+    if long {
+        url += &"/x".repeat(limits::URL)[..limits::URL - url.len()];
+        field = "f".repeat(limits::AUTH_HEADER - 4) + ": ";
+    }
+    let args = ["--allow-token68", "--auth-header", &format!("{field}{{}}")];
+    let relay = Relay::to(&url).args(args).key(key).start();
+    let sent = post(&format!("X-A: {}\r\n", "a".repeat(60_000)), "{}");
+    assert_eq!(relay.connect().send(sent).response().status, 200);
+    let request = &upstream.requests()[0];
+    let line = format!("\r\n{field}{key}\r\nX-A: aaa");
+    assert!(request.head.matches(&line).count() == 1, "the key, whole");
+    assert!(request.head.ends_with("aaa\r\nContent-Length: 2\r\n\r\n") && request.body == b"{}");
+}
+
+#[test]
+fn a_token68_arrives_as_it_is_where_it_is_allowed() {
+    for key in ["ya29.A-b_c~d+e/f==", "a=", &jwt(2_000)] {
+        arrives_as_token68(key, false);
+    }
+}
+
+#[test]
+fn the_longest_token68_works_beside_the_longest_url_and_one_byte_more_is_refused() {
+    arrives_as_token68(&jwt(limits::TOKEN68), true);
+    let (code, _, err) =
+        Relay::bare().args(["--allow-token68"]).run(jwt(limits::TOKEN68 + 1).as_bytes());
+    assert_eq!(code, 1);
+    assert!(err.contains("too large: at most 8192 bytes") && err.lines().count() == 1, "{err}");
+}
+
+#[test]
+fn a_key_that_needs_the_flag_is_told_so_and_what_is_no_token68_is_refused_with_it() {
+    for key in ["a.b", "a~b", "a+b", "a/b", "a=", &jwt(500)] {
+        refused(key.as_bytes(), "add --allow-token68");
+    }
+    refused(&[b'k'; LONGEST + 1], "add --allow-token68");
+    for key in ["=", "a=b", "a b", "a:b", "a,b", "a\\b", "a\u{e9}"] {
+        let (code, _, err) = Relay::bare().args(["--allow-token68"]).run(key.as_bytes());
+        assert_eq!((code, err.lines().count()), (1, 1), "{err}");
+        assert!(err.contains("API key may only contain"), "{err}");
+    }
+}
+
+#[test]
+fn a_jwt_that_is_reflected_is_cut_off_and_another_of_its_issuer_is_not() {
+    let key = jwt(600);
+    let (claims, signature) = key.rsplit_once('.').unwrap();
+    for (text, whole) in [
+        (format!("{claims}.0123456789abcdef0123456789abcdef"), true),
+        (signature[..15].to_owned(), true),
+        (signature[..16].to_owned(), false),
+        (key.clone(), false),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\nX: {text}\r\nContent-Length: 0\r\n\r\n");
+        let upstream = Upstream::answering(answer);
+        let relay = Relay::to(&upstream.url()).args(["--allow-token68"]).key(&key).start();
+        let answer = relay.connect().send(post("", "{}")).response();
+        match whole {
+            true => assert!(answer.status == 200 && answer.fields("x") == [&text], "withheld"),
+            false => assert_eq!((answer.status, answer.code()), (502, "credential_reflected")),
+        }
+    }
+}
+
 #[test]
 fn a_closed_stdin_reads_as_empty_and_one_that_cannot_be_read_has_its_own_message() {
     let run = |command: &mut Command| {
@@ -144,6 +224,8 @@ fn at_a_terminal_the_key_is_asked_for_without_echo_which_comes_back_whatever_hap
     }
     for (then, code) in [
         (Then::Type(marker_key() + "\n"), None),
+        // The terminal itself cuts this line, which must not pass for the key.
+        (Then::Type(jwt(5_000) + "\n"), Some(1)),
         (Then::Type("bad key\n".into()), Some(1)),
         (Then::Type("\n".into()), Some(1)),
         (Then::Signal(libc::SIGINT), None),
@@ -153,6 +235,7 @@ fn at_a_terminal_the_key_is_asked_for_without_echo_which_comes_back_whatever_hap
         let (mut ours, theirs) = terminal();
         let mut child = Command::new(binary())
             .env_clear()
+            .arg("--allow-token68")
             .stdin(theirs.try_clone().unwrap())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -187,7 +270,16 @@ fn at_a_terminal_the_key_is_asked_for_without_echo_which_comes_back_whatever_hap
             let key = text.trim_end().as_bytes();
             assert!(!seen.windows(key.len()).any(|window| window == key));
         }
-        let status = child.wait().unwrap();
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if start.elapsed() > DEADLINE {
+                let _ = child.kill();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
         if let Some(code) = code {
             assert_eq!(status.code(), Some(code));
         }

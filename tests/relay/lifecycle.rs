@@ -43,6 +43,7 @@ fn the_start_lines_say_where_it_listens_and_what_protects_it() {
     let line = relay.line();
     let port = line.strip_prefix("codex-responses-api-proxy listening on 127.0.0.1:").unwrap();
     assert!(port.parse::<u16>().unwrap() > 0);
+    assert!(relay.line().starts_with("clients: base URL http://127.0.0.1:"));
     let line = relay.line();
     for part in ["protections: key in ", "not dumpable", "no core files", "LD_* removed"] {
         assert!(line.contains(part), "{line}");

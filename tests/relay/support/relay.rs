@@ -226,8 +226,10 @@ impl Starter {
         let line = relay.line();
         let port = line.strip_prefix("codex-responses-api-proxy listening on 127.0.0.1:");
         relay.port = port.unwrap_or_else(|| panic!("not listening: {line}")).parse().unwrap();
-        let line = relay.line();
-        assert!(line.starts_with("protections: "), "{line}");
+        for start in ["clients: ", "protections: "] {
+            let line = relay.line();
+            assert!(line.starts_with(start), "{line}");
+        }
         relay
     }
 

@@ -1,0 +1,43 @@
+//! Tells the program, for `--version`, which commit it is built from and for which target.
+
+use std::env::var;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    let commit = working_copy().or_else(packaged).unwrap_or_else(|| "unknown".into());
+    println!("cargo:rustc-env=COMMIT={commit}");
+    println!("cargo:rustc-env=TARGET={}", var("TARGET").unwrap_or_default());
+}
+
+/// The commit of a repository of our own: where the sources lie in somebody else's, git would tell of
+/// that.
+fn working_copy() -> Option<String> {
+    if !Path::new(".git").exists() {
+        return None;
+    }
+    let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
+    // Whenever HEAD moves, one of these changes; cargo takes one that is not there for changed.
+    for name in ["HEAD", "logs/HEAD"].into_iter().chain(branch.as_deref()) {
+        let path = git(&["rev-parse", "--git-path", name])?;
+        if Path::new(&path).exists() {
+            println!("cargo:rerun-if-changed={path}");
+        }
+    }
+    git(&["rev-parse", "--short=7", "HEAD"])
+}
+
+/// What cargo wrote into the package.
+fn packaged() -> Option<String> {
+    let info = fs::read_to_string(".cargo_vcs_info.json").ok()?;
+    let (_, commit) = info.split_once("\"sha1\": \"")?;
+    commit.get(..7).map(str::to_owned)
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    (output.status.success() && !text.is_empty()).then_some(text)
+}
