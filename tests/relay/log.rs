@@ -151,8 +151,10 @@ fn a_stderr_that_nobody_reads_holds_nothing_up_and_the_lost_lines_are_counted() 
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
     let port = line.trim_end().rsplit_once(':').unwrap().1.parse().unwrap();
-    line.clear();
-    lines.read_line(&mut line).unwrap();
+    while !line.starts_with("protections:") {
+        line.clear();
+        lines.read_line(&mut line).unwrap();
+    }
     // More lines than the pipe and the relay's own buffer hold together.
     let count = 1000;
     let mut client = super::support::Client::connect(port);
