@@ -39,7 +39,7 @@
 //!   leaves them only into the TLS record that carries it.
 //! - An answer that was cut off never looks whole: the client's connection is reset.
 //! - What a peer can make the process hold is bounded by constants: [`http1::limits`] and
-//!   [`net::relay::READ`] and [`net::relay::CLIENT_READ`].
+//!   [`net::relay::READ`].
 //! - A POST is never sent twice once a byte of it may have been read.
 //!
 //! # Where to look

@@ -204,6 +204,7 @@ fn run(config: &Config, colour: Colour, starter: &mut Starter) -> Result<(), Sta
     .map_err(no_loop)?;
     starter.leave().map_err(|error| format!("--detach: {error}"))?;
     event_loop.confine()?;
+    sys::bring_pages_in();
     let token = config.client_token_file.is_some();
     let told = starter.tell(0, &report::started(listening, token, &protections, colour));
     told.map_err(|_| "--detach: nobody waits for the start any more".to_owned())?;

@@ -18,7 +18,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use super::buffer::Scratch;
 use super::deadlines::Deadlines;
 use super::pool::Pool;
-use super::relay::{CLIENT_READ, READ, Relay, Shared, Turn};
+use super::relay::{READ, Relay, Shared, Turn};
 use super::report::AccessLog;
 use super::resolver::Resolver;
 use super::slots::{Key, Side, Slots};
@@ -137,11 +137,11 @@ impl EventLoop {
             pool: Pool::new(setup.max_connections),
             deadlines: Deadlines::default(),
             registry,
-            downstream: Scratch::new(CLIENT_READ),
+            downstream: Scratch::new(READ),
             space: Space {
                 wire: Scratch::new(READ + WIRE_RECORD),
                 plain: Scratch::new(READ + WIRE_RECORD),
-                out: Scratch::new(2 * CLIENT_READ),
+                out: Scratch::new(2 * READ),
                 gather: Scratch::new(0),
             },
             pieces: Pieces::default(),

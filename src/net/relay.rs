@@ -30,11 +30,8 @@ use crate::process::credential::Credential;
 use crate::process::sys;
 use crate::process::token::ClientToken;
 
-/// Bytes of one read from an upstream.
+/// Bytes of one read from a socket: four records.
 pub const READ: usize = 64 * 1024;
-/// Bytes of one read from a client. Two records: with more, what is read, sealed and written no
-/// longer fits into the processor's nearer caches, and an upload costs a sixth more.
-pub const CLIENT_READ: usize = 32 * 1024;
 /// Reads from each side in one turn of the loop, before others get theirs.
 const ROUNDS: usize = 2;
 
@@ -273,7 +270,7 @@ impl Relay {
 
     /// Reads and drops what still comes, so that no reset eats the last answer.
     fn discard(&mut self, shared: &mut Shared) -> Result<bool, Over> {
-        match self.socket.read(&mut shared.downstream.room(CLIENT_READ)[..CLIENT_READ]) {
+        match self.socket.read(&mut shared.downstream.room(READ)[..READ]) {
             Got::Bytes(_) => Ok(true),
             Got::Nothing => Ok(false),
             Got::End | Got::Broken => Err(Over),

@@ -4,6 +4,7 @@
 //! connection that waits owns no buffer, and nothing written before the handshake has ended is
 //! ever queued in the clear.
 
+mod provider;
 mod witness;
 
 use std::collections::VecDeque;
@@ -19,8 +20,8 @@ use rustls::client::{
     UnbufferedClientConnection, verify_server_cert_signed_by_trust_anchor, verify_server_name,
 };
 use rustls::crypto::{
-    CryptoProvider, KeyProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature,
-    verify_tls13_signature,
+    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms, ring,
+    verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -31,6 +32,7 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, NamedGroup, ProtocolVersion,
     RootCertStore, SignatureScheme,
 };
+use webpki::ring as signatures;
 
 use super::buffer::Scratch;
 use crate::http1::limits;
@@ -38,6 +40,7 @@ use crate::http1::response::UpstreamFault;
 use crate::http1::url::Host;
 use crate::pem::{self, PemError, PemFault};
 
+use provider::provider;
 pub use witness::Witness;
 
 /// What speaks TLS here, for `--version`.
@@ -103,37 +106,6 @@ impl Trust {
             }
             Some(_) => Ok(passed_over),
         }
-    }
-}
-
-/// *ring*, with AES-128 before AES-256: as safe here, and a fifth faster. Upstreams that have a
-/// preference of their own follow theirs.
-fn provider() -> CryptoProvider {
-    use ring::cipher_suite as suite;
-    CryptoProvider {
-        cipher_suites: vec![
-            suite::TLS13_AES_128_GCM_SHA256,
-            suite::TLS13_AES_256_GCM_SHA384,
-            suite::TLS13_CHACHA20_POLY1305_SHA256,
-            suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-            suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-            suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-            suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-            suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-            suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-        ],
-        key_provider: &NoKeys,
-        ..ring::default_provider()
-    }
-}
-
-/// There are no client certificates: the code that signs with them need not be in the program.
-#[derive(Debug)]
-struct NoKeys;
-
-impl KeyProvider for NoKeys {
-    fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
-        Err(Error::General("no client certificates".into()))
     }
 }
 

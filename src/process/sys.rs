@@ -225,6 +225,60 @@ pub fn raise_open_files(wanted: u64) -> u64 {
     limit.rlim_cur
 }
 
+/// Fills `bytes` by getrandom(2), which waits until the kernel has been seeded.
+pub fn random(mut bytes: &mut [u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        // SAFETY: the kernel writes at most `len` bytes into memory that is ours alone.
+        let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        match usize::try_from(n) {
+            Ok(n) => bytes = &mut bytes[n..],
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Has the program's code and constants in memory before the first connection needs them, but for the
+/// unwind tables at their end, which nothing needs. Linux before 5.14 cannot do that: there they come in
+/// as they are used.
+pub fn bring_pages_in() {
+    unsafe extern "C" fn bring_in(
+        object: *mut libc::dl_phdr_info,
+        _: libc::size_t,
+        _: *mut c_void,
+    ) -> c_int {
+        // SAFETY: libc hands over a description that is good for the time of this call.
+        let object = unsafe { &*object };
+        // SAFETY: as above, with so many program headers.
+        let headers =
+            unsafe { std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()) };
+        let unwinding = headers.iter().find(|header| header.p_type == libc::PT_GNU_EH_FRAME);
+        let page = page_size() as u64;
+        for header in headers {
+            if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
+                continue;
+            }
+            let (start, mut end) = (header.p_vaddr, header.p_vaddr + header.p_memsz);
+            if let Some(tables) = unwinding.filter(|tables| (start..end).contains(&tables.p_vaddr))
+            {
+                end = tables.p_vaddr;
+            }
+            let start = (object.dlpi_addr + start) / page * page;
+            let len = (object.dlpi_addr + end).next_multiple_of(page) - start;
+            let start = ptr::with_exposed_provenance_mut(start as usize);
+            // SAFETY: this changes nothing that can be read there.
+            unsafe { libc::madvise(start, len as usize, libc::MADV_POPULATE_READ) };
+        }
+        // The first object is the program; others need no care.
+        1
+    }
+    // SAFETY: `bring_in` keeps to what it is handed.
+    unsafe { libc::dl_iterate_phdr(Some(bring_in), ptr::null_mut()) };
+}
+
 /// Runs `work` compiled for 32-byte vectors where the processor has them, as nearly all have. It must
 /// be inlined to gain from that.
 #[inline]

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use super::{CLIENT_READ, Over, Relay, Shared, Times};
+use super::{Over, READ, Relay, Shared, Times};
 use crate::http1::exchange::RequestStep;
 use crate::http1::request::Access;
 use crate::http1::response::UpstreamFault;
@@ -43,7 +43,7 @@ impl Relay {
             return Ok(used > 0);
         }
         shared.downstream.clear();
-        match self.socket.read(&mut shared.downstream.room(CLIENT_READ)[..CLIENT_READ]) {
+        match self.socket.read(&mut shared.downstream.room(READ)[..READ]) {
             Got::Bytes(n) => shared.downstream.add(n),
             Got::Nothing => return Ok(false),
             Got::End | Got::Broken if self.exchange.is_under_way() => {
