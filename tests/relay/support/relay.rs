@@ -16,6 +16,14 @@ pub fn binary() -> String {
         .unwrap_or_else(|_| env!("CARGO_BIN_EXE_codex-responses-api-proxy").to_owned())
 }
 
+/// The command that starts it: with `RELAY_RUNNER`, an emulator's.
+pub fn program() -> Command {
+    let Ok(runner) = std::env::var("RELAY_RUNNER") else { return Command::new(binary()) };
+    let mut command = Command::new(runner);
+    command.arg(binary());
+    command
+}
+
 /// A key that no test prints. Distinct from run to run, so that a stray copy is not taken for it.
 pub fn marker_key() -> String {
     format!("sk-MARKER_{}", random_hex())
@@ -50,7 +58,9 @@ impl Relay {
     }
 
     pub fn bare() -> Starter {
-        Relay::under(&[])
+        let mut command = program();
+        command.env_clear();
+        Starter { command, key: marker_key() }
     }
 
     /// Run by a tool that is to watch it.
