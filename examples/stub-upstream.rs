@@ -2,12 +2,14 @@
 //! as the only argument, prints its port, then a line for each request: whether its Authorization
 //! field was exactly `Bearer $STUB_KEY`, its body's length, and how the exchange ended.
 //!
-//! The `model` in the request's body chooses the answer: `error-401`, `error-429`, `endless`;
-//! anything else is answered with a short message, streamed if the body says so.
+//! What the request's body names chooses the answer: `stub-401`, `stub-429`, `stub-busy` (429 every
+//! other time), `stub-endless`, `stub-echo` (the body itself); anything else is answered with a short
+//! message, streamed if the body says so.
 
 mod upstream;
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use upstream::{Request, Stream};
@@ -34,19 +36,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn answer(request: &Request, stream: &mut Stream) -> io::Result<()> {
+    static BUSY: AtomicBool = AtomicBool::new(false);
     let says = |text: &str| request.body.contains(text);
-    if says("error-401") {
+    if says("stub-401") {
         let body = r#"{"error":{"message":"Incorrect API key provided","type":"invalid_request_error","code":"invalid_api_key"}}"#;
         return send(stream, "401 Unauthorized", "", body);
     }
-    if says("error-429") {
+    if says("stub-429") || (says("stub-busy") && !BUSY.fetch_not(Ordering::SeqCst)) {
         let body = r#"{"error":{"message":"Rate limit reached","type":"requests","code":"rate_limit_exceeded"}}"#;
-        return send(stream, "429 Too Many Requests", "Retry-After: 7\r\n", body);
+        return send(stream, "429 Too Many Requests", "Retry-After: 2\r\n", body);
     }
-    if says("endless") {
+    if says("stub-echo") {
+        return send(stream, "200 OK", "", &request.body);
+    }
+    if says("stub-endless") {
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")?;
-        let (name, data) = upstream::events().swap_remove(1);
-        loop {
+        let events = upstream::events();
+        let deltas = events.iter().filter(|(name, _)| name.ends_with(".delta"));
+        for (name, data) in deltas.cycle() {
             write!(stream, "event: {name}\ndata: {data}\n\n")?;
             stream.flush()?;
             std::thread::sleep(Duration::from_millis(20));

@@ -126,6 +126,47 @@ fn the_version_line_names_the_tls_library_that_is_built_in() {
     assert!(tls.contains(&format!("\"rustls {version} with ring\"")), "not {version}");
 }
 
+/// The words of lower case with an underscore that stand in such marks.
+fn codes(text: &str, mark: char) -> Vec<&str> {
+    let parts = text.split(mark).skip(1).step_by(2);
+    let is_code = |word: &&str| {
+        word.contains('_') && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    let mut codes: Vec<&str> = parts.filter(is_code).collect();
+    codes.sort_unstable();
+    codes
+}
+
+#[test]
+fn the_readme_says_once_what_to_do_about_each_error_code_and_exit_code() {
+    let readme =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let table = |title: &str| {
+        let (_, rest) = readme.split_once(title).unwrap();
+        let rows = rest.lines().skip_while(|line| !line.starts_with('|')).skip(2);
+        let first = rows.take_while(|line| line.starts_with('|')).map(|row| {
+            assert!(row.split(" | ").count() >= 3, "{row}");
+            row.split(" | ").next().unwrap().trim_start_matches("| ").to_owned() + ", "
+        });
+        first.collect::<String>()
+    };
+    let sources = sources();
+    let code = |file| &sources.iter().find(|source| source.name == file).unwrap().code;
+    let answers = code("http1/refusal.rs").clone() + code("http1/response.rs");
+    assert_eq!(codes(&table("### By `error.code`"), '`'), codes(&answers, '"'));
+
+    let told = table("### By exit code");
+    let told: Vec<&str> = told.split(", ").collect();
+    let (_, exit) = code("process/harden.rs").split_once("pub fn exit_code").unwrap();
+    let exit = exit.split_once("impl ").unwrap().0;
+    let numbers: Vec<&str> =
+        exit.split("=> ").skip(1).map(|s| s.split(',').next().unwrap()).collect();
+    assert!(numbers.len() >= 8);
+    for number in ["0", "1", "2"].iter().chain(&numbers) {
+        assert_eq!(told.iter().filter(|code| *code == number).count(), 1, "exit code {number}");
+    }
+}
+
 #[test]
 fn nothing_prints_where_the_key_is_or_what_a_peer_sent() {
     for source in sources() {

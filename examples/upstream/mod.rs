@@ -131,19 +131,28 @@ pub fn events() -> Vec<(&'static str, String)> {
             r#"{{"id":"resp_1","object":"response","created_at":0,"model":"stub","status":"{status}","output":[{output}],"parallel_tool_calls":true,"tool_choice":"auto","tools":[],"usage":{{"input_tokens":1,"input_tokens_details":{{"cached_tokens":0}},"output_tokens":5,"output_tokens_details":{{"reasoning_tokens":0}},"total_tokens":6}}}}"#
         )
     };
-    let item = format!(
-        r#"{{"id":"msg_1","type":"message","role":"assistant","status":"completed","content":[{{"type":"output_text","text":"{MESSAGE}","annotations":[]}}]}}"#
-    );
-    let mut events =
-        vec![("response.created", format!(r#""response":{}"#, response("in_progress", "")))];
+    let part = |text: &str| format!(r#"{{"type":"output_text","text":"{text}","annotations":[]}}"#);
+    let item = |status: &str, content: &str| {
+        format!(
+            r#"{{"id":"msg_1","type":"message","role":"assistant","status":"{status}","content":[{content}]}}"#
+        )
+    };
+    let at = r#""item_id":"msg_1","output_index":0,"content_index":0"#;
+    let (begun, done) = (item("in_progress", ""), item("completed", &part(MESSAGE)));
+    let mut events = vec![
+        ("response.created", format!(r#""response":{}"#, response("in_progress", ""))),
+        ("response.output_item.added", format!(r#""output_index":0,"item":{begun}"#)),
+        ("response.content_part.added", format!(r#"{at},"part":{}"#, part(""))),
+    ];
     for word in MESSAGE.split_inclusive(' ') {
-        let delta = format!(
-            r#""item_id":"msg_1","output_index":0,"content_index":0,"delta":"{word}","logprobs":[]"#
-        );
+        let delta = format!(r#"{at},"delta":"{word}","logprobs":[]"#);
         events.push(("response.output_text.delta", delta));
     }
-    events.push(("response.output_item.done", format!(r#""output_index":0,"item":{item}"#)));
-    events.push(("response.completed", format!(r#""response":{}"#, response("completed", &item))));
+    let text = format!(r#"{at},"text":"{MESSAGE}","logprobs":[]"#);
+    events.push(("response.output_text.done", text));
+    events.push(("response.content_part.done", format!(r#"{at},"part":{}"#, part(MESSAGE))));
+    events.push(("response.output_item.done", format!(r#""output_index":0,"item":{done}"#)));
+    events.push(("response.completed", format!(r#""response":{}"#, response("completed", &done))));
     events
         .into_iter()
         .enumerate()

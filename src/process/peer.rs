@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
@@ -31,14 +31,11 @@ enum Source {
 impl Peers {
     /// Opens what can be asked; later no file and no such socket can be opened any more.
     pub fn new(allowed: Vec<u32>) -> io::Result<Peers> {
-        let netlink = sys::socket_diagnosis().map(Source::Netlink);
-        let mut peers = Peers { allowed, source: netlink.or_else(|_| tables())?, asked: 0 };
-        // An answer, even that there is no such socket, shows that the kernel can be asked.
-        let nobody = SocketAddrV4::new([127, 0, 0, 1].into(), 0);
-        if peers.user(nobody, nobody).is_err() {
-            peers.source = tables()?;
-        }
-        Ok(peers)
+        let source = match sys::socket_diagnosis() {
+            Ok(fd) if finds_a_listener(&fd).is_ok() => Source::Netlink(fd),
+            _ => tables()?,
+        };
+        Ok(Peers { allowed, source, asked: 0 })
     }
 
     /// The kernel is read through `/proc/net/tcp`.
@@ -55,10 +52,23 @@ impl Peers {
     fn user(&mut self, peer: SocketAddrV4, local: SocketAddrV4) -> io::Result<Option<u32>> {
         self.asked = self.asked.wrapping_add(1);
         match &self.source {
-            Source::Netlink(fd) => ask(fd, self.asked, peer, local),
+            Source::Netlink(fd) => match ask(fd, self.asked, peer, local) {
+                Ok(socket) => Ok(socket.user()),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+                Err(error) => Err(error),
+            },
             Source::Tables(tables) => look_up(tables, peer, local),
         }
     }
+}
+
+/// A kernel without the module `tcp_diag` says of every socket that there is none: so it is asked
+/// for one that there is.
+fn finds_a_listener(fd: &OwnedFd) -> io::Result<Socket> {
+    let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+    let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    ask(fd, 0, SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), any)
 }
 
 fn tables() -> io::Result<Source> {
@@ -68,13 +78,21 @@ fn tables() -> io::Result<Source> {
     Ok(Source::Tables(tables))
 }
 
+/// A socket as the kernel describes it.
+struct Socket {
+    state: u8,
+    user: u32,
+    inode: u32,
+}
+
+impl Socket {
+    fn user(&self) -> Option<u32> {
+        (self.state == ESTABLISHED && self.inode != 0).then_some(self.user)
+    }
+}
+
 /// One `SOCK_DIAG_BY_FAMILY` question (`struct inet_diag_req_v2`), answered before send(2) returns.
-fn ask(
-    fd: &OwnedFd,
-    number: u32,
-    peer: SocketAddrV4,
-    local: SocketAddrV4,
-) -> io::Result<Option<u32>> {
+fn ask(fd: &OwnedFd, number: u32, peer: SocketAddrV4, local: SocketAddrV4) -> io::Result<Socket> {
     const BY_FAMILY: u16 = 20;
     const REQUEST: u16 = 1;
     const ERROR: u16 = 2;
@@ -106,10 +124,9 @@ fn ask(
         let kind = (word(4)? & 0xffff) as u16;
         return match kind {
             BY_FAMILY => {
-                let (state, user, inode) = (word(16)?.to_ne_bytes()[1], word(80)?, word(84)?);
-                Ok((state == ESTABLISHED && inode != 0).then_some(user))
+                let state = word(16)?.to_ne_bytes()[1];
+                Ok(Socket { state, user: word(80)?, inode: word(84)? })
             }
-            ERROR if word(16)? as i32 == -libc::ENOENT => Ok(None),
             ERROR => Err(io::Error::from_raw_os_error((word(16)? as i32).wrapping_neg())),
             _ => Err(io::ErrorKind::InvalidData.into()),
         };
@@ -170,7 +187,7 @@ fn number(word: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::net::{SocketAddr, TcpStream};
     use std::os::unix::fs::MetadataExt;
 
     fn v4(address: SocketAddr) -> SocketAddrV4 {
@@ -210,6 +227,19 @@ mod tests {
                 assert!(!peers.allows(peer, local));
             }
         }
+    }
+
+    #[test]
+    fn that_there_is_no_such_socket_is_no_proof_that_the_kernel_can_be_asked() {
+        let Ok(fd) = sys::socket_diagnosis() else { return };
+        let nobody = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let missing = ask(&fd, 1, nobody, nobody).map(|_| ()).unwrap_err();
+        assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
+        assert_eq!(
+            Peers::new(vec![0]).unwrap().reads_tables(),
+            finds_a_listener(&fd).is_err(),
+            "as without the module"
+        );
     }
 
     /// The uid of a file that this process has made.

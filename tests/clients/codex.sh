@@ -1,12 +1,9 @@
 #!/usr/bin/env bash
 # The real Codex CLI, talking through the relay to a stub upstream over TLS.
-# CODEX_PREFIX: a folder in which @openai/codex is or will be installed (default: a fresh one).
 
 . "$(dirname "$0")/common.sh"
-prefix=${CODEX_PREFIX:-$work/codex}
-codex=$prefix/node_modules/.bin/codex
-[ -x "$codex" ] ||
-    npm install --silent --no-audit --no-fund --prefix "$prefix" @openai/codex@0.169.0 >/dev/null
+npm_install "$codex_cli"
+codex=$modules/.bin/codex
 start
 
 # run NAME [PROVIDER OPTIONS]

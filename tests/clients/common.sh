@@ -3,6 +3,25 @@
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+
+# The clients, each with the version that is tested; installed once, into target/clients.
+codex_cli=@openai/codex@0.169.0
+openai_python=openai==3.57.0
+openai_javascript=openai@7.57.0
+node=22.23.3 # for the JavaScript SDK, where the machine's own is older
+
+clients=$PWD/target/clients
+mkdir -p "$clients"
+
+# npm_install PACKAGE@VERSION…: sets $modules to the node_modules folder that holds just these.
+npm_install() {
+    local folder
+    folder=$clients/$(printf '%s' "$*" | tr -c 'a-zA-Z0-9.\n-' _)
+    [ -e "$folder/done" ] ||
+        { npm install --silent --no-audit --no-fund --prefix "$folder" "$@" >/dev/null && touch "$folder/done"; }
+    modules=$folder/node_modules
+}
+
 work=$(mktemp -d)
 pids=()
 
@@ -27,7 +46,7 @@ wait_for() {
         fail "no line like '$2' in $(basename "$1")"
 }
 
-# start [FLAG…]: the stub upstream and the relay in front of it. Sets $port.
+# start [FLAG…]: the stub upstream and the relay in front of it. Sets $upstream and $port.
 start() {
     cargo build --locked --quiet --bins --example stub-upstream
     key="sk-client-test-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')"
@@ -37,16 +56,16 @@ start() {
     pids+=($!)
     exec 9>"$work/hold"
     wait_for "$work/upstream.log" '^[0-9]'
+    upstream=https://localhost:$(head -1 "$work/upstream.log")/v1/responses
     relay relay "$@"
 }
 
-# relay NAME [FLAG…]: a relay in front of the stub upstream, its log in NAME.log. Sets $port.
+# relay NAME [FLAG…]: a relay in front of $upstream, its log in NAME.log. Sets $port.
 relay() {
     local log=$work/$1.log
     shift
     printf '%s\n' "$key" | target/debug/codex-responses-api-proxy --access-log --http-shutdown \
-        --upstream-url "https://localhost:$(head -1 "$work/upstream.log")/v1/responses" \
-        --ca-file "$work/ca.pem" "$@" 2>"$log" &
+        --upstream-url "$upstream" --ca-file "$work/ca.pem" "$@" 2>"$log" &
     pids+=($!)
     wait_for "$log" 'listening on'
     port=$(sed -n 's/.*listening on 127.0.0.1://p' "$log")

@@ -12,6 +12,7 @@
 mod common;
 mod delay;
 mod fairness;
+mod footprint;
 mod guard;
 mod scale;
 #[allow(dead_code, unused_imports)]

@@ -4,13 +4,13 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::key::{echo_becomes, terminal};
 use super::lifecycle::Folder;
-use super::support::relay::{Starter, binary, marker_key};
+use super::support::relay::{Starter, marker_key, program};
 use super::support::{Client, DEADLINE, Relay, Upstream, ok, post};
 
 /// A relay that has left; it ends with the test.
@@ -316,7 +316,7 @@ fn at_a_terminal_the_key_is_asked_for_before_the_relay_leaves() {
         let folder = Folder::new(&format!("terminal-{called_off}"));
         let info = folder.file("info");
         let (mut ours, theirs) = terminal();
-        let mut parent = Command::new(binary())
+        let mut parent = program()
             .args(["--detach", "--server-info", info.to_str().unwrap()])
             .env_clear()
             .stdin(theirs.try_clone().unwrap())

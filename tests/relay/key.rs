@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use codex_responses_api_proxy::http1::limits;
 
-use super::support::relay::{binary, marker_key};
+use super::support::relay::{marker_key, program};
 use super::support::{DEADLINE, Relay, Upstream, ok, post};
 
 /// Bytes of a key, at most: with `Bearer ` they make 1024.
@@ -166,7 +166,7 @@ fn a_closed_stdin_reads_as_empty_and_one_that_cannot_be_read_has_its_own_message
         let output = command.env_clear().stdout(Stdio::piped()).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    let mut command = Command::new(binary());
+    let mut command = program();
     // SAFETY: close(2) is safe to call between fork and exec.
     unsafe {
         command.pre_exec(|| {
@@ -177,7 +177,7 @@ fn a_closed_stdin_reads_as_empty_and_one_that_cannot_be_read_has_its_own_message
     let (code, err) = run(&mut command);
     assert_eq!(code, Some(1));
     assert!(err.contains("API key must be provided via stdin"), "{err}");
-    let (code, err) = run(Command::new(binary()).stdin(File::open("/").unwrap()));
+    let (code, err) = run(program().stdin(File::open("/").unwrap()));
     assert_eq!(code, Some(1));
     assert!(err.contains("cannot read the API key from stdin: Is a directory"), "{err}");
 }
@@ -233,7 +233,7 @@ fn at_a_terminal_the_key_is_asked_for_without_echo_which_comes_back_whatever_hap
         (Then::HangUp, Some(1)),
     ] {
         let (mut ours, theirs) = terminal();
-        let mut child = Command::new(binary())
+        let mut child = program()
             .env_clear()
             .arg("--allow-token68")
             .stdin(theirs.try_clone().unwrap())

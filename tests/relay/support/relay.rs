@@ -16,6 +16,26 @@ pub fn binary() -> String {
         .unwrap_or_else(|_| env!("CARGO_BIN_EXE_codex-responses-api-proxy").to_owned())
 }
 
+/// The emulator that runs it, for a program of another architecture.
+fn emulator() -> Option<String> {
+    std::env::var("RELAY_RUNNER").ok()
+}
+
+/// Whether an emulator's threads, memory and environment are seen in place of the relay's own. Says
+/// so: what is asked of these is left out then.
+pub fn emulated() -> bool {
+    let emulated = emulator().is_some();
+    if emulated {
+        eprintln!("skipped: from outside, the emulator is seen and not the relay");
+    }
+    emulated
+}
+
+/// The command that starts it, in an empty environment.
+pub fn program() -> Command {
+    Relay::bare().command
+}
+
 /// A key that no test prints. Distinct from run to run, so that a stray copy is not taken for it.
 pub fn marker_key() -> String {
     format!("sk-MARKER_{}", random_hex())
@@ -50,7 +70,7 @@ impl Relay {
     }
 
     pub fn bare() -> Starter {
-        Relay::under(&[])
+        Relay::under(emulator().as_deref().as_slice())
     }
 
     /// Run by a tool that is to watch it.

@@ -1,0 +1,54 @@
+//! How much room the static program takes, on disk and in memory.
+
+use std::process::Command;
+use std::time::Duration;
+
+use super::support::relay::binary;
+use super::support::{Relay, Upstream, ok, post};
+
+/// 1.8 MiB, in bytes.
+const SIZE: u64 = 1_887_436;
+/// 1.8 MiB, in KiB.
+const IDLE: usize = 1_843;
+
+fn output(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+}
+
+#[test]
+#[ignore = "needs a static release build"]
+fn footprint_is_one_static_file_of_at_most_1_8_mib() {
+    let binary = binary();
+    let size = std::fs::metadata(&binary).unwrap().len();
+    println!("{size} bytes of {SIZE}");
+    assert!(size <= SIZE, "{} bytes too many", size - SIZE);
+    let headers = output("readelf", &["--wide", "--file-header", "--program-headers", &binary]);
+    let dynamic = output("readelf", &["--wide", "--dynamic", &binary]);
+    assert!(headers.contains("LOAD") && !headers.contains("INTERP"), "{headers}");
+    assert!(!dynamic.contains("NEEDED"), "{dynamic}");
+    // What is loaded at an address of the kernel's choice: a static PIE, which ldd has words for.
+    assert!(headers.contains("DYN (Position-Independent Executable file)"), "{headers}");
+    let ldd = output("ldd", &[&binary]);
+    let is_static = ["statically linked", "not a dynamic executable"];
+    assert!(is_static.iter().any(|words| ldd.contains(words)), "{ldd}");
+}
+
+#[test]
+#[ignore = "needs a static release build"]
+fn footprint_at_rest_is_at_most_1_8_mib_of_memory() {
+    let upstream = Upstream::answering(ok("{}"));
+    let relay = Relay::to(&upstream.url()).start();
+    let protections = relay.output_line("protections: ");
+    assert!(!protections.contains("no seccomp"), "{protections}");
+    // The most of what is seen in a tenth of a second: the threads may be about to wait.
+    let seen = (0..20).map(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        relay.memory("VmRSS:")
+    });
+    let idle = seen.max().unwrap();
+    assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+    let served = relay.memory("VmRSS:");
+    println!("{idle} KiB of {IDLE} at rest, {served} KiB after the first request");
+    assert!(idle <= IDLE, "{} KiB too many", idle - IDLE);
+}
