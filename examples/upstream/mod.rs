@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
@@ -44,6 +44,8 @@ impl Identity {
     pub fn new() -> Result<Identity, rcgen::Error> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // OpenSSL takes a certificate whose issuer has its own name for a self-signed one.
+        params.distinguished_name.push(DnType::CommonName, "stub authority");
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         let key = KeyPair::generate()?;
         let leaf = CertificateParams::new(vec!["localhost".into()])?.signed_by(&key, &ca)?;
@@ -52,6 +54,17 @@ impl Identity {
             chain: vec![leaf.der().clone()],
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
         })
+    }
+
+    /// TLS with them.
+    pub fn config(self) -> io::Result<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| {
+                builder.with_no_client_auth().with_single_cert(self.chain, self.key)
+            })
+            .map_err(io::Error::other)
     }
 }
 
@@ -63,14 +76,7 @@ pub fn serve(
     identity: Identity,
     answer: impl Fn(&Request, &mut Stream) -> io::Result<()> + Send + Sync + 'static,
 ) -> io::Result<u16> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| {
-            builder.with_no_client_auth().with_single_cert(identity.chain, identity.key)
-        })
-        .map_err(io::Error::other)?;
-    let (config, answer) = (Arc::new(config), Arc::new(answer));
+    let (config, answer) = (Arc::new(identity.config()?), Arc::new(answer));
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
     std::thread::spawn(move || {

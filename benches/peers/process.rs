@@ -1,0 +1,155 @@
+//! Processes as they are measured: on which cores they run, what they have used.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A relay that runs until this is dropped.
+pub struct Running {
+    child: Child,
+    pub port: u16,
+    /// From before it was started until it accepted a connection.
+    pub started_in: Duration,
+}
+
+impl Running {
+    /// Starts it on its own core with this on stdin, and waits until it listens on the port.
+    pub fn start(
+        mut command: Command,
+        stdin: &str,
+        port: u16,
+        cores: &Cores,
+    ) -> io::Result<Running> {
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        cores.run_on(&cores.relay)?;
+        let start = Instant::now();
+        let child = command.spawn();
+        cores.run_on(&cores.others)?;
+        let mut running = Running { child: child?, port, started_in: Duration::ZERO };
+        if let Some(mut pipe) = running.child.stdin.take() {
+            // Those that want no key may be gone or close it.
+            let _ = pipe.write_all(stdin.as_bytes());
+        }
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if let Some(status) = running.child.try_wait()? {
+                return Err(io::Error::other(format!("ended before it listened: {status}")));
+            }
+            if start.elapsed() > Duration::from_secs(20) {
+                return Err(io::Error::other("does not listen"));
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        running.started_in = start.elapsed();
+        Ok(running)
+    }
+
+    /// Seconds of CPU time: of all its threads, those that have ended too.
+    pub fn cpu(&self) -> io::Result<f64> {
+        let pid = self.child.id() as libc::pid_t;
+        let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+        // SAFETY: the kernel writes to two variables that outlive the calls.
+        unsafe {
+            if libc::clock_getcpuclockid(pid, &mut clock) != 0
+                || libc::clock_gettime(clock, &mut time) != 0
+            {
+                return Err(io::Error::other("ended before its time"));
+            }
+        }
+        Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
+    }
+
+    /// Bytes of memory that are resident now.
+    pub fn resident(&self) -> io::Result<f64> {
+        self.status("VmRSS:")
+    }
+
+    /// Bytes that were resident at most since [`Running::forget_peak`].
+    pub fn peak(&self) -> io::Result<f64> {
+        self.status("VmHWM:")
+    }
+
+    /// Lets the peak begin anew, where that is allowed: a process that may not be looked at takes
+    /// root. Elsewhere it stays the peak since the start.
+    pub fn forget_peak(&self) {
+        let _ = fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
+    }
+
+    fn status(&self, field: &str) -> io::Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let number = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+        number.map(|kib| kib * 1024.0).ok_or_else(|| io::Error::other("ended before its time"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Seconds of CPU time of this program: of the client and the upstream.
+pub fn own_cpu() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes to a variable that outlives the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Who runs where: the relay has one core to itself, client and upstream share what is left.
+pub struct Cores {
+    pub relay: Vec<usize>,
+    pub others: Vec<usize>,
+}
+
+impl Cores {
+    /// Of those that this program may use.
+    pub fn split() -> io::Result<Cores> {
+        // SAFETY: all zero is an empty set.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes to a set of this size.
+        if unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the numbers are below the set's size.
+        let has = |core: &usize| unsafe { libc::CPU_ISSET(*core, &set) };
+        let cores: Vec<usize> = (0..libc::CPU_SETSIZE as usize).filter(has).collect();
+        match cores.split_first() {
+            Some((first, rest)) if !rest.is_empty() => {
+                Ok(Cores { relay: vec![*first], others: rest.to_vec() })
+            }
+            _ => Ok(Cores { relay: cores.clone(), others: cores }),
+        }
+    }
+
+    /// Moves this thread, and what it starts from now on.
+    pub fn run_on(&self, cores: &[usize]) -> io::Result<()> {
+        // SAFETY: all zero is an empty set, the numbers came from such a set, and the kernel reads one
+        // of this size.
+        let done = unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            cores.iter().for_each(|core| libc::CPU_SET(*core, &mut set));
+            libc::sched_setaffinity(0, size_of_val(&set), &set)
+        };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+/// Raises the limit on open files as far as allowed, up to what the largest run needs; returns it.
+pub fn raise_open_files(wanted: u64) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel reads and writes a struct that outlives the calls.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        let more = libc::rlimit { rlim_cur: wanted, rlim_max: wanted.max(limit.rlim_max) };
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &more) != 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+    }
+    limit.rlim_cur
+}
