@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The program for aarch64 on a kernel of its own, Debian's, in qemu-system: with seccomp, Landlock and
-# memfd_secret(2) in force, so that a system call that its lists lack kills it here. Needs
+# memfd_secret(2) in force, so that a system call that its lists lack kills it here. Left out are tests
+# that ask for more work than an emulator does in their time. Needs
 # qemu-system-aarch64, aarch64-linux-gnu-gcc, cpio and Debian's packages; takes some minutes.
 
 set -euo pipefail
@@ -51,7 +52,7 @@ ulimit -n 8192
 uname -srm
 (echo sk-of-no-use_0123456789 | relay & sleep 5; killall relay) 2>&1
 tests --test-threads 2 sandbox:: forwarding:: access:: lifecycle:: log:: routing:: preconnect:: key:: \
-    dialing:: memory:: trouble::a_ 2>&1
+    dialing:: memory:: trouble::a_ --skip a_thousand --skip 64_are --skip exactly_one 2>&1
 echo "ended with $?"
 poweroff -f
 INIT
