@@ -92,7 +92,15 @@ impl Trust {
             let certificate = CertificateDer::from_pem_slice(section)
                 .map_err(|_| PemError { line, fault: PemFault::NotBase64 })?;
             match self.roots.add(certificate) {
-                Ok(()) => usable += 1,
+                Ok(()) => {
+                    usable += 1;
+                    // Most of a system's bundle is built in already: no memory for it twice.
+                    if let Some((new, known)) = self.roots.roots.split_last()
+                        && known.contains(new)
+                    {
+                        self.roots.roots.pop();
+                    }
+                }
                 Err(_) => passed_over += 1,
             }
             last = Some(line);

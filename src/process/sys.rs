@@ -242,8 +242,8 @@ pub fn random(mut bytes: &mut [u8]) -> io::Result<()> {
 }
 
 /// Has the program's code and constants in memory before the first connection needs them, but for the
-/// unwind tables at their end, which nothing needs. Linux before 5.14 cannot do that: there they come in
-/// as they are used.
+/// unwind tables at their end, which nothing needs: those leave again if they came in beside something
+/// else. Linux before 5.14 cannot bring pages in: there they come as they are used.
 pub fn bring_pages_in() {
     unsafe extern "C" fn bring_in(
         object: *mut libc::dl_phdr_info,
@@ -261,16 +261,19 @@ pub fn bring_pages_in() {
             if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
                 continue;
             }
-            let (start, mut end) = (header.p_vaddr, header.p_vaddr + header.p_memsz);
-            if let Some(tables) = unwinding.filter(|tables| (start..end).contains(&tables.p_vaddr))
-            {
-                end = tables.p_vaddr;
-            }
+            let (start, end) = (header.p_vaddr, header.p_vaddr + header.p_memsz);
+            let tables =
+                unwinding.map(|tables| tables.p_vaddr).filter(|at| (start..end).contains(at));
             let start = (object.dlpi_addr + start) / page * page;
-            let len = (object.dlpi_addr + end).next_multiple_of(page) - start;
-            let start = ptr::with_exposed_provenance_mut(start as usize);
-            // SAFETY: this changes nothing that can be read there.
-            unsafe { libc::madvise(start, len as usize, libc::MADV_POPULATE_READ) };
+            let [tables, end] = [tables.unwrap_or(end), end]
+                .map(|address| (object.dlpi_addr + address).next_multiple_of(page));
+            let advise = |start: u64, end: u64, advice| {
+                let at = ptr::with_exposed_provenance_mut(start as usize);
+                // SAFETY: the pages are the program's file, read-only: they read the same afterwards.
+                unsafe { libc::madvise(at, (end - start) as usize, advice) };
+            };
+            advise(start, tables, libc::MADV_POPULATE_READ);
+            advise(tables, end, libc::MADV_DONTNEED);
         }
         // The first object is the program; others need no care.
         1
