@@ -7,7 +7,7 @@
 //! --rounds N          (default: 3)
 //! --only A,B          of saturation, latency, bulk, streams, start, scale
 //! --out FOLDER        for results.json, table.md and the plots (default: benches/peers/results, and
-//!                     the README is given the table)
+//!                     the README is given the table; of a run that leaves something out, target/peers)
 //! --plot FILE         measure nothing; draw this results.json again
 //! ```
 //!
@@ -34,7 +34,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use measure::{Bench, Effort};
 use peers::{Lab, Peer};
@@ -46,6 +46,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 const SECTIONS: [&str; 6] = ["saturation", "latency", "bulk", "streams", "start", "scale"];
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/results");
+const PARTIAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers");
 
 struct Options {
     quick: bool,
@@ -70,8 +71,8 @@ fn options() -> Result<Options, Box<dyn Error>> {
     let mut options = Options {
         quick: false,
         rounds: 0,
-        only: SECTIONS.map(str::to_owned).to_vec(),
-        out: FOLDER.into(),
+        only: Vec::new(),
+        out: PathBuf::new(),
         plot: None,
         peers: Vec::new(),
     };
@@ -94,6 +95,14 @@ fn options() -> Result<Options, Box<dyn Error>> {
             lexopt::Arg::Value(name) => options.peers.push(name.to_string_lossy().into_owned()),
             other => return Err(other.unexpected().into()),
         }
+    }
+    if options.out.as_os_str().is_empty() {
+        // What the README shows is never replaced by part of it.
+        let whole = !options.quick && options.only.is_empty() && options.peers.is_empty();
+        options.out = if whole { FOLDER } else { PARTIAL }.into();
+    }
+    if options.only.is_empty() {
+        options.only = SECTIONS.map(str::to_owned).to_vec();
     }
     if options.rounds == 0 {
         options.rounds = if options.quick { 1 } else { 3 };
@@ -167,7 +176,7 @@ fn measure(options: &Options) -> Result<Results, Box<dyn Error>> {
     let key = new_key()?;
     let tls = Arc::new(client(&identity.ca)?);
     let upstream = upstream::serve(identity.config()?, &key)?;
-    let results = Results::new(&found, &cores, open_files);
+    let results = Results::new(&found, &cores, open_files, options.rounds);
     let effort = effort(options.quick, open_files);
     let lab = Lab { folder: folder.0.clone(), upstream, key, cores };
     let mut bench = Bench { lab, tls, effort, results };
@@ -178,6 +187,8 @@ fn measure(options: &Options) -> Result<Results, Box<dyn Error>> {
         bench.results.put("start/binary", peer.name, size as f64 / (1 << 20) as f64);
     }
     for round in 0..options.rounds {
+        let before = process::foreign_cpu()?;
+        let start = Instant::now();
         // Another one first each time, so that drift falls on all.
         let mut order: Vec<Option<&Peer>> = found.iter().map(Some).collect();
         if !order.is_empty() {
@@ -205,6 +216,8 @@ fn measure(options: &Options) -> Result<Results, Box<dyn Error>> {
                 }
             }
         }
+        let share = (process::foreign_cpu()? - before) / start.elapsed().as_secs_f64();
+        bench.results.put("foreign", "machine", share.max(0.0) * 100.0);
     }
     Ok(bench.results)
 }

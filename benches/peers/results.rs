@@ -18,7 +18,7 @@ pub struct Results {
 }
 
 impl Results {
-    pub fn new(peers: &[Peer], cores: &Cores, open_files: u64) -> Results {
+    pub fn new(peers: &[Peer], cores: &Cores, open_files: u64, rounds: usize) -> Results {
         let first_line = |path: &str, start: &str| {
             let text = fs::read_to_string(path).unwrap_or_default();
             let line = text.lines().find(|line| line.starts_with(start)).unwrap_or_default();
@@ -36,6 +36,7 @@ impl Results {
             "kernel": kernel,
             "system": first_line("/etc/os-release", "PRETTY_NAME=").trim_matches('"'),
             "open files": open_files,
+            "rounds": rounds,
             "load average before the run": first_line("/proc/loadavg", ""),
             "versions": versions,
         });

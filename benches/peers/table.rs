@@ -76,7 +76,7 @@ pub fn columns(results: &Results) -> Vec<&'static str> {
 
 /// A figure of one row; the reference's latency was measured at its own, lower rate.
 pub fn figure(results: &Results, metric: &str, of: Of, peer: &str) -> Option<f64> {
-    let slower = metric.replace("at 1000/", "at 20/").replace("at 5000/", "at 1000/");
+    let slower = metric.replace("at 1000/", "at 10/").replace("at 5000/", "at 500/");
     let metric = if peer == "reference" { &slower } else { metric };
     match of {
         Of::Added if peer == "direct" => None,
@@ -135,10 +135,13 @@ fn machine(results: &Results) -> String {
         .map(|version| version.split(" - ").next().unwrap_or_default().to_owned())
         .collect();
     format!(
-        "Measured on {}, {}, {}; {}.\n",
+        "Medians of {} rounds of one run, on {}, {}, {}; {}. Other programs and the \
+         hypervisor took {} % of one core meanwhile.\n",
+        results.machine["rounds"],
         word("cpu"),
         word("system"),
         word("kernel"),
-        versions.join(", ")
+        versions.join(", "),
+        number(results.median("foreign", "machine").unwrap_or_default()),
     )
 }
