@@ -142,6 +142,6 @@ fn machine(results: &Results) -> String {
         word("system"),
         word("kernel"),
         versions.join(", "),
-        number(results.median("foreign", "machine").unwrap_or_default()),
+        number(results.median("foreign", "machine").unwrap_or_default().max(0.0)),
     )
 }
