@@ -136,12 +136,21 @@ fn machine(results: &Results) -> String {
         .collect();
     format!(
         "Medians of {} rounds of one run, on {}, {}, {}; {}. Other programs and the \
-         hypervisor took {} % of one core meanwhile.\n",
+         hypervisor took {} of one core meanwhile.\n",
         results.machine["rounds"],
         word("cpu"),
         word("system"),
         word("kernel"),
         versions.join(", "),
-        number(results.median("foreign", "machine").unwrap_or_default().max(0.0)),
+        foreign(results),
     )
+}
+
+/// What others took. The clocks differ by up to 3 %, so less than that is not told apart from nothing.
+fn foreign(results: &Results) -> String {
+    match results.median("foreign", "machine") {
+        Some(percent) if percent >= 3.0 => format!("{} %", number(percent)),
+        Some(_) => "less than 3 %".into(),
+        None => "an unknown part".into(),
+    }
 }
