@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::support::{DEADLINE, Relay, Upstream, ok, post};
 
@@ -143,4 +144,44 @@ fn neither_side_waits_for_more_to_send() {
         Some(sockets) => assert_eq!(sockets, [true, true]),
         None => eprintln!("skipped: taking the sockets of another process needs root and ptrace"),
     }
+}
+
+/// The random bytes and the session id of the ClientHello with which the relay begins a connection
+/// (RFC 8446 §4.1.2).
+fn hello(mut stream: TcpStream) -> Vec<u8> {
+    const BEFORE: usize = 5 + 4 + 2;
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut start = [0; BEFORE + 32 + 1 + 32];
+    stream.read_exact(&mut start).unwrap();
+    assert_eq!((start[0], start[5], start[BEFORE + 32]), (22, 1, 32), "a ClientHello");
+    [&start[BEFORE..BEFORE + 32], &start[BEFORE + 33..]].concat()
+}
+
+#[test]
+fn no_two_handshakes_begin_with_the_same_random_bytes() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://localhost:{}/v1/responses", listener.local_addr().unwrap().port());
+    let (tell, told) = channel();
+    thread::spawn(move || listener.incoming().flatten().try_for_each(|stream| tell.send(stream)));
+    let mut parts = Vec::new();
+    // Two of each of two processes. Once the relay has seen that the first is cut off, the next client
+    // brings another.
+    for relay in [Relay::to(&url).start(), Relay::to(&url).start()] {
+        for _ in 0..2 {
+            let start = Instant::now();
+            let stream = loop {
+                let _client = relay.connect();
+                if let Ok(stream) = told.recv_timeout(Duration::from_millis(100)) {
+                    break stream;
+                }
+                assert!(start.elapsed() < DEADLINE, "it does not connect");
+            };
+            parts.extend(hello(stream).chunks(16).map(<[u8]>::to_vec));
+        }
+    }
+    let count = parts.len();
+    assert!(parts.iter().all(|part| part.iter().any(|byte| *byte != part[0])), "not random");
+    parts.sort();
+    parts.dedup();
+    assert_eq!(parts.len(), count, "something came twice");
 }
