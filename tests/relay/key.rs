@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use codex_responses_api_proxy::http1::limits;
 
-use super::support::relay::{marker_key, program};
+use super::support::relay::{end_of, marker_key, program};
 use super::support::{DEADLINE, Relay, Upstream, ok, post};
 
 /// Bytes of a key, at most: with `Bearer ` they make 1024.
@@ -270,16 +270,7 @@ fn at_a_terminal_the_key_is_asked_for_without_echo_which_comes_back_whatever_hap
             let key = text.trim_end().as_bytes();
             assert!(!seen.windows(key.len()).any(|window| window == key));
         }
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            if start.elapsed() > DEADLINE {
-                let _ = child.kill();
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        };
+        let status = end_of(&mut child);
         if let Some(code) = code {
             assert_eq!(status.code(), Some(code));
         }

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
 use super::DEADLINE;
 
@@ -94,6 +95,18 @@ pub fn body(head: &str, read: &mut dyn FnMut(usize) -> Vec<u8>) -> Option<Vec<u8
 }
 
 impl Client {
+    /// How long so many small requests take, each after the other, shortest first.
+    pub fn times(&mut self, count: usize) -> Vec<Duration> {
+        let time = |_| {
+            let start = Instant::now();
+            assert_eq!(self.send(post("", "{}")).response().status, 200);
+            start.elapsed()
+        };
+        let mut times: Vec<Duration> = (0..count).map(time).collect();
+        times.sort();
+        times
+    }
+
     pub fn connect(port: u16) -> Client {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
