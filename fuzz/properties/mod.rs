@@ -254,9 +254,9 @@ pub fn proxy(data: &[u8]) {
             assert!(bytes.contains(&b':') && !bytes.iter().any(u8::is_ascii_control));
         }
         let by_entry = list
-            .split(|byte| *byte == b',' || byte.is_ascii_whitespace())
+            .split(|byte| b", \t".contains(byte))
             .any(|entry| entry != b"*" && is_exempt(entry, &url.host));
-        assert_eq!(is_exempt(list, &url.host), by_entry || list.trim_ascii() == b"*");
+        assert_eq!(is_exempt(list, &url.host), by_entry || list == b"*");
         let named = [list, b",", url.host.to_string().as_bytes()].concat();
         assert!(is_exempt(&named, &url.host), "a host by its own name");
     }
