@@ -78,7 +78,8 @@ fn advice(fault: UpstreamFault) -> &'static str {
         }
         UpstreamFault::TlsExpired => " Check the clock of this machine.",
         UpstreamFault::TlsFailed | UpstreamFault::Closed => {
-            " Check that the port in --upstream-url speaks TLS 1.2 or 1.3."
+            " Check that the port in --upstream-url speaks TLS 1.2 or 1.3, and that a proxy lets TLS \
+             through as it is."
         }
         UpstreamFault::ProxyDns
         | UpstreamFault::ProxyUnreachable

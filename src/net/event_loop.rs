@@ -18,11 +18,11 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use super::buffer::Scratch;
 use super::deadlines::Deadlines;
 use super::pool::Pool;
-use super::relay::{READ, Relay, Shared, Turn};
+use super::relay::{READ, Relay, Shared, Turn, WIRE};
 use super::report::AccessLog;
 use super::resolver::Resolver;
 use super::slots::{Key, Side, Slots};
-use super::tls::{Connector, WIRE_RECORD};
+use super::tls::Connector;
 use super::upstream::{Origin, Space};
 use crate::http1::pieces::Pieces;
 use crate::http1::request::Policy;
@@ -95,7 +95,7 @@ pub struct EventLoop {
     shared: Shared,
     /// Connections that want a turn.
     ready: Vec<Key>,
-    /// Connections that have used up their share and want another turn.
+    /// Connections that move much, or have used up their share, and want another turn.
     again: VecDeque<Key>,
     /// Upstream connections that work for nobody, on which something has come.
     stirred: Vec<Key>,
@@ -139,13 +139,14 @@ impl EventLoop {
             registry,
             downstream: Scratch::new(READ),
             space: Space {
-                wire: Scratch::new(READ + WIRE_RECORD),
-                plain: Scratch::new(READ + WIRE_RECORD),
+                wire: Scratch::new(WIRE),
+                plain: Scratch::new(WIRE),
                 out: Scratch::new(2 * READ),
                 gather: Scratch::new(0),
             },
             pieces: Pieces::default(),
             token: setup.token,
+            moved: 0,
             requests_left: setup.max_requests.unwrap_or(u64::MAX),
             log,
             client_timeout: setup.client_timeout,
@@ -265,7 +266,11 @@ impl EventLoop {
         if let Some(relay) = self.downs.get(key)
             && !std::mem::replace(&mut relay.listed, true)
         {
-            self.ready.push(key);
+            if relay.heavy {
+                self.again.push_back(key);
+            } else {
+                self.ready.push(key);
+            }
         }
     }
 
@@ -287,8 +292,8 @@ impl EventLoop {
         }
     }
 
-    /// One turn for each connection on which something has come, then for one of those that have
-    /// used up their share: what comes meanwhile waits for that one at most.
+    /// One turn for each connection on which something has come, then for one of those that move
+    /// much: what comes meanwhile waits for that one at most.
     fn give_turns(&mut self, now: Instant) {
         let mut ready = std::mem::take(&mut self.ready);
         ready.extend(self.again.pop_front());

@@ -20,8 +20,10 @@ use super::pool::Pool;
 use super::report::{AccessLog, Line};
 use super::slots::{Key, Slots};
 use super::socket::{Got, Socket};
+use super::tls::FULL_RECORD;
 use super::upstream::{Origin, Space, Upstream};
 use crate::http1::exchange::Exchange;
+use crate::http1::limits;
 use crate::http1::pieces::Pieces;
 use crate::http1::refusal::Reject;
 use crate::http1::request::Policy;
@@ -30,10 +32,15 @@ use crate::process::credential::Credential;
 use crate::process::sys;
 use crate::process::token::ClientToken;
 
-/// Bytes of one read from a socket: four records.
+/// Bytes of one read from a client: four records.
 pub const READ: usize = 64 * 1024;
+/// Bytes of one read from the upstream: whole records, so that none of a big answer is cut in two.
+pub const WIRE: usize = 2 * FULL_RECORD;
 /// Reads from each side in one turn of the loop, before others get theirs.
 const ROUNDS: usize = 2;
+/// Bytes read that end a turn before that. A turn that uses them up takes some 50 µs, and what is
+/// small waits for one of these on each of its two ways through the loop.
+const SHARE: usize = 2 * limits::RECORD;
 
 /// What all connections of the loop share.
 pub struct Shared {
@@ -57,6 +64,8 @@ pub struct Shared {
     pub pieces: Pieces,
     /// `--client-token-file`.
     pub token: Option<ClientToken>,
+    /// Bytes read in this turn.
+    pub moved: usize,
     /// `--max-requests`: how many more may be forwarded.
     pub requests_left: u64,
     /// `--access-log`.
@@ -100,6 +109,8 @@ pub struct Relay {
     pub counted: bool,
     /// It is on a list of those that get a turn.
     pub listed: bool,
+    /// It moves much: its turns come one by one with those of its like, whatever calls for them.
+    pub heavy: bool,
     /// It belongs to a local user who may not use the relay.
     pub user_refused: bool,
     /// Requests that came before on this connection.
@@ -146,6 +157,7 @@ impl Relay {
             lingering: false,
             counted,
             listed: false,
+            heavy: false,
             user_refused: false,
             served: false,
             stall: now,
@@ -190,12 +202,15 @@ impl Relay {
 
     /// One turn: moves what can be moved.
     pub fn turn(&mut self, shared: &mut Shared, now: Instant) -> Turn {
+        shared.moved = 0;
+        let mut turn = Turn::Again;
         for _ in 0..ROUNDS {
             match self.round(shared, now) {
-                Ok(true) => {}
+                Ok(true) if shared.moved < SHARE => {}
+                Ok(true) => break,
                 Ok(false) => {
-                    self.set_deadline(shared);
-                    return Turn::Wait;
+                    turn = Turn::Wait;
+                    break;
                 }
                 Err(Over) => {
                     self.release(shared);
@@ -203,8 +218,9 @@ impl Relay {
                 }
             }
         }
+        self.heavy = shared.moved >= limits::RECORD || !self.output.is_empty();
         self.set_deadline(shared);
-        Turn::Again
+        turn
     }
 
     /// True when something moved, so that more might.
@@ -271,7 +287,10 @@ impl Relay {
     /// Reads and drops what still comes, so that no reset eats the last answer.
     fn discard(&mut self, shared: &mut Shared) -> Result<bool, Over> {
         match self.socket.read(&mut shared.downstream.room(READ)[..READ]) {
-            Got::Bytes(_) => Ok(true),
+            Got::Bytes(n) => {
+                shared.moved += n;
+                Ok(true)
+            }
             Got::Nothing => Ok(false),
             Got::End | Got::Broken => Err(Over),
         }

@@ -9,7 +9,8 @@ mod witness;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,8 +49,13 @@ pub const PROVIDER: &str = "rustls 0.23 with ring";
 
 /// Bytes that a record is larger than its plaintext, at most (RFC 5246 §6.2.3, RFC 8446 §5.2).
 const OVERHEAD: usize = 64;
+/// Bytes of a full record on the wire as TLS 1.3 has it: header, plaintext, type, tag (RFC 8446 §5.2).
+pub const FULL_RECORD: usize = 5 + limits::RECORD + 1 + 16;
 /// Bytes of one record on the wire, at most.
 pub const WIRE_RECORD: usize = limits::RECORD + 2048 + 5;
+
+/// Bytes of a file of roots, at most; a system's bundle has 0.2 MiB.
+const ROOTS_FILE: u64 = 16 << 20;
 
 /// The roots that upstream certificates are checked against.
 pub struct Trust {
@@ -65,6 +71,8 @@ pub enum TrustError {
     Bad(PemError),
     /// It holds no certificate.
     Empty,
+    /// It is longer than [`ROOTS_FILE`].
+    TooLong,
 }
 
 impl fmt::Display for TrustError {
@@ -73,6 +81,7 @@ impl fmt::Display for TrustError {
             TrustError::Unreadable(error) => write!(f, "cannot be read: {error}"),
             TrustError::Bad(error) => error.fmt(f),
             TrustError::Empty => f.write_str("holds no certificate in PEM form"),
+            TrustError::TooLong => f.write_str("is longer than 16 MiB, too long for certificates"),
         }
     }
 }
@@ -86,7 +95,13 @@ impl Trust {
     /// Adds those in a PEM file. In a system's bundle there may be some that cannot be roots here:
     /// they are passed over, as long as one is of use. Returns how many they are.
     pub fn add(&mut self, file: &Path) -> Result<usize, TrustError> {
-        let text = std::fs::read(file).map_err(TrustError::Unreadable)?;
+        let mut text = Vec::new();
+        File::open(file)
+            .and_then(|file| file.take(ROOTS_FILE + 1).read_to_end(&mut text))
+            .map_err(TrustError::Unreadable)?;
+        if text.len() as u64 > ROOTS_FILE {
+            return Err(TrustError::TooLong);
+        }
         let (mut usable, mut passed_over, mut last) = (0, 0, None);
         pem::certificates(&text, |line, section| {
             let certificate = CertificateDer::from_pem_slice(section)

@@ -277,14 +277,16 @@ impl Upstream {
         self.deaf |= sent.is_err();
     }
 
-    /// Reads once; the plaintext stands in `space.plain`, which is empty when nothing has come.
+    /// Reads once: up to `size` bytes, those of a record that came in part before among them, so that
+    /// reads of whole records stay whole. The plaintext stands in `space.plain`, which is empty when nothing has come.
     pub fn read(&mut self, space: &mut Space, size: usize) -> Flow {
         space.plain.clear();
         match &mut self.state {
             State::Secure(socket, tls) => {
                 tls.resume(&mut space.wire);
-                let room = &mut space.wire.room(size)[..size];
-                let got = socket.read(room);
+                // What is waited for may be a message of the handshake that takes several records.
+                let more = size.saturating_sub(space.wire.bytes().len()).max(limits::RECORD);
+                let got = socket.read(&mut space.wire.room(more)[..more]);
                 if let Got::Bytes(n) = got {
                     space.wire.add(n);
                 }

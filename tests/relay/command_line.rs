@@ -141,6 +141,9 @@ fn a_ca_file_that_cannot_be_used_is_named_with_the_line() {
     let (code, _, err) = Relay::bare().args(["--ca-file", "/nonexistent/ca.pem"]).run(b"key\n");
     assert_eq!(code, 1);
     assert!(err.contains("--ca-file: /nonexistent/ca.pem cannot be read: No such file"), "{err}");
+    let (code, _, err) = Relay::bare().args(["--ca-file", "/dev/zero"]).run(b"key\n");
+    assert_eq!(code, 1);
+    assert!(err.contains("--ca-file: /dev/zero is longer than 16 MiB"), "{err}");
 }
 
 #[test]

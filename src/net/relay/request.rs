@@ -44,7 +44,10 @@ impl Relay {
         }
         shared.downstream.clear();
         match self.socket.read(&mut shared.downstream.room(READ)[..READ]) {
-            Got::Bytes(n) => shared.downstream.add(n),
+            Got::Bytes(n) => {
+                shared.moved += n;
+                shared.downstream.add(n);
+            }
             Got::Nothing => return Ok(false),
             Got::End | Got::Broken if self.exchange.is_under_way() => {
                 return self.abort("client_closed", shared, now);

@@ -3,7 +3,7 @@
 use std::io::{IoSlice, Write};
 use std::time::Instant;
 
-use super::{Over, READ, Relay, Shared, close};
+use super::{Over, Relay, Shared, WIRE, close};
 use crate::http1::exchange::ResponseStep;
 use crate::http1::pieces;
 use crate::http1::refusal::Reject;
@@ -41,7 +41,8 @@ impl Relay {
         if !up.has_news() {
             return Ok(false);
         }
-        let flow = up.read(&mut shared.space, READ);
+        let flow = up.read(&mut shared.space, WIRE);
+        shared.moved += shared.space.plain.bytes().len();
         if shared.space.plain.bytes().is_empty() && flow == Flow::Open {
             return Ok(true);
         }
