@@ -123,6 +123,7 @@ fn run(config: &Config, colour: Colour, starter: &mut Starter) -> Result<(), Sta
     let user = config.user.as_ref().map(find_user).transpose()?;
     let token = config.client_token_file.as_deref().map(read_token).transpose()?;
     harden::close_inherited();
+    sys::make_room_for_descriptors(files.min(wanted));
     let peers = match config.allow_uids.as_slice() {
         [] => None,
         uids => Some(Peers::new(uids.to_vec()).map_err(|error| {

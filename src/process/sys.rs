@@ -225,6 +225,19 @@ pub fn raise_open_files(wanted: u64) -> u64 {
     limit.rlim_cur
 }
 
+/// Makes the table of descriptors large enough for `count`. It grows by itself; but once a second
+/// thread shares it, the kernel waits at each growth until every processor has let go of the old one
+/// (`expand_fdtable` in fs/file.c), which holds the loop up for 10 to 40 ms.
+pub fn make_room_for_descriptors(count: u64) {
+    let last = c_int::try_from(count).unwrap_or(c_int::MAX) - 1;
+    // SAFETY: makes a descriptor that nobody owns yet.
+    let fd = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, last) };
+    if fd != -1 {
+        // SAFETY: it was made above, and nobody else knows of it.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}
+
 /// Fills `bytes` by getrandom(2), which waits until the kernel has been seeded.
 pub fn random(mut bytes: &mut [u8]) -> io::Result<()> {
     while !bytes.is_empty() {

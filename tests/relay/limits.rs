@@ -215,6 +215,13 @@ fn enough_descriptors_are_asked_for() {
     assert!(soft >= 2 * 5_000 + 64 || lowered, "{line}");
 }
 
+/// Growing later would hold the loop up: the table is shared with other threads by then.
+#[test]
+fn the_table_of_descriptors_has_its_size_from_the_start() {
+    let relay = Relay::to("https://localhost/").args(["--max-connections", "400"]).start();
+    assert!(relay.memory("FDSize:") >= 2 * 400 + 64);
+}
+
 /// A connection from an address of its own, so that a hundred thousand of them find ports.
 fn connect_from(address: Ipv4Addr, port: u16) -> TcpStream {
     // SAFETY: a new socket, owned at once; the address outlives the calls.

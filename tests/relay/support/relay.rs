@@ -137,7 +137,7 @@ impl Relay {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// A field of /proc/PID/status in KiB.
+    /// A number in /proc/PID/status; of memory in KiB.
     pub fn memory(&self, field: &str) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
