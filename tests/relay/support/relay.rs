@@ -54,6 +54,8 @@ pub struct Relay {
     pub key: String,
     lines: Receiver<String>,
     output: Arc<Mutex<Vec<u8>>>,
+    /// Hangs up when all that it prints has been read.
+    printing: Receiver<()>,
     status: Option<ExitStatus>,
 }
 
@@ -121,9 +123,10 @@ impl Relay {
         self.output.lock().unwrap().clone()
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for what it has printed.
     pub fn wait(&mut self) -> ExitStatus {
         let status = end_of(&mut self.child);
+        let _ = self.printing.recv_timeout(DEADLINE);
         self.status = Some(status);
         status
     }
@@ -150,6 +153,7 @@ impl Drop for Relay {
         if self.status.is_none() {
             let _ = self.child.kill();
             let _ = self.child.wait();
+            let _ = self.printing.recv_timeout(DEADLINE);
         }
         let output = self.output.lock().unwrap();
         let leaked = output.windows(self.key.len()).any(|window| window == self.key.as_bytes());
@@ -263,12 +267,14 @@ impl Starter {
         let mut child = self.command.spawn().unwrap();
         let output = Arc::new(Mutex::new(Vec::new()));
         let (tell, lines) = channel();
+        let (prints, printing) = channel();
         let mut stdout = child.stdout.take().unwrap();
-        let shared = output.clone();
+        let (shared, until) = (output.clone(), prints.clone());
         std::thread::spawn(move || {
             let mut bytes = Vec::new();
             let _ = stdout.read_to_end(&mut bytes);
             shared.lock().unwrap().extend(bytes);
+            drop(until);
         });
         if let Some(stderr) = child.stderr.take() {
             let shared = output.clone();
@@ -280,11 +286,12 @@ impl Starter {
                     drop(output);
                     let _ = tell.send(String::from_utf8_lossy(&line).into_owned());
                 }
+                drop(prints);
             });
         }
         let stdin = child.stdin.take().unwrap();
         let key = self.key.clone();
-        (Relay { child, port: 0, key, lines, output, status: None }, stdin)
+        (Relay { child, port: 0, key, lines, output, printing, status: None }, stdin)
     }
 
     /// Runs it to its end with this on stdin: exit code, stdout, stderr.
@@ -298,6 +305,7 @@ impl Starter {
             key: "no key at all".into(),
             lines: channel().1,
             output: Arc::default(),
+            printing: channel().1,
             status: None,
         };
         let mut out = String::new();
