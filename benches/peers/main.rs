@@ -12,7 +12,7 @@
 //! ```
 //!
 //! `RELAY_BINARY` names another binary of this relay, `CODEX_BIN` the reference's (or `CODEX_PREFIX` a
-//! folder in which npm has installed it). Who is not installed is left out.
+//! folder in which npm has installed it). Others that are not installed are left out.
 
 mod load;
 mod measure;
@@ -158,6 +158,10 @@ fn measure(options: &Options) -> Result<Results, Box<dyn Error>> {
     for name in &options.peers {
         match Peer::find(name) {
             Ok(peer) => found.push(peer),
+            // Without the one that it is about, or with a name that is nobody's, it is a mistake.
+            Err(why) if name == "relay" || !peers::NAMES.contains(&name.as_str()) => {
+                return Err(why.into());
+            }
             Err(why) => eprintln!("{name} is left out: {why}"),
         }
     }
