@@ -20,6 +20,8 @@ pub struct Dial {
     next_at: Instant,
     attempts: Vec<TcpStream>,
     fault: UpstreamFault,
+    /// An event that told of a connection told of its peer's end too.
+    pub read_closed: bool,
 }
 
 impl Dial {
@@ -27,7 +29,7 @@ impl Dial {
     pub fn new(addresses: Rc<[SocketAddr]>, now: Instant) -> Dial {
         let fault =
             if addresses.is_empty() { UpstreamFault::Dns } else { UpstreamFault::Unreachable };
-        Dial { addresses, next: 0, next_at: now, attempts: Vec::new(), fault }
+        Dial { addresses, next: 0, next_at: now, attempts: Vec::new(), fault, read_closed: false }
     }
 
     /// When the next attempt is due, should those under way not have led anywhere by then.

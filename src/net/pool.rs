@@ -27,9 +27,9 @@ impl Pool {
     pub fn is_ready(&mut self, ups: &mut Slots<Upstream>) -> bool {
         while let Some(key) = self.idle.last() {
             match ups.get(*key) {
-                Some(up) if !up.has_news() => return true,
+                Some(up) if up.is_quiet() => return true,
                 // Something came while it was idle: the loop looks at it when its event's turn
-                // comes; until then it is not to be trusted.
+                // comes, or when the rest of it is there; until then it is not to be trusted.
                 Some(_) => {
                     let key = *key;
                     self.idle.pop();

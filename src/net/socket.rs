@@ -35,6 +35,11 @@ impl Socket {
         Socket { stream, readable, writable, read_closed: false }
     }
 
+    /// The peer has sent all that it will, as an event has said already.
+    pub fn read_closed(self, read_closed: bool) -> Socket {
+        Socket { read_closed, ..self }
+    }
+
     /// Notes what an event says.
     pub fn note(&mut self, event: &Event) {
         self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();

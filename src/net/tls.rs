@@ -228,7 +228,7 @@ impl Connector {
     pub fn open(&self) -> Result<Tls, UpstreamFault> {
         let conn = UnbufferedClientConnection::new(self.config.clone(), self.name.clone())
             .map_err(|_| UpstreamFault::TlsFailed)?;
-        Ok(Tls { conn, rest: Vec::new(), ready: false })
+        Ok(Tls { conn, rest: Vec::new(), ready: false, failed: false })
     }
 }
 
@@ -238,12 +238,18 @@ pub struct Tls {
     /// Ciphertext of a record that is not whole yet: less than one record.
     rest: Vec<u8>,
     ready: bool,
+    failed: bool,
 }
 
 impl Tls {
     /// The handshake has ended: application data can be sealed.
     pub fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// No part of a further record has come.
+    pub fn is_between_records(&self) -> bool {
+        self.rest.is_empty()
     }
 
     /// What the handshake has settled: the version, and the group of the key exchange.
@@ -269,8 +275,19 @@ impl Tls {
     }
 
     /// Opens the records in `wire`: plaintext is added to `plain`, what must be sent to `out`.
-    /// True when the peer has sent its close_notify. An error may leave an alert in `out`.
+    /// True when the peer has sent its close_notify. An error may leave an alert in `out`; it is for good.
     pub fn open(
+        &mut self,
+        wire: &mut Scratch,
+        plain: &mut Scratch,
+        out: &mut Scratch,
+    ) -> Result<bool, UpstreamFault> {
+        let result = self.open_records(wire, plain, out);
+        self.failed |= result.is_err();
+        result
+    }
+
+    fn open_records(
         &mut self,
         wire: &mut Scratch,
         plain: &mut Scratch,
@@ -329,10 +346,13 @@ impl Tls {
         Ok(closed)
     }
 
-    /// After an error: the alert that tells the peer.
+    /// After an error: the alert that tells the peer, if there is one. Only then is rustls asked again:
+    /// it would go on reading otherwise, and where a message has come in part it panics, because the
+    /// bytes before that place are no longer there.
     fn alert(&mut self, out: &mut Scratch) {
-        let status = self.conn.process_tls_records(&mut []);
-        if let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state
+        if self.conn.wants_write()
+            && let status = self.conn.process_tls_records(&mut [])
+            && let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state
             && let Ok(n) = data.encode(out.room(OVERHEAD * 4))
         {
             out.add(n);
@@ -341,6 +361,9 @@ impl Tls {
 
     /// Seals `plain` into records that are added to `out`. Only while [`Tls::is_ready`].
     pub fn seal(&mut self, plain: &[u8], out: &mut Scratch) -> Result<(), UpstreamFault> {
+        if self.failed {
+            return Err(UpstreamFault::Closed);
+        }
         let mut needed = plain.len() + (plain.len() / limits::RECORD + 1) * OVERHEAD;
         // What has come and is not whole belongs before anything new, hence not an empty slice.
         let status = self.conn.process_tls_records(&mut self.rest);
@@ -361,8 +384,9 @@ impl Tls {
 
     /// Adds a close_notify to `out`.
     pub fn close(&mut self, out: &mut Scratch) {
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
-            self.conn.process_tls_records(&mut self.rest).state
+        if !self.failed
+            && let Ok(ConnectionState::WriteTraffic(mut traffic)) =
+                self.conn.process_tls_records(&mut self.rest).state
             && let Ok(n) = traffic.queue_close_notify(out.room(OVERHEAD * 4))
         {
             out.add(n);

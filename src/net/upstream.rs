@@ -25,6 +25,9 @@ use crate::process::egress::ConnectRequest;
 /// How long it may take until a connection is usable: DNS, TCP, the proxy and TLS together.
 pub const CONNECT: Duration = Duration::from_secs(10);
 
+/// Reads, of a record or more each, that an idle connection gets in one turn of the loop.
+const NEWS: usize = 4;
+
 /// What every upstream connection of this process has in common.
 pub struct Origin {
     /// TLS; `None` for a plain upstream.
@@ -142,6 +145,16 @@ impl Upstream {
         self.output.is_empty()
     }
 
+    /// All that has come has been read to its end: nothing of it can be taken for a later answer.
+    pub fn is_quiet(&self) -> bool {
+        !self.has_news() && self.is_between_records()
+    }
+
+    /// No part of a further record has come.
+    pub fn is_between_records(&self) -> bool {
+        self.tls().is_none_or(Tls::is_between_records)
+    }
+
     /// Something has come that has not been read.
     pub fn has_news(&self) -> bool {
         self.socket().is_some_and(Socket::is_readable)
@@ -169,8 +182,13 @@ impl Upstream {
 
     /// Notes what an event says.
     pub fn note(&mut self, event: &mio::event::Event) {
-        if let Some(socket) = self.socket_mut() {
-            socket.note(event);
+        match &mut self.state {
+            State::Dialing(dial) => dial.read_closed |= event.is_read_closed() && !event.is_error(),
+            _ => {
+                if let Some(socket) = self.socket_mut() {
+                    socket.note(event);
+                }
+            }
         }
     }
 
@@ -315,16 +333,20 @@ impl Upstream {
         }
     }
 
-    /// While idle: tickets and key updates are taken in; true as long as nothing else has come.
+    /// While idle: tickets and key updates are taken in; true as long as nothing else has come, nor
+    /// more of them than anyone needs.
     pub fn still_idle(&mut self, space: &mut Space) -> bool {
-        while self.has_news() {
+        for _ in 0..NEWS {
+            if !self.has_news() {
+                break;
+            }
             let flow = self.read(space, limits::RECORD);
             if flow != Flow::Open || !space.plain.bytes().is_empty() {
                 return false;
             }
         }
         self.flush();
-        !self.deaf
+        !self.deaf && !self.has_news()
     }
 
     /// Says goodbye, where that is due. The socket closes with the value.

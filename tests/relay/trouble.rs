@@ -1,6 +1,6 @@
 //! An upstream that fails, and how the client is told; a client that leaves.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
@@ -93,6 +93,45 @@ fn a_handshake_that_fails_is_502() {
         });
         let url = format!("https://localhost:{}/", upstream.port);
         fails(&mut Relay::to(&url).start().connect(), 502, "upstream_tls_failed");
+    }
+}
+
+/// Whoever is on the way to the upstream can say this much: it needs no key and no certificate.
+#[test]
+fn nothing_that_is_said_in_place_of_a_handshake_ends_the_relay() {
+    // A ServerHello that goes on for another 4 KiB, and one that is too long.
+    let part = [b"\x16\x03\x03\x00\x20\x02\x00\x10\x00".as_slice(), &[b'a'; 28]].concat();
+    let long = [b"\x16\x03\x03\x00\x20\x02\x01\x00\x00".as_slice(), &[b'a'; 28]].concat();
+    let unsound = [b"\x16\x03\x03\x00\x24\x02\x00\x00\x20".as_slice(), &[b'a'; 32]].concat();
+    let mut flights = vec![
+        long.clone(),
+        [&long[..9], b"\x16\x03\x03\x00\x10", &[b'a'; 16]].concat(),
+        [&unsound[..], &part].concat(),
+        [&part[..], &unsound].concat(),
+    ];
+    flights.extend(
+        [
+            b"\x15\x03\x03\x00\x02\x02\x28".as_slice(),
+            b"\x15\x03\x03\x00\x02\x01\x00",
+            b"\x14\x03\x03\x00\x01\x02",
+            b"\x17\x03\x03\x00\x01a",
+            b"\x63\x03\x03\x00\x01a",
+            b"\x16\x03\x03\xff\xffa",
+            b"\x16\x03\x03\x00\x00",
+        ]
+        .map(|then| [&part, then].concat()),
+    );
+    for flight in flights {
+        for piece in [flight.len(), 1, 7] {
+            let said = flight.clone();
+            let upstream = Upstream::plain(move |peer| {
+                said.chunks(piece).all(|bytes| peer.try_write(bytes));
+                peer.close();
+                peer.closed();
+            });
+            let url = format!("https://localhost:{}/", upstream.port);
+            fails(&mut Relay::to(&url).start().connect(), 502, "upstream_tls_failed");
+        }
     }
 }
 
@@ -686,5 +725,27 @@ fn a_client_that_leaves_while_it_reads_slowly_cancels_too() {
         leave(client, way);
         told.recv_timeout(DEADLINE).expect("cancelled");
         assert!(start.elapsed() < Duration::from_secs(5), "{way}");
+    }
+}
+
+#[test]
+fn part_of_a_record_behind_an_answer_is_not_the_beginning_of_the_next() {
+    let upstream = Upstream::tls(|peer| {
+        let mut late = Vec::new();
+        while peer.request().is_some() {
+            if peer.number > 1 {
+                peer.write(ok("second"));
+            } else if late.is_empty() {
+                let (answer, mut more) = (peer.seal(ok("first")), peer.seal(ok("stale")));
+                late = more.split_off(20);
+                peer.stream().write_all(&[answer, more].concat()).unwrap();
+            } else {
+                peer.stream().write_all(&late).unwrap();
+            }
+        }
+    });
+    let relay = Relay::to(&upstream.url()).start();
+    for want in ["first", "second"] {
+        assert_eq!(relay.connect().send(post("", "{}")).response().body, want.as_bytes());
     }
 }

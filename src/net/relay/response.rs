@@ -108,7 +108,9 @@ impl Relay {
         let Some(key) = self.upstream.take() else {
             return Ok(());
         };
-        if !whole || shared.ups.get(key).is_none_or(|up| !up.is_drained()) {
+        if !whole
+            || shared.ups.get(key).is_none_or(|up| !up.is_drained() || !up.is_between_records())
+        {
             close(key, shared);
         } else if shared.pool.put(key, &mut shared.ups, now) {
             shared.deadlines.set(place(key, Side::Upstream), now + pool::IDLE);

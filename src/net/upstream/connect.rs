@@ -62,8 +62,8 @@ impl Upstream {
                 return Ok(());
             };
             let _ = stream.set_nodelay(true);
-            // The event that told of the connection may have told of bytes too.
-            let socket = Socket::new(stream, true, true);
+            // The event that told of the connection may have told of bytes too, and of their end.
+            let socket = Socket::new(stream, true, true).read_closed(dial.read_closed);
             let _ = sys::keep_alive(socket.fd());
             self.state = match &origin.proxy {
                 Some(_) => State::Tunneling(Tunnel::new(socket)),

@@ -325,6 +325,17 @@ impl Peer {
         assert!(self.try_write(bytes), "the relay takes the answer");
     }
 
+    /// The record that [`Peer::write`] would send, for [`Peer::stream`].
+    pub fn seal(&mut self, bytes: impl AsRef<[u8]>) -> Vec<u8> {
+        let Wire::Tls(tls, _) = &mut self.wire else { panic!("no TLS") };
+        tls.writer().write_all(bytes.as_ref()).unwrap();
+        let mut record = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut record).unwrap();
+        }
+        record
+    }
+
     /// Reads on; false at the end.
     fn fill(&mut self) -> bool {
         let mut chunk = vec![0; 65_536];
