@@ -5,15 +5,15 @@
 //! ever queued in the clear.
 
 mod provider;
+mod sessions;
 mod witness;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
@@ -42,6 +42,7 @@ use crate::http1::url::Host;
 use crate::pem::{self, PemError, PemFault};
 
 use provider::provider;
+use sessions::Sessions;
 pub use witness::Witness;
 
 /// What speaks TLS here, for `--version`.
@@ -129,72 +130,6 @@ impl Trust {
             }
             Some(_) => Ok(passed_over),
         }
-    }
-}
-
-/// TLS 1.3 tickets that are kept: connections that begin at the same time need one each, and
-/// without one the certificates are checked anew. A ticket holds the upstream's certificates too,
-/// some 4 KiB.
-const TICKETS: usize = 64;
-
-/// What is needed to resume sessions with the one upstream.
-#[derive(Default)]
-struct Sessions(Mutex<Session>);
-
-#[derive(Default)]
-struct Session {
-    group: Option<NamedGroup>,
-    tls12: Option<Tls12ClientSessionValue>,
-    /// Oldest first.
-    tickets: VecDeque<Tls13ClientSessionValue>,
-}
-
-impl Sessions {
-    fn lock(&self) -> MutexGuard<'_, Session> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// It holds secrets.
-impl fmt::Debug for Sessions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Sessions")
-    }
-}
-
-impl ClientSessionStore for Sessions {
-    fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
-        self.lock().group = Some(group);
-    }
-
-    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
-        self.lock().group
-    }
-
-    fn set_tls12_session(&self, _: ServerName<'static>, session: Tls12ClientSessionValue) {
-        self.lock().tls12 = Some(session);
-    }
-
-    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.lock().tls12.clone()
-    }
-
-    fn remove_tls12_session(&self, _: &ServerName<'static>) {
-        self.lock().tls12 = None;
-    }
-
-    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
-        let tickets = &mut self.lock().tickets;
-        if tickets.len() == TICKETS {
-            tickets.pop_front();
-        }
-        tickets.push_back(ticket);
-    }
-
-    /// The newest, and each once: whoever watches must not be able to tell connections of one
-    /// client together by it (RFC 8446 appendix C.4).
-    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.lock().tickets.pop_back()
     }
 }
 

@@ -1,13 +1,14 @@
 //! For `--check`: which certificate the upstream shows, also when it does not hold.
 
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{
     Arc, CertificateDer, Connector, DigitallySignedStruct, Error, HandshakeSignatureValid, Host,
-    Mutex, MutexGuard, ParsedCertificate, PoisonError, RootCertStore, ServerCertVerified,
-    ServerCertVerifier, ServerName, SignatureScheme, Trust, UnixTime, UpstreamFault,
-    WebPkiSupportedAlgorithms, provider, verify_server_cert_signed_by_trust_anchor,
-    verify_server_name, verify_tls12_signature, verify_tls13_signature,
+    ParsedCertificate, RootCertStore, ServerCertVerified, ServerCertVerifier, ServerName,
+    SignatureScheme, Trust, UnixTime, UpstreamFault, WebPkiSupportedAlgorithms, provider,
+    verify_server_cert_signed_by_trust_anchor, verify_server_name, verify_tls12_signature,
+    verify_tls13_signature,
 };
 
 /// Keeps the certificate, and judges it as the library's own verifier does, which cannot be had alone
