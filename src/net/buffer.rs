@@ -1,5 +1,19 @@
 //! Bytes that could not move on yet, and the loop's scratch space.
 
+use std::cell::RefCell;
+
+/// Buffers that are kept for the next backlog.
+const KEPT: usize = 4;
+/// Bytes of a buffer that is worth it; what is smaller is cheap to allocate, what is larger is not
+/// needed often enough.
+const WORTH_KEEPING: std::ops::RangeInclusive<usize> = 1024..=32 * 1024;
+
+thread_local! {
+    /// Buffers of backlogs that have emptied. An allocator would give the memory back to the kernel and
+    /// take it again for each request that waits for its connection.
+    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Bytes that wait for a connection. Empty most of the time, and then it owns no memory.
 ///
 /// It has no bound of its own: it is filled only while it is empty or below a bound, with what one
@@ -23,6 +37,12 @@ impl Backlog {
 
     /// Adds bytes at the end.
     pub fn push(&mut self, bytes: &[u8]) {
+        if self.bytes.capacity() == 0
+            && WORTH_KEEPING.contains(&bytes.len())
+            && let Ok(Some(kept)) = FREE.try_with(|free| free.borrow_mut().pop())
+        {
+            self.bytes = kept;
+        }
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -47,6 +67,21 @@ impl Backlog {
         debug_assert!(self.is_empty());
         self.bytes = bytes;
         self.consume(used);
+    }
+}
+
+impl Drop for Backlog {
+    fn drop(&mut self) {
+        if WORTH_KEEPING.contains(&self.bytes.capacity()) {
+            self.bytes.clear();
+            let kept = std::mem::take(&mut self.bytes);
+            let _ = FREE.try_with(|free| {
+                let mut free = free.borrow_mut();
+                if free.len() < KEPT {
+                    free.push(kept);
+                }
+            });
+        }
     }
 }
 

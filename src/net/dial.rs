@@ -20,7 +20,9 @@ pub struct Dial {
     next_at: Instant,
     attempts: Vec<TcpStream>,
     fault: UpstreamFault,
-    /// An event that told of a connection told of its peer's end too.
+    /// An event that told of a connection told of bytes, or their end, too.
+    pub readable: bool,
+    /// It told of their end.
     pub read_closed: bool,
 }
 
@@ -29,7 +31,15 @@ impl Dial {
     pub fn new(addresses: Rc<[SocketAddr]>, now: Instant) -> Dial {
         let fault =
             if addresses.is_empty() { UpstreamFault::Dns } else { UpstreamFault::Unreachable };
-        Dial { addresses, next: 0, next_at: now, attempts: Vec::new(), fault, read_closed: false }
+        Dial {
+            addresses,
+            next: 0,
+            next_at: now,
+            attempts: Vec::new(),
+            fault,
+            readable: false,
+            read_closed: false,
+        }
     }
 
     /// When the next attempt is due, should those under way not have led anywhere by then.

@@ -6,7 +6,7 @@ mod idle;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
 use crate::process::harden::HardenError;
 use crate::process::peer::Peers;
-use crate::process::sys::SignalFd;
+use crate::process::sys::{self, SignalFd};
 use crate::process::token::ClientToken;
 
 const LISTENER: Token = Token(usize::MAX - 1);
@@ -114,6 +114,7 @@ impl EventLoop {
     pub fn new(setup: Setup) -> io::Result<EventLoop> {
         let poll = Poll::new()?;
         setup.listener.set_nonblocking(true)?;
+        sys::set_stream_options(setup.listener.as_fd())?;
         let address = setup.listener.local_addr()?;
         let mut listener = TcpListener::from_std(setup.listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
@@ -182,13 +183,14 @@ impl EventLoop {
     /// Runs until a signal or `GET /shutdown` ends it.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
+        let mut now = Instant::now();
         loop {
-            let timeout = self.timeout();
+            let timeout = self.timeout(now);
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
             }
-            let now = Instant::now();
+            now = Instant::now();
             for event in &events {
                 if !self.note(event, now) {
                     return Ok(());
@@ -215,14 +217,14 @@ impl EventLoop {
         }
     }
 
-    /// How long poll may wait.
-    fn timeout(&self) -> Option<Duration> {
+    /// How long poll may wait, by the clock of the last turn.
+    fn timeout(&self, now: Instant) -> Option<Duration> {
         if !self.again.is_empty() || self.accept_again {
             return Some(Duration::ZERO);
         }
         let next = [self.shared.deadlines.next(), self.accept_at, self.drain_by];
         let next = next.into_iter().flatten().min()?;
-        Some(next.saturating_duration_since(Instant::now()))
+        Some(next.saturating_duration_since(now))
     }
 
     /// Notes what an event says; false when the program is to end at once.

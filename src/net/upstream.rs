@@ -183,7 +183,10 @@ impl Upstream {
     /// Notes what an event says.
     pub fn note(&mut self, event: &mio::event::Event) {
         match &mut self.state {
-            State::Dialing(dial) => dial.read_closed |= event.is_read_closed() && !event.is_error(),
+            State::Dialing(dial) => {
+                dial.readable |= event.is_readable() || event.is_read_closed();
+                dial.read_closed |= event.is_read_closed() && !event.is_error();
+            }
             _ => {
                 if let Some(socket) = self.socket_mut() {
                     socket.note(event);
@@ -240,8 +243,9 @@ impl Upstream {
         }
     }
 
-    /// Sends the head that begins with the credential block, and what of the body stands behind it.
-    /// Only when ready and drained. An error means that the connection took no byte.
+    /// Sends the head that begins with the credential block, and what of the body stands behind it;
+    /// before it, the end of the handshake, if that waits still. Only when ready, and drained but for
+    /// that. An error means that the connection took no byte.
     pub fn send_head(
         &mut self,
         pieces: &Pieces,
@@ -255,6 +259,8 @@ impl Upstream {
         match &mut self.state {
             State::Secure(socket, tls) => {
                 space.out.clear();
+                space.out.push(self.output.bytes());
+                self.output = Backlog::default();
                 let taken =
                     credential.splice_into(after, &mut Sealer { tls, out: &mut space.out })?;
                 seal_rest(tls, after, taken, space)?;

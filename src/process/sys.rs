@@ -662,8 +662,11 @@ pub fn listen_for_bursts(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::listen(fd.as_raw_fd(), 4096) }).map(|_| ())
 }
 
-/// Has the kernel look after a silent peer: after a minute, then every 15 seconds, four times.
-pub fn keep_alive(fd: BorrowedFd<'_>) -> io::Result<()> {
+/// What every connection wants: nothing waits for more to be sent with it, and the kernel looks after a
+/// silent peer, after a minute, then every 15 seconds, four times. Those that a listener accepts have
+/// it from the listener.
+pub fn set_stream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1)?;
     set_option::<c_int>(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1)?;
     set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, &60)?;
     set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, &15)?;

@@ -21,22 +21,30 @@ const SLACK: u64 = 5;
 /// and then, glibc's never does.
 const MEMORY: f64 = 0.1;
 
-fn upstream() -> Upstream {
+fn upstream(framing: &str) -> Upstream {
     let head = String::from_utf8(common::answer_head()).unwrap();
-    let head = head.replace("Transfer-Encoding: chunked", "Content-Length: 1024");
+    let head = head.replace("Transfer-Encoding: chunked", framing);
     Upstream::answering(head + &"a".repeat(1_024))
+}
+
+fn request() -> Vec<u8> {
+    [common::codex_head(1_500), vec![b'j'; 2_048]].concat()
+}
+
+fn exchange(client: &mut Client, request: &[u8]) {
+    let answer = client.send(request).response();
+    assert_eq!((answer.status, answer.body.len()), (200, 1_024));
 }
 
 /// Works off so many requests at so many connections.
 fn ask(port: u16, connections: usize, requests: usize) {
-    let request = [common::codex_head(1_500), vec![b'j'; 2_048]].concat();
+    let request = request();
     thread::scope(|scope| {
         for _ in 0..connections {
             scope.spawn(|| {
                 let mut client = Client::connect(port);
                 for _ in 0..requests / connections {
-                    let answer = client.send(&request).response();
-                    assert_eq!((answer.status, answer.body.len()), (200, 1_024));
+                    exchange(&mut client, &request);
                 }
             });
         }
@@ -44,11 +52,14 @@ fn ask(port: u16, connections: usize, requests: usize) {
 }
 
 /// Starts it, lets it serve, ends it.
-fn serve(tool: &[&str], more: &[&str], connections: usize, requests: usize) {
-    let upstream = upstream();
-    let relay = Watched::start(tool, &upstream, |starter| starter.args(more));
-    ask(relay.0.port, connections, requests);
+fn serve(tool: &[&str], more: &[&str], upstream: &Upstream, work: impl FnOnce(u16)) {
+    let relay = Watched::start(tool, upstream, |starter| starter.args(more));
+    work(relay.0.port);
     relay.end();
+}
+
+fn kept() -> Upstream {
+    upstream("Content-Length: 1024")
 }
 
 /// Everything that the program does in its life, by callgrind.
@@ -57,7 +68,7 @@ fn instructions(requests: usize) -> u64 {
     let log_argument = format!("--log-file={}", log.display());
     let tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", &log_argument];
     // valgrind knows nothing of seccomp, and makes calls of its own.
-    serve(&tool, &["--no-sandbox"], 1, requests);
+    serve(&tool, &["--no-sandbox"], &kept(), |port| ask(port, 1, requests));
     let log = fs::read_to_string(&log).unwrap();
     let line = log.lines().find(|line| line.contains("Collected : "));
     line.expect("a sum").rsplit(' ').next().unwrap().parse().unwrap()
@@ -81,10 +92,10 @@ fn a_request_takes_no_more_instructions_than_before() {
 }
 
 /// The calls that the program makes in its life, by name.
-fn calls(connections: usize, requests: usize) -> BTreeMap<String, u64> {
+fn calls(upstream: &Upstream, work: impl FnOnce(u16)) -> BTreeMap<String, u64> {
     let table = memory_file(b"");
     let tool = ["strace", "-f", "-c", "-U", "name,calls", "-o", table.to_str().unwrap()];
-    serve(&tool, &[], connections, requests);
+    serve(&tool, &[], upstream, work);
     parse(&table)
 }
 
@@ -101,8 +112,8 @@ fn parse(table: &Path) -> BTreeMap<String, u64> {
 fn calls_for_each(connections: usize) -> (f64, f64) {
     let requests = 10_000_usize.next_multiple_of(connections);
     let warm_up = 2 * connections;
-    let before = calls(connections, warm_up);
-    let after = calls(connections, warm_up + requests);
+    let before = calls(&kept(), |port| ask(port, connections, warm_up));
+    let after = calls(&kept(), |port| ask(port, connections, warm_up + requests));
     println!("calls for a request with {connections} at a time:");
     let (mut all, mut memory) = (0.0, 0.0);
     for (name, count) in &after {
@@ -134,4 +145,40 @@ fn a_request_takes_little_more_than_four_system_calls_at_64_connections() {
     let (calls, memory) = calls_for_each(64);
     assert!(calls <= 4.3, "{calls} calls for a request: see above which are new");
     assert!(memory <= MEMORY, "{memory} calls for memory for a request");
+}
+
+#[test]
+#[ignore = "needs strace and a release build"]
+fn a_connection_takes_no_more_system_calls_than_before() {
+    let (few, many) = (10, 510);
+    let count = |connections: usize| {
+        calls(&upstream("Content-Length: 1024\r\nConnection: close"), |port| {
+            let request = request();
+            for _ in 0..connections {
+                exchange(&mut Client::connect(port), &request);
+            }
+        })
+    };
+    let (before, after) = (count(few), count(many));
+    let each = |name: &&str| {
+        let [before, after] = [&before, &after].map(|calls| *calls.get(*name).unwrap_or(&0));
+        after.saturating_sub(before) as f64 / (many - few) as f64
+    };
+    // How often it waits and reads depends on what comes together; how it sets up does not.
+    for (name, most) in [
+        ("socket", 1.0),
+        ("connect", 1.0),
+        ("accept4", 2.0),
+        ("epoll_ctl", 2.0),
+        ("setsockopt", 5.0),
+        ("getsockopt", 1.0),
+        ("getpeername", 1.0),
+        ("getrandom", 4.0),
+        ("close", 2.0),
+        ("shutdown", 0.0),
+    ] {
+        let found = each(&name);
+        println!("{found:10.4} {name}");
+        assert!(found <= most + 0.02, "{found} calls of {name} for a connection, {most} before");
+    }
 }

@@ -31,11 +31,16 @@ fn packets(stream: &TcpStream) -> u32 {
     u32::from_ne_bytes(info[AT..AT + 4].try_into().unwrap())
 }
 
-/// A link to this upstream that keeps what the relay sends: its URL, its side towards the relay
-/// once that has connected, and the bytes.
-fn tapped(upstream: &Upstream) -> (String, Receiver<TcpStream>, Arc<Mutex<Vec<u8>>>) {
+/// A port on which nobody accepts yet, and its URL.
+fn door() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://localhost:{}/v1/responses", listener.local_addr().unwrap().port());
+    (listener, url)
+}
+
+/// Makes the first connection on this port a link to the upstream, and keeps what the relay sends:
+/// the link's side towards the relay once that has connected, and the bytes.
+fn tap(listener: TcpListener, upstream: &Upstream) -> (Receiver<TcpStream>, Arc<Mutex<Vec<u8>>>) {
     let far = TcpStream::connect(("127.0.0.1", upstream.port)).unwrap();
     far.set_nodelay(true).unwrap();
     let (tell, told) = channel();
@@ -57,7 +62,7 @@ fn tapped(upstream: &Upstream) -> (String, Receiver<TcpStream>, Arc<Mutex<Vec<u8
         }
         let _ = far.shutdown(Shutdown::Both);
     });
-    (url, told, seen)
+    (told, seen)
 }
 
 #[test]
@@ -69,7 +74,8 @@ fn head_key_and_body_leave_in_one_record_and_one_packet() {
             peer.write(ok("fine"));
         }
     });
-    let (url, link, seen) = tapped(&upstream);
+    let (listener, url) = door();
+    let (link, seen) = tap(listener, &upstream);
     let relay = Relay::to(&url).start();
     let mut client = relay.connect();
     let link = link.recv_timeout(DEADLINE).unwrap();
@@ -86,6 +92,22 @@ fn head_key_and_body_leave_in_one_record_and_one_packet() {
         assert_eq!(packets(&link) - before, 1);
     }
     assert_eq!(upstream.requests().len(), 3);
+}
+
+#[test]
+fn a_head_that_waits_leaves_with_the_end_of_the_handshake() {
+    let upstream = Upstream::answering(ok("fine"));
+    let (listener, url) = door();
+    let relay = Relay::to(&url).start();
+    let mut client = relay.connect();
+    client.send(post("", &"j".repeat(2_048)));
+    // What came first is looked at first: the other's answer shows that the head waits.
+    let mut other = relay.connect();
+    assert_eq!(other.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response().status, 403);
+    let (link, _) = tap(listener, &upstream);
+    assert_eq!(client.response().status, 200);
+    // The ClientHello is one, the client's Finished with the request the other.
+    assert_eq!(packets(&link.recv_timeout(DEADLINE).unwrap()), 2);
 }
 
 #[test]
@@ -112,9 +134,21 @@ fn an_answers_head_and_the_first_part_of_its_body_leave_in_one_packet() {
     }
 }
 
-/// The connected sockets of the relay, each with whether it sends without delay; `None` where this
-/// process may not take them.
-fn sockets(relay: &Relay) -> Option<Vec<bool>> {
+/// Whether an option of a socket is on.
+fn is_on(stream: &TcpStream, level: i32, option: i32) -> bool {
+    let mut on: libc::c_int = 0;
+    let mut size = size_of_val(&on) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes into memory that outlives the call.
+    let result = unsafe {
+        libc::getsockopt(stream.as_raw_fd(), level, option, (&raw mut on).cast(), &mut size)
+    };
+    assert_eq!(result, 0, "getsockopt");
+    on != 0
+}
+
+/// The connected sockets of the relay, each with whether it sends without delay, and whether the kernel
+/// looks after a silent peer; `None` where this process may not take them.
+fn sockets(relay: &Relay) -> Option<Vec<[bool; 2]>> {
     // SAFETY: no memory is involved; the descriptor is new.
     let pid = unsafe { libc::syscall(libc::SYS_pidfd_open, relay.pid(), 0) } as i32;
     // SAFETY: as above.
@@ -128,20 +162,23 @@ fn sockets(relay: &Relay) -> Option<Vec<bool>> {
         let fd = (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })?;
         let stream = TcpStream::from(fd);
         if stream.peer_addr().is_ok() {
-            found.push(stream.nodelay().unwrap());
+            found.push([
+                stream.nodelay().unwrap(),
+                is_on(&stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+            ]);
         }
     }
     Some(found)
 }
 
 #[test]
-fn neither_side_waits_for_more_to_send() {
+fn neither_side_waits_for_more_to_send_or_for_a_peer_that_has_gone() {
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
     assert_eq!(client.send(post("", "{}")).response().status, 200);
     match sockets(&relay) {
-        Some(sockets) => assert_eq!(sockets, [true, true]),
+        Some(sockets) => assert_eq!(sockets, [[true, true]; 2]),
         None => eprintln!("skipped: taking the sockets of another process needs root and ptrace"),
     }
 }
@@ -159,8 +196,7 @@ fn hello(mut stream: TcpStream) -> Vec<u8> {
 
 #[test]
 fn no_two_handshakes_begin_with_the_same_random_bytes() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("https://localhost:{}/v1/responses", listener.local_addr().unwrap().port());
+    let (listener, url) = door();
     let (tell, told) = channel();
     thread::spawn(move || listener.incoming().flatten().try_for_each(|stream| tell.send(stream)));
     let mut parts = Vec::new();

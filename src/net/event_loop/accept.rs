@@ -13,7 +13,6 @@ use crate::http1::refusal::Reject;
 use crate::net::relay::Relay;
 use crate::net::slots::Side;
 use crate::net::socket::Socket;
-use crate::process::sys;
 
 /// Connections accepted in one turn of the loop.
 const ACCEPTS: usize = 64;
@@ -56,7 +55,6 @@ impl EventLoop {
     }
 
     fn admit(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Instant) {
-        let _ = stream.set_nodelay(true);
         let counted = self.counted < self.max_connections;
         if self.downs.is_full() {
             // No place even to hear it out.
@@ -70,9 +68,7 @@ impl EventLoop {
         let key = self.downs.insert(|key| {
             let both = Interest::READABLE | Interest::WRITABLE;
             poll.registry().register(&mut stream, key.token(Side::Downstream), both).ok()?;
-            let socket = Socket::new(stream, false, true);
-            let _ = sys::keep_alive(socket.fd());
-            Some(Relay::new(socket, key, policy, counted, now))
+            Some(Relay::new(Socket::new(stream, false, true), key, policy, counted, now))
         });
         let Some(key) = key else {
             return;

@@ -20,10 +20,11 @@ impl Relay {
     /// From the client to the upstream.
     pub(super) fn pump_request(&mut self, shared: &mut Shared, now: Instant) -> Result<bool, Over> {
         if let Some(up) = self.upstream.and_then(|key| shared.ups.get(key)) {
-            if self.exchange.is_waiting() && !up.is_ready() {
+            if !self.exchange.is_waiting() {
+                up.flush();
+            } else if !up.is_ready() {
                 return Ok(false);
             }
-            up.flush();
             if self.exchange.is_uploading() && !up.is_drained() {
                 return Ok(false);
             }

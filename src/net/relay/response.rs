@@ -1,6 +1,6 @@
 //! From the upstream to the client.
 
-use std::io::{IoSlice, Write};
+use std::io::IoSlice;
 use std::time::Instant;
 
 use super::{Over, Relay, Shared, WIRE, close};
@@ -11,7 +11,7 @@ use crate::http1::response::UpstreamFault;
 use crate::net::buffer::{Backlog, Scratch};
 use crate::net::event_loop::place;
 use crate::net::pool;
-use crate::net::runs::{fill, keep_rest};
+use crate::net::runs::{fill, keep_rest, send};
 use crate::net::slots::Side;
 use crate::net::upstream::Flow;
 
@@ -173,18 +173,14 @@ impl Relay {
     }
 
     pub(super) fn write_pieces(&mut self, input: &[u8], shared: &mut Shared) -> bool {
+        if let [run] = shared.pieces.runs() {
+            let bytes = shared.pieces.bytes(*run, input);
+            return send(&mut self.socket, &mut self.output, bytes).is_ok();
+        }
         let mut runs = [IoSlice::new(&[]); pieces::RUNS];
         let count = fill(&mut runs, &shared.pieces, input);
         let runs = &runs[..count];
-        let sent = match runs {
-            _ if !self.output.is_empty() => Ok(0),
-            [run] => self.socket.write(run),
-            runs => self.socket.write_vectored(runs),
-        };
-        match sent {
-            Ok(sent) => keep_rest(runs, sent, &mut self.output),
-            Err(_) => return false,
-        }
-        true
+        let sent = if self.output.is_empty() { self.socket.write_vectored(runs) } else { Ok(0) };
+        sent.map(|sent| keep_rest(runs, sent, &mut self.output)).is_ok()
     }
 }

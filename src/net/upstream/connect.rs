@@ -61,10 +61,9 @@ impl Upstream {
             let Some(stream) = dial.advance(registry, self.token, now)? else {
                 return Ok(());
             };
-            let _ = stream.set_nodelay(true);
             // The event that told of the connection may have told of bytes too, and of their end.
-            let socket = Socket::new(stream, true, true).read_closed(dial.read_closed);
-            let _ = sys::keep_alive(socket.fd());
+            let socket = Socket::new(stream, dial.readable, true).read_closed(dial.read_closed);
+            let _ = sys::set_stream_options(socket.fd());
             self.state = match &origin.proxy {
                 Some(_) => State::Tunneling(Tunnel::new(socket)),
                 None => connected(socket, origin.connector.as_ref())?,
@@ -105,7 +104,13 @@ impl Upstream {
             space.plain.clear();
             space.out.clear();
             let opened = tls.open(&mut space.wire, &mut space.plain, &mut space.out);
-            let sent = send(socket, &mut self.output, space.out.bytes());
+            let sent = if tls.is_ready() && self.owner.is_some() {
+                // What ends the handshake leaves with the head that waits for it.
+                self.output.push(space.out.bytes());
+                Ok(())
+            } else {
+                send(socket, &mut self.output, space.out.bytes())
+            };
             let closed = opened?;
             // Nobody has asked for anything yet, so nothing can have been answered.
             if closed || !space.plain.bytes().is_empty() {
