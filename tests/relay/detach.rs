@@ -2,16 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ChildStdin, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
 
-use super::key::{echo_becomes, terminal};
+use super::key::{asked, echo_is_back};
 use super::lifecycle::Folder;
-use super::support::relay::{Starter, marker_key, program};
-use super::support::{Client, DEADLINE, Relay, Upstream, ok, post};
+use super::support::relay::{Starter, ends, inherit, marker_key, program};
+use super::support::{Client, DEADLINE, Relay, Upstream, comes, ok, post, wait_for};
 
 /// A relay that has left; it ends with the test.
 pub struct Detached {
@@ -43,7 +42,7 @@ impl Detached {
 impl Drop for Detached {
     fn drop(&mut self) {
         self.signal(libc::SIGKILL);
-        gone(self.pid);
+        assert!(ends(self.pid));
     }
 }
 
@@ -53,29 +52,19 @@ fn stat(pid: u32) -> Option<Vec<String>> {
     Some(stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect())
 }
 
-fn gone(pid: u32) {
-    let start = Instant::now();
-    // Nobody may be there to wait for it.
-    while stat(pid).is_some_and(|fields| fields[0] != "Z") {
-        assert!(start.elapsed() < DEADLINE, "it does not end");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// The one child of a process.
-fn child_of(parent: u32) -> u32 {
-    let start = Instant::now();
-    loop {
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            if let Ok(pid) = entry.file_name().to_string_lossy().parse()
-                && stat(pid).is_some_and(|fields| fields[1] == parent.to_string())
-            {
-                return pid;
-            }
-        }
-        assert!(start.elapsed() < DEADLINE, "it has no child");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+/// Starts one whose child waits for the rest of this key: it, its stdin, and the child's pid.
+fn waiting_for_the_rest(mut starter: Starter, key: &str) -> (Relay, ChildStdin, u32) {
+    let (parent, mut stdin) = starter.spawn_without_key(Stdio::piped());
+    // One byte fills a pipe that holds a single page; once the child has taken it, another would fit.
+    // SAFETY: no memory is involved.
+    assert!(unsafe { libc::fcntl(stdin.as_raw_fd(), libc::F_SETPIPE_SZ, 1) } > 0);
+    stdin.write_all(&key.as_bytes()[..1]).unwrap();
+    assert!(comes(&stdin, libc::POLLOUT, DEADLINE), "nobody reads the key");
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = pids.flat_map(|entry| entry.file_name().to_string_lossy().parse());
+    let is_its_child = |pid| stat(pid).is_some_and(|fields| fields[1] == parent.pid().to_string());
+    let child = pids.find(|pid| is_its_child(*pid)).expect("it has a child");
+    (parent, stdin, child)
 }
 
 fn with_info(starter: Starter, folder: &Folder) -> Starter {
@@ -130,14 +119,15 @@ fn it_returns_0_once_the_relay_listens_and_its_pipes_end() {
         assert_eq!(relay.connect().send(post("", "{}")).response().text(), "fine");
     }
     relay.signal(libc::SIGTERM);
-    gone(relay.pid);
+    assert!(ends(relay.pid));
     assert_eq!(fs::read(relay.folder.file("info")).unwrap(), b"");
 }
 
 #[test]
 fn the_relay_has_a_session_of_its_own_and_no_descriptor_of_whoever_started_it() {
     let inherited = File::open("/dev/zero").unwrap();
-    let (relay, _) = detach("session", inheriting(Relay::bare(), &inherited), &marker_key());
+    let starter = Relay::bare().command(|command| inherit(command, inherited.as_raw_fd()));
+    let (relay, _) = detach("session", starter, &marker_key());
     let fields = stat(relay.pid).unwrap();
     // State, parent, group, session, terminal.
     assert_eq!(fields[3], relay.pid.to_string());
@@ -158,22 +148,6 @@ fn the_relay_has_a_session_of_its_own_and_no_descriptor_of_whoever_started_it() 
         }
     }
     assert_eq!(null, 3);
-}
-
-/// One more descriptor comes with it.
-fn inheriting(starter: Starter, file: &File) -> Starter {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::process::CommandExt;
-    let fd = file.as_raw_fd();
-    starter.command(|command| {
-        // SAFETY: fcntl(2) is safe to call between fork and exec.
-        unsafe {
-            command.pre_exec(move || {
-                libc::fcntl(fd, libc::F_SETFD, 0);
-                Ok(())
-            })
-        };
-    })
 }
 
 #[test]
@@ -208,11 +182,8 @@ fn a_file_as_stderr_is_kept_and_gets_the_access_log() {
     assert!(text.starts_with("codex-responses-api-proxy listening on "), "{text}");
     let relay = Detached::find(folder);
     assert_eq!(relay.connect().send(post("", "{}")).response().text(), "fine");
-    let start = Instant::now();
-    while !fs::read_to_string(&log).unwrap().contains("\"route\":\"responses\",\"status\":200") {
-        assert!(start.elapsed() < DEADLINE, "no access line");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let access = "\"route\":\"responses\",\"status\":200";
+    relay.folder.wait_for("log", |text| text.contains(access));
     if is_root() {
         assert_eq!(fs::read_link(format!("/proc/{}/fd/2", relay.pid)).unwrap(), log);
     }
@@ -284,8 +255,8 @@ fn what_fails_after_stderr_was_left_is_told_too() {
 
 #[test]
 fn a_child_that_is_killed_while_it_starts_is_a_start_that_failed() {
-    let (mut parent, _stdin) = Relay::bare().args(["--detach"]).spawn_without_key(Stdio::piped());
-    let child = child_of(parent.pid());
+    let starter = Relay::bare().args(["--detach"]);
+    let (mut parent, _stdin, child) = waiting_for_the_rest(starter, "key");
     // SAFETY: no memory is involved.
     unsafe { libc::kill(child as i32, libc::SIGKILL) };
     assert_eq!(parent.exit_code(), 1);
@@ -295,18 +266,12 @@ fn a_child_that_is_killed_while_it_starts_is_a_start_that_failed() {
 
 #[test]
 fn a_start_that_is_called_off_leaves_no_child_behind() {
-    let (mut parent, _stdin) = Relay::bare().args(["--detach"]).spawn_without_key(Stdio::piped());
-    let child = child_of(parent.pid());
-    // It waits for the key: it has asked to end with its parent long before that.
-    let start = Instant::now();
-    while fs::read_to_string(format!("/proc/{child}/wchan")).is_ok_and(|at| !at.contains("pipe"))
-        && start.elapsed() < Duration::from_millis(300)
-    {
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let starter = Relay::bare().args(["--detach"]);
+    // The child has asked to end with its parent long before it waits for the key.
+    let (mut parent, _stdin, child) = waiting_for_the_rest(starter, "key");
     parent.signal(libc::SIGKILL);
     parent.wait();
-    gone(child);
+    assert!(ends(child));
 }
 
 #[test]
@@ -315,27 +280,16 @@ fn at_a_terminal_the_key_is_asked_for_before_the_relay_leaves() {
     for called_off in [false, true] {
         let folder = Folder::new(&format!("terminal-{called_off}"));
         let info = folder.file("info");
-        let (mut ours, theirs) = terminal();
-        let mut parent = program()
-            .args(["--detach", "--server-info", info.to_str().unwrap()])
-            .env_clear()
-            .stdin(theirs.try_clone().unwrap())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stderr = parent.stderr.take().unwrap();
-        let mut prompt = [0; 33];
-        stderr.read_exact(&mut prompt).unwrap();
-        assert_eq!(&prompt, b"API key (not shown as you type): ");
-        echo_becomes(&theirs, false);
+        let mut command = program();
+        command.args(["--detach", "--server-info", info.to_str().unwrap()]);
+        let (mut parent, mut stderr, mut ours, theirs) = asked(&mut command);
         if called_off {
             parent.kill().unwrap();
             parent.wait().unwrap();
         } else {
             ours.write_all(format!("{key}\n").as_bytes()).unwrap();
         }
-        echo_becomes(&theirs, true);
+        echo_is_back(&theirs, &mut stderr);
         let status = parent.wait().unwrap();
         let relay = (!called_off).then(|| Detached::find(folder));
         let text = within_deadline(move || {
@@ -355,20 +309,12 @@ fn at_a_terminal_the_key_is_asked_for_before_the_relay_leaves() {
 /// listens by then.
 pub fn with_parent_stopped(starter: Starter, key: &str, look: impl FnOnce(u32, u32)) {
     let folder = Folder::new("stopped");
-    let info: PathBuf = folder.file("info");
-    let (mut parent, mut stdin) = with_info(starter, &folder).spawn_without_key(Stdio::piped());
-    let start = Instant::now();
-    let wait = |what: &dyn Fn() -> bool| {
-        while !what() {
-            assert!(start.elapsed() < DEADLINE, "it does not listen");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    };
-    child_of(parent.pid());
-    wait(&|| stat(parent.pid()).is_some_and(|fields| fields[0] == "S"));
+    let (mut parent, mut stdin, _) = waiting_for_the_rest(with_info(starter, &folder), key);
+    // It waits for its child then, and has done all that it does before.
+    wait_for(|| stat(parent.pid()).is_some_and(|fields| fields[0] == "S"));
     parent.signal(libc::SIGSTOP);
-    stdin.write_all(format!("{key}\n").as_bytes()).unwrap();
-    wait(&|| fs::read_to_string(&info).is_ok_and(|text| text.ends_with('\n')));
+    stdin.write_all(format!("{}\n", &key[1..]).as_bytes()).unwrap();
+    folder.wait_for("info", |text| text.ends_with('\n'));
     let relay = Detached::find(folder);
     look(parent.pid(), relay.pid);
     parent.signal(libc::SIGCONT);

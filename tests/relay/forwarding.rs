@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::support::upstream::{Kind, memory_file};
-use super::support::{DEADLINE, End, Peer, Relay, Request, Upstream, certs, ok, post};
+use super::support::{DEADLINE, End, Peer, Relay, Request, Upstream, certs, ok, post, wait_for};
 
 /// An upstream that answers, and a relay that stands before it.
 fn start() -> (Upstream, Relay) {
@@ -552,14 +552,6 @@ fn stands_quiet(port: u16) -> bool {
 fn is_stopped(relay: &Relay) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", relay.pid())).unwrap();
     stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
-}
-
-fn wait_for(done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < DEADLINE);
-        std::thread::yield_now();
-    }
 }
 
 #[test]

@@ -1,16 +1,15 @@
 //! The key's way in: from a pipe, a file, a terminal; and what is said when there is none.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 use codex_responses_api_proxy::http1::limits;
 
 use super::support::relay::{end_of, marker_key, program};
-use super::support::{DEADLINE, Relay, Upstream, ok, post};
+use super::support::{Relay, Upstream, ok, post, read_until};
 
 /// Bytes of a key, at most: with `Bearer ` they make 1024.
 const LONGEST: usize = 1017;
@@ -207,12 +206,27 @@ fn has_echo(terminal: &File) -> bool {
     state.c_lflag & libc::ECHO != 0
 }
 
-pub fn echo_becomes(terminal: &File, want: bool) {
-    let start = Instant::now();
-    while has_echo(terminal) != want {
-        assert!(start.elapsed() < DEADLINE, "echo stays {}", !want);
-        std::thread::sleep(Duration::from_millis(2));
-    }
+/// Starts it at a terminal and waits until it asks: it, its stderr, our side and its own.
+pub fn asked(command: &mut Command) -> (Child, ChildStderr, File, File) {
+    let (ours, theirs) = terminal();
+    let mut child = command
+        .env_clear()
+        .stdin(theirs.try_clone().unwrap())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let prompt = read_until(&mut stderr, ": ").expect("it asks");
+    assert_eq!(prompt, b"API key (not shown as you type): ");
+    assert!(!has_echo(&theirs), "it asks before echo is off");
+    (child, stderr, ours, theirs)
+}
+
+/// The line of the prompt ends when echo is back.
+pub fn echo_is_back(terminal: &File, stderr: &mut ChildStderr) {
+    assert_eq!(read_until(stderr, "\n").expect("the end of the line"), b"\n");
+    assert!(has_echo(terminal), "echo stays off");
 }
 
 #[test]
@@ -241,8 +255,8 @@ fn at_a_terminal_the_key_is_asked_for_without_echo_which_comes_back_whatever_hap
                 Then::HangUp => "end of file".into(),
             }
         );
-        let (mut ours, theirs) = terminal();
         let mut command = program();
+        command.arg("--allow-token68");
         // SAFETY: a plain system call between fork and exec.
         unsafe {
             // Where these tests run in the background of a shell, it is ignored.
@@ -251,19 +265,7 @@ fn at_a_terminal_the_key_is_asked_for_without_echo_which_comes_back_whatever_hap
                 Ok(())
             });
         }
-        let mut child = command
-            .env_clear()
-            .arg("--allow-token68")
-            .stdin(theirs.try_clone().unwrap())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stderr = child.stderr.take().unwrap();
-        let mut prompt = [0; 33];
-        stderr.read_exact(&mut prompt).unwrap();
-        assert_eq!(&prompt, b"API key (not shown as you type): ");
-        echo_becomes(&theirs, false);
+        let (mut child, mut stderr, mut ours, theirs) = asked(&mut command);
         match &then {
             Then::Type(text) => ours.write_all(text.as_bytes()).unwrap(),
             // SAFETY: the child has not been waited for, so the pid is its own.
@@ -273,17 +275,12 @@ fn at_a_terminal_the_key_is_asked_for_without_echo_which_comes_back_whatever_hap
             // End of file, as Ctrl-D makes it.
             Then::HangUp => ours.write_all(b"\x04").unwrap(),
         }
-        echo_becomes(&theirs, true);
+        echo_is_back(&theirs, &mut stderr);
         if let Then::Type(text) = &then
             && code.is_none()
         {
             // It listens; nothing of the key was echoed.
-            let mut seen = Vec::new();
-            while !seen.ends_with(b"capabilities") {
-                let mut byte = [0];
-                stderr.read_exact(&mut byte).unwrap();
-                seen.push(byte[0]);
-            }
+            let seen = read_until(&mut stderr, "capabilities").expect("it listens");
             let _ = child.kill();
             let key = text.trim_end().as_bytes();
             assert!(!seen.windows(key.len()).any(|window| window == key));

@@ -1,14 +1,16 @@
 //! From the first line to the exit code.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::FromRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use super::support::{DEADLINE, End, Relay, Upstream, ok, post};
+use super::support::{DEADLINE, End, Relay, Upstream, comes, ok, post};
 
 /// A folder that goes with the test.
 pub struct Folder(PathBuf);
@@ -22,6 +24,22 @@ impl Folder {
 
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    /// Waits until what this file holds is as it should be.
+    pub fn wait_for(&self, name: &str, fine: impl Fn(&str) -> bool) {
+        let folder = CString::new(self.0.to_str().unwrap()).unwrap();
+        // SAFETY: the path is a valid C string; the descriptor is new and nobody else has it.
+        let mut changes = unsafe {
+            let fd = libc::inotify_init1(libc::IN_CLOEXEC);
+            let events = libc::IN_MODIFY | libc::IN_MOVED_TO;
+            assert!(libc::inotify_add_watch(fd, folder.as_ptr(), events) >= 0);
+            File::from_raw_fd(fd)
+        };
+        while !fs::read_to_string(self.file(name)).is_ok_and(|text| fine(&text)) {
+            assert!(comes(&changes, libc::POLLIN, DEADLINE), "{name} does not become so");
+            let _ = changes.read(&mut [0; 4096]).unwrap();
+        }
     }
 }
 

@@ -4,7 +4,9 @@ pub mod client;
 pub mod relay;
 pub mod upstream;
 
-use std::time::Duration;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
 
 /// No single step of a test takes longer; a step that does is a failure.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -12,6 +14,42 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 pub use client::{Client, End, Response, body, post};
 pub use relay::Relay;
 pub use upstream::{Peer, Request, Upstream, certs};
+
+/// Waits for this event of poll(2), or an end, no longer than so long; whether it came.
+pub fn comes(on: &impl AsFd, event: i16, within: Duration) -> bool {
+    let mut on = libc::pollfd { fd: on.as_fd().as_raw_fd(), events: event, revents: 0 };
+    // SAFETY: the kernel fills one struct that outlives the call.
+    unsafe { libc::poll(&mut on, 1, within.as_millis() as i32) == 1 }
+}
+
+/// Reads on until this text has come, and returns all that was read; none when the end comes first.
+pub fn read_until(from: &mut (impl Read + AsFd), text: &str) -> Option<Vec<u8>> {
+    let (mut seen, mut byte) = (Vec::new(), [0]);
+    while !seen.ends_with(text.as_bytes()) {
+        assert!(comes(from, libc::POLLIN, DEADLINE), "{text:?} does not come");
+        if from.read(&mut byte).unwrap() == 0 {
+            return None;
+        }
+        seen.push(byte[0]);
+    }
+    Some(seen)
+}
+
+/// Looks again and again. Only for what /proc says of others: it tells nobody when that changes.
+#[track_caller]
+pub fn wait_for(done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < DEADLINE, "it does not become so");
+        pace(Duration::from_millis(2));
+    }
+}
+
+/// Lets time pass where that is what is wanted and no event could stand for it: in the pace of a load,
+/// on a slow link, between two looks.
+pub fn pace(time: Duration) {
+    std::thread::sleep(time);
+}
 
 /// An answer with a body of known length.
 pub fn ok(body: &str) -> String {

@@ -1,13 +1,13 @@
 //! The relay under test, as a child process.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
-use super::{Client, DEADLINE, certs};
+use super::{Client, DEADLINE, certs, comes};
 
 /// The program under test: the one that was built with the tests, or `RELAY_BINARY`, a static one
 /// for example.
@@ -321,14 +321,29 @@ impl Starter {
 
 /// Waits for the end of a child.
 pub fn end_of(child: &mut Child) -> ExitStatus {
-    // SAFETY: no memory is involved; the child has not been waited for, so the pid is its own.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
-    if let Ok(fd @ 0..) = i32::try_from(fd) {
-        // SAFETY: the descriptor was just made and nobody else has it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mut end = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: the kernel fills one struct that outlives the call.
-        unsafe { libc::poll(&mut end, 1, DEADLINE.as_millis() as i32) };
-    }
+    ends(child.id());
     child.try_wait().unwrap().expect("it ends")
+}
+
+/// Waits for the end of a process, whoever its parent is; whether that comes.
+pub fn ends(pid: u32) -> bool {
+    // SAFETY: no memory is involved.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let Ok(fd @ 0..) = i32::try_from(fd) else {
+        return std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
+    };
+    // SAFETY: the descriptor was just made and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    comes(&fd, libc::POLLIN, DEADLINE)
+}
+
+/// This descriptor comes with it, under the same number.
+pub fn inherit(command: &mut Command, fd: RawFd) {
+    // SAFETY: fcntl(2) is safe to call between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            libc::fcntl(fd, libc::F_SETFD, 0);
+            Ok(())
+        })
+    };
 }
