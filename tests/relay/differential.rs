@@ -2,12 +2,13 @@
 //! vectors say is forwarded. They pass on what they have understood, and that is what was meant.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
-use super::support::{DEADLINE, Relay, Request, Upstream, ok};
+use super::support::relay::inherit;
+use super::support::{Relay, Request, Upstream, ok};
 use super::vectors::format::{self, Case, Outcome};
 
 /// A real server in front of an upstream of ours. Ends with the value.
@@ -33,39 +34,33 @@ fn program(name: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// Starts it with the configuration that `write` makes of its port and its folder; tries again when
-/// somebody else was quicker at the port.
-fn start(name: &str, args: &[&str], write: impl Fn(u16, &str) -> String) -> Option<Server> {
+/// Starts it with the configuration that `write` makes of its folder and of a socket that listens
+/// already, by port and by descriptor: whoever connects before the server is ready waits there.
+fn start(name: &str, args: &[&str], write: impl Fn(&str, u16, RawFd) -> String) -> Option<Server> {
     let Some(program) = program(name) else {
         eprintln!("skipped: {name} is not installed");
         return None;
     };
-    for _ in 0..10 {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let id = std::process::id();
-        let folder = std::env::temp_dir().join(format!("differential-{name}-{id}-{port}"));
-        fs::create_dir(&folder).unwrap();
-        let file = folder.join("config");
-        fs::write(&file, write(port, folder.to_str().unwrap())).unwrap();
-        let child = Command::new(&program)
-            .args(args)
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut server = Server { child, folder, port };
-        let begun = Instant::now();
-        while server.child.try_wait().unwrap().is_none() {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Some(server);
-            }
-            assert!(begun.elapsed() < DEADLINE, "{name} does not listen");
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-    }
-    panic!("{name} does not start");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, fd) = (listener.local_addr().unwrap().port(), listener.as_raw_fd());
+    let id = std::process::id();
+    let folder = std::env::temp_dir().join(format!("differential-{name}-{id}"));
+    fs::create_dir(&folder).unwrap();
+    let file = folder.join("config");
+    fs::write(&file, write(folder.to_str().unwrap(), port, fd)).unwrap();
+    let mut command = Command::new(&program);
+    inherit(&mut command, fd);
+    let child = command
+        .args(args)
+        .arg(&file)
+        // What nginx takes its sockets from; HAProxy's configuration names it.
+        .env("NGINX", format!("{fd};"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    Some(Server { child, folder, port })
 }
 
 /// Field lines, names in lower case, without those that say how the body is framed.
@@ -146,7 +141,7 @@ fn nginx_understands_what_was_meant() {
         }
     });
     let to = recorder.port;
-    let nginx = start("nginx", &["-c"], |port, folder| {
+    let nginx = start("nginx", &["-c"], |folder, port, _| {
         format!(
             "daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error;
              user root;
@@ -181,11 +176,11 @@ fn haproxy_understands_what_was_meant() {
         }
     });
     let to = recorder.port;
-    let haproxy = start("haproxy", &["-db", "-f"], |port, _| {
+    let haproxy = start("haproxy", &["-db", "-f"], |_, _, fd| {
         format!(
             "global\n  tune.bufsize 131072\n  tune.http.maxhdr 256\n\
              defaults\n  mode http\n  timeout client 20s\n  timeout server 20s\n  timeout connect 5s\n\
-             listen all\n  bind 127.0.0.1:{port}\n  server one 127.0.0.1:{to}\n"
+             listen all\n  bind fd@{fd}\n  server one 127.0.0.1:{to}\n"
         )
     });
     if let Some(haproxy) = haproxy {

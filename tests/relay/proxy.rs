@@ -4,12 +4,11 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
 
 use super::memory::{may_read, none};
 use super::support::relay::{Starter, random_hex};
 use super::support::upstream::memory_file;
-use super::support::{Client, DEADLINE, Relay, Upstream, ok, post};
+use super::support::{Client, DEADLINE, Relay, Upstream, ok, post, read_until};
 use crate::memory::scanner::{Needles, scan};
 
 /// An address of this machine that is not loopback as the rules go, but leads there.
@@ -30,7 +29,7 @@ impl Tinyproxy {
             let auth = credentials.map_or(String::new(), |c| format!("BasicAuth {c}\n"));
             let config = memory_file(
                 format!(
-                    "Port {free}\nListen 127.0.0.1\nTimeout 60\nMaxClients 50\nLogLevel Connect\n\
+                    "Port {free}\nListen 127.0.0.1\nTimeout 60\nMaxClients 50\nLogLevel Info\n\
                      {auth}"
                 )
                 .as_bytes(),
@@ -41,17 +40,14 @@ impl Tinyproxy {
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null())
                 .spawn();
-            let Ok(mut child) = child else {
+            let Ok(child) = child else {
                 eprintln!("skipped: tinyproxy is not installed");
                 return None;
             };
-            let start = Instant::now();
-            while child.try_wait().unwrap().is_none() {
-                if TcpStream::connect(("127.0.0.1", free)).is_ok() {
-                    return Some(Tinyproxy { child, port: free });
-                }
-                assert!(start.elapsed() < DEADLINE, "tinyproxy does not listen");
-                std::thread::sleep(Duration::from_millis(5));
+            let mut proxy = Tinyproxy { child, port: free };
+            let log = proxy.child.stdout.as_mut().unwrap();
+            if read_until(log, "Accepting connections").is_some() {
+                return Some(proxy);
             }
             // Somebody else was given that port.
         }
