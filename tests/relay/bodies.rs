@@ -1,9 +1,8 @@
 //! Bodies of every size, both ways, in constant memory.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::support::relay::emulated;
@@ -197,12 +196,12 @@ fn requests_sent_ahead_wait_in_constant_memory() {
     assert_eq!(client.response().status, 403);
     let before = relay.memory("VmHWM");
     client.send(format!("{REQUEST}\r\n"));
-    let sent = Arc::new(AtomicUsize::new(0));
-    let (mut stream, counter) = (client.stream.try_clone().unwrap(), sent.clone());
+    let mut stream = client.stream.try_clone().unwrap();
+    let (counter, sent) = channel();
     let count = HELD / refused.len();
     let sender = std::thread::spawn(move || {
         for _ in 0..count {
-            counter.fetch_add(refused.len(), Ordering::SeqCst);
+            let _ = counter.send(refused.len());
             stream.write_all(refused.as_bytes()).unwrap();
         }
     });
@@ -307,19 +306,15 @@ fn a_body_streams_as_it_arrives() {
     }
 }
 
-/// Waits until a counter moves no more, and returns where it stands.
-fn at_rest(counter: &AtomicUsize) -> usize {
+/// Waits until no more is sent, and returns how much it was.
+fn at_rest(sent: &Receiver<usize>) -> usize {
     let start = Instant::now();
-    let (mut last, mut since) = (0, Instant::now());
-    while last == 0 || since.elapsed() < Duration::from_millis(400) {
+    let mut sum = sent.recv_timeout(DEADLINE).expect("something is sent");
+    while let Ok(more) = sent.recv_timeout(Duration::from_millis(400)) {
         assert!(start.elapsed() < DEADLINE, "it never rests");
-        std::thread::sleep(Duration::from_millis(10));
-        let now = counter.load(Ordering::SeqCst);
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
+        sum += more;
     }
-    last
+    sum
 }
 
 const LONG: usize = 64 * MIB;
@@ -328,13 +323,13 @@ const HELD: usize = 48 * MIB;
 
 #[test]
 fn a_slow_reader_holds_constant_memory_and_the_upstream_waits() {
-    let sent = Arc::new(AtomicUsize::new(0));
-    let counter = sent.clone();
+    let (counter, sent) = channel();
+    let counter = Mutex::new(counter);
     let upstream = Upstream::tls(move |peer: &mut Peer| {
         while peer.request().is_some() {
             peer.write(format!("HTTP/1.1 200 OK\r\n{}", Length.field(LONG)));
             Length.write(LONG, |bytes| {
-                counter.fetch_add(bytes.len(), Ordering::SeqCst);
+                let _ = counter.lock().unwrap().send(bytes.len());
                 peer.try_write(bytes)
             });
         }
@@ -344,7 +339,7 @@ fn a_slow_reader_holds_constant_memory_and_the_upstream_waits() {
     let mut client = relay.connect();
     client.send(&request);
     check(Length, LONG, &client.stream);
-    sent.store(0, Ordering::SeqCst);
+    sent.try_iter().for_each(drop);
     let before = relay.memory("VmHWM");
     client.send(&request);
     let waiting = at_rest(&sent);
@@ -372,23 +367,23 @@ fn a_slow_upstream_holds_constant_memory_and_the_client_waits() {
     });
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
-    let upload = |client: &Client, sent: &Arc<AtomicUsize>| {
-        let (mut stream, sent) = (client.stream.try_clone().unwrap(), sent.clone());
+    let upload = |client: &Client, counter: Sender<usize>| {
+        let mut stream = client.stream.try_clone().unwrap();
         std::thread::spawn(move || {
             stream.write_all(format!("{REQUEST}{}", Length.field(LONG)).as_bytes()).unwrap();
             Length.write(LONG, |bytes| {
-                sent.fetch_add(bytes.len(), Ordering::SeqCst);
+                let _ = counter.send(bytes.len());
                 stream.write_all(bytes).is_ok()
             });
         })
     };
     tell.send(()).unwrap();
-    let sender = upload(&client, &Arc::default());
+    let sender = upload(&client, channel().0);
     assert_eq!(client.response().status, 204);
     sender.join().unwrap();
     let before = relay.memory("VmHWM");
-    let sent = Arc::new(AtomicUsize::new(0));
-    let sender = upload(&client, &sent);
+    let (counter, sent) = channel();
+    let sender = upload(&client, counter);
     let waiting = at_rest(&sent);
     assert!(waiting < HELD, "{waiting} bytes went out with nobody reading");
     let after = relay.memory("VmHWM");

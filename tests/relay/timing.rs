@@ -1,11 +1,12 @@
 //! Who is waited for, and for how long.
 
+use std::io::Write;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::support::{Client, DEADLINE, End, Relay, Upstream, ok, post};
+use super::support::{Client, DEADLINE, End, Relay, Upstream, comes, ok, post, quiet};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -64,21 +65,15 @@ fn a_head_that_drips_in_is_408_all_the_same() {
             assert_eq!(client.send(post("", "")).response().status, 200);
         }
         let start = Instant::now();
-        let mut dripping = client.stream.try_clone().unwrap();
-        let drips = thread::spawn(move || {
-            let head = post(&"X: y\r\n".repeat(100), "");
-            for byte in head.as_bytes() {
-                if std::io::Write::write_all(&mut dripping, &[*byte]).is_err() {
-                    return;
-                }
-                thread::sleep(Duration::from_millis(50));
+        for byte in post(&"X: y\r\n".repeat(100), "").bytes() {
+            client.send([byte]);
+            if !quiet(&client.stream, Duration::from_millis(50)) {
+                break;
             }
-        });
+        }
         let answer = client.response();
         assert_eq!((answer.status, answer.code()), (408, "request_timeout"));
         one_second(start.elapsed());
-        client.stream.shutdown(std::net::Shutdown::Both).unwrap();
-        drips.join().unwrap();
     }
 }
 
@@ -110,7 +105,7 @@ fn a_slow_body_that_moves_is_served() {
     let mut client = relay.connect();
     client.send("POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\n");
     for byte in b"slowly" {
-        thread::sleep(SECOND * 6 / 10);
+        assert!(quiet(&client.stream, SECOND * 6 / 10));
         client.send([*byte]);
     }
     assert_eq!(client.response().status, 200);
@@ -119,26 +114,33 @@ fn a_slow_body_that_moves_is_served() {
 
 #[test]
 fn an_upload_waits_for_a_slow_upstream_and_not_for_the_clients_time() {
-    let upstream = Upstream::tls(|peer| {
+    let (tell, told) = channel::<()>();
+    let told = Mutex::new(told);
+    let upstream = Upstream::tls(move |peer| {
         peer.head();
-        thread::sleep(SECOND * 5 / 2);
+        let _ = told.lock().unwrap().recv_timeout(DEADLINE);
         peer.take(8 << 20);
         peer.write(ok("fine"));
         peer.closed();
     });
     let relay = impatient(&upstream);
     let mut client = relay.connect();
+    let mut stream = client.stream.try_clone().unwrap();
     let body = "x".repeat(8 << 20);
-    assert_eq!(client.send(post("", &body)).response().status, 200);
+    let sender = thread::spawn(move || stream.write_all(post("", &body).as_bytes()));
+    assert!(quiet(&client.stream, SECOND * 5 / 2));
+    tell.send(()).unwrap();
+    assert_eq!(client.response().status, 200);
+    sender.join().unwrap().unwrap();
 }
 
 #[test]
 fn by_default_an_answer_may_take_its_time() {
     let upstream = Upstream::tls(|peer| {
         while peer.request().is_some() {
-            thread::sleep(SECOND * 3);
+            assert!(quiet(peer.stream(), SECOND * 3));
             peer.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfi");
-            thread::sleep(SECOND * 3);
+            assert!(quiet(peer.stream(), SECOND * 3));
             peer.write("ne");
         }
     });
@@ -170,9 +172,9 @@ fn an_upstream_that_does_not_answer_in_time_is_504() {
 fn interim_answers_do_not_extend_the_upstreams_time() {
     let upstream = Upstream::tls(|peer| {
         peer.request();
-        while peer.try_write("HTTP/1.1 103 Early Hints\r\n\r\n") {
-            thread::sleep(Duration::from_millis(100));
-        }
+        while peer.try_write("HTTP/1.1 103 Early Hints\r\n\r\n")
+            && quiet(peer.stream(), Duration::from_millis(100))
+        {}
     });
     let relay = demanding(&upstream);
     let mut client = relay.connect();
@@ -221,7 +223,7 @@ fn events_that_keep_coming_extend_the_upstreams_time() {
         while peer.request().is_some() {
             peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
             for _ in 0..5 {
-                thread::sleep(SECOND * 6 / 10);
+                assert!(quiet(peer.stream(), SECOND * 6 / 10));
                 peer.write("2\r\nhi\r\n");
             }
             peer.write("0\r\n\r\n");
@@ -240,9 +242,10 @@ fn a_refused_client_that_never_closes_is_closed_within_five_seconds() {
     // Our end is shut at once; the relay's side of the connection goes five seconds later.
     let start = Instant::now();
     client.expect_end(End::Fin);
-    while std::io::Write::write_all(&mut client.stream, b"x").is_ok() {
+    // Whatever is written then is answered with a reset.
+    while !comes(&client.stream, libc::POLLHUP, Duration::from_millis(50)) {
         assert!(start.elapsed() < SECOND * 9, "still open");
-        thread::sleep(Duration::from_millis(50));
+        client.try_send("x");
     }
     assert!(start.elapsed() > SECOND * 4, "{:?}", start.elapsed());
 }

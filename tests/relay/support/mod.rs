@@ -5,6 +5,7 @@ pub mod relay;
 pub mod upstream;
 
 use std::io::Read;
+use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,11 @@ pub fn comes(on: &impl AsFd, event: i16, within: Duration) -> bool {
     let mut on = libc::pollfd { fd: on.as_fd().as_raw_fd(), events: event, revents: 0 };
     // SAFETY: the kernel fills one struct that outlives the call.
     unsafe { libc::poll(&mut on, 1, within.as_millis() as i32) == 1 }
+}
+
+/// Whether for so long nothing comes, not even the end; false as soon as something does.
+pub fn quiet(stream: &TcpStream, time: Duration) -> bool {
+    !comes(stream, libc::POLLIN, time)
 }
 
 /// Reads on until this text has come, and returns all that was read; none when the end comes first.
