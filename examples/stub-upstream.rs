@@ -56,7 +56,7 @@ fn answer(request: &Request, stream: &mut Stream) -> io::Result<()> {
         for (name, data) in deltas.cycle() {
             write!(stream, "event: {name}\ndata: {data}\n\n")?;
             stream.flush()?;
-            std::thread::sleep(Duration::from_millis(20));
+            upstream::pace(Duration::from_millis(20));
         }
     }
     if says(r#""stream":true"#) || says(r#""stream": true"#) {

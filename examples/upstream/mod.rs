@@ -176,6 +176,11 @@ pub fn object() -> String {
     last[start..last.len() - 1].to_owned()
 }
 
+/// Lets time pass between two events: how they are spread over time is what is to be seen.
+pub fn pace(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Writes the answer as server-sent events, each in a TLS record of its own.
 pub fn stream_events(stream: &mut Stream, pause: Duration) -> io::Result<()> {
     stream.write_all(
@@ -186,7 +191,7 @@ pub fn stream_events(stream: &mut Stream, pause: Duration) -> io::Result<()> {
         let event = format!("event: {name}\ndata: {data}\n\n");
         write!(stream, "{:x}\r\n{event}\r\n", event.len())?;
         stream.flush()?;
-        std::thread::sleep(pause);
+        pace(pause);
     }
     stream.write_all(b"0\r\n\r\n")?;
     stream.flush()

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::support::upstream::{FAR, Kind};
-use super::support::{Client, Relay, Upstream, certs, ok, post};
+use super::support::{Client, Relay, Upstream, certs, ok, pace, post, quiet};
 
 /// The other end of the link, see [`FAR`].
 const NEAR: &str = "192.0.2.1";
@@ -59,7 +59,7 @@ fn carry(mut from: File, mut to: File) {
     });
     thread::spawn(move || {
         for (due, packet) in told {
-            thread::sleep(due.saturating_duration_since(Instant::now()));
+            pace(due.saturating_duration_since(Instant::now()));
             let _ = to.write_all(&packet);
         }
     });
@@ -101,7 +101,7 @@ fn first(url: &str, pause: Duration) -> Duration {
     let attempts = (0..3).map(|_| {
         let relay = Relay::to(url).start();
         let mut client = relay.connect();
-        thread::sleep(pause);
+        assert!(quiet(&client.stream, pause));
         time(&mut client, "full")
     });
     attempts.min().unwrap()

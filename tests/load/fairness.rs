@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::support::client::fields;
 use super::support::upstream::memory_file;
-use super::support::{Client, Peer, Relay, Upstream, ok, post};
+use super::support::{Client, Peer, Relay, Upstream, ok, pace, post};
 use super::{Watched, go_first};
 
 /// Reads from one side of one connection in one turn of the loop: what its source promises.
@@ -107,7 +107,8 @@ fn holds(relay: &Relay, what: &str, load: impl Fn(&AtomicBool) + Sync) {
             let running = AtomicBool::new(true);
             *beside = thread::scope(|scope| {
                 scope.spawn(|| load(&running));
-                thread::sleep(Duration::from_millis(200));
+                // Until the load is at its full speed, which nothing tells.
+                pace(Duration::from_millis(200));
                 let beside = scope.spawn(|| p99(&mut client)).join().unwrap();
                 running.store(false, Ordering::SeqCst);
                 beside
@@ -183,7 +184,7 @@ fn a_thousand_slow_readers_do_not_hold_small_requests_up() {
             for reader in readers.lock().unwrap().iter_mut() {
                 assert!(reader.stream.read(&mut buffer).unwrap() > 0);
             }
-            thread::sleep(Duration::from_millis(100).saturating_sub(sweep.elapsed()));
+            pace(Duration::from_millis(100).saturating_sub(sweep.elapsed()));
         }
     });
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::support::relay::binary;
-use super::support::{Relay, Upstream, ok, post};
+use super::support::{Relay, Upstream, ok, pace, post};
 
 /// 1.8 MiB, in bytes.
 const SIZE: u64 = 1_887_436;
@@ -55,7 +55,7 @@ fn footprint_at_rest_is_at_most_1_8_mib_of_memory_with_the_systems_roots_too() {
         assert!(!protections.contains("no seccomp"), "{protections}");
         // The most of what is seen in a tenth of a second: the threads may be about to wait.
         let seen = (0..20).map(|_| {
-            std::thread::sleep(Duration::from_millis(5));
+            pace(Duration::from_millis(5));
             relay.memory("VmRSS:")
         });
         let idle = seen.max().unwrap();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mio::{Events, Interest, Poll, Token};
 
 use super::go_first;
-use super::support::{Client, Relay, Upstream, post};
+use super::support::{Client, Relay, Upstream, pace, post};
 
 /// Streams at most; the first of them are there to warm things up.
 const MOST: usize = 10_000;
@@ -103,10 +103,10 @@ fn ten_thousand_streams_cost_ten_times_what_a_thousand_do_and_wait_for_nothing()
         let (flag, condition) = &*begun;
         drop(condition.wait_while(flag.lock().unwrap(), |begun| !*begun).unwrap());
         // Spread over the time between two events of one stream.
-        thread::sleep(PACE * (peer.number % 1_000) as u32 / 1_000);
+        pace(PACE * (peer.number % 1_000) as u32 / 1_000);
         for number in 0..EVENTS {
             peer.write(event(number));
-            thread::sleep(PACE);
+            pace(PACE);
         }
         peer.write("0\r\n\r\n");
         peer.request();
