@@ -6,7 +6,7 @@ use std::cell::RefCell;
 const KEPT: usize = 4;
 /// Bytes of a buffer that is worth it; what is smaller is cheap to allocate, what is larger is not
 /// needed often enough.
-const WORTH_KEEPING: std::ops::RangeInclusive<usize> = 1024..=32 * 1024;
+const WORTH_KEEPING: std::ops::RangeInclusive<usize> = 1024..=16 * 1024;
 
 thread_local! {
     /// Buffers of backlogs that have emptied. An allocator would give the memory back to the kernel and
