@@ -38,8 +38,8 @@
 //! - The key lies in pages of its own (`memfd_secret(2)` where the kernel has it) and nowhere else. It
 //!   leaves them only into the TLS record that carries it.
 //! - An answer that was cut off never looks whole: the client's connection is reset.
-//! - What a peer can make the process hold is bounded by constants: [`http1::limits`] and
-//!   [`net::relay::READ`].
+//! - What a peer can make the process hold is bounded by constants: [`http1::limits`],
+//!   [`net::relay::READ`] and [`net::relay::WIRE`].
 //! - A POST is never sent twice once a byte of it may have been read.
 //!
 //! # Where to look

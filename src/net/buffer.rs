@@ -131,3 +131,38 @@ impl Scratch {
         self.len += bytes.len();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_takes_the_buffer_of_one_that_has_emptied_and_none_of_its_bytes() {
+        let mut first = Backlog::default();
+        first.push(&[1; 3000]);
+        let buffer = first.bytes.as_ptr();
+        first.consume(3000);
+        let mut second = Backlog::default();
+        second.push(&[2; 2000]);
+        assert_eq!(second.bytes.as_ptr(), buffer);
+        assert_eq!(second.bytes(), [2; 2000]);
+    }
+
+    #[test]
+    fn few_buffers_are_kept_and_none_of_a_large_backlog() {
+        let kept = || FREE.with_borrow(Vec::len);
+        let drop_many = |size: usize| {
+            let filled = std::iter::repeat_with(|| {
+                let mut backlog = Backlog::default();
+                backlog.push(&vec![0; size]);
+                backlog
+            });
+            drop(filled.take(2 * KEPT).collect::<Vec<_>>());
+        };
+        drop_many(WORTH_KEEPING.end() + 1);
+        drop_many(WORTH_KEEPING.start() - 1);
+        assert_eq!(kept(), 0);
+        drop_many(4000);
+        assert_eq!(kept(), KEPT);
+    }
+}
