@@ -187,7 +187,8 @@ impl EventLoop {
         loop {
             let timeout = self.timeout(now);
             match self.poll.poll(&mut events, timeout) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // Time has passed, whoever stopped the process for a while.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
                 result => result?,
             }
             now = Instant::now();

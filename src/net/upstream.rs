@@ -357,6 +357,7 @@ impl Upstream {
 
     /// Says goodbye, where that is due. The socket closes with the value.
     pub fn close(mut self, space: &mut Space) {
+        self.flush();
         if let State::Secure(socket, tls) = &mut self.state
             && self.output.is_empty()
         {

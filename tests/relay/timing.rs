@@ -99,6 +99,21 @@ fn an_upload_that_stalls_is_408() {
 }
 
 #[test]
+fn a_process_that_is_stopped_for_moments_keeps_its_deadlines() {
+    let relay = impatient(&Upstream::answering(ok("")));
+    let mut client = relay.connect();
+    client.send("P");
+    let start = Instant::now();
+    while quiet(&client.stream, SECOND / 4) {
+        assert!(start.elapsed() < SECOND * 4, "it begins to wait anew");
+        relay.stop();
+        relay.signal(libc::SIGCONT);
+    }
+    timed_out(&mut client);
+    one_second(start.elapsed());
+}
+
+#[test]
 fn a_slow_body_that_moves_is_served() {
     let upstream = Upstream::answering(ok("fine"));
     let relay = impatient(&upstream);

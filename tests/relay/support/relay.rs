@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
-use super::{Client, DEADLINE, certs, comes};
+use super::{Client, DEADLINE, certs, comes, wait_for};
 
 /// The program under test: the one that was built with the tests, or `RELAY_BINARY`, a static one
 /// for example.
@@ -95,6 +95,15 @@ impl Relay {
     pub fn signal(&self, signal: i32) {
         // SAFETY: the child has not been waited for, so the pid is its own.
         unsafe { libc::kill(self.child.id() as i32, signal) };
+    }
+
+    /// Stops it; SIGCONT lets it go on.
+    pub fn stop(&self) {
+        self.signal(libc::SIGSTOP);
+        wait_for(|| {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+            stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+        });
     }
 
     /// The next line on stderr.
