@@ -351,7 +351,6 @@ impl Upstream {
                 return false;
             }
         }
-        self.flush();
         !self.deaf && !self.has_news()
     }
 
