@@ -1,13 +1,12 @@
 //! Bytes that could not move on yet, and the loop's scratch space.
 
 use std::cell::RefCell;
-use std::ops::RangeInclusive;
 
 /// Buffers that are kept for the next backlog.
 const KEPT: usize = 4;
 /// Bytes of a buffer that is worth it; what is smaller is cheap to allocate, what is larger is not
 /// needed often enough.
-const WORTH_KEEPING: RangeInclusive<usize> = 1024..=16 * 1024;
+const WORTH_KEEPING: std::ops::RangeInclusive<usize> = 1024..=16 * 1024;
 
 thread_local! {
     /// Buffers of backlogs that have emptied. An allocator would give the memory back to the kernel and

@@ -351,6 +351,7 @@ impl Upstream {
                 return false;
             }
         }
+        self.flush();
         !self.deaf && !self.has_news()
     }
 
