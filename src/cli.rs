@@ -1,4 +1,6 @@
-//! The command line: lexopt's values, parsed and validated into a [`Config`].
+//! The command line: lexopt's values, set one by one by the table of flags, become a [`Config`].
+
+pub mod flags;
 
 use std::ffi::{CString, OsString};
 use std::fmt;
@@ -8,75 +10,13 @@ use std::time::Duration;
 use lexopt::Arg;
 
 use crate::http1::auth_header::{AuthHeader, AuthHeaderError};
-use crate::http1::limits;
 use crate::http1::url::{Scheme, UpstreamUrl, UrlError};
 use crate::net::tls::PROVIDER;
 use crate::process::credential::KeyForm;
+use flags::{Action, FLAGS, Flag};
 
-/// What the program does unless told otherwise.
-const UPSTREAM_URL: &str = "https://api.openai.com/v1/responses";
-
-/// The last user or group id; the one behind it means "none" to the kernel.
+/// The last user or group id; 2^32 - 1 means "none" to the kernel.
 const LAST_ID: u64 = u32::MAX as u64 - 1;
-
-/// The text of `--help`.
-pub const HELP: &str = "\
-Relays POST /v1/responses from 127.0.0.1 to one upstream and adds the API key,
-which it reads from stdin. Everything else is refused.
-
-Usage: codex-responses-api-proxy [OPTIONS] < KEY
-
-Listening:
-  --port <PORT>              port on 127.0.0.1 (default: one that is free)
-  --server-info <FILE>       write {\"port\":PORT,\"pid\":PID} there once listening
-  --http-shutdown            let GET /shutdown end the relay
-  --max-connections <N>      client connections at one time (default: 1024)
-  --client-timeout <SECONDS> for a whole request head, or a stalled body
-                             (default: 30)
-
-Upstream:
-  --upstream-url <URL>       where requests go
-                             (default: https://api.openai.com/v1/responses)
-  --ca-file <PEM>            trust these roots besides the built-in ones
-                             (also: SSL_CERT_FILE, CODEX_CA_CERTIFICATE)
-  --upstream-timeout <SECONDS>
-                             for an answer to begin, and for silence within it
-                             (default: none)
-  --allow-plaintext-upstream allow http:// to a host that is not loopback: the
-                             key then travels in the clear
-  --auth-header <'NAME: {}'> the field that carries the key, in place of
-                             'Authorization: Bearer {}' (e.g. 'api-key: {}')
-  --allow-token68            take keys that are JWTs: . ~ + / and = too, and up
-                             to 8192 bytes
-
-Who may use it:
-  --allow-uid <UID>          connections of this local user only (repeatable)
-  --client-token-file <FILE> ask each request for Authorization: Bearer TOKEN,
-                             the token being what the file holds
-  --max-requests <N>         forward so many requests, then answer 429
-
-Hardening:
-  --user <NAME|UID[:GID]>    become this user once everything is open (as root)
-  --require-secret-memory    do not start where the kernel has no memfd_secret
-  --no-sandbox               no seccomp and no Landlock: for debugging only
-
-Starting:
-  --detach                   return once it listens; the relay goes on by itself
-  --check                    connect to the upstream without a request, say what
-                             is in force, and end; needs no key
-
-Other:
-  --access-log               a JSON line for each exchange on stderr
-  --help                     print this
-  --version                  print version, commit, target and TLS library
-
-Environment:
-  HTTPS_PROXY, ALL_PROXY     the egress proxy, by http://; read as curl does
-  NO_PROXY                   hosts, domains, networks that need none
-
-The key, for example:
-  printenv OPENAI_API_KEY | env -u OPENAI_API_KEY codex-responses-api-proxy
-";
 
 /// The text of `--version`: the commit and the target are from `build.rs`.
 pub fn version() -> String {
@@ -89,7 +29,7 @@ pub fn version() -> String {
 pub enum Command {
     /// Run the relay.
     Run(Box<Config>),
-    /// Print [`HELP`].
+    /// Print [`flags::help`].
     Help,
     /// Print [`version`].
     Version,
@@ -106,6 +46,8 @@ pub struct Config {
     pub http_shutdown: bool,
     /// Where requests go.
     pub upstream: UpstreamUrl,
+    /// A plain `http://` upstream need not be on loopback.
+    pub allow_plaintext_upstream: bool,
     /// The field that carries the key.
     pub auth_header: AuthHeader<'static>,
     /// Which keys are taken.
@@ -141,10 +83,19 @@ pub struct Config {
 /// The value of `--user`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// A name of the user database, or a number.
-    pub user: Result<u32, CString>,
+    /// The user.
+    pub user: UserName,
     /// A group; else the user's own.
     pub group: Option<u32>,
+}
+
+/// A user as the command line names one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UserName {
+    /// By number.
+    Id(u32),
+    /// By a name of the user database.
+    Name(CString),
 }
 
 /// What is wrong with the command line.
@@ -152,9 +103,11 @@ pub struct User {
 pub enum UsageError {
     /// lexopt's own: unknown option, missing value, stray argument.
     Syntax(lexopt::Error),
-    /// An option that is there twice.
+    /// No flag has this name; the flag that has the most similar one.
+    Unknown(String, Option<&'static str>),
+    /// A flag that is given twice.
     Repeated(&'static str),
-    /// Not a whole number in this range.
+    /// The value of this flag is not a whole number in this range.
     Number(&'static str, u64, u64),
     /// Not a user.
     User,
@@ -164,22 +117,23 @@ pub enum UsageError {
     Plaintext,
     /// `--auth-header` cannot be used.
     AuthHeader(AuthHeaderError),
-    /// A value that is not UTF-8.
+    /// The value of this flag is not UTF-8.
     Text(&'static str),
-    /// A value that is empty.
+    /// The value of this flag is empty.
     NoPath(&'static str),
 }
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // Whatever was typed is shown without control characters.
-            UsageError::Syntax(error) => error.to_string().chars().try_for_each(|c| {
-                if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }
-            }),
-            UsageError::Repeated(flag) => write!(f, "{flag} is given twice; keep one"),
+            UsageError::Syntax(error) => write_printable(f, &error.to_string()),
+            UsageError::Unknown(name, similar) => {
+                write_printable(f, &format!("invalid option '--{name}'"))?;
+                similar.map_or(Ok(()), |similar| write!(f, "; did you mean --{similar}?"))
+            }
+            UsageError::Repeated(flag) => write!(f, "--{flag} is given twice; keep one"),
             UsageError::Number(flag, least, most) => {
-                write!(f, "{flag} takes a whole number from {least} to {most}")
+                write!(f, "--{flag} takes a whole number from {least} to {most}")
             }
             UsageError::User => f.write_str("--user takes the name or number of a user, and :GID"),
             UsageError::Url(error) => write!(f, "--upstream-url: {error}"),
@@ -188,10 +142,17 @@ impl fmt::Display for UsageError {
                  --allow-plaintext-upstream",
             ),
             UsageError::AuthHeader(error) => write!(f, "--auth-header: {error}"),
-            UsageError::Text(flag) => write!(f, "{flag} takes text in UTF-8"),
-            UsageError::NoPath(flag) => write!(f, "{flag} takes the path of a file"),
+            UsageError::Text(flag) => write!(f, "--{flag} takes text in UTF-8"),
+            UsageError::NoPath(flag) => write!(f, "--{flag} takes the path of a file"),
         }
     }
+}
+
+/// Shows what was typed without control characters.
+fn write_printable(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    text.chars().try_for_each(|c| {
+        if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }
+    })
 }
 
 impl From<lexopt::Error> for UsageError {
@@ -201,138 +162,84 @@ impl From<lexopt::Error> for UsageError {
 }
 
 /// Reads the arguments (without the program's name) and the environment variables that mean the
-/// same as options.
+/// same as flags.
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, UsageError> {
-    let mut port: Once<u64> = Once::new("--port");
-    let mut server_info = Once::new("--server-info");
-    let mut http_shutdown = Once::new("--http-shutdown");
-    let mut upstream_url = Once::new("--upstream-url");
-    let mut ca_file = Once::new("--ca-file");
-    let mut access_log = Once::new("--access-log");
-    let mut max_connections = Once::new("--max-connections");
-    let mut client_timeout = Once::new("--client-timeout");
-    let mut upstream_timeout = Once::new("--upstream-timeout");
-    let mut plaintext = Once::new("--allow-plaintext-upstream");
-    let mut auth_header = Once::new("--auth-header");
-    let mut token68 = Once::new("--allow-token68");
-    let mut client_token_file = Once::new("--client-token-file");
-    let mut max_requests = Once::new("--max-requests");
-    let mut user = Once::new("--user");
-    let mut require_secret_memory = Once::new("--require-secret-memory");
-    let mut no_sandbox = Once::new("--no-sandbox");
-    let mut detach = Once::new("--detach");
-    let mut check = Once::new("--check");
-    let mut allow_uids = Vec::new();
-
+    let mut config = Config::default();
+    let mut given = [false; FLAGS.len()];
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
-        match argument {
-            Arg::Long("port") => port.number(parser.value()?, 0, 65_535)?,
-            Arg::Long("server-info") => server_info.path(parser.value()?)?,
-            Arg::Long("http-shutdown") => http_shutdown.set(())?,
-            Arg::Long("upstream-url") => upstream_url.text(parser.value()?)?,
-            Arg::Long("ca-file") => ca_file.path(parser.value()?)?,
-            Arg::Long("access-log") => access_log.set(())?,
-            Arg::Long("max-connections") => max_connections.number(parser.value()?, 1, 65_536)?,
-            Arg::Long("client-timeout") => client_timeout.number(parser.value()?, 1, 86_400)?,
-            Arg::Long("upstream-timeout") => upstream_timeout.number(parser.value()?, 1, 86_400)?,
-            Arg::Long("allow-plaintext-upstream") => plaintext.set(())?,
-            Arg::Long("auth-header") => auth_header.text(parser.value()?)?,
-            Arg::Long("allow-token68") => token68.set(())?,
-            Arg::Long("allow-uid") => {
-                let mut uid = Once::new("--allow-uid");
-                uid.number(parser.value()?, 0, LAST_ID)?;
-                allow_uids.extend(uid.value.map(|uid| uid as u32));
-            }
-            Arg::Long("client-token-file") => client_token_file.path(parser.value()?)?,
-            Arg::Long("max-requests") => {
-                max_requests.number(parser.value()?, 1, 1_000_000_000_000)?
-            }
-            Arg::Long("user") => user.text(parser.value()?)?,
-            Arg::Long("require-secret-memory") => require_secret_memory.set(())?,
-            Arg::Long("no-sandbox") => no_sandbox.set(())?,
-            Arg::Long("detach") => detach.set(())?,
-            Arg::Long("check") => check.set(())?,
-            Arg::Long("help") | Arg::Short('h') => return Ok(Command::Help),
-            Arg::Long("version") | Arg::Short('V') => return Ok(Command::Version),
+        let (index, flag) = match argument {
+            Arg::Long(name) => Flag::named(name)
+                .ok_or_else(|| UsageError::Unknown(name.to_owned(), Flag::similar(name)))?,
+            Arg::Short(letter) if let Some(found) = Flag::with_letter(letter) => found,
             other => return Err(other.unexpected().into()),
+        };
+        if std::mem::replace(&mut given[index], true) && !flag.repeatable {
+            return Err(UsageError::Repeated(flag.name));
+        }
+        match flag.action {
+            Action::Switch(set) => set(&mut config),
+            Action::Value(set) => {
+                set(&mut config, Value { flag: flag.name, text: parser.value()? })?;
+            }
+            Action::Help => return Ok(Command::Help),
+            Action::Version => return Ok(Command::Version),
         }
     }
-
-    let url = upstream_url.value.as_deref().unwrap_or(UPSTREAM_URL);
-    let upstream = UpstreamUrl::parse(url).map_err(UsageError::Url)?;
-    let clear = upstream.scheme == Scheme::Http && !upstream.is_loopback();
-    if clear && plaintext.value.is_none() {
+    let upstream = &config.upstream;
+    let is_clear = upstream.scheme == Scheme::Http && !upstream.is_loopback();
+    if is_clear && !config.allow_plaintext_upstream {
         return Err(UsageError::Plaintext);
     }
-    let auth_header = match auth_header.value {
-        // Once, for as long as the program runs.
-        Some(text) => AuthHeader::parse(text.leak()).map_err(UsageError::AuthHeader)?,
-        None => AuthHeader::BEARER,
-    };
     let named = |name| {
         let value = variable(name).filter(|value| !value.is_empty());
         value.map(|path| (name, PathBuf::from(path)))
     };
-    let ca_file = ca_file.value.map(|path| ("--ca-file", path));
-    let ca_file =
-        ca_file.or_else(|| named("SSL_CERT_FILE")).or_else(|| named("CODEX_CA_CERTIFICATE"));
-    Ok(Command::Run(Box::new(Config {
-        port: port.value.map_or(0, |port| port as u16),
-        server_info: server_info.value,
-        http_shutdown: http_shutdown.value.is_some(),
-        upstream,
-        auth_header,
-        key_form: if token68.value.is_some() { KeyForm::Token68 } else { KeyForm::Word },
-        ca_file,
-        check: check.value.is_some(),
-        detach: detach.value.is_some(),
-        access_log: access_log.value.is_some(),
-        max_connections: max_connections.value.map_or(limits::CONNECTIONS, |n| n as usize),
-        allow_uids,
-        client_token_file: client_token_file.value,
-        max_requests: max_requests.value,
-        user: user.value.map(|text| User::parse(&text)).transpose()?,
-        require_secret_memory: require_secret_memory.value.is_some(),
-        no_sandbox: no_sandbox.value.is_some(),
-        client_timeout: Duration::from_secs(client_timeout.value.unwrap_or(30)),
-        upstream_timeout: upstream_timeout.value.map(Duration::from_secs),
-    })))
+    config.ca_file =
+        config.ca_file.or_else(|| named("SSL_CERT_FILE")).or_else(|| named("CODEX_CA_CERTIFICATE"));
+    Ok(Command::Run(Box::new(config)))
 }
 
-/// An option that may be there once.
-struct Once<T> {
+/// The value of a flag as it was typed.
+pub struct Value {
     flag: &'static str,
-    value: Option<T>,
+    text: OsString,
 }
 
-impl<T> Once<T> {
-    fn new(flag: &'static str) -> Once<T> {
-        Once { flag, value: None }
-    }
-
-    fn set(&mut self, value: T) -> Result<(), UsageError> {
-        match self.value.replace(value) {
-            None => Ok(()),
-            Some(_) => Err(UsageError::Repeated(self.flag)),
+impl Value {
+    fn number(self, least: u64, most: u64) -> Result<u64, UsageError> {
+        match whole_number(self.text.as_encoded_bytes()) {
+            Some(number) if (least..=most).contains(&number) => Ok(number),
+            _ => Err(UsageError::Number(self.flag, least, most)),
         }
     }
-}
 
-impl User {
-    fn parse(text: &str) -> Result<User, UsageError> {
+    fn seconds(self, least: u64) -> Result<Duration, UsageError> {
+        self.number(least, 86_400).map(Duration::from_secs)
+    }
+
+    fn text(self) -> Result<String, UsageError> {
+        self.text.into_string().map_err(|_| UsageError::Text(self.flag))
+    }
+
+    fn path(self) -> Result<PathBuf, UsageError> {
+        if self.text.is_empty() { Err(UsageError::NoPath(self.flag)) } else { Ok(self.text.into()) }
+    }
+
+    fn user(self) -> Result<User, UsageError> {
+        let text = self.text()?;
         let id = |digits: &str| whole_number(digits.as_bytes()).filter(|id| *id <= LAST_ID);
         let (user, group) = match text.split_once(':') {
             Some((user, group)) => (user, Some(id(group).ok_or(UsageError::User)? as u32)),
-            None => (text, None),
+            None => (&*text, None),
         };
         let user = match id(user) {
-            Some(uid) => Ok(uid as u32),
+            Some(uid) => UserName::Id(uid as u32),
             None if user.is_empty() => return Err(UsageError::User),
-            None => Err(CString::new(user).map_err(|_| UsageError::User)?),
+            None => UserName::Name(CString::new(user).map_err(|_| UsageError::User)?),
         };
         Ok(User { user, group })
     }
@@ -346,31 +253,6 @@ fn whole_number(digits: &[u8]) -> Option<u64> {
     digits
         .iter()
         .try_fold(0u64, |n, b| b.is_ascii_digit().then(|| n.wrapping_mul(10) + u64::from(b - b'0')))
-}
-
-impl Once<u64> {
-    fn number(&mut self, value: OsString, least: u64, most: u64) -> Result<(), UsageError> {
-        match whole_number(value.as_encoded_bytes()) {
-            Some(number) if (least..=most).contains(&number) => self.set(number),
-            _ => Err(UsageError::Number(self.flag, least, most)),
-        }
-    }
-}
-
-impl Once<String> {
-    fn text(&mut self, value: OsString) -> Result<(), UsageError> {
-        let text = value.into_string().map_err(|_| UsageError::Text(self.flag))?;
-        self.set(text)
-    }
-}
-
-impl Once<PathBuf> {
-    fn path(&mut self, value: OsString) -> Result<(), UsageError> {
-        if value.is_empty() {
-            return Err(UsageError::NoPath(self.flag));
-        }
-        self.set(value.into())
-    }
 }
 
 #[cfg(test)]
@@ -392,7 +274,8 @@ mod tests {
     fn defaults_are_those_of_the_reference() {
         let config = config(&[]);
         assert_eq!(config.port, 0);
-        assert_eq!(config.upstream, UpstreamUrl::parse(UPSTREAM_URL).unwrap());
+        let url = "https://api.openai.com/v1/responses";
+        assert_eq!(config.upstream, UpstreamUrl::parse(url).unwrap());
         assert!(!config.http_shutdown && !config.access_log && config.server_info.is_none());
         assert_eq!(config.client_timeout, Duration::from_secs(30));
         assert_eq!(config.upstream_timeout, None);
@@ -413,6 +296,10 @@ mod tests {
     fn wrong_use_is_told_in_one_line() {
         for (arguments, want) in [
             (&["--nope"][..], "invalid option '--nope'"),
+            (&["--prot", "1"], "invalid option '--prot'; did you mean --port?"),
+            (&["--server_info=x"], "invalid option '--server_info'; did you mean --server-info?"),
+            (&["--a\tb"], "invalid option '--a\\tb'"),
+            (&["-x"], "invalid option '-x'"),
             (&["extra"], "unexpected argument \"extra\""),
             (&["--port"], "missing argument for option '--port'"),
             (&["--port", "70000"], "--port takes a whole number from 0 to 65535"),
@@ -446,10 +333,13 @@ mod tests {
     #[test]
     fn users_are_named_or_numbered() {
         let user = |text: &str| config(&["--user", text]).user.unwrap();
-        assert_eq!(user("1000"), User { user: Ok(1000), group: None });
-        assert_eq!(user("1000:100"), User { user: Ok(1000), group: Some(100) });
-        assert_eq!(user("nobody"), User { user: Err(c"nobody".into()), group: None });
-        assert_eq!(user("nobody:7"), User { user: Err(c"nobody".into()), group: Some(7) });
+        assert_eq!(user("1000"), User { user: UserName::Id(1000), group: None });
+        assert_eq!(user("1000:100"), User { user: UserName::Id(1000), group: Some(100) });
+        assert_eq!(user("nobody"), User { user: UserName::Name(c"nobody".into()), group: None });
+        assert_eq!(
+            user("nobody:7"),
+            User { user: UserName::Name(c"nobody".into()), group: Some(7) }
+        );
         assert_eq!(config(&["--allow-uid", "1", "--allow-uid=0"]).allow_uids, [1, 0]);
     }
 

@@ -57,6 +57,7 @@
 //! | who waits for whom, and how long | [`net::relay`] |
 //! | `--detach`, `--check` | [`process::detach`], [`net::check`] |
 //! | name resolution, racing addresses, TLS | [`net::resolver`], [`net::upstream`], [`net::tls`] |
+//! | every flag | [`cli::flags`] |
 //! | what a PEM file may look like, what is shown of a certificate | [`pem`], [`net::certificate`] |
 //! | the order in which the program starts | `main.rs` |
 #![cfg_attr(not(feature = "relay"), allow(rustdoc::broken_intra_doc_links))]

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
-use codex_responses_api_proxy::cli::{self, Command, Config, User};
+use codex_responses_api_proxy::cli::{self, Command, Config, User, UserName, flags};
 use codex_responses_api_proxy::http1::limits;
 use codex_responses_api_proxy::http1::request::Policy;
 use codex_responses_api_proxy::http1::response::UpstreamFault;
@@ -66,7 +66,7 @@ pub fn main() -> ExitCode {
     let arguments = std::env::args_os().skip(1);
     let config = match cli::parse(arguments, |name| std::env::var_os(name)) {
         Ok(Command::Run(config)) => config,
-        Ok(Command::Help) => return print(cli::HELP),
+        Ok(Command::Help) => return print(&flags::help()),
         Ok(Command::Version) => return print(&cli::version()),
         Err(error) => return failed(&mut starter, colour, &error, USAGE),
     };
@@ -288,8 +288,8 @@ fn no_loop(error: io::Error) -> StartError {
 /// The ids of `--user`.
 fn find_user(user: &User) -> Result<(u32, u32), StartError> {
     let (uid, group) = match &user.user {
-        Ok(uid) => (*uid, user.group.or_else(|| sys::group_of(*uid))),
-        Err(name) => {
+        UserName::Id(uid) => (*uid, user.group.or_else(|| sys::group_of(*uid))),
+        UserName::Name(name) => {
             let (uid, group) = sys::user_named(name).ok_or_else(|| {
                 usage("--user: there is no user of that name; say UID:GID".into())
             })?;

@@ -85,6 +85,17 @@ impl fmt::Display for UrlError {
 }
 
 impl UpstreamUrl {
+    /// Where requests go unless `--upstream-url` says otherwise.
+    pub fn openai() -> UpstreamUrl {
+        UpstreamUrl {
+            scheme: Scheme::Https,
+            host: Host::Name("api.openai.com".into()),
+            port: 443,
+            path_and_query: "/v1/responses".into(),
+            authority: "api.openai.com".into(),
+        }
+    }
+
     /// Reads a URL.
     pub fn parse(text: &str) -> Result<UpstreamUrl, UrlError> {
         if text.len() > limits::URL {

@@ -1,0 +1,456 @@
+//! The table of flags. Parsing and `--help` follow it, and so does every test that compares the
+//! flags of a document with those of the program.
+
+use std::time::Duration;
+
+use super::{Config, LAST_ID, UsageError, Value};
+use crate::http1::auth_header::AuthHeader;
+use crate::http1::limits;
+use crate::http1::url::UpstreamUrl;
+use crate::process::credential::KeyForm;
+
+/// One flag.
+pub struct Flag {
+    /// Its name without the two dashes.
+    pub name: &'static str,
+    /// Its one-letter name, if it has one.
+    pub letter: Option<char>,
+    /// What `--help` calls its value; empty for a flag that takes none.
+    pub value: &'static str,
+    /// May be given more than once.
+    pub repeatable: bool,
+    /// Under which title `--help` shows it.
+    pub section: Section,
+    /// What it does, in one line of any length.
+    pub help: &'static str,
+    /// What it sets.
+    pub action: Action,
+}
+
+/// The sections of `--help`, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// The client's side.
+    Listening,
+    /// The upstream's side.
+    Upstream,
+    /// Access.
+    Users,
+    /// What holds an attacker off.
+    Hardening,
+    /// Ways to start.
+    Starting,
+    /// The rest.
+    Other,
+}
+
+impl Section {
+    /// All of them.
+    pub const ALL: [Section; 6] = [
+        Section::Listening,
+        Section::Upstream,
+        Section::Users,
+        Section::Hardening,
+        Section::Starting,
+        Section::Other,
+    ];
+
+    /// Its title.
+    pub fn title(self) -> &'static str {
+        match self {
+            Section::Listening => "Listening",
+            Section::Upstream => "Upstream",
+            Section::Users => "Who may use it",
+            Section::Hardening => "Hardening",
+            Section::Starting => "Starting",
+            Section::Other => "Other",
+        }
+    }
+}
+
+/// What a flag does to the configuration.
+pub enum Action {
+    /// Takes no value.
+    Switch(fn(&mut Config)),
+    /// Takes a value.
+    Value(fn(&mut Config, Value) -> Result<(), UsageError>),
+    /// Prints [`help`] in place of a run.
+    Help,
+    /// Prints [`super::version`] in place of a run.
+    Version,
+}
+
+/// The first and last lines of `--help`.
+const USAGE: &str = "\
+Relays POST /v1/responses from 127.0.0.1 to one upstream and adds the API key,
+which it reads from stdin. Everything else is refused.
+
+Usage: codex-responses-api-proxy [OPTIONS] < KEY
+";
+const ENVIRONMENT: &str = "
+Environment:
+  HTTPS_PROXY, ALL_PROXY     the egress proxy, by http://; read as curl does
+  NO_PROXY                   hosts, domains, networks that need none
+
+The key, for example:
+  printenv OPENAI_API_KEY | env -u OPENAI_API_KEY codex-responses-api-proxy
+";
+
+/// Columns of the help text, and the column in which descriptions begin.
+const WIDTH: usize = 79;
+const INDENT: usize = 29;
+
+/// The text of `--help`.
+pub fn help() -> String {
+    let mut text = USAGE.to_owned();
+    for section in Section::ALL {
+        text.push_str(&format!("\n{}:\n", section.title()));
+        for flag in FLAGS.iter().filter(|flag| flag.section == section) {
+            flag.describe(&mut text);
+        }
+    }
+    text + ENVIRONMENT
+}
+
+impl Flag {
+    /// The flag of this name, and its place in the table.
+    pub fn named(name: &str) -> Option<(usize, &'static Flag)> {
+        FLAGS.iter().enumerate().find(|(_, flag)| flag.name == name)
+    }
+
+    /// The flag of this one-letter name, and its place in the table.
+    pub fn with_letter(letter: char) -> Option<(usize, &'static Flag)> {
+        FLAGS.iter().enumerate().find(|(_, flag)| flag.letter == Some(letter))
+    }
+
+    /// The name that was meant, if one is similar enough.
+    pub fn similar(name: &str) -> Option<&'static str> {
+        let names = FLAGS.iter().map(|flag| (distance(name, flag.name), flag.name));
+        // Up to a third of the letters may be wrong.
+        names.min().filter(|(distance, meant)| 3 * distance <= meant.len()).map(|(_, meant)| meant)
+    }
+
+    fn describe(&self, text: &mut String) {
+        let mut line = match self.letter {
+            Some(letter) => format!("  -{letter}, --{}", self.name),
+            None => format!("  --{}", self.name),
+        };
+        if !self.value.is_empty() {
+            line.push_str(&format!(" <{}>", self.value));
+        }
+        if line.len() >= INDENT {
+            text.push_str(&line);
+            text.push('\n');
+            line.clear();
+        }
+        for word in self.help.split(' ') {
+            if line.len() + 1 + word.len() > WIDTH {
+                text.push_str(&line);
+                text.push('\n');
+                line.clear();
+            }
+            if line.len() < INDENT {
+                line.push_str(&" ".repeat(INDENT - line.len()));
+            } else {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        text.push_str(&line);
+        text.push('\n');
+    }
+}
+
+/// Letters to insert, remove, replace or swap with their neighbour until one name becomes the other
+/// (optimal string alignment).
+fn distance(from: &str, to: &str) -> usize {
+    let (from, to) = (from.as_bytes(), to.as_bytes());
+    let mut rows = vec![vec![0; to.len() + 1]; from.len() + 1];
+    for i in 0..=from.len() {
+        for j in 0..=to.len() {
+            rows[i][j] = match (i, j) {
+                (0, _) => j,
+                (_, 0) => i,
+                _ => {
+                    let replaced = rows[i - 1][j - 1] + usize::from(from[i - 1] != to[j - 1]);
+                    let mut least = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+                    let swapped =
+                        i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1];
+                    if swapped {
+                        least = least.min(rows[i - 2][j - 2] + 1);
+                    }
+                    least
+                }
+            };
+        }
+    }
+    rows[from.len()][to.len()]
+}
+
+/// Every flag, in the order of `--help`.
+pub const FLAGS: &[Flag] = &[
+    Flag {
+        name: "port",
+        letter: None,
+        value: "PORT",
+        repeatable: false,
+        section: Section::Listening,
+        help: "port on 127.0.0.1 (default: one that is free)",
+        action: Action::Value(|config, value| {
+            config.port = value.number(0, 65_535)? as u16;
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "server-info",
+        letter: None,
+        value: "FILE",
+        repeatable: false,
+        section: Section::Listening,
+        help: "write {\"port\":PORT,\"pid\":PID} there once listening",
+        action: Action::Value(|config, value| {
+            config.server_info = Some(value.path()?);
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "http-shutdown",
+        letter: None,
+        value: "",
+        repeatable: false,
+        section: Section::Listening,
+        help: "let GET /shutdown end the relay",
+        action: Action::Switch(|config| config.http_shutdown = true),
+    },
+    Flag {
+        name: "max-connections",
+        letter: None,
+        value: "N",
+        repeatable: false,
+        section: Section::Listening,
+        help: "client connections at one time (default: 1024)",
+        action: Action::Value(|config, value| {
+            config.max_connections = value.number(1, 65_536)? as usize;
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "client-timeout",
+        letter: None,
+        value: "SECONDS",
+        repeatable: false,
+        section: Section::Listening,
+        help: "for a whole request head, or a stalled body (default: 30)",
+        action: Action::Value(|config, value| {
+            config.client_timeout = value.seconds(1)?;
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "upstream-url",
+        letter: None,
+        value: "URL",
+        repeatable: false,
+        section: Section::Upstream,
+        help: "where requests go (default: https://api.openai.com/v1/responses)",
+        action: Action::Value(|config, value| {
+            config.upstream = UpstreamUrl::parse(&value.text()?).map_err(UsageError::Url)?;
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "ca-file",
+        letter: None,
+        value: "PEM",
+        repeatable: false,
+        section: Section::Upstream,
+        help: "trust these roots besides the built-in ones (also: SSL_CERT_FILE, CODEX_CA_CERTIFICATE)",
+        action: Action::Value(|config, value| {
+            config.ca_file = Some(("--ca-file", value.path()?));
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "upstream-timeout",
+        letter: None,
+        value: "SECONDS",
+        repeatable: false,
+        section: Section::Upstream,
+        help: "for a response to begin, and for silence within it (default: none)",
+        action: Action::Value(|config, value| {
+            config.upstream_timeout = Some(value.seconds(1)?);
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "allow-plaintext-upstream",
+        letter: None,
+        value: "",
+        repeatable: false,
+        section: Section::Upstream,
+        help: "allow http:// to a host that is not loopback: the key then travels in the clear",
+        action: Action::Switch(|config| config.allow_plaintext_upstream = true),
+    },
+    Flag {
+        name: "auth-header",
+        letter: None,
+        value: "'NAME: {}'",
+        repeatable: false,
+        section: Section::Upstream,
+        help: "the field that carries the key, in place of 'Authorization: Bearer {}' (e.g. 'api-key: {}')",
+        action: Action::Value(|config, value| {
+            // Leaked once, for as long as the program runs.
+            let text = value.text()?.leak();
+            config.auth_header = AuthHeader::parse(text).map_err(UsageError::AuthHeader)?;
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "allow-token68",
+        letter: None,
+        value: "",
+        repeatable: false,
+        section: Section::Upstream,
+        help: "take keys that are JWTs: . ~ + / and = too, and up to 8192 bytes",
+        action: Action::Switch(|config| config.key_form = KeyForm::Token68),
+    },
+    Flag {
+        name: "allow-uid",
+        letter: None,
+        value: "UID",
+        repeatable: true,
+        section: Section::Users,
+        help: "connections of this local user only (repeatable)",
+        action: Action::Value(|config, value| {
+            config.allow_uids.push(value.number(0, LAST_ID)? as u32);
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "client-token-file",
+        letter: None,
+        value: "FILE",
+        repeatable: false,
+        section: Section::Users,
+        help: "ask each request for Authorization: Bearer TOKEN, the token being what the file holds",
+        action: Action::Value(|config, value| {
+            config.client_token_file = Some(value.path()?);
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "max-requests",
+        letter: None,
+        value: "N",
+        repeatable: false,
+        section: Section::Users,
+        help: "forward so many requests, then respond with 429",
+        action: Action::Value(|config, value| {
+            config.max_requests = Some(value.number(1, 1_000_000_000_000)?);
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "user",
+        letter: None,
+        value: "NAME|UID[:GID]",
+        repeatable: false,
+        section: Section::Hardening,
+        help: "become this user once everything is open (as root)",
+        action: Action::Value(|config, value| {
+            config.user = Some(value.user()?);
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "require-secret-memory",
+        letter: None,
+        value: "",
+        repeatable: false,
+        section: Section::Hardening,
+        help: "do not start where the kernel has no memfd_secret",
+        action: Action::Switch(|config| config.require_secret_memory = true),
+    },
+    Flag {
+        name: "no-sandbox",
+        letter: None,
+        value: "",
+        repeatable: false,
+        section: Section::Hardening,
+        help: "no seccomp and no Landlock: for debugging only",
+        action: Action::Switch(|config| config.no_sandbox = true),
+    },
+    Flag {
+        name: "detach",
+        letter: None,
+        value: "",
+        repeatable: false,
+        section: Section::Starting,
+        help: "return once it listens; the relay goes on by itself",
+        action: Action::Switch(|config| config.detach = true),
+    },
+    Flag {
+        name: "check",
+        letter: None,
+        value: "",
+        repeatable: false,
+        section: Section::Starting,
+        help: "connect to the upstream without a request, say what is in force, and end; needs no key",
+        action: Action::Switch(|config| config.check = true),
+    },
+    Flag {
+        name: "access-log",
+        letter: None,
+        value: "",
+        repeatable: false,
+        section: Section::Other,
+        help: "a JSON line for each exchange on stderr",
+        action: Action::Switch(|config| config.access_log = true),
+    },
+    Flag {
+        name: "help",
+        letter: Some('h'),
+        value: "",
+        repeatable: false,
+        section: Section::Other,
+        help: "print this",
+        action: Action::Help,
+    },
+    Flag {
+        name: "version",
+        letter: Some('V'),
+        value: "",
+        repeatable: false,
+        section: Section::Other,
+        help: "print version, commit, target and TLS library",
+        action: Action::Version,
+    },
+];
+
+impl Default for Config {
+    /// What the program does unless a flag says otherwise.
+    fn default() -> Config {
+        Config {
+            port: 0,
+            server_info: None,
+            http_shutdown: false,
+            upstream: UpstreamUrl::openai(),
+            allow_plaintext_upstream: false,
+            auth_header: AuthHeader::BEARER,
+            key_form: KeyForm::Word,
+            ca_file: None,
+            check: false,
+            detach: false,
+            access_log: false,
+            max_connections: limits::CONNECTIONS,
+            allow_uids: Vec::new(),
+            client_token_file: None,
+            max_requests: None,
+            user: None,
+            require_secret_memory: false,
+            no_sandbox: false,
+            client_timeout: Duration::from_secs(30),
+            upstream_timeout: None,
+        }
+    }
+}
