@@ -1,4 +1,4 @@
-//! The loop: poll, note what is ready, give each ready connection one turn, see to deadlines, accept.
+//! The loop: poll, note what is ready, accept, give each ready connection one turn, check deadlines.
 
 mod accept;
 mod idle;
@@ -198,12 +198,14 @@ impl EventLoop {
                 }
             }
             self.look_after_idle(now);
+            // Before the turns: a turn may take the only idle upstream connection, and a client
+            // accepted after that would have a second one made.
+            self.accept(now);
             self.give_turns(now);
             self.expire(now);
             if self.shared.shutdown {
                 self.drain(now);
             }
-            self.accept(now);
             if let Some(by) = self.drain_by {
                 let busy = self
                     .downs

@@ -46,6 +46,30 @@ fn at_most_one_connection_is_made_for_nobody() {
 }
 
 #[test]
+fn a_connect_and_a_request_in_one_batch_need_one_connection() {
+    for _ in 0..5 {
+        let upstream = Upstream::plain(|peer| {
+            while peer.request().is_some() {
+                let number = peer.number.to_string();
+                peer.write(ok(&number));
+            }
+        });
+        let relay = Relay::to(&upstream.url()).start();
+        let mut first = relay.connect();
+        assert_eq!(ask(&mut first), "1");
+        // The relay waits in poll and finds both when it goes on.
+        relay.stop();
+        let mut second = relay.connect();
+        first.send(post("", "{}"));
+        relay.signal(libc::SIGCONT);
+        assert_eq!(first.response().text(), "1");
+        assert_eq!(ask(&mut second), "1");
+        // Connections are accepted in order, so the test's own one has the number after the last.
+        assert_eq!(ask(&mut Client::connect(upstream.port)), "2");
+    }
+}
+
+#[test]
 fn one_that_has_ended_is_made_again_for_a_client_and_not_before() {
     let (tell, told) = channel();
     let upstream = Upstream::tls(move |peer| {
