@@ -17,7 +17,7 @@ use codex_responses_api_proxy::http1::url::{Host, Scheme, UpstreamUrl};
 use codex_responses_api_proxy::net::check::{self, Check};
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::report::{self, Colour};
-use codex_responses_api_proxy::net::tls::{Connector, Trust};
+use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyError};
 use codex_responses_api_proxy::process::detach::{self, Side, Starter};
@@ -104,7 +104,7 @@ fn run(config: &Config, colour: Colour, starter: &mut Starter) -> Result<(), Sta
         Some(egress) => (egress.host, egress.port, Some(egress.request)),
         None => (config.upstream.host.clone(), config.upstream.port, None),
     };
-    let mut trust = Trust::built_in();
+    let mut trust = Trust::built_in(&config.upstream.host);
     let passed_over = match &config.ca_file {
         None => String::new(),
         Some((name, path)) => match trust.add(path) {
@@ -138,7 +138,7 @@ fn run(config: &Config, colour: Colour, starter: &mut Starter) -> Result<(), Sta
     }
     let connector = match config.upstream.scheme {
         Scheme::Http => None,
-        Scheme::Https => Some(Connector::new(trust, &config.upstream.host).map_err(no_connector)?),
+        Scheme::Https => Some(Connector::new(trust, Recording::Off).map_err(no_connector)?.0),
     };
     let credential = read_key(config).map_err(|error| error.to_string())?;
     require(config, credential.memory())?;
@@ -249,9 +249,7 @@ fn check(config: &Config, way: Way) -> Result<(), StartError> {
     }
     let connector = match config.upstream.scheme {
         Scheme::Http => None,
-        Scheme::Https => {
-            Some(Connector::witnessed(trust, &config.upstream.host).map_err(no_connector)?)
-        }
+        Scheme::Https => Some(Connector::new(trust, Recording::On).map_err(no_connector)?),
     };
     let sandbox = sandbox(config, port);
     let setup = check::Setup { connector, host, port, proxy, sandbox };

@@ -10,7 +10,7 @@ use std::thread;
 use codex_responses_api_proxy::cli::{self, Command};
 use codex_responses_api_proxy::http1::request::Policy;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
-use codex_responses_api_proxy::net::tls::{Connector, Trust};
+use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyForm};
 use codex_responses_api_proxy::process::sys::SignalFd;
@@ -77,7 +77,7 @@ fn start(upstream: &Upstream) -> u16 {
     else {
         panic!("flags");
     };
-    let mut trust = Trust::built_in();
+    let mut trust = Trust::built_in(&config.upstream.host);
     trust.add(certs().ca_file().as_ref()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -93,7 +93,7 @@ fn start(upstream: &Upstream) -> u16 {
                 read,
             )
             .unwrap_or_else(|_| panic!("the key")),
-            connector: Connector::new(trust, &config.upstream.host).ok(),
+            connector: Connector::new(trust, Recording::Off).ok().map(|(connector, _)| connector),
             host: config.upstream.host,
             port: config.upstream.port,
             proxy: None,

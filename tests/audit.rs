@@ -111,9 +111,16 @@ fn the_parser_knows_no_socket_no_clock_and_no_key() {
 }
 
 #[test]
-fn one_file_names_the_tls_library() {
-    only(&["net/tls.rs"], "rustls");
-    only(&["net/tls.rs"], "webpki_roots");
+fn one_folder_names_the_tls_library() {
+    for word in ["rustls", "webpki", "webpki_roots"] {
+        let sources = sources();
+        let mut naming = sources.iter().filter(|source| source.has_word(word)).peekable();
+        assert!(naming.peek().is_some(), "{word} is named nowhere");
+        for source in naming {
+            let is_inside = source.name == "net/tls.rs" || source.name.starts_with("net/tls/");
+            assert!(is_inside, "{} names {word}", source.name);
+        }
+    }
 }
 
 #[test]

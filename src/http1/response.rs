@@ -26,6 +26,10 @@ pub enum UpstreamFault {
     TlsWrongName,
     /// The certificate is not valid now.
     TlsExpired,
+    /// The certificate does not hold for another reason.
+    TlsBadCertificate,
+    /// The upstream demands a client certificate.
+    TlsClientCertificate,
     /// The TLS handshake failed in some other way.
     TlsFailed,
     /// No usable connection in time.
@@ -86,6 +90,14 @@ impl UpstreamFault {
             UpstreamFault::TlsExpired => {
                 ("upstream_tls_expired", "The upstream's certificate is expired or not yet valid.")
             }
+            UpstreamFault::TlsBadCertificate => (
+                "upstream_tls_bad_certificate",
+                "The upstream's certificate, or one of its issuers', may not be used for this.",
+            ),
+            UpstreamFault::TlsClientCertificate => (
+                "upstream_tls_client_certificate",
+                "The upstream demands a client certificate, and this relay has none.",
+            ),
             UpstreamFault::TlsFailed => {
                 ("upstream_tls_failed", "The TLS handshake with the upstream failed.")
             }

@@ -13,8 +13,8 @@ use super::certificate::Certificate;
 use super::relay::READ;
 use super::report;
 use super::resolver::{Lookup, Resolver};
-use super::tls::{Connector, WIRE_RECORD, Witness};
-use super::upstream::{CONNECT, Origin, Space, Upstream};
+use super::tls::{Connector, Verifier, WIRE_RECORD};
+use super::upstream::{CONNECT, Flow, Origin, Space, Upstream};
 use crate::http1::response::UpstreamFault;
 use crate::http1::url::Host;
 use crate::process::confine::{Sandbox, Thread};
@@ -24,10 +24,13 @@ use crate::process::harden::HardenError;
 const UPSTREAM: Token = Token(0);
 const RESOLVER: Token = Token(1);
 
+/// How long an upstream that has asked for a client certificate may take to refuse.
+const VERDICT: Duration = Duration::from_secs(2);
+
 /// What is connected to, and how.
 pub struct Setup {
-    /// TLS, and who sees the certificate; `None` for a plain upstream.
-    pub connector: Option<(Connector, Arc<Witness>)>,
+    /// TLS, and the verifier that records the certificate; `None` for a plain upstream.
+    pub connector: Option<(Connector, Arc<Verifier>)>,
     /// Whom to connect to: the upstream, or the egress proxy.
     pub host: Host,
     /// The port.
@@ -42,7 +45,7 @@ pub struct Setup {
 pub struct Check {
     poll: Poll,
     origin: Origin,
-    witness: Option<Arc<Witness>>,
+    verifier: Option<Arc<Verifier>>,
     sandbox: Sandbox,
     space: Space,
 }
@@ -77,6 +80,14 @@ fn advice(fault: UpstreamFault) -> &'static str {
             " Check --upstream-url and the network; behind a proxy, set HTTPS_PROXY."
         }
         UpstreamFault::TlsExpired => " Check the clock of this machine.",
+        UpstreamFault::TlsBadCertificate => {
+            " It has to be for servers (TLS Web Server Authentication), of X.509 version 3, signed \
+             with SHA-256 or better, and by an issuer that may sign for this name."
+        }
+        UpstreamFault::TlsClientCertificate => {
+            " Ask for an address at which the key alone is enough, or put a proxy with the \
+             certificate between."
+        }
         UpstreamFault::TlsFailed | UpstreamFault::Closed => {
             " Check that the port in --upstream-url speaks TLS 1.2 or 1.3, and that a proxy lets TLS \
              through as it is."
@@ -105,7 +116,7 @@ impl Check {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), RESOLVER)?);
         let resolver = Resolver::new(&setup.host, setup.port, waker, setup.sandbox)?;
-        let (connector, witness) = setup.connector.unzip();
+        let (connector, verifier) = setup.connector.unzip();
         let space = Space {
             wire: Scratch::new(READ + WIRE_RECORD),
             plain: Scratch::new(READ + WIRE_RECORD),
@@ -113,7 +124,7 @@ impl Check {
             gather: Scratch::new(0),
         };
         let origin = Origin { connector, resolver, proxy: setup.proxy };
-        Ok(Check { poll, origin, witness, sandbox: setup.sandbox, space })
+        Ok(Check { poll, origin, verifier, sandbox: setup.sandbox, space })
     }
 
     /// Confines the thread that calls, as the loop of the relay.
@@ -162,6 +173,9 @@ impl Check {
                 }
             }
         }
+        if self.origin.connector.as_ref().is_some_and(Connector::was_asked_for_certificate) {
+            self.await_verdict(&mut up, &mut events)?;
+        }
         match up.tls() {
             Some(tls) => {
                 let (version, group) = tls.settled();
@@ -175,13 +189,42 @@ impl Check {
         Ok(())
     }
 
+    /// In TLS 1.3 the handshake has ended before the upstream says that it wants a certificate of the
+    /// client: waits for a moment.
+    fn await_verdict(&mut self, up: &mut Upstream, events: &mut Events) -> Result<(), CheckError> {
+        let until = Instant::now() + VERDICT;
+        loop {
+            while up.has_news() {
+                match up.read(&mut self.space, WIRE_RECORD) {
+                    Flow::Open => {}
+                    Flow::Refused(fault) => {
+                        self.say_certificate();
+                        return Err(CheckError::Step("tls", fault));
+                    }
+                    Flow::Ended | Flow::Cut => return Ok(()),
+                }
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            match self.poll.poll(events, Some(left)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result.map_err(CheckError::Poll)?,
+            }
+            events
+                .iter()
+                .filter(|event| event.token() == UPSTREAM)
+                .for_each(|event| up.note(event));
+        }
+    }
+
     /// The certificate that was shown, if one was.
     fn say_certificate(&self) {
-        let Some(witness) = self.witness.as_ref().filter(|w| !w.certificate().is_empty()) else {
+        let Some(shown) = self.verifier.as_ref().and_then(|verifier| verifier.certificate()) else {
             return;
         };
-        let Some(Certificate { issuer, not_after: (year, month, day) }) =
-            Certificate::read(&witness.certificate())
+        let Some(Certificate { issuer, not_after: (year, month, day) }) = Certificate::read(&shown)
         else {
             return say("certificate", "not understood");
         };
@@ -214,7 +257,8 @@ fn step(up: &Upstream, fault: UpstreamFault) -> &'static str {
         UpstreamFault::Dns | UpstreamFault::ProxyDns => "addresses",
         UpstreamFault::TlsUnknownIssuer
         | UpstreamFault::TlsWrongName
-        | UpstreamFault::TlsExpired => "certificate",
+        | UpstreamFault::TlsExpired
+        | UpstreamFault::TlsBadCertificate => "certificate",
         _ => up.step(),
     }
 }

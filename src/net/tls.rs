@@ -1,12 +1,13 @@
-//! TLS towards the upstream. The only file that names rustls.
+//! TLS towards the upstream. Only this folder names rustls.
 //!
 //! The unbuffered API: records are decrypted in the loop's scratch space and sealed into it, so a
 //! connection that waits owns no buffer, and nothing written before the handshake has ended is
 //! ever queued in the clear.
 
+mod client_auth;
 mod provider;
 mod sessions;
-mod witness;
+mod verifier;
 
 use std::fmt;
 use std::fs::File;
@@ -15,25 +16,11 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{
-    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
-    UnbufferedClientConnection, verify_server_cert_signed_by_trust_anchor, verify_server_name,
-};
-use rustls::crypto::{
-    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms, ring,
-    verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::sign::SigningKey;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, NamedGroup, ProtocolVersion,
-    RootCertStore, SignatureScheme,
-};
-use webpki::ring as signatures;
+use rustls::{CertificateError, ClientConfig, Error, NamedGroup, ProtocolVersion, RootCertStore};
 
 use super::buffer::Scratch;
 use crate::http1::limits;
@@ -41,9 +28,10 @@ use crate::http1::response::UpstreamFault;
 use crate::http1::url::Host;
 use crate::pem::{self, PemError, PemFault};
 
+use client_auth::ClientAuth;
 use provider::provider;
 use sessions::Sessions;
-pub use witness::Witness;
+pub use verifier::{Recording, Verifier};
 
 /// What speaks TLS here, for `--version`.
 pub const PROVIDER: &str = "rustls 0.23 with ring";
@@ -61,6 +49,10 @@ const ROOTS_FILE: u64 = 16 << 20;
 /// The roots that upstream certificates are checked against.
 pub struct Trust {
     roots: RootCertStore,
+    /// Those of a file that are for the upstream's own name: one may be its very certificate.
+    given: Vec<CertificateDer<'static>>,
+    /// None where no certificate can be for the upstream's name.
+    name: Option<ServerName<'static>>,
 }
 
 /// The file of further roots cannot be used.
@@ -88,9 +80,15 @@ impl fmt::Display for TrustError {
 }
 
 impl Trust {
-    /// Mozilla's roots.
-    pub fn built_in() -> Trust {
-        Trust { roots: RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() } }
+    /// Mozilla's roots, for an upstream of this name or address.
+    pub fn built_in(host: &Host) -> Trust {
+        let name = match host {
+            Host::Name(name) => ServerName::try_from(name.clone()).ok(),
+            Host::V4(octets) => Some(IpAddr::from(*octets).into()),
+            Host::V6(octets) => Some(IpAddr::from(*octets).into()),
+        };
+        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        Trust { roots, given: Vec::new(), name }
     }
 
     /// Adds those in a PEM file. In a system's bundle there may be some that cannot be roots here:
@@ -107,6 +105,9 @@ impl Trust {
         pem::certificates(&text, |line, section| {
             let certificate = CertificateDer::from_pem_slice(section)
                 .map_err(|_| PemError { line, fault: PemFault::NotBase64 })?;
+            if self.name.as_ref().is_some_and(|name| verifier::names(&certificate, name)) {
+                self.given.push(certificate.clone());
+            }
             match self.roots.add(certificate) {
                 Ok(()) => {
                     usable += 1;
@@ -136,40 +137,49 @@ impl Trust {
 /// Opens TLS connections to the one upstream.
 pub struct Connector {
     config: Arc<ClientConfig>,
+    client_auth: Arc<ClientAuth>,
     name: ServerName<'static>,
 }
 
 impl Connector {
-    /// TLS 1.2 and 1.3, HTTP/1.1 only, sessions resumed, no early data, no key log.
-    pub fn new(trust: Trust, host: &Host) -> Result<Connector, UpstreamFault> {
+    /// TLS 1.2 and 1.3, HTTP/1.1 only, sessions resumed, no early data, no key log. The verifier is
+    /// handed back for what it records.
+    pub fn new(
+        trust: Trust,
+        recording: Recording,
+    ) -> Result<(Connector, Arc<Verifier>), UpstreamFault> {
+        let name = trust.name.ok_or(UpstreamFault::TlsWrongName)?;
+        let verifier = Arc::new(Verifier::new(trust.roots, trust.given, recording));
+        let client_auth = Arc::new(ClientAuth::default());
         let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
             .with_safe_default_protocol_versions()
             .map_err(|_| UpstreamFault::TlsFailed)?
-            .with_root_certificates(trust.roots)
-            .with_no_client_auth();
+            .dangerous()
+            .with_custom_certificate_verifier(verifier.clone())
+            .with_client_cert_resolver(client_auth.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.resumption = Resumption::store(Arc::new(Sessions::default()));
-        let name = match host {
-            Host::Name(name) => {
-                ServerName::try_from(name.clone()).map_err(|_| UpstreamFault::TlsWrongName)?
-            }
-            Host::V4(octets) => ServerName::from(IpAddr::from(*octets)),
-            Host::V6(octets) => ServerName::from(IpAddr::from(*octets)),
-        };
-        Ok(Connector { config: Arc::new(config), name })
+        Ok((Connector { config: Arc::new(config), client_auth, name }, verifier))
     }
 
     /// A connection that has said nothing yet.
     pub fn open(&self) -> Result<Tls, UpstreamFault> {
         let conn = UnbufferedClientConnection::new(self.config.clone(), self.name.clone())
             .map_err(|_| UpstreamFault::TlsFailed)?;
-        Ok(Tls { conn, rest: Vec::new(), ready: false, failed: false })
+        let client_auth = self.client_auth.clone();
+        Ok(Tls { conn, client_auth, rest: Vec::new(), ready: false, failed: false })
+    }
+
+    /// The upstream has asked for a client certificate.
+    pub fn was_asked_for_certificate(&self) -> bool {
+        self.client_auth.was_asked()
     }
 }
 
 /// One TLS connection, without its socket.
 pub struct Tls {
     conn: UnbufferedClientConnection,
+    client_auth: Arc<ClientAuth>,
     /// Ciphertext of a record that is not whole yet: less than one record.
     rest: Vec<u8>,
     ready: bool,
@@ -267,7 +277,7 @@ impl Tls {
                 }
                 Ok(_) => done = true,
                 Err(error) => {
-                    let fault = fault_of(&error);
+                    let fault = self.fault_of(&error);
                     self.alert(out);
                     return Err(fault);
                 }
@@ -327,21 +337,25 @@ impl Tls {
             out.add(n);
         }
     }
-}
 
-fn fault_of(error: &Error) -> UpstreamFault {
-    use CertificateError::{
-        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
-        NotValidYetContext, UnknownIssuer,
-    };
-    match error {
-        Error::InvalidCertificate(
-            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. },
-        ) => UpstreamFault::TlsExpired,
-        Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
-            UpstreamFault::TlsWrongName
+    fn fault_of(&self, error: &Error) -> UpstreamFault {
+        use CertificateError::{
+            Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+            NotValidYetContext, UnknownIssuer,
+        };
+        match error {
+            Error::InvalidCertificate(reason) => match reason {
+                Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. } => {
+                    UpstreamFault::TlsExpired
+                }
+                NotValidForName | NotValidForNameContext { .. } => UpstreamFault::TlsWrongName,
+                UnknownIssuer => UpstreamFault::TlsUnknownIssuer,
+                _ => UpstreamFault::TlsBadCertificate,
+            },
+            Error::AlertReceived(alert) if self.client_auth.is_wanted_by(*alert) => {
+                UpstreamFault::TlsClientCertificate
+            }
+            _ => UpstreamFault::TlsFailed,
         }
-        Error::InvalidCertificate(UnknownIssuer) => UpstreamFault::TlsUnknownIssuer,
-        _ => UpstreamFault::TlsFailed,
     }
 }

@@ -19,6 +19,7 @@ use super::tls::{Connector, Tls};
 use super::tunnel::Tunnel;
 use crate::http1::limits;
 use crate::http1::pieces::{self, Pieces};
+use crate::http1::response::UpstreamFault;
 use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
 
@@ -88,6 +89,8 @@ pub enum Flow {
     Ended,
     /// The stream has broken off.
     Cut,
+    /// The peer has ended the stream with an alert that says why.
+    Refused(UpstreamFault),
 }
 
 impl Upstream {
@@ -320,6 +323,7 @@ impl Upstream {
                 match (opened, got) {
                     (Ok(true), _) => Flow::Ended,
                     (Ok(false), Got::Bytes(_) | Got::Nothing) if sent.is_ok() => Flow::Open,
+                    (Err(fault @ UpstreamFault::TlsClientCertificate), _) => Flow::Refused(fault),
                     _ => Flow::Cut,
                 }
             }

@@ -89,6 +89,9 @@ impl Relay {
             at += used;
         }
         if self.exchange.is_under_way() {
+            if let Flow::Refused(fault) = flow {
+                return self.response_fault(fault, shared, now);
+            }
             if flow != Flow::Open {
                 shared.pieces.clear();
                 let clean = flow == Flow::Ended;

@@ -1,24 +1,36 @@
 //! What TLS is made of: cipher suites, groups, signatures, random bytes.
 
-use super::ring::{cipher_suite as suite, kx_group as group};
-use super::{
-    Arc, CryptoProvider, Error, GetRandomFailed, KeyProvider, PrivateKeyDer, SecureRandom,
-    SignatureScheme, SigningKey, WebPkiSupportedAlgorithms, signatures,
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::ring::{cipher_suite as suite, kx_group as group};
+use rustls::crypto::{
+    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms,
 };
+use rustls::pki_types::{
+    AlgorithmIdentifier, CertificateDer, InvalidSignature, PrivateKeyDer,
+    SignatureVerificationAlgorithm, alg_id,
+};
+use rustls::sign::SigningKey;
+use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+use webpki::{EndEntityCert, ring as signatures};
+
 use crate::process::sys;
 
 /// *ring*, with AES-128 before AES-256: as safe here, and a fifth faster. Upstreams that have a
-/// preference of their own follow theirs. ChaCha20 would add 40 KB to what every server that has it
-/// can do without: AES-GCM (RFC 8446 §9.1, and RFC 9325 §4.2 for TLS 1.2).
+/// preference of their own follow theirs. ChaCha20 comes last, for servers without AES hardware.
 pub fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![
             suite::TLS13_AES_128_GCM_SHA256,
             suite::TLS13_AES_256_GCM_SHA384,
+            suite::TLS13_CHACHA20_POLY1305_SHA256,
             suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
             suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
             suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
             suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
         ],
         kx_groups: vec![group::X25519, group::SECP256R1, group::SECP384R1],
         signature_verification_algorithms: SIGNATURES,
@@ -27,8 +39,10 @@ pub fn provider() -> CryptoProvider {
     }
 }
 
-/// As rustls has them by default.
-const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
+type Algorithm = &'static dyn SignatureVerificationAlgorithm;
+
+/// As rustls has them by default, and RSA keys that are for PSS only (RFC 8446 §4.2.3).
+pub const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: &[
         signatures::ECDSA_P256_SHA256,
         signatures::ECDSA_P256_SHA384,
@@ -44,6 +58,12 @@ const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
         signatures::RSA_PKCS1_2048_8192_SHA256_ABSENT_PARAMS,
         signatures::RSA_PKCS1_2048_8192_SHA384_ABSENT_PARAMS,
         signatures::RSA_PKCS1_2048_8192_SHA512_ABSENT_PARAMS,
+        PSS_SHA256[0],
+        PSS_SHA256[1],
+        PSS_SHA384[0],
+        PSS_SHA384[1],
+        PSS_SHA512[0],
+        PSS_SHA512[1],
     ],
     // TLS 1.2 leaves the curve open (RFC 5246 §7.4.1.4.1 with RFC 4492).
     mapping: &[
@@ -59,11 +79,91 @@ const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
         (SignatureScheme::RSA_PSS_SHA512, &[signatures::RSA_PSS_2048_8192_SHA512_LEGACY_KEY]),
         (SignatureScheme::RSA_PSS_SHA384, &[signatures::RSA_PSS_2048_8192_SHA384_LEGACY_KEY]),
         (SignatureScheme::RSA_PSS_SHA256, &[signatures::RSA_PSS_2048_8192_SHA256_LEGACY_KEY]),
+        (RSA_PSS_PSS_SHA512, PSS_SHA512),
+        (RSA_PSS_PSS_SHA384, PSS_SHA384),
+        (RSA_PSS_PSS_SHA256, PSS_SHA256),
         (SignatureScheme::RSA_PKCS1_SHA512, &[signatures::RSA_PKCS1_2048_8192_SHA512]),
         (SignatureScheme::RSA_PKCS1_SHA384, &[signatures::RSA_PKCS1_2048_8192_SHA384]),
         (SignatureScheme::RSA_PKCS1_SHA256, &[signatures::RSA_PKCS1_2048_8192_SHA256]),
     ],
 };
+
+/// rsa_pss_pss_* (RFC 8446 §4.2.3), which rustls has no names for.
+const RSA_PSS_PSS_SHA256: SignatureScheme = SignatureScheme::Unknown(0x0809);
+const RSA_PSS_PSS_SHA384: SignatureScheme = SignatureScheme::Unknown(0x080a);
+const RSA_PSS_PSS_SHA512: SignatureScheme = SignatureScheme::Unknown(0x080b);
+
+/// Verifies a handshake's signature by a key that is for PSS only; `None`: the scheme is another.
+/// rustls knows no algorithm behind these schemes and refuses them by itself.
+pub fn verify_by_pss_key(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+) -> Option<Result<HandshakeSignatureValid, Error>> {
+    let algorithms = match signature.scheme {
+        RSA_PSS_PSS_SHA256 => PSS_SHA256,
+        RSA_PSS_PSS_SHA384 => PSS_SHA384,
+        RSA_PSS_PSS_SHA512 => PSS_SHA512,
+        _ => return None,
+    };
+    let is_valid = EndEntityCert::try_from(certificate).is_ok_and(|certificate| {
+        let signature = signature.signature();
+        algorithms.iter().any(|by| certificate.verify_signature(*by, message, signature).is_ok())
+    });
+    Some(match is_valid {
+        true => Ok(HandshakeSignatureValid::assertion()),
+        false => Err(CertificateError::BadSignature.into()),
+    })
+}
+
+const PSS_SHA256: &[Algorithm] =
+    &[&PssKey::any(&PSS[0]), &PssKey { public_key: alg_id::RSA_PSS_SHA256, by: &PSS[0] }];
+const PSS_SHA384: &[Algorithm] =
+    &[&PssKey::any(&PSS[1]), &PssKey { public_key: alg_id::RSA_PSS_SHA384, by: &PSS[1] }];
+const PSS_SHA512: &[Algorithm] =
+    &[&PssKey::any(&PSS[2]), &PssKey { public_key: alg_id::RSA_PSS_SHA512, by: &PSS[2] }];
+
+static PSS: [Algorithm; 3] = [
+    signatures::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
+    signatures::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
+    signatures::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
+];
+
+/// An RSA key that its certificate allows for PSS only (RFC 4055 §1.2). The signatures are those of
+/// any other RSA key.
+#[derive(Debug)]
+struct PssKey {
+    public_key: AlgorithmIdentifier,
+    by: &'static Algorithm,
+}
+
+impl PssKey {
+    /// A key without parameters: the hash function is free.
+    const fn any(by: &'static Algorithm) -> PssKey {
+        // id-RSASSA-PSS, 1.2.840.113549.1.1.10.
+        const OID: &[u8] = &[0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 10];
+        PssKey { public_key: AlgorithmIdentifier::from_slice(OID), by }
+    }
+}
+
+impl SignatureVerificationAlgorithm for PssKey {
+    fn verify_signature(
+        &self,
+        public_key: &[u8],
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), InvalidSignature> {
+        self.by.verify_signature(public_key, message, signature)
+    }
+
+    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+        self.public_key
+    }
+
+    fn signature_alg_id(&self) -> AlgorithmIdentifier {
+        self.by.signature_alg_id()
+    }
+}
 
 /// The kernel's random bytes.
 #[derive(Debug)]

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{
-    ClientSessionStore, NamedGroup, ServerName, Tls12ClientSessionValue, Tls13ClientSessionValue,
-};
+use rustls::NamedGroup;
+use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::pki_types::ServerName;
 
 /// TLS 1.3 tickets that are kept: connections that begin at the same time need one each, and
 /// without one the certificates are checked anew. A ticket holds the upstream's certificates too,

@@ -10,6 +10,9 @@ use std::time::Instant;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 
 use super::{DEADLINE, client};
@@ -112,17 +115,43 @@ impl Certs {
         versions: &[&'static SupportedProtocolVersion],
     ) -> ServerConfig {
         let (chain, key) = self.chain(kind);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.max_early_data_size = 16_384;
-        config
+        server_config(chain, &key, versions, None)
     }
+
+    /// The root, for a server that asks its clients for a certificate.
+    pub fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap()
+    }
+
+    /// A certificate of the CA's for this key and these properties.
+    pub fn sign(&self, params: CertificateParams, key: &KeyPair) -> CertificateDer<'static> {
+        params.signed_by(key, &self.issuer).unwrap().der().clone()
+    }
+}
+
+/// What a server shows: any chain, be it sound or not.
+pub fn server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: &PrivateKeyDer<'static>,
+    versions: &[&'static SupportedProtocolVersion],
+    client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+) -> ServerConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = rustls::crypto::ring::sign::any_supported_type(key).unwrap();
+    let resolver = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let builder =
+        ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    let builder = match client_verifier {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(resolver));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.max_early_data_size = 16_384;
+    config
 }
 
 /// A request as the upstream saw it.
