@@ -184,7 +184,6 @@ impl Check {
             }
             None => say("tls", "none: the upstream is plain HTTP"),
         }
-        up.close(&mut self.space);
         say("ok", "");
         Ok(())
     }

@@ -193,9 +193,12 @@ impl Relay {
         self.turn(shared, now)
     }
 
-    /// Gives the upstream connection up, so that it is closed with this one.
+    /// Gives up the upstream connection and cancels whatever is under way on it.
     pub fn release(&mut self, shared: &mut Shared) {
-        if let Some(key) = self.upstream.take() {
+        if let Some(key) = self.upstream.take()
+            && let Some(up) = shared.ups.get(key)
+        {
+            up.cancel();
             shared.ups.remove(key);
         }
     }
@@ -249,12 +252,6 @@ impl Relay {
             }
         }
         Ok(())
-    }
-
-    fn give_up_upstream(&mut self, shared: &mut Shared) {
-        if let Some(key) = self.upstream.take() {
-            close(key, shared);
-        }
     }
 
     /// When the answer is with the client: what comes next.
@@ -339,13 +336,5 @@ impl Relay {
             reused: self.times.reused,
             end: if end == "complete" { exchange.code.unwrap_or(end) } else { end },
         });
-    }
-}
-
-/// Closes an upstream connection with a goodbye.
-fn close(key: Key, shared: &mut Shared) {
-    if let Some(up) = shared.ups.take(key) {
-        up.close(&mut shared.space);
-        shared.ups.remove(key);
     }
 }

@@ -22,6 +22,7 @@ use crate::http1::pieces::{self, Pieces};
 use crate::http1::response::UpstreamFault;
 use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
+use crate::process::sys;
 
 /// How long it may take until a connection is usable: DNS, TCP, the proxy and TLS together.
 pub const CONNECT: Duration = Duration::from_secs(10);
@@ -146,6 +147,11 @@ impl Upstream {
     /// Everything handed over has gone to the socket.
     pub fn is_drained(&self) -> bool {
         self.output.is_empty()
+    }
+
+    /// Bytes that were handed over and that the socket had no room for.
+    pub fn unsent(&self) -> usize {
+        self.output.bytes().len()
     }
 
     /// All that has come has been read to its end: nothing of it can be taken for a later answer.
@@ -359,15 +365,28 @@ impl Upstream {
         !self.deaf && !self.has_news()
     }
 
-    /// Says goodbye, where that is due. The socket closes with the value.
-    pub fn close(mut self, space: &mut Space) {
+    /// Makes the coming end a reset, because the upstream may still work for an exchange that is
+    /// cancelled. An orderly end would leave a port in TIME_WAIT for each, until none is left. Where
+    /// the upstream has ended its side already, no end does that.
+    pub fn cancel(&mut self) {
+        if let Some(socket) = self.socket()
+            && !socket.is_read_closed()
+        {
+            let _ = sys::reset_on_close(socket.fd());
+        }
+    }
+}
+
+/// Every connection ends with close_notify if TLS is established and the socket takes it.
+impl Drop for Upstream {
+    fn drop(&mut self) {
         self.flush();
         if let State::Secure(socket, tls) = &mut self.state
             && self.output.is_empty()
         {
-            space.out.clear();
-            tls.close(&mut space.out);
-            let _ = socket.write(space.out.bytes());
+            let mut out = Scratch::new(0);
+            tls.close(&mut out);
+            let _ = socket.write(out.bytes());
         }
     }
 }

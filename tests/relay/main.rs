@@ -3,6 +3,7 @@
 mod access;
 mod answer;
 mod bodies;
+mod cancelling;
 mod certificates;
 mod check;
 mod command_line;

@@ -62,9 +62,6 @@ impl EventLoop {
     /// Closes one that has been idle for too long.
     pub(super) fn retire(&mut self, key: Key) {
         self.shared.pool.forget(key);
-        if let Some(up) = self.shared.ups.take(key) {
-            up.close(&mut self.shared.space);
-            self.shared.ups.remove(key);
-        }
+        self.shared.ups.remove(key);
     }
 }

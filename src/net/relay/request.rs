@@ -21,7 +21,12 @@ impl Relay {
     pub(super) fn pump_request(&mut self, shared: &mut Shared, now: Instant) -> Result<bool, Over> {
         if let Some(up) = self.upstream.and_then(|key| shared.ups.get(key)) {
             if !self.exchange.is_waiting() {
+                // Every byte that the upstream takes extends its time.
+                let unsent = up.unsent();
                 up.flush();
+                if up.unsent() < unsent {
+                    self.heard = now;
+                }
             } else if !up.is_ready() {
                 return Ok(false);
             }
@@ -87,8 +92,12 @@ impl Relay {
         now: Instant,
     ) -> Result<usize, Over> {
         let mut at = 0;
+        // A request may be read in the same pass that learns of its client's end. For such a client
+        // no connection counts as ready, so its head is parsed but never sent.
+        let has_left = self.socket.is_read_closed();
         while at < bytes.len() {
             let ready = match self.upstream {
+                _ if has_left => false,
                 Some(key) => shared.ups.get(key).is_some_and(|up| up.is_ready()),
                 None => shared.pool.is_ready(&mut shared.ups),
             };
@@ -109,6 +118,9 @@ impl Relay {
                     return Ok(at + used);
                 }
                 RequestStep::Done => return Ok(at + used),
+                RequestStep::Connect if has_left => {
+                    return self.abort("client_closed", shared, now).map(|_| at);
+                }
                 RequestStep::Connect => {
                     return Ok(at + self.connect(shared, now)?);
                 }
@@ -131,7 +143,7 @@ impl Relay {
                 }
                 RequestStep::Downstream | RequestStep::Shutdown => {
                     shared.shutdown |= step == RequestStep::Shutdown;
-                    self.give_up_upstream(shared);
+                    self.release(shared);
                     self.send_downstream(&bytes[at..], shared, now)?;
                     return Ok(at + used);
                 }

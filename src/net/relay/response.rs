@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::time::Instant;
 
-use super::{Over, Relay, Shared, WIRE, close};
+use super::{Over, Relay, Shared, WIRE};
 use crate::http1::exchange::ResponseStep;
 use crate::http1::pieces;
 use crate::http1::refusal::Reject;
@@ -98,7 +98,9 @@ impl Relay {
                 return match self.exchange.upstream_end(clean, &mut shared.pieces) {
                     ResponseStep::Fault(fault) => self.response_fault(fault, shared, now),
                     ResponseStep::Downstream => {
-                        self.give_up_upstream(shared);
+                        if let Some(key) = self.upstream.take() {
+                            shared.ups.remove(key);
+                        }
                         self.send_downstream(&[], shared, now)
                     }
                 };
@@ -114,7 +116,7 @@ impl Relay {
         if !whole
             || shared.ups.get(key).is_none_or(|up| !up.is_drained() || !up.is_between_records())
         {
-            close(key, shared);
+            shared.ups.remove(key);
         } else if shared.pool.put(key, &mut shared.ups, now) {
             shared.deadlines.set(place(key, Side::Upstream), now + pool::IDLE);
         }
@@ -146,7 +148,7 @@ impl Relay {
         shared: &mut Shared,
         now: Instant,
     ) -> Result<usize, Over> {
-        self.give_up_upstream(shared);
+        self.release(shared);
         self.head = Backlog::default();
         self.stall = now;
         shared.pieces.clear();
@@ -156,7 +158,7 @@ impl Relay {
     }
 
     pub(super) fn refuse(&mut self, reject: Reject, shared: &mut Shared) {
-        self.give_up_upstream(shared);
+        self.release(shared);
         shared.pieces.clear();
         self.exchange.refuse(reject, &mut shared.pieces);
         let _ = self.write_pieces(&[], shared);

@@ -31,10 +31,7 @@ impl Relay {
             self.send_downstream(&[], shared, now)?;
         }
         if self.client_by(shared).is_some_and(|when| now >= when) {
-            let blocked = self
-                .upstream
-                .and_then(|key| shared.ups.get(key))
-                .is_some_and(|up| !up.is_drained());
+            let blocked = !self.is_drained(shared);
             if self.lingering || (self.exchange.is_idle() && self.input.is_empty()) {
                 return Err(Over);
             } else if !self.exchange.may_answer() {
@@ -73,10 +70,16 @@ impl Relay {
         Some(self.stall + limit)
     }
 
-    /// Until when the upstream has to do its part.
-    pub(super) fn upstream_by(&self, shared: &Shared) -> Option<Instant> {
+    /// Until when the upstream has to do its part. It has none to do while it has taken everything
+    /// that the client has sent so far and the client has not sent all.
+    pub(super) fn upstream_by(&self, shared: &mut Shared) -> Option<Instant> {
         let limit = shared.upstream_timeout.filter(|_| self.exchange.is_under_way())?;
-        Some(self.heard + limit)
+        let waits_for_client = self.exchange.is_uploading() && self.is_drained(shared);
+        (!waits_for_client).then(|| self.heard + limit)
+    }
+
+    fn is_drained(&self, shared: &mut Shared) -> bool {
+        self.upstream.and_then(|key| shared.ups.get(key)).is_none_or(|up| up.is_drained())
     }
 
     pub(super) fn set_deadline(&self, shared: &mut Shared) {

@@ -1,0 +1,209 @@
+//! What becomes of the upstream's side when a client leaves, and how connections to the upstream end.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
+
+use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, ok, post};
+
+/// How a client leaves.
+#[derive(Clone, Copy, Debug)]
+enum Leaves {
+    Closes,
+    ShutsDown,
+    Resets,
+}
+
+/// Makes the end of a client's connection a reset.
+fn reset(client: Client) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    // SAFETY: the kernel reads a struct that outlives the call.
+    let set = unsafe {
+        libc::setsockopt(
+            client.stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            std::ptr::from_ref(&linger).cast(),
+            size_of::<libc::linger>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(set, 0);
+}
+
+#[test]
+fn a_request_of_a_client_that_is_known_to_have_left_is_not_sent() {
+    for upstream in [Upstream::plain(answer), Upstream::tls(answer)] {
+        let relay = Relay::to(&upstream.url()).start();
+        let mut before = 0;
+        for leaves in [Leaves::Closes, Leaves::ShutsDown, Leaves::Resets] {
+            // With an idle upstream connection to send on, and with none.
+            for _ in 0..5 {
+                let mut client = relay.connect();
+                assert_eq!(client.send(post("", "{}")).response().status, 200);
+                before += 1;
+                relay.stop();
+                client.send(post("", "{\"left\":1}"));
+                let mut kept = None;
+                match leaves {
+                    Leaves::Closes => drop(client),
+                    Leaves::Resets => reset(client),
+                    Leaves::ShutsDown => {
+                        client.finish();
+                        kept = Some(client);
+                    }
+                }
+                relay.signal(libc::SIGCONT);
+                if let Some(mut kept) = kept {
+                    kept.expect_end(End::Reset);
+                }
+            }
+        }
+        // The relay answers in the order in which it learns of things: those above are over.
+        assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+        let left = upstream.requests().iter().filter(|request| request.body != b"{}").count();
+        assert_eq!((left, upstream.requests().len()), (0, before + 1));
+    }
+}
+
+#[test]
+fn a_refusal_reaches_a_client_that_has_shut_down_its_side() {
+    let relay = Relay::bare().start();
+    let mut client = relay.connect();
+    relay.stop();
+    client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").finish();
+    relay.signal(libc::SIGCONT);
+    assert_eq!(client.response().code(), "route_not_allowed");
+}
+
+fn answer(peer: &mut Peer) {
+    while peer.request().is_some() {
+        peer.write(ok("fine"));
+    }
+}
+
+/// Sockets of this machine that wait in TIME_WAIT for what may still come from this upstream.
+fn waiting(upstream: &Upstream) -> usize {
+    let end = format!(":{:04X}", upstream.port);
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row.len() > 3 && row[2].ends_with(&end) && row[3] == "06").count()
+}
+
+/// How a read ended, from the upstream's side.
+fn end(peer: &mut Peer) -> String {
+    let mut rest = [0; 4096];
+    loop {
+        match peer.read(&mut rest) {
+            Ok(0) => return "orderly".into(),
+            Ok(_) => {}
+            Err(error) => return error.kind().to_string(),
+        }
+    }
+}
+
+/// An upstream that reads a request, says this and tells how the connection ended.
+fn telling(tls: bool, says: &'static str) -> (Upstream, Receiver<String>) {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let script = move |peer: &mut Peer| {
+        if peer.request().is_some() {
+            peer.write(says);
+        }
+        let end = end(peer);
+        let _ = tell.lock().unwrap().send(end);
+    };
+    (if tls { Upstream::tls(script) } else { Upstream::plain(script) }, told)
+}
+
+/// The head of a response and the first bytes of its body.
+const BEGUN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha";
+
+#[test]
+fn a_cancelled_exchange_leaves_no_port_in_time_wait() {
+    for tls in [false, true] {
+        let (upstream, told) = telling(tls, BEGUN);
+        let relay = Relay::to(&upstream.url()).start();
+        for _ in 0..20 {
+            let mut client = relay.connect();
+            client.send(post("", "{}"));
+            assert_eq!((client.head().len() > 0, client.take(2)), (true, b"ha".to_vec()));
+            drop(client);
+            // Before the reset comes close_notify, so TLS knows that this is no attack.
+            let want = if tls { "orderly" } else { "connection reset" };
+            assert_eq!(told.recv_timeout(DEADLINE).unwrap(), want);
+        }
+        assert_eq!(waiting(&upstream), 0, "tls: {tls}");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_while_its_connection_is_being_made_leaves_no_port_in_time_wait() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let upstream = Upstream::on(listener, None, |peer| drop(end(peer)));
+    let relay = Relay::to(&format!("https://localhost:{port}/")).start();
+    for n in 1..=10 {
+        let mut client = relay.connect();
+        client.send(post("", "{}"));
+        super::support::wait_for(|| upstream.connections() >= n);
+        drop(client);
+    }
+    // Each was in the middle of a handshake that its upstream did not take part in.
+    assert_eq!(relay.connect().send("GET / HTTP/1.1\r\n\r\n").response().status, 400);
+    super::support::wait_for(|| waiting(&upstream) == 0);
+}
+
+#[test]
+fn a_timeout_of_the_upstream_leaves_no_port_in_time_wait() {
+    let (upstream, told) = telling(true, "");
+    let relay = Relay::to(&upstream.url()).args(["--upstream-timeout", "1"]).start();
+    let response = relay.connect().send(post("", "{}")).response();
+    assert_eq!(response.code(), "upstream_timeout");
+    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "orderly");
+    assert_eq!(waiting(&upstream), 0);
+}
+
+#[test]
+fn close_notify_is_sent_when_the_relay_ends() {
+    // One connection is idle, one has an exchange on it, one is unowned.
+    for signals in [&[libc::SIGTERM][..], &[libc::SIGTERM, libc::SIGINT]] {
+        let (upstream, told) = telling(true, BEGUN);
+        let mut relay = Relay::to(&upstream.url()).start();
+        let mut client = relay.connect();
+        client.send(post("", "{}"));
+        client.head();
+        let _other = relay.connect();
+        super::support::wait_for(|| upstream.connections() == 2);
+        for signal in signals {
+            relay.signal(*signal);
+        }
+        relay.wait();
+        for _ in 0..2 {
+            assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "orderly", "{signals:?}");
+        }
+    }
+    let (upstream, told) = telling(true, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nha");
+    let mut relay = Relay::to(&upstream.url()).start();
+    assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+    relay.signal(libc::SIGTERM);
+    relay.wait();
+    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "orderly");
+}
+
+#[test]
+fn close_notify_answers_the_upstreams() {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let upstream = Upstream::tls(move |peer| {
+        peer.request();
+        peer.write(ok("fine"));
+        peer.close();
+        let end = end(peer);
+        let _ = tell.lock().unwrap().send(end);
+    });
+    let relay = Relay::to(&upstream.url()).start();
+    assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "orderly");
+}
