@@ -6,8 +6,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
+use super::socket::EVENTS;
 use crate::http1::response::UpstreamFault;
 
 /// How long one address is tried alone before the next is tried beside it (RFC 8305 §5).
@@ -74,8 +75,7 @@ impl Dial {
             let address = self.addresses[self.next];
             self.next += 1;
             let started = TcpStream::connect(address).and_then(|mut stream| {
-                let both = Interest::READABLE | Interest::WRITABLE;
-                registry.register(&mut stream, token, both).map(|()| stream)
+                registry.register(&mut stream, token, EVENTS).map(|()| stream)
             });
             match started {
                 Ok(stream) => {

@@ -6,6 +6,7 @@ pub mod check;
 pub mod deadlines;
 pub mod dial;
 pub mod event_loop;
+pub mod key_list;
 pub mod pool;
 pub mod relay;
 pub mod report;

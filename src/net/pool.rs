@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::key_list::KeyList;
 use super::slots::{Key, Slots};
 use super::upstream::Upstream;
 
@@ -12,7 +13,7 @@ pub const IDLE: Duration = Duration::from_secs(55);
 
 /// The keys of idle connections.
 pub struct Pool {
-    idle: Vec<Key>,
+    idle: KeyList,
     spare: Option<Key>,
     limit: usize,
 }
@@ -20,32 +21,27 @@ pub struct Pool {
 impl Pool {
     /// At most `limit` connections.
     pub fn new(limit: usize) -> Pool {
-        Pool { idle: Vec::new(), spare: None, limit }
+        Pool { idle: KeyList::default(), spare: None, limit }
     }
 
     /// There is a connection to take; those that have ended meanwhile are dropped on the way.
     pub fn is_ready(&mut self, ups: &mut Slots<Upstream>) -> bool {
         while let Some(key) = self.idle.last() {
-            match ups.get(*key) {
-                Some(up) if up.is_quiet() => return true,
-                // Something came while it was idle: the loop looks at it when its event's turn
-                // comes, or when the rest of it is there; until then it is not to be trusted.
-                Some(_) => {
-                    let key = *key;
-                    self.idle.pop();
-                    ups.remove(key);
-                }
-                None => {
-                    self.idle.pop();
-                }
+            if ups.get(key).is_some_and(|up| up.is_quiet()) {
+                return true;
             }
+            // Something came while it was idle. What that is, nobody has looked at.
+            self.idle.remove(key);
+            ups.remove(key);
         }
         false
     }
 
     /// Takes the connection that [`Pool::is_ready`] found.
     pub fn take(&mut self, ups: &mut Slots<Upstream>) -> Option<Key> {
-        self.is_ready(ups).then(|| self.idle.pop()).flatten()
+        let key = self.is_ready(ups).then(|| self.idle.last()).flatten()?;
+        self.idle.remove(key);
+        Some(key)
     }
 
     /// Puts a connection in, or drops it when there are enough; true when it was kept.
@@ -82,6 +78,6 @@ impl Pool {
     /// Forgets a connection.
     pub fn forget(&mut self, key: Key) {
         self.spare.take_if(|spare| *spare == key);
-        self.idle.retain(|idle| *idle != key);
+        self.idle.remove(key);
     }
 }

@@ -4,8 +4,12 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use mio::Interest;
 use mio::event::Event;
 use mio::net::TcpStream;
+
+/// The events that every stream is registered for. Priority events tell of TCP urgent data.
+pub const EVENTS: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 
 /// A stream that was registered once, for both directions, edge-triggered. A bit is set by an event
 /// and cleared by the call that shows it to be over.
@@ -14,6 +18,8 @@ pub struct Socket {
     readable: bool,
     writable: bool,
     read_closed: bool,
+    /// TCP urgent data has come, at whose mark a read stops short.
+    has_urgent: bool,
 }
 
 /// What a read brought.
@@ -32,7 +38,7 @@ pub enum Got {
 impl Socket {
     /// Takes a stream over, whose readiness is what the bits say.
     pub fn new(stream: TcpStream, readable: bool, writable: bool) -> Socket {
-        Socket { stream, readable, writable, read_closed: false }
+        Socket { stream, readable, writable, read_closed: false, has_urgent: false }
     }
 
     /// The peer has sent all that it will, as an event has said already.
@@ -42,7 +48,11 @@ impl Socket {
 
     /// Notes what an event says.
     pub fn note(&mut self, event: &Event) {
-        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.has_urgent |= event.is_priority();
+        self.readable |= event.is_readable()
+            || event.is_read_closed()
+            || event.is_priority()
+            || event.is_error();
         self.writable |= event.is_writable() || event.is_error();
         self.read_closed |= event.is_read_closed() || event.is_error();
     }
@@ -69,8 +79,8 @@ impl Socket {
                 Ok(0) => return Got::End,
                 Ok(n) => {
                     // A short read has emptied the socket: the next byte makes an event. But the
-                    // end, once announced, makes none.
-                    self.readable = n == buffer.len() || self.read_closed;
+                    // end, once announced, makes none, nor do the bytes behind an urgent mark.
+                    self.readable = n == buffer.len() || self.read_closed || self.has_urgent;
                     return Got::Bytes(n);
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => self.readable = false,

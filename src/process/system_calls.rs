@@ -106,10 +106,12 @@ const LOOP_SOCKETS: &[Limited] = &[
         forms: &[
             &[(1, ALL, SOCKET), (2, ALL, libc::SO_LINGER as u32)],
             &[(1, ALL, SOCKET), (2, ALL, libc::SO_KEEPALIVE as u32)],
+            &[(1, ALL, SOCKET), (2, ALL, libc::SO_OOBINLINE as u32)],
             &[(1, ALL, TCP), (2, ALL, libc::TCP_NODELAY as u32)],
             &[(1, ALL, TCP), (2, ALL, libc::TCP_KEEPIDLE as u32)],
             &[(1, ALL, TCP), (2, ALL, libc::TCP_KEEPINTVL as u32)],
             &[(1, ALL, TCP), (2, ALL, libc::TCP_KEEPCNT as u32)],
+            &[(1, ALL, TCP), (2, ALL, libc::TCP_USER_TIMEOUT as u32)],
         ],
     },
     Limited {

@@ -184,6 +184,81 @@ fn an_upstream_that_does_not_answer_in_time_is_504() {
 }
 
 #[test]
+fn a_client_that_pauses_its_upload_does_not_use_up_the_upstreams_time() {
+    for framing in ["Content-Length: 10", "Transfer-Encoding: chunked"] {
+        let upstream = Upstream::tls(|peer| {
+            while peer.request().is_some() {
+                peer.write(ok("fine"));
+            }
+        });
+        let relay = demanding(&upstream);
+        let mut client = relay.connect();
+        let head = format!("POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n");
+        let [first, second] = match framing {
+            "Content-Length: 10" => ["hello", "world"],
+            _ => ["5\r\nhello\r\n", "5\r\nworld\r\n0\r\n\r\n"],
+        };
+        client.send(head).send(first);
+        assert!(quiet(&client.stream, SECOND * 5 / 2), "the client is waited for");
+        client.send(second);
+        assert_eq!(client.response().status, 200);
+        assert_eq!(upstream.requests()[0].body, b"helloworld");
+    }
+}
+
+#[test]
+fn an_upstream_that_does_not_take_an_upload_is_504() {
+    let (tell, told) = channel::<()>();
+    let told = Mutex::new(told);
+    let upstream = Upstream::tls(move |peer| {
+        peer.head();
+        let _ = told.lock().unwrap().recv_timeout(DEADLINE);
+    });
+    let relay = demanding(&upstream);
+    let mut client = relay.connect();
+    let mut stream = client.stream.try_clone().unwrap();
+    // More than the sockets between the two hold, and not all of it.
+    let head = format!(
+        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+        1 << 30
+    );
+    let sender = thread::spawn(move || {
+        let _ = stream.write_all(head.as_bytes());
+        while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+    });
+    let response = client.response();
+    assert_eq!((response.status, response.code()), (504, "upstream_timeout"));
+    drop(tell);
+    drop(client);
+    sender.join().unwrap();
+}
+
+#[test]
+fn an_upstream_that_takes_an_upload_slowly_is_waited_for() {
+    let (tell, told) = channel::<()>();
+    let told = Mutex::new(told);
+    const SIZE: usize = 24 << 20;
+    let upstream = Upstream::plain(move |peer| {
+        peer.head();
+        // Slow all the way, and longer than the time it has.
+        for _ in 0..6 {
+            let _ = told.lock().unwrap().recv_timeout(SECOND / 2);
+            peer.take(SIZE / 6);
+        }
+        peer.write(ok("fine"));
+        peer.closed();
+    });
+    let relay = demanding(&upstream);
+    let mut client = relay.connect();
+    let mut stream = client.stream.try_clone().unwrap();
+    let body = "x".repeat(SIZE);
+    let sender = thread::spawn(move || stream.write_all(post("", &body).as_bytes()));
+    assert_eq!(client.response().status, 200);
+    sender.join().unwrap().unwrap();
+    drop(tell);
+}
+
+#[test]
 fn interim_answers_do_not_extend_the_upstreams_time() {
     let upstream = Upstream::tls(|peer| {
         peer.request();

@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mio::Interest;
 use mio::net::TcpStream;
 
 use super::EventLoop;
@@ -12,7 +11,7 @@ use crate::http1::exchange::Exchange;
 use crate::http1::refusal::Reject;
 use crate::net::relay::Relay;
 use crate::net::slots::Side;
-use crate::net::socket::Socket;
+use crate::net::socket::{EVENTS, Socket};
 
 /// Connections accepted in one turn of the loop.
 const ACCEPTS: usize = 64;
@@ -66,8 +65,7 @@ impl EventLoop {
         }
         let (poll, policy) = (&self.poll, self.policy);
         let key = self.downs.insert(|key| {
-            let both = Interest::READABLE | Interest::WRITABLE;
-            poll.registry().register(&mut stream, key.token(Side::Downstream), both).ok()?;
+            poll.registry().register(&mut stream, key.token(Side::Downstream), EVENTS).ok()?;
             Some(Relay::new(Socket::new(stream, false, true), key, policy, counted, now))
         });
         let Some(key) = key else {

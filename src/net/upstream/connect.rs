@@ -63,7 +63,7 @@ impl Upstream {
             };
             // The event that told of the connection may have told of bytes too, and of their end.
             let socket = Socket::new(stream, dial.readable, true).read_closed(dial.read_closed);
-            let _ = sys::set_stream_options(socket.fd());
+            let _ = sys::set_upstream_options(socket.fd());
             self.state = match &origin.proxy {
                 Some(_) => State::Tunneling(Tunnel::new(socket)),
                 None => connected(socket, origin.connector.as_ref())?,
