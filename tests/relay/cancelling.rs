@@ -128,7 +128,8 @@ fn a_cancelled_exchange_leaves_no_port_in_time_wait() {
         for _ in 0..20 {
             let mut client = relay.connect();
             client.send(post("", "{}"));
-            assert_eq!((client.head().len() > 0, client.take(2)), (true, b"ha".to_vec()));
+            client.head();
+            assert_eq!(client.take(2), b"ha");
             drop(client);
             // Before the reset comes close_notify, so TLS knows that this is no attack.
             let want = if tls { "orderly" } else { "connection reset" };
