@@ -54,6 +54,7 @@
 //! | the key's whole life | [`process::credential`] |
 //! | the egress proxy and its credentials | [`http1::proxy`], [`process::egress`], [`net::tunnel`] |
 //! | every `unsafe` block | [`process::sys`] |
+//! | who gets a place, and who a turn | [`net::admission`], [`net::turns`] |
 //! | who waits for whom, and how long | [`net::relay`] |
 //! | `--detach`, `--check` | [`process::detach`], [`net::check`] |
 //! | name resolution, racing addresses, TLS | [`net::resolver`], [`net::upstream`], [`net::tls`] |

@@ -192,7 +192,6 @@ impl Reject {
                 | Reject::HostNotAllowed
                 | Reject::OriginNotAllowed
                 | Reject::CrossSite
-                | Reject::UserNotAllowed
                 | Reject::ClientToken
                 | Reject::RequestLimit
                 | Reject::WebSocket

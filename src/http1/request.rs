@@ -44,8 +44,6 @@ pub type TokenCheck<'a> = dyn Fn(&[u8]) -> bool + 'a;
 pub struct Access<'a> {
     /// A connection stands that takes the head now.
     pub upstream_ready: bool,
-    /// The local user of this connection may not use the relay.
-    pub user_refused: bool,
     /// No further request is forwarded.
     pub exhausted: bool,
     /// Compares a client token with the one that is asked for, if one is.
@@ -110,12 +108,17 @@ pub fn judge(
     let expectation = expectation.filter(|_| !head.http10);
     let verdict = match (guard, Route::of(head.method, head.target)) {
         (Some(reject), _) => Err(reject),
-        (None, _) if access.user_refused => Err(Reject::UserNotAllowed),
         (None, Route::Responses) if !has_token(authorization, access) => Err(Reject::ClientToken),
         (None, Route::Responses) if expectation == Some(false) => Err(Reject::ExpectationFailed),
         (None, Route::Responses) if access.exhausted => Err(Reject::RequestLimit),
         (None, Route::Responses) => Ok(Route::Responses),
-        (None, Route::Shutdown) if policy.http_shutdown => Ok(Route::Shutdown),
+        (None, Route::Shutdown) if policy.http_shutdown => {
+            if has_token(authorization, access) {
+                Ok(Route::Shutdown)
+            } else {
+                Err(Reject::ClientToken)
+            }
+        }
         (None, Route::ResponsesSocket) if websocket && connection.upgrade => Err(Reject::WebSocket),
         (None, _) => Err(Reject::RouteNotAllowed),
     };
@@ -305,15 +308,15 @@ mod tests {
             "GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n",
             "POST /v1/responses HTTP/1.1\r\nHost: a.b\r\n\r\n",
         );
-        let user = Access { user_refused: true, ..Access::default() };
-        assert_eq!(ask(&post(""), user), Err(Reject::UserNotAllowed));
-        assert_eq!(ask(shutdown, user), Err(Reject::UserNotAllowed));
-        assert_eq!(ask(foreign, user), Err(Reject::HostNotAllowed));
         let exhausted = Access { exhausted: true, ..Access::default() };
         assert_eq!(ask(&post(""), exhausted), Err(Reject::RequestLimit));
         assert_eq!(ask(shutdown, exhausted), Ok(Route::Shutdown));
         let token = Access { token: Some(&|token| token == b"t"), ..Access::default() };
-        assert_eq!(ask(shutdown, token), Ok(Route::Shutdown));
+        assert_eq!(ask(shutdown, token), Err(Reject::ClientToken));
+        assert_eq!(ask(foreign, token), Err(Reject::HostNotAllowed));
+        let with_token =
+            "GET /shutdown HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\n\r\n";
+        assert_eq!(ask(with_token, token), Ok(Route::Shutdown));
         for (fields, fine) in [
             ("Authorization: Bearer t\r\n", true),
             ("authorization: bearer t\r\n", true),

@@ -3,7 +3,6 @@
 mod accept;
 mod idle;
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,6 +14,7 @@ use mio::net::TcpListener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::admission::{OVERLOADED_LINGERING, Places, REFUSED_LINGERING, Refusals};
 use super::buffer::Scratch;
 use super::deadlines::Deadlines;
 use super::pool::Pool;
@@ -23,6 +23,7 @@ use super::report::AccessLog;
 use super::resolver::Resolver;
 use super::slots::{Key, Side, Slots};
 use super::tls::Connector;
+use super::turns::Turns;
 use super::upstream::{Origin, Space};
 use crate::http1::pieces::Pieces;
 use crate::http1::request::Policy;
@@ -39,8 +40,6 @@ const LISTENER: Token = Token(usize::MAX - 1);
 const SIGNALS: Token = Token(usize::MAX - 2);
 const RESOLVER: Token = Token(usize::MAX - 3);
 
-/// Connections beyond the limit that are told so, and heard out, at the same time.
-const TURNED_AWAY: usize = 32;
 /// How long exchanges under way may take once the relay is to end.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -89,14 +88,14 @@ pub struct EventLoop {
     sandbox: Sandbox,
     signals: SignalFd,
     policy: Policy,
-    max_connections: usize,
-    counted: usize,
+    places: Places,
+    refusals: Refusals,
     downs: Slots<Relay>,
     shared: Shared,
     /// Connections that want a turn.
-    ready: Vec<Key>,
-    /// Connections that move much, or have used up their share, and want another turn.
-    again: VecDeque<Key>,
+    turns: Turns<Key>,
+    /// Those that get one in this pass; kept for its memory.
+    pass: Vec<Key>,
     /// Upstream connections that work for nobody, on which something has come.
     stirred: Vec<Key>,
     accept_again: bool,
@@ -126,6 +125,8 @@ impl EventLoop {
         )?;
         let waker = Arc::new(Waker::new(poll.registry(), RESOLVER)?);
         let resolver = Resolver::new(&setup.host, setup.port, waker, setup.sandbox)?;
+        let users = setup.peers.as_ref().map_or(1, Peers::count);
+        let lingering = REFUSED_LINGERING + OVERLOADED_LINGERING;
         let log = if setup.access_log { Some(AccessLog::start(setup.sandbox)?) } else { None };
         let (origin, registry) = (
             Origin { connector: setup.connector, resolver, proxy: setup.proxy },
@@ -134,7 +135,7 @@ impl EventLoop {
         let shared = Shared {
             origin,
             credential: setup.credential,
-            ups: Slots::new(2 * setup.max_connections + TURNED_AWAY),
+            ups: Slots::new(2 * setup.max_connections + lingering),
             pool: Pool::new(setup.max_connections),
             deadlines: Deadlines::default(),
             registry,
@@ -162,12 +163,12 @@ impl EventLoop {
             sandbox: setup.sandbox,
             signals,
             policy: setup.policy,
-            max_connections: setup.max_connections,
-            counted: 0,
-            downs: Slots::new(setup.max_connections + TURNED_AWAY),
+            places: Places::new(setup.max_connections, users),
+            refusals: Refusals::default(),
+            downs: Slots::new(setup.max_connections + lingering),
             shared,
-            ready: Vec::new(),
-            again: VecDeque::new(),
+            turns: Turns::new(users),
+            pass: Vec::new(),
             stirred: Vec::new(),
             accept_again: false,
             accept_at: None,
@@ -203,6 +204,7 @@ impl EventLoop {
             self.accept(now);
             self.give_turns(now);
             self.expire(now);
+            self.log_refusals(now);
             if self.shared.shutdown {
                 self.drain(now);
             }
@@ -222,10 +224,11 @@ impl EventLoop {
 
     /// How long poll may wait, by the clock of the last turn.
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        if !self.again.is_empty() || self.accept_again {
+        if !self.turns.is_empty() || self.accept_again {
             return Some(Duration::ZERO);
         }
-        let next = [self.shared.deadlines.next(), self.accept_at, self.drain_by];
+        let refusals = self.refusals.due();
+        let next = [self.shared.deadlines.next(), self.accept_at, self.drain_by, refusals];
         let next = next.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now))
     }
@@ -272,9 +275,9 @@ impl EventLoop {
             && !std::mem::replace(&mut relay.listed, true)
         {
             if relay.heavy {
-                self.again.push_back(key);
+                self.turns.push_bulk(relay.user, key);
             } else {
-                self.ready.push(key);
+                self.turns.push_ready(relay.user, key);
             }
         }
     }
@@ -297,18 +300,17 @@ impl EventLoop {
         }
     }
 
-    /// One turn for each connection on which something has come, then for one of those that move
-    /// much: what comes meanwhile waits for that one at most.
+    /// Gives the turns of one pass.
     fn give_turns(&mut self, now: Instant) {
-        let mut ready = std::mem::take(&mut self.ready);
-        ready.extend(self.again.pop_front());
-        for key in ready.drain(..) {
+        let mut pass = std::mem::take(&mut self.pass);
+        self.turns.next_pass(&mut pass);
+        for key in pass.drain(..) {
             self.with(key, |relay, shared| {
                 relay.listed = false;
                 relay.turn(shared, now)
             });
         }
-        self.ready = ready;
+        self.pass = pass;
     }
 
     /// Lets a connection act, and sees to what becomes of it.
@@ -318,12 +320,12 @@ impl EventLoop {
         };
         match act(&mut relay, &mut self.shared) {
             Turn::Close => {
-                self.counted -= usize::from(relay.counted);
+                self.places.leave(relay.admission, relay.user);
                 self.downs.remove(key);
                 return;
             }
             Turn::Again if std::mem::replace(&mut relay.listed, true) => {}
-            Turn::Again => self.again.push_back(key),
+            Turn::Again => self.turns.push_bulk(relay.user, key),
             Turn::Wait => {}
         }
         self.downs.put_back(key, relay);
@@ -376,6 +378,7 @@ impl EventLoop {
 
     /// Ends what is still there.
     fn cut_off(&mut self, now: Instant) {
+        self.log_refusals_now();
         for key in self.downs.keys() {
             self.with(key, |relay, shared| {
                 relay.cut_off(shared, now);

@@ -1,5 +1,6 @@
 //! Sockets and time: the single-threaded event loop.
 
+pub mod admission;
 pub mod buffer;
 pub mod certificate;
 pub mod check;
@@ -16,4 +17,5 @@ pub mod slots;
 pub mod socket;
 pub mod tls;
 pub mod tunnel;
+pub mod turns;
 pub mod upstream;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use mio::Registry;
 
+use super::admission::{Admission, IdleConnection, User};
 use super::buffer::{Backlog, Scratch};
 use super::deadlines::Deadlines;
 use super::pool::Pool;
@@ -105,14 +106,16 @@ pub struct Relay {
     exchange: Exchange,
     upstream: Option<Key>,
     lingering: bool,
-    /// It counts against the limit of connections.
-    pub counted: bool,
+    /// What it was admitted as.
+    pub admission: Admission,
+    /// Whose it is.
+    pub user: User,
+    /// Since when it has had no request; its first one counts from accept.
+    idle_since: Instant,
     /// It is on a list of those that get a turn.
     pub listed: bool,
     /// It moves much: its turns come one by one with those of its like, whatever calls for them.
     pub heavy: bool,
-    /// It belongs to a local user who may not use the relay.
-    pub user_refused: bool,
     /// Requests that came before on this connection.
     served: bool,
     /// The last time that the client did what it is waited for.
@@ -144,7 +147,13 @@ struct Over;
 
 impl Relay {
     /// A connection that has just been accepted.
-    pub fn new(socket: Socket, key: Key, policy: Policy, counted: bool, now: Instant) -> Relay {
+    pub fn new(
+        socket: Socket,
+        key: Key,
+        policy: Policy,
+        (admission, user): (Admission, User),
+        now: Instant,
+    ) -> Relay {
         Relay {
             socket,
             key,
@@ -155,10 +164,11 @@ impl Relay {
             exchange: Exchange::new(policy),
             upstream: None,
             lingering: false,
-            counted,
+            admission,
+            user,
+            idle_since: now,
             listed: false,
             heavy: false,
-            user_refused: false,
             served: false,
             stall: now,
             heard: now,
@@ -187,10 +197,38 @@ impl Relay {
         self.exchange.close();
     }
 
-    /// Tells the client that there is no place for it.
-    pub fn turn_away(&mut self, shared: &mut Shared, now: Instant) -> Turn {
-        self.refuse(Reject::TooManyConnections, shared);
+    /// Tells the client that it is not served, and hears it out.
+    pub fn turn_away(&mut self, reject: Reject, shared: &mut Shared, now: Instant) -> Turn {
+        self.refuse(reject, shared);
         self.turn(shared, now)
+    }
+
+    /// The connection as one that can be closed for another's sake: no request is under way, none
+    /// has come that was not read yet, and no response waits for the client.
+    pub fn as_idle(&self) -> Option<IdleConnection<Key>> {
+        let since = if self.lingering {
+            self.stall
+        } else if self.socket.is_readable() || !self.output.is_empty() {
+            return None;
+        } else if self.exchange.is_idle() {
+            self.idle_since
+        } else if self.exchange.is_complete() {
+            // What is left of a request that has its response does not keep the place.
+            self.times.begun
+        } else {
+            return None;
+        };
+        Some(IdleConnection { key: self.key, user: self.user, since })
+    }
+
+    /// Gives the place up for another connection. A client in the middle of a head is told.
+    pub fn evict(&mut self, shared: &mut Shared, now: Instant) -> Turn {
+        if self.exchange.is_idle() && !self.input.is_empty() {
+            self.refuse(Reject::Timeout, shared);
+            self.log("complete", shared, now);
+        }
+        self.release(shared);
+        Turn::Close
     }
 
     /// Gives up the upstream connection and cancels whatever is under way on it.
@@ -275,6 +313,7 @@ impl Relay {
         self.head = Backlog::default();
         self.continue_by = None;
         self.served = true;
+        self.idle_since = now;
         self.hungry = false;
         self.stall = now;
         self.times = Times::new(now);
@@ -317,6 +356,10 @@ impl Relay {
         let Some(log) = &mut shared.log else {
             return;
         };
+        if self.admission == Admission::UserRefused {
+            // Counted, and logged together with others.
+            return;
+        }
         let exchange = &self.exchange;
         log.exchange(&Line {
             route: match exchange.route {

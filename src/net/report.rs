@@ -112,9 +112,23 @@ impl AccessLog {
 
     /// Adds a line, or counts it as lost when too many wait.
     pub fn exchange(&mut self, line: &Line) {
+        self.add(|out| format(line, SystemTime::now(), out));
+    }
+
+    /// Adds a line about connections of a user who may not use the relay.
+    pub fn refused(&mut self, uid: Option<u32>, count: u64) {
+        self.add(|out| {
+            time(SystemTime::now(), out)?;
+            write!(out, ",\"event\":\"user_refused\"")?;
+            optional(out, "uid", uid)?;
+            write!(out, ",\"count\":{count}")
+        });
+    }
+
+    fn add(&mut self, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) {
         let mut lines = self.queue.lock();
         let before = lines.waiting.len();
-        let _ = format(line, SystemTime::now(), &mut lines.waiting);
+        let _ = write(&mut lines.waiting);
         if lines.waiting.len() > WAITING {
             lines.waiting.truncate(before);
             lines.lost += 1;
@@ -169,20 +183,25 @@ fn write_lines(queue: &Queue) {
     }
 }
 
-/// The line without its closing brace.
-fn format(line: &Line, now: SystemTime, out: &mut Vec<u8>) -> io::Result<()> {
+/// The beginning of a line.
+fn time(now: SystemTime, out: &mut Vec<u8>) -> io::Result<()> {
     let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (year, month, day) = civil(since_epoch.as_secs() / 86_400);
     let seconds = since_epoch.as_secs() % 86_400;
     write!(
         out,
-        "{{\"time\":\"{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z\",\"route\":\"{}\"",
+        "{{\"time\":\"{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z\"",
         seconds / 3600,
         seconds / 60 % 60,
         seconds % 60,
         since_epoch.subsec_millis(),
-        line.route,
-    )?;
+    )
+}
+
+/// The line without its closing brace.
+fn format(line: &Line, now: SystemTime, out: &mut Vec<u8>) -> io::Result<()> {
+    time(now, out)?;
+    write!(out, ",\"route\":\"{}\"", line.route)?;
     optional(out, "status", line.status)?;
     write!(out, ",\"bytes_in\":{},\"bytes_out\":{}", line.bytes_in, line.bytes_out)?;
     optional(out, "connect_ms", line.connect.map(|d| d.as_millis()))?;

@@ -122,6 +122,11 @@ impl<T> Slots<T> {
         used.map(|(i, slot)| Key { index: i as u32, generation: slot.generation }).collect()
     }
 
+    /// All values.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|slot| slot.value.as_deref())
+    }
+
     /// The value in this place, whichever it is now.
     pub fn at(&self, index: u32) -> Option<Key> {
         let slot = self.slots.get(index as usize)?;

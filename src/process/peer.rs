@@ -22,6 +22,15 @@ pub struct Peers {
     asked: u32,
 }
 
+/// Whose a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// A user who may connect, by the position in the list.
+    Allowed(usize),
+    /// Another user, by id; `None` when the connection has none any more.
+    Refused(Option<u32>),
+}
+
 enum Source {
     Netlink(OwnedFd),
     /// `/proc/net/tcp` and `tcp6`, which lists IPv6 sockets that talk to IPv4 addresses.
@@ -35,7 +44,14 @@ impl Peers {
             Ok(fd) if finds_a_listener(&fd).is_ok() => Source::Netlink(fd),
             _ => tables()?,
         };
-        Ok(Peers { allowed, source, asked: 0 })
+        // Each user once: the position tells users apart.
+        let mut users = Vec::new();
+        for uid in allowed {
+            if !users.contains(&uid) {
+                users.push(uid);
+            }
+        }
+        Ok(Peers { allowed: users, source, asked: 0 })
     }
 
     /// The kernel is read through `/proc/net/tcp`.
@@ -43,10 +59,20 @@ impl Peers {
         matches!(self.source, Source::Tables(_))
     }
 
-    /// The connection from `peer` to `local` is held open by a user who may connect.
-    pub fn allows(&mut self, peer: SocketAddrV4, local: SocketAddrV4) -> bool {
-        let user = self.user(peer, local);
-        matches!(user, Ok(Some(user)) if self.allowed.contains(&user))
+    /// How many users may connect.
+    pub fn count(&self) -> usize {
+        self.allowed.len()
+    }
+
+    /// Whose the connection from `peer` to `local` is: whoever holds the other end open.
+    pub fn identify(&mut self, peer: SocketAddrV4, local: SocketAddrV4) -> Identity {
+        let user = self.user(peer, local).ok().flatten();
+        let position =
+            user.and_then(|user| self.allowed.iter().position(|allowed| *allowed == user));
+        match position {
+            Some(position) => Identity::Allowed(position),
+            None => Identity::Refused(user),
+        }
     }
 
     fn user(&mut self, peer: SocketAddrV4, local: SocketAddrV4) -> io::Result<Option<u32>> {
@@ -218,13 +244,13 @@ mod tests {
                 let (_server, peer) = listener.accept().unwrap();
                 let (peer, local) = (v4(peer), v4(local));
                 assert_eq!(peers.user(peer, local).unwrap(), Some(me));
-                assert!(peers.allows(peer, local));
+                assert_eq!(peers.identify(peer, local), Identity::Allowed(0));
                 peers.allowed = vec![me.wrapping_add(1)];
-                assert!(!peers.allows(peer, local));
+                assert_eq!(peers.identify(peer, local), Identity::Refused(Some(me)));
                 peers.allowed = vec![me, 0];
                 drop(client);
                 assert_eq!(peers.user(peer, local).unwrap(), None, "gone: nobody's, not root's");
-                assert!(!peers.allows(peer, local));
+                assert_eq!(peers.identify(peer, local), Identity::Refused(None));
             }
         }
     }

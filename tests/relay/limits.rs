@@ -1,13 +1,13 @@
 //! Every bound at n and at n + 1, and what a crowd of clients can do.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use codex_responses_api_proxy::http1::limits;
 
-use super::support::{Client, End, Peer, Relay, Upstream, ok, post};
+use super::support::{Client, End, Peer, Relay, Upstream, ok, post, quiet};
 
 /// A POST whose head has exactly so many bytes.
 fn head_of(len: usize) -> String {
@@ -158,11 +158,29 @@ fn held(relay: &Relay) -> Client {
     client
 }
 
+/// The same, but its request is under way, so that the place is not given to another: the last byte
+/// of the body is missing.
+fn busy(relay: &Relay) -> Client {
+    let mut client = relay.connect();
+    let request = post("", "{}");
+    client.send(&request[..request.len() - 1]);
+    client
+}
+
+/// A plain upstream that accepts no connection; its kernel does.
+fn silent_upstream() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // SAFETY: no memory is involved; more may wait than std asks for.
+    unsafe { libc::listen(listener.as_raw_fd(), 4096) };
+    let url = format!("http://localhost:{}/", listener.local_addr().unwrap().port());
+    (listener, url)
+}
+
 #[test]
 fn one_connection_more_than_allowed_is_told_503_and_the_listener_goes_on() {
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::to(&upstream.url()).args(["--max-connections", "3"]).start();
-    let mut crowd: Vec<Client> = (0..3).map(|_| held(&relay)).collect();
+    let mut crowd: Vec<Client> = (0..3).map(|_| busy(&relay)).collect();
     for round in 0..50 {
         let mut one_more = relay.connect();
         let answer = one_more.try_send(post("", "{}")).response();
@@ -173,30 +191,33 @@ fn one_connection_more_than_allowed_is_told_503_and_the_listener_goes_on() {
     }
     // Those who are in are served, and a place that is given up is there for the next.
     let mut first = crowd.remove(0);
-    assert_eq!(first.send("Host: localhost\r\n\r\n").response().status, 403);
+    assert_eq!(first.send("}").response().status, 200);
     first.finish().expect_end(End::Fin);
     assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
 }
 
 #[test]
 fn without_a_flag_1024_connections_are_taken_and_no_more() {
-    let relay = Relay::bare().start();
+    let (_listener, url) = silent_upstream();
+    let relay = Relay::to(&url).start();
     if relay.output_line("protections: ").contains("--max-connections lowered") {
         eprintln!("skipped: too few descriptors");
         return;
     }
-    let mut crowd: Vec<Client> = (0..limits::CONNECTIONS).map(|_| held(&relay)).collect();
-    let last = crowd.last_mut().unwrap();
-    assert_eq!(last.send("Host: localhost\r\n\r\n").response().status, 403);
+    let crowd: Vec<Client> = (0..limits::CONNECTIONS).map(|_| busy(&relay)).collect();
+    for client in &crowd {
+        assert!(quiet(&client.stream, Duration::ZERO));
+    }
     assert_eq!(relay.connect().response().code(), "too_many_connections");
 }
 
 #[test]
 fn too_few_descriptors_lower_the_cap_and_the_start_line_says_so() {
-    let relay = Relay::bare().open_files(74).start();
+    let (_listener, url) = silent_upstream();
+    let relay = Relay::bare().args(["--upstream-url", &url]).open_files(74).start();
     let line = relay.output_line("protections: ");
     assert!(line.contains("--max-connections lowered to 5 by the limit on open files"), "{line}");
-    let crowd: Vec<Client> = (0..5).map(|_| held(&relay)).collect();
+    let crowd: Vec<Client> = (0..5).map(|_| busy(&relay)).collect();
     assert_eq!(relay.connect().response().code(), "too_many_connections");
     drop(crowd);
 
@@ -335,8 +356,9 @@ fn the_record_that_carries_the_key_is_bounded() {
 
 #[test]
 fn a_peer_that_stays_is_read_to_its_end_after_503() {
-    let relay = Relay::to("https://localhost/").args(["--max-connections", "1"]).start();
-    let _one = held(&relay);
+    let (_listener, url) = silent_upstream();
+    let relay = Relay::to(&url).args(["--max-connections", "1"]).start();
+    let _one = busy(&relay);
     let mut turned_away = relay.connect();
     turned_away.try_send("x".repeat(1 << 20));
     assert_eq!(turned_away.response().status, 503);

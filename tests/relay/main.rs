@@ -17,6 +17,7 @@ mod limits;
 mod log;
 mod memory;
 mod packets;
+mod places;
 mod preconnect;
 mod proxy;
 mod routing;

@@ -9,9 +9,11 @@ use mio::net::TcpStream;
 use super::EventLoop;
 use crate::http1::exchange::Exchange;
 use crate::http1::refusal::Reject;
+use crate::net::admission::{Admission, User};
 use crate::net::relay::Relay;
 use crate::net::slots::Side;
 use crate::net::socket::{EVENTS, Socket};
+use crate::process::peer::Identity;
 
 /// Connections accepted in one turn of the loop.
 const ACCEPTS: usize = 64;
@@ -54,40 +56,85 @@ impl EventLoop {
     }
 
     fn admit(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Instant) {
-        let counted = self.counted < self.max_connections;
-        if self.downs.is_full() {
-            // No place even to hear it out.
+        let (admission, user) = self.admission(peer, now);
+        let reject = match admission {
+            Admission::Serve => None,
+            Admission::UserRefused => Some(Reject::UserNotAllowed),
+            Admission::Overloaded => Some(Reject::TooManyConnections),
+        };
+        if let Some(reject) = reject.filter(|_| !self.places.can_linger(admission)) {
+            // Said and closed at once, whether or not it arrives.
             let pieces = &mut self.shared.pieces;
             pieces.clear();
-            Exchange::new(self.policy).refuse(Reject::TooManyConnections, pieces);
+            Exchange::new(self.policy).refuse(reject, pieces);
             pieces.slices(&[]).for_each(|bytes| drop(stream.write(bytes)));
             return;
         }
         let (poll, policy) = (&self.poll, self.policy);
         let key = self.downs.insert(|key| {
             poll.registry().register(&mut stream, key.token(Side::Downstream), EVENTS).ok()?;
-            Some(Relay::new(Socket::new(stream, false, true), key, policy, counted, now))
+            let socket = Socket::new(stream, false, true);
+            Some(Relay::new(socket, key, policy, (admission, user), now))
         });
         let Some(key) = key else {
             return;
         };
-        self.counted += usize::from(counted);
-        // Once for each connection, before anything is done for it.
-        let user_refused = !self.is_allowed(peer);
-        if counted && !user_refused {
+        self.places.enter(admission, user);
+        if admission == Admission::Serve {
             self.prepare(now);
         }
-        self.with(key, |relay, shared| {
-            relay.user_refused = user_refused;
-            if counted { relay.turn(shared, now) } else { relay.turn_away(shared, now) }
+        self.with(key, |relay, shared| match reject {
+            None => relay.turn(shared, now),
+            Some(reject) => relay.turn_away(reject, shared, now),
         });
     }
 
-    fn is_allowed(&mut self, peer: SocketAddr) -> bool {
+    /// Decides what a connection is admitted as, once, before anything is done for it. A full table
+    /// makes room by closing an idle connection.
+    fn admission(&mut self, peer: SocketAddr, now: Instant) -> (Admission, User) {
+        let user = match self.identify(peer) {
+            Identity::Allowed(position) => User(position),
+            Identity::Refused(uid) => {
+                self.refusals.note(uid, now);
+                return (Admission::UserRefused, User::default());
+            }
+        };
+        if !self.places.has_room(user, now) {
+            let served = self.downs.values().filter(|relay| relay.admission == Admission::Serve);
+            match self.places.evict(user, served.filter_map(Relay::as_idle), now) {
+                Some(key) => self.with(key, |relay, shared| relay.evict(shared, now)),
+                None => {
+                    self.places.note_overload(user, now);
+                    return (Admission::Overloaded, user);
+                }
+            }
+        }
+        (Admission::Serve, user)
+    }
+
+    fn identify(&mut self, peer: SocketAddr) -> Identity {
         match (&mut self.peers, peer, self.address) {
-            (None, ..) => true,
-            (Some(peers), SocketAddr::V4(peer), SocketAddr::V4(local)) => peers.allows(peer, local),
-            _ => false,
+            (None, ..) => Identity::Allowed(0),
+            (Some(peers), SocketAddr::V4(peer), SocketAddr::V4(local)) => {
+                peers.identify(peer, local)
+            }
+            _ => Identity::Refused(None),
+        }
+    }
+
+    /// Logs the connections of users who may not use the relay: together, so that these users cannot
+    /// fill the log.
+    pub(super) fn log_refusals(&mut self, now: Instant) {
+        if self.refusals.due().is_some_and(|due| now >= due) {
+            self.log_refusals_now();
+        }
+    }
+
+    pub(super) fn log_refusals_now(&mut self) {
+        for (uid, count) in self.refusals.take() {
+            if let Some(log) = &mut self.shared.log {
+                log.refused(uid, count);
+            }
         }
     }
 }

@@ -107,7 +107,6 @@ impl Relay {
             let is_token = shared.token.as_ref().map(|token| |shown: &[u8]| token.is(shown));
             let access = Access {
                 upstream_ready: ready,
-                user_refused: self.user_refused,
                 exhausted: shared.requests_left == 0,
                 token: is_token.as_ref().map(|is_token| is_token as _),
             };

@@ -1,0 +1,347 @@
+//! Who gets a place: decided once for each accepted connection, before a session exists.
+
+use std::time::{Duration, Instant};
+
+/// Connections of users who may not use the relay that are heard out at one time, so that their
+/// 403 is not lost to a reset.
+pub const REFUSED_LINGERING: usize = 8;
+/// Connections beyond the limit that are told so, and heard out, at one time.
+pub const OVERLOADED_LINGERING: usize = 32;
+/// A connection gives its place up after so long without a request under way.
+pub const IDLE_BEFORE_EVICTION: Duration = Duration::from_secs(1);
+/// A user who found no place counts as one at work for so long.
+pub const WAITING_USER: Duration = Duration::from_secs(10);
+
+/// What becomes of an accepted connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It has a place.
+    Serve,
+    /// Its local user may not use the relay.
+    UserRefused,
+    /// There is no place for it.
+    Overloaded,
+}
+
+/// A local user who may use the relay: the position among those of `--allow-uid`, or 0 where users
+/// are not told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct User(pub usize);
+
+/// A connection that has a place and no request under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdleConnection<K> {
+    /// Names it.
+    pub key: K,
+    /// Whose it is.
+    pub user: User,
+    /// Since when.
+    pub since: Instant,
+}
+
+#[derive(Clone, Default)]
+struct Share {
+    held: usize,
+    refused_at: Option<Instant>,
+}
+
+/// The places for connections, and who holds them.
+pub struct Places {
+    limit: usize,
+    held: usize,
+    shares: Vec<Share>,
+    refused: usize,
+    overloaded: usize,
+    /// Until then no connection can have been idle for long enough.
+    none_idle_before: Option<Instant>,
+}
+
+impl Places {
+    /// `limit` places for so many users.
+    pub fn new(limit: usize, users: usize) -> Places {
+        Places {
+            limit,
+            held: 0,
+            shares: vec![Share::default(); users.max(1)],
+            refused: 0,
+            overloaded: 0,
+            none_idle_before: None,
+        }
+    }
+
+    /// The user may take a place that is free.
+    pub fn has_room(&self, user: User, now: Instant) -> bool {
+        self.held < self.limit && self.is_within_share(user, now)
+    }
+
+    /// A user alone may hold every place. As soon as another one is at work, none takes more than
+    /// half of what the others leave; but an equal share is everybody's, whatever others hold.
+    fn is_within_share(&self, user: User, now: Instant) -> bool {
+        let own = self.shares[user.0].held;
+        let is_at_work = |share: &Share| {
+            let waits = |at: Instant| now.saturating_duration_since(at) < WAITING_USER;
+            share.held > 0 || share.refused_at.is_some_and(waits)
+        };
+        let others = self.shares.iter().enumerate().filter(|(index, _)| *index != user.0);
+        let others = others.filter(|(_, share)| is_at_work(share)).count();
+        if others == 0 {
+            return true;
+        }
+        let left = self.limit.saturating_sub(self.held - own);
+        own < left.div_ceil(2).max(self.limit / (others + 1)).max(1)
+    }
+
+    /// For a user for whom [`Places::has_room`] is not true: the connection that has to go. Of those
+    /// that have been idle for [`IDLE_BEFORE_EVICTION`], the greediest user's that has been idle
+    /// longest. A user who has a full share gives up a connection of their own; nobody else loses
+    /// one to a user who holds more.
+    pub fn evict<K: Copy>(
+        &mut self,
+        user: User,
+        idle: impl Iterator<Item = IdleConnection<K>>,
+        now: Instant,
+    ) -> Option<K> {
+        if self.none_idle_before.is_some_and(|until| now < until) {
+            return None;
+        }
+        let own_only = !self.is_within_share(user, now);
+        let own = self.shares[user.0].held;
+        let mut next = now + IDLE_BEFORE_EVICTION;
+        let mut best: Option<(usize, IdleConnection<K>)> = None;
+        for candidate in idle {
+            next = next.min(candidate.since + IDLE_BEFORE_EVICTION);
+            let held = self.shares[candidate.user.0].held;
+            let may_go = candidate.user == user || (!own_only && held >= own);
+            if candidate.since + IDLE_BEFORE_EVICTION > now || !may_go {
+                continue;
+            }
+            let is_better = best.is_none_or(|(most, longest)| {
+                held > most || (held == most && candidate.since < longest.since)
+            });
+            if is_better {
+                best = Some((held, candidate));
+            }
+        }
+        self.none_idle_before = (next > now).then_some(next);
+        best.map(|(_, candidate)| candidate.key)
+    }
+
+    /// A connection has come and gets this.
+    pub fn enter(&mut self, admission: Admission, user: User) {
+        *self.count(admission) += 1;
+        if admission == Admission::Serve {
+            self.shares[user.0].held += 1;
+        }
+    }
+
+    /// A connection that got this has gone.
+    pub fn leave(&mut self, admission: Admission, user: User) {
+        *self.count(admission) -= 1;
+        if admission == Admission::Serve {
+            self.shares[user.0].held -= 1;
+        }
+    }
+
+    fn count(&mut self, admission: Admission) -> &mut usize {
+        match admission {
+            Admission::Serve => &mut self.held,
+            Admission::UserRefused => &mut self.refused,
+            Admission::Overloaded => &mut self.overloaded,
+        }
+    }
+
+    /// The user found no place, and gets one as soon as others make room.
+    pub fn note_overload(&mut self, user: User, now: Instant) {
+        self.shares[user.0].refused_at = Some(now);
+    }
+
+    /// One more connection without a place can be heard out.
+    pub fn can_linger(&self, admission: Admission) -> bool {
+        match admission {
+            Admission::Serve => true,
+            Admission::UserRefused => self.refused < REFUSED_LINGERING,
+            Admission::Overloaded => self.overloaded < OVERLOADED_LINGERING,
+        }
+    }
+}
+
+/// Bounds how many users' refusals are told apart before they are logged.
+const REFUSED_USERS: usize = 8;
+/// Refusals are logged together, this long after the first.
+const REFUSALS: Duration = Duration::from_secs(1);
+
+/// Refused connections that are not in the log yet.
+#[derive(Default)]
+pub struct Refusals {
+    /// By user id; `None` where it is not known, or is one too many.
+    counts: Vec<(Option<u32>, u64)>,
+    due: Option<Instant>,
+}
+
+impl Refusals {
+    /// One more.
+    pub fn note(&mut self, uid: Option<u32>, now: Instant) {
+        self.due.get_or_insert(now + REFUSALS);
+        let known = self.counts.iter().any(|(other, _)| *other == uid);
+        let uid = uid.filter(|_| known || self.counts.len() < REFUSED_USERS);
+        match self.counts.iter_mut().find(|(other, _)| *other == uid) {
+            Some((_, count)) => *count += 1,
+            None => self.counts.push((uid, 1)),
+        }
+    }
+
+    /// When they are to be logged.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Takes them.
+    pub fn take(&mut self) -> impl Iterator<Item = (Option<u32>, u64)> + '_ {
+        self.due = None;
+        self.counts.drain(..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: User = User(0);
+    const B: User = User(1);
+    const C: User = User(2);
+
+    /// Users take places one after the other; whether each got one.
+    fn take(places: &mut Places, user: User, count: usize, now: Instant) -> usize {
+        let got = (0..count).take_while(|_| {
+            let room = places.has_room(user, now);
+            if room {
+                places.enter(Admission::Serve, user);
+            }
+            room
+        });
+        got.count()
+    }
+
+    fn idle(key: u32, user: User, since: Instant) -> IdleConnection<u32> {
+        IdleConnection { key, user, since }
+    }
+
+    #[test]
+    fn one_user_alone_has_every_place_and_none_beyond() {
+        let now = Instant::now();
+        for users in [0, 1, 3] {
+            let mut places = Places::new(7, users);
+            assert_eq!(take(&mut places, A, 9, now), 7);
+        }
+    }
+
+    #[test]
+    fn with_two_users_at_work_none_takes_more_than_half_of_what_is_left() {
+        let now = Instant::now();
+        let mut places = Places::new(100, 2);
+        places.enter(Admission::Serve, B);
+        // Of the 99 that B leaves.
+        assert_eq!(take(&mut places, A, 100, now), 50);
+        // Half of the 50 that A leaves would be 25, but 50 are B's equal share.
+        assert_eq!(take(&mut places, B, 100, now), 49);
+        assert_eq!(take(&mut places, A, 100, now), 0);
+        // B leaves the relay: all of it is A's.
+        (0..50).for_each(|_| places.leave(Admission::Serve, B));
+        assert_eq!(take(&mut places, A, 100, now), 50);
+    }
+
+    #[test]
+    fn everybody_gets_one_place_as_long_as_there_is_one() {
+        let now = Instant::now();
+        let mut places = Places::new(3, 4);
+        assert_eq!(take(&mut places, A, 1, now), 1);
+        assert_eq!(take(&mut places, B, 5, now), 1);
+        assert_eq!(take(&mut places, C, 5, now), 1);
+        assert_eq!(take(&mut places, User(3), 5, now), 0);
+    }
+
+    #[test]
+    fn a_user_who_found_no_place_is_at_work_for_a_while() {
+        let now = Instant::now();
+        let mut places = Places::new(4, 2);
+        assert_eq!(take(&mut places, A, 9, now), 4);
+        places.note_overload(B, now);
+        places.leave(Admission::Serve, A);
+        // A holds three of four and takes no more, so that B gets the free one.
+        let soon = now + WAITING_USER - Duration::from_millis(1);
+        assert!(!places.has_room(A, soon) && places.has_room(B, soon));
+        assert!(places.has_room(A, now + WAITING_USER));
+    }
+
+    #[test]
+    fn a_full_table_gives_up_what_the_greediest_user_left_idle_longest() {
+        let start = Instant::now();
+        let now = start + Duration::from_secs(60);
+        let since = |seconds| start + Duration::from_secs(seconds);
+        let mut places = Places::new(6, 3);
+        assert_eq!(take(&mut places, A, 6, now), 6);
+        places.leave(Admission::Serve, A);
+        places.leave(Admission::Serve, A);
+        places.enter(Admission::Serve, B);
+        places.enter(Admission::Serve, C);
+        let all = [idle(1, B, since(1)), idle(2, A, since(20)), idle(3, A, since(10))];
+        assert_eq!(places.evict(C, all.into_iter(), now), Some(3));
+        // Who has a full share gives up one of their own.
+        assert_eq!(places.evict(A, all.into_iter(), now), Some(3));
+        assert_eq!(places.evict(A, [idle(1, B, since(1))].into_iter(), now), None);
+        // Nobody loses one to a user who holds more; to one who holds as much, yes.
+        assert_eq!(places.evict(C, [idle(1, B, since(1))].into_iter(), now), Some(1));
+        assert_eq!(places.evict::<u32>(C, [].into_iter(), now), None);
+    }
+
+    #[test]
+    fn a_connection_is_idle_for_a_second_before_it_goes() {
+        let start = Instant::now();
+        let mut places = Places::new(1, 1);
+        places.enter(Admission::Serve, A);
+        let all = || [idle(1, A, start)].into_iter();
+        let early = start + IDLE_BEFORE_EVICTION - Duration::from_nanos(1);
+        assert_eq!(places.evict(A, all(), start), None);
+        // Nobody is looked at again before one of them can go.
+        let looked_at = std::cell::Cell::new(0);
+        let watched = || all().inspect(|_| looked_at.set(looked_at.get() + 1));
+        assert_eq!(places.evict(A, watched(), early), None);
+        assert_eq!(looked_at.get(), 0);
+        assert_eq!(places.evict(A, watched(), start + IDLE_BEFORE_EVICTION), Some(1));
+    }
+
+    #[test]
+    fn a_handful_without_a_place_is_heard_out() {
+        for (admission, most) in [
+            (Admission::UserRefused, REFUSED_LINGERING),
+            (Admission::Overloaded, OVERLOADED_LINGERING),
+        ] {
+            let mut places = Places::new(1, 1);
+            for _ in 0..most {
+                assert!(places.can_linger(admission));
+                places.enter(admission, A);
+            }
+            assert!(!places.can_linger(admission));
+            // They take nobody's place.
+            assert!(places.has_room(A, Instant::now()));
+            places.leave(admission, A);
+            assert!(places.can_linger(admission));
+        }
+    }
+
+    #[test]
+    fn refusals_are_counted_by_user_and_the_number_of_users_is_bounded() {
+        let now = Instant::now();
+        let mut refusals = Refusals::default();
+        assert_eq!(refusals.due(), None);
+        for n in 0..1000 {
+            refusals.note(Some(n % 100), now + Duration::from_millis(n.into()));
+        }
+        assert_eq!(refusals.due(), Some(now + REFUSALS));
+        let counts: Vec<_> = refusals.take().collect();
+        assert_eq!(counts.len(), REFUSED_USERS + 1);
+        assert_eq!(counts[0], (Some(0), 10));
+        assert_eq!(counts[REFUSED_USERS], (None, 920));
+        assert!(refusals.due().is_none() && refusals.take().next().is_none());
+    }
+}
