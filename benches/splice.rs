@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::io::{self, IoSlice, Write};
 
-use codex_responses_api_proxy::process::credential::{Credential, KeyForm};
+use codex_responses_api_proxy::process::credential::{Credential, KeyForm, SearchPosition};
 use criterion::{BenchmarkId, Criterion, Throughput};
 
 mod common;
@@ -58,7 +58,7 @@ fn splice(c: &mut Criterion) {
             KEY[..15].iter().copied().cycle().map(|byte| byte ^ 1).take(size).collect();
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_with_input(BenchmarkId::from_parameter(size), &text, |b, text| {
-            let mut position = 0;
+            let mut position = SearchPosition::default();
             b.iter(|| assert!(!credential.reflected(&mut position, black_box(text))));
         });
     }

@@ -29,7 +29,7 @@ use crate::http1::pieces::Pieces;
 use crate::http1::refusal::Reject;
 use crate::http1::request::Policy;
 use crate::http1::target::Route;
-use crate::process::credential::Credential;
+use crate::process::credential::{Credential, SearchPosition};
 use crate::process::sys;
 use crate::process::token::ClientToken;
 
@@ -123,8 +123,8 @@ pub struct Relay {
     /// The last time that the upstream did.
     heard: Instant,
     continue_by: Option<Instant>,
-    /// Bytes of the key's beginning that the end of the last piece matched.
-    matched: u8,
+    /// How far the response has been searched for the key.
+    search: SearchPosition,
     times: Times,
 }
 
@@ -173,7 +173,7 @@ impl Relay {
             stall: now,
             heard: now,
             continue_by: None,
-            matched: 0,
+            search: SearchPosition::default(),
             times: Times::new(now),
         }
     }

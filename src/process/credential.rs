@@ -1,10 +1,10 @@
 //! The key's whole life.
 //!
 //! ```text
-//!   guard | read-only pages            | writable pages        | guard
-//!         |     POST … Bearer KEY CRLF | fields … first of body|
-//!               └──── the block ─────┘ └─ copied in by splice ─┘
-//!               └────────── one slice: one TLS record ─────────┘
+//!   guard | read-only pages                     | writable pages        | guard
+//!         | search tables, POST … Bearer KEY CRLF | fields … first of body|
+//!                        └───── the block ──────┘ └─ copied in by splice ─┘
+//!                        └─────────── one slice: one TLS record ──────────┘
 //! ```
 //!
 //! The block ends where the writable pages begin, so that a record can be sealed from one slice in
@@ -12,21 +12,19 @@
 //! to get at the bytes but [`Credential::splice_into`], which hands them to a sink, and
 //! [`Credential::reflected`], which compares.
 
+mod search;
+
 use std::fmt;
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
 
 use zeroize::Zeroize;
 
+pub use search::SearchPosition;
+
+use self::search::Search;
 use super::sys::{self, SecretMemory, SecretPages};
 use crate::http1::limits;
-
-/// Shorter keys are not looked for in answers: half of them would be in many.
-const SHORTEST_NEEDLE_KEY: usize = 16;
-/// Bytes of the key's beginning that are looked for, at most.
-const NEEDLE: usize = 16;
-/// Bytes of an answer that are searched at once.
-const BLOCK: usize = 128;
 
 /// Which keys are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +70,8 @@ pub enum KeyError {
     Read(io::Error),
     /// No memory fit to hold it.
     Memory(io::Error),
+    /// No random numbers for the search.
+    Random(io::Error),
 }
 
 impl fmt::Display for KeyError {
@@ -105,6 +105,11 @@ impl fmt::Display for KeyError {
                 "no memory fit to hold the API key ({error}); raise the limit on locked memory \
                  (ulimit -l) to 64 KiB or more"
             ),
+            KeyError::Random(error) => write!(
+                f,
+                "no random numbers ({error}); let getrandom(2) through in the container's seccomp \
+                 profile"
+            ),
         }
     }
 }
@@ -116,10 +121,9 @@ pub struct Credential {
     block: usize,
     /// Where the writable pages begin: behind the block.
     scratch: usize,
-    /// What of the key is looked for; empty when answers are not searched.
-    needle: Range<usize>,
-    /// For each length of a match that fails: the length of the longest shorter one it ends in.
-    failure: [u8; NEEDLE],
+    /// Where the key stands in the block.
+    key: Range<usize>,
+    search: Search,
 }
 
 impl Credential {
@@ -130,14 +134,24 @@ impl Credential {
         form: KeyForm,
         mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> Result<Credential, KeyError> {
+        Credential::read_into(sys::page_size(), prefix, form, &mut source)
+    }
+
+    /// `page`: bytes of a page, or a multiple of that.
+    fn read_into(
+        page: usize,
+        prefix: &[u8],
+        form: KeyForm,
+        source: &mut impl FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> Result<Credential, KeyError> {
         let longest = form.longest();
-        let block_space = prefix.len() + longest + 2;
-        let mut pages = SecretPages::new(block_space + limits::RECORD).map_err(KeyError::Memory)?;
-        let scratch = block_space.next_multiple_of(pages.page());
+        let scratch = (search::SPACE + prefix.len() + longest + 2).next_multiple_of(page);
+        let mut pages =
+            SecretPages::of(page, scratch + limits::RECORD).map_err(KeyError::Memory)?;
 
         // What goes wrong from here on drops the pages, and that wipes them.
         let (block, read) = pages.open_mut().split_at_mut(scratch);
-        let length = read_line(&mut read[..longest + 2], &mut source)?
+        let length = read_line(&mut read[..longest + 2], source)?
             .filter(|length| *length <= longest)
             .ok_or(KeyError::TooLong(form))?;
         let line = &read[..length];
@@ -147,18 +161,15 @@ impl Credential {
         if !form.fits(line) {
             return Err(KeyError::BadCharacter(form));
         }
-        let needle = needle(line);
-        let key = scratch - length - 2;
-        let start = key - prefix.len();
-        block[start..key].copy_from_slice(prefix);
-        block[key..key + length].copy_from_slice(line);
-        block[key + length..].copy_from_slice(b"\r\n");
+        let key = scratch - length - 2..scratch - 2;
+        let start = key.start - prefix.len();
+        let search = Search::new(line, &mut block[..search::SPACE]).map_err(KeyError::Random)?;
+        block[start..key.start].copy_from_slice(prefix);
+        block[key.clone()].copy_from_slice(line);
+        block[key.end..].copy_from_slice(b"\r\n");
         read.zeroize();
         pages.seal(scratch).map_err(KeyError::Memory)?;
-
-        let needle = key + needle.start..key + needle.end;
-        let failure = failures(&pages.bytes()[needle.clone()]);
-        Ok(Credential { pages, block: start, scratch, needle, failure })
+        Ok(Credential { pages, block: start, scratch, key, search })
     }
 
     /// Which memory the key lies in.
@@ -166,9 +177,9 @@ impl Credential {
         self.pages.memory()
     }
 
-    /// The key is looked for in answers.
+    /// Responses are searched for the key.
     pub fn is_searched_for(&self) -> bool {
-        !self.needle.is_empty()
+        self.search.is_on()
     }
 
     /// Hands the block and as much of `after` as one TLS record holds to `sink`, in one call.
@@ -193,99 +204,12 @@ impl Credential {
         }
     }
 
-    /// Looks for the needle in an answer that comes in pieces. `position` is how much of it
-    /// the end of the last piece matched; 0 at the start. True when this piece completes it.
-    ///
-    /// How long this takes tells nothing of how much of the needle's beginning a text holds, see
-    /// `contains`.
-    pub fn reflected(&self, position: &mut u8, piece: &[u8]) -> bool {
-        let needle = &self.pages.bytes()[self.needle.clone()];
-        let border = needle.len().saturating_sub(1);
-        if piece.len() <= 2 * border || border == 0 {
-            return self.advance(position, piece);
-        }
-        // What begins in the last piece, what lies within this one, what goes on in the next.
-        let (head, tail) = (&piece[..border], &piece[piece.len() - border..]);
-        if (*position > 0 && self.advance(position, head))
-            || sys::with_wide_vectors(|| contains(piece, needle))
-        {
-            return true;
-        }
-        *position = 0;
-        self.advance(position, tail)
+    /// Looks for the key in the next piece of a response; see [`search`] for how much of it is found,
+    /// and for what the time that this takes depends on.
+    pub fn reflected(&self, position: &mut SearchPosition, piece: &[u8]) -> bool {
+        let bytes = self.pages.bytes();
+        self.search.finds(&bytes[self.key.clone()], &bytes[..search::SPACE], position, piece)
     }
-
-    /// Matches byte by byte, as Knuth, Morris and Pratt do.
-    fn advance(&self, position: &mut u8, piece: &[u8]) -> bool {
-        let needle = &self.pages.bytes()[self.needle.clone()];
-        let mut matched = usize::from(*position);
-        for byte in piece.iter().take_while(|_| !needle.is_empty()) {
-            while matched > 0 && *byte != needle[matched] {
-                matched = usize::from(self.failure[matched - 1]);
-            }
-            matched += usize::from(*byte == needle[matched]);
-            if matched == needle.len() {
-                return true;
-            }
-        }
-        *position = matched as u8;
-        false
-    }
-}
-
-/// Finds the needle, of three bytes or more, by its end: in a block that is read as pairs of bytes, one
-/// pair is the needle's last two bytes or the two before its last. That compiles to vector
-/// instructions, and only a block with such a pair is looked at again. So time tells of a text whether
-/// it holds one of these two pairs, and nothing of how much of the needle stands before them.
-#[inline(always)]
-fn contains(piece: &[u8], needle: &[u8]) -> bool {
-    let [.., x, y, z] = *needle else {
-        return false;
-    };
-    let (even, odd) = (u16::from_ne_bytes([y, z]), u16::from_ne_bytes([x, y]));
-    let looks_like = |block: &[u8; BLOCK]| {
-        let pairs = block.as_chunks::<2>().0.iter().map(|pair| u16::from_ne_bytes(*pair));
-        pairs.fold(false, |found, pair| found | (pair == even) | (pair == odd))
-    };
-    // A needle that ends in the block or a byte behind it.
-    let around = |at: usize| {
-        let start = at.saturating_sub(needle.len() - 1);
-        begins_within(&piece[start..piece.len().min(at + BLOCK + 1)], needle)
-    };
-    let Some(last) = piece.last_chunk() else {
-        return begins_within(piece, needle);
-    };
-    let blocks = piece.as_chunks::<BLOCK>().0.iter().enumerate();
-    for (index, block) in blocks {
-        if looks_like(block) && around(index * BLOCK) {
-            return true;
-        }
-    }
-    // What is left is less than a block: it is looked at together with what stands before it.
-    looks_like(last) && around(piece.len() - BLOCK)
-}
-
-/// Compares the needle with each place that ends as it does, without stopping at a difference.
-fn begins_within(piece: &[u8], needle: &[u8]) -> bool {
-    let end = needle.len() - 2;
-    piece.windows(needle.len()).filter(|window| window[end..] == needle[end..]).any(|window| {
-        window.iter().zip(needle).fold(0, |differences, (x, y)| differences | (x ^ y)) == 0
-    })
-}
-
-/// What of a key is looked for in answers: the first 16 bytes, or half of a shorter key. In a JWT the
-/// first ones are the same for everybody; what is secret is its signature, the last of its parts, so a
-/// key with long parts is looked for by the beginning of the last of these.
-fn needle(key: &[u8]) -> Range<usize> {
-    let mut end = key.len();
-    for part in key.rsplit(|byte| *byte == b'.') {
-        let start = end - part.len();
-        if part.len() >= 2 * NEEDLE {
-            return start..start + NEEDLE;
-        }
-        end = start.saturating_sub(1);
-    }
-    0..if key.len() < SHORTEST_NEEDLE_KEY { 0 } else { NEEDLE.min(key.len() / 2) }
 }
 
 /// Reads to the first newline or the end; returns the length of the line without its line ends, or
@@ -311,20 +235,6 @@ fn read_line(
         filled += n;
     };
     Ok(Some(buffer[..end].iter().rposition(|byte| *byte != b'\r').map_or(0, |last| last + 1)))
-}
-
-/// The failure function of Knuth, Morris and Pratt.
-fn failures(needle: &[u8]) -> [u8; NEEDLE] {
-    let mut failure = [0; NEEDLE];
-    let mut matched = 0;
-    for at in 1..needle.len() {
-        while matched > 0 && needle[at] != needle[matched] {
-            matched = usize::from(failure[matched - 1]);
-        }
-        matched += usize::from(needle[at] == needle[matched]);
-        failure[at] = matched as u8;
-    }
-    failure
 }
 
 #[cfg(test)]
@@ -478,40 +388,24 @@ mod tests {
     fn the_pages_are_no_more_than_the_form_of_the_key_needs() {
         for (credential, longest) in [(intake(b"key"), 1017), (token68(b"key"), 8192)] {
             let pages = credential.ok().unwrap().pages;
-            let whole = PREFIX.len() + longest + 2 + limits::RECORD;
+            let whole = search::SPACE + PREFIX.len() + longest + 2 + limits::RECORD;
             assert_eq!(pages.len(), whole.next_multiple_of(pages.page()));
         }
     }
 
     #[test]
-    fn a_jwt_is_looked_for_by_its_signature() {
+    fn a_jwt_is_searched_for_by_its_signature() {
         let (head, claims) =
             ("eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9", "eyJpc3MiOiJodHRwczovL2lzc3Vlci8ifQ");
         let signature = "0a1b2c3d4e5f6a7b8c9d0e1f2a3b4c5d6e7f8a9b0c1";
         let jwt = format!("{head}.{claims}.{signature}");
-        // No part is long; a part is as long as a needle can be, twice; one byte less.
-        let (short, long) = ("0123456789abcdef.ghij.klmnop", &signature[..32]);
-        for (key, needle) in [
-            (jwt.clone(), &signature[..16]),
-            (format!("{head}.{claims}.{signature}."), &signature[..16]),
-            (format!("{head}.{signature}.short"), &signature[..16]),
-            (format!("{head}.{long}"), &long[..16]),
-            (format!("{head}.{}", &long[..31]), &head[..16]),
-            (format!("ya29.{signature}"), &signature[..16]),
-            (short.to_owned(), &short[..14]),
-            (format!("{}==", &signature[..30]), &signature[..16]),
-            ("0123456789+/~=".to_owned(), ""),
-        ] {
-            let credential = token68(key.as_bytes()).ok().unwrap();
-            let found = |text: &str| credential.reflected(&mut 0, text.as_bytes());
-            assert!(credential.is_searched_for() != needle.is_empty());
-            assert!(found(&key) != needle.is_empty());
-            assert!(needle.is_empty() || found(&format!("x{needle}")));
-            assert!(needle.is_empty() || !found(&needle[..needle.len() - 1]));
-        }
-        // Another token of the same issuer is nobody's secret here.
         let credential = token68(jwt.as_bytes()).ok().unwrap();
-        assert!(!credential.reflected(&mut 0, format!("{head}.{claims}.x").as_bytes()));
+        let found =
+            |text: &str| credential.reflected(&mut SearchPosition::default(), text.as_bytes());
+        assert!(credential.is_searched_for());
+        assert!(found(&jwt) && found(signature) && found(&signature[20..]));
+        // Another token of the same issuer is nobody's secret here.
+        assert!(!found(&format!("{head}.{claims}.x")) && !found(&signature[28..]));
     }
 
     #[test]
@@ -573,64 +467,58 @@ mod tests {
     }
 
     #[test]
-    fn a_reflected_key_is_found_however_it_is_cut() {
-        for key in [
-            "abcabcabdabcabcabd",
-            "aaaaaaaaaaaaaaaaaaaaaaaab",
-            "sk-0123456789abcdefghijklmnopqrstuv",
-            "abababababababacababababababab",
+    fn a_key_of_each_form_is_found_whole_and_cut_anywhere() {
+        let word = "sk-proj-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-";
+        let token = "ya29.a0~AfH6/SMB+x0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNO==";
+        let longest = "0123456789abcdefghijklmnopqrstuvwxyz".repeat(30)[..1017].to_owned();
+        for (credential, key) in [
+            (intake(word.as_bytes()), word),
+            (intake(&word.as_bytes()[..40]), &word[..40]),
+            (intake(&word.as_bytes()[..20]), &word[..20]),
+            (intake(longest.as_bytes()), &longest),
+            (token68(token.as_bytes()), token),
         ] {
-            let credential = intake(key.as_bytes()).ok().unwrap();
-            let needle = &key[..16.min(key.len() / 2)];
-            for text in [
-                format!("xx{needle}yy"),
-                format!("{}{needle}", &needle[..needle.len() - 1]),
-                format!("{}{}{needle}", &needle[..3], &needle[..needle.len() / 2]),
-                format!("{}x{}", &needle[..needle.len() - 1], &needle[1..]),
-                needle[..needle.len() - 1].repeat(3),
-                "abc".repeat(30),
-            ] {
-                let want = text.contains(needle);
-                for cut in 0..=text.len() {
-                    for second in [cut, (cut + 1).min(text.len()), (cut + 5).min(text.len())] {
-                        let mut position = 0;
-                        let got = [&text[..cut], &text[cut..second], &text[second..]]
-                            .iter()
-                            .any(|piece| credential.reflected(&mut position, piece.as_bytes()));
-                        assert!(got == want, "cut at {cut} and {second}");
-                    }
-                }
+            let credential = credential.ok().unwrap();
+            for cut in 0..=key.len() {
+                let mut position = SearchPosition::default();
+                let (first, second) = key.as_bytes().split_at(cut);
+                assert!(
+                    credential.reflected(&mut position, first)
+                        || credential.reflected(&mut position, second),
+                    "{} bytes, cut at {cut}",
+                    key.len()
+                );
             }
         }
     }
 
     #[test]
-    fn a_reflected_key_is_found_wherever_it_stands_in_a_long_answer() {
-        let key = "sk-proj-0123456789abcdefghijklmn";
-        let credential = intake(key.as_bytes()).ok().unwrap();
-        // What the needle ends in, again and again: every block is looked at twice.
-        let fill = key[14..16].repeat(200);
-        for at in 0..300 {
-            for (needle, want) in [(&key[..16], true), (&key[..15], false), (&key[1..17], false)] {
-                let mut text = fill.clone().into_bytes();
-                text[at..at + needle.len()].copy_from_slice(needle.as_bytes());
-                // A shorter beginning must not be completed by the fill.
-                text[at + needle.len()] = b'.';
-                let mut position = 0;
-                assert!(credential.reflected(&mut position, &text) == want, "at {at}");
-                let (first, second) = text.split_at(at + 7);
-                let mut position = 0;
-                let found = [first, second].iter().any(|p| credential.reflected(&mut position, p));
-                assert!(found == want, "at {at}, cut");
-            }
-        }
-    }
-
-    #[test]
-    fn short_keys_are_not_looked_for() {
+    fn short_keys_are_not_searched_for() {
         let credential = intake(b"012345678901234").ok().unwrap();
         assert!(!credential.is_searched_for());
-        assert!(!credential.reflected(&mut 0, b"012345678901234"));
+        assert!(!credential.reflected(&mut SearchPosition::default(), b"012345678901234"));
         assert!(intake(b"0123456789012345").ok().unwrap().is_searched_for());
+    }
+
+    #[test]
+    fn pages_of_every_size_hold_the_key_and_a_whole_record() {
+        for page in [4, 16, 64].map(|kib| kib * 1024) {
+            for (form, key) in [
+                (KeyForm::Word, vec![b'k'; KeyForm::Word.longest()]),
+                (KeyForm::Token68, vec![b'k'; KeyForm::Token68.longest()]),
+                (KeyForm::Word, b"sk-0123456789abcdef".to_vec()),
+            ] {
+                let read = Credential::read_into(page, PREFIX, form, &mut pieces([&key[..]]));
+                let mut credential = read.ok().unwrap();
+                let block = PREFIX.len() + key.len() + 2;
+                let after = vec![b'x'; limits::RECORD];
+                let (taken, out) = record(&mut credential, &[&after]);
+                assert_eq!((taken, out.len()), (limits::RECORD - block, limits::RECORD));
+                assert!(out[PREFIX.len()..].starts_with(&key), "another key, {page}");
+                assert!(credential.scratch.is_multiple_of(page));
+                assert!(credential.pages.len().is_multiple_of(page));
+                assert!(credential.reflected(&mut SearchPosition::default(), &key));
+            }
+        }
     }
 }

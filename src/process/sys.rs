@@ -38,7 +38,11 @@ pub struct SecretPages {
 impl SecretPages {
     /// At least `len` bytes, zeroed. Fails when the pages can neither be secret nor locked.
     pub fn new(len: usize) -> io::Result<SecretPages> {
-        let page = page_size();
+        SecretPages::of(page_size(), len)
+    }
+
+    /// As [`SecretPages::new`], in pages of this size: the kernel's, or a multiple of it.
+    pub fn of(page: usize, len: usize) -> io::Result<SecretPages> {
         let len = len.next_multiple_of(page);
         let whole = len + 2 * page;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing else.
@@ -172,7 +176,8 @@ impl Drop for SecretPages {
     }
 }
 
-fn page_size() -> usize {
+/// Bytes of one of the kernel's pages.
+pub fn page_size() -> usize {
     // SAFETY: asks for a constant.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(size).unwrap_or(4096)

@@ -145,7 +145,9 @@ fn a_jwt_that_is_reflected_is_cut_off_and_another_of_its_issuer_is_not() {
     for (text, whole) in [
         (format!("{claims}.0123456789abcdef0123456789abcdef"), true),
         (signature[..15].to_owned(), true),
-        (signature[..16].to_owned(), false),
+        (signature[..23].to_owned(), false),
+        (signature[35..].to_owned(), false),
+        (signature[43..].to_owned(), true),
         (key.clone(), false),
     ] {
         let answer = format!("HTTP/1.1 200 OK\r\nX: {text}\r\nContent-Length: 0\r\n\r\n");

@@ -10,7 +10,7 @@ use crate::http1::response::{self, Coding, Manner, Response, UpstreamFault};
 impl Exchange {
     /// Reads upstream bytes and returns how many are used up: one interim head, or all that belongs
     /// to the response. `out` must be empty and is filled with runs of `input`. `reflects` is shown
-    /// the reason, the field lines and the body as they come and answers true to stop the exchange.
+    /// each head and the body as they come and answers true to stop the exchange.
     pub fn upstream(
         &mut self,
         input: &[u8],
@@ -54,9 +54,7 @@ impl Exchange {
         if head.status == 101 {
             return Err(UpstreamFault::SwitchedProtocols);
         }
-        if reflects(&head.input[head.reason.clone()])
-            || head.fields.iter().any(|field| reflects(&head.input[field.line]))
-        {
+        if reflects(&head.input[..head.len]) {
             return Err(UpstreamFault::CredentialReflected);
         }
         let interim = head.status < 200;

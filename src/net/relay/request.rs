@@ -12,6 +12,7 @@ use crate::net::event_loop::place;
 use crate::net::slots::Side;
 use crate::net::socket::Got;
 use crate::net::upstream::{CONNECT, Upstream};
+use crate::process::credential::SearchPosition;
 
 /// How long the upstream may take to say 100 before the client is told to go on.
 const CONTINUE: Duration = Duration::from_millis(800);
@@ -182,7 +183,7 @@ impl Relay {
             }
             self.upstream = Some(key);
             shared.requests_left -= 1;
-            self.matched = 0;
+            self.search = SearchPosition::default();
             self.times.reused = std::mem::replace(&mut up.reused, true);
             self.stall = now;
             self.continue_by =

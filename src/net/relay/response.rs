@@ -73,10 +73,10 @@ impl Relay {
         let mut at = 0;
         while at < bytes.len() && self.exchange.is_under_way() {
             shared.pieces.clear();
-            let (credential, matched) = (&shared.credential, &mut self.matched);
+            let (credential, search) = (&shared.credential, &mut self.search);
             let (used, step) =
                 self.exchange.upstream(&bytes[at..], &mut shared.pieces, &mut |piece| {
-                    credential.reflected(matched, piece)
+                    credential.reflected(search, piece)
                 });
             if let ResponseStep::Fault(fault) = step {
                 return self.response_fault(fault, shared, now);

@@ -1,0 +1,535 @@
+//! The search for the key in responses.
+//!
+//! A response is read in windows of 20 bytes, one every 12 bytes. A window that stands in the key, at
+//! any offset, is a hit. Any 31 bytes of the key in a response hold such a window, wherever the
+//! windows begin, since 31 = 20 + 12 - 1. So 31 bytes are always found and 19 never; between, it
+//! depends on where they stand. Keys of 31 to 61 bytes are searched for in windows of 16 bytes, one
+//! every 8: any 23 bytes are found, 15 never. Of keys of 16 to 30 bytes, the first half is
+//! searched for at every position.
+//!
+//! # Time
+//!
+//! Every local user can read this process's CPU clock to the nanosecond. So the work must not tell how
+//! much of a window is the key's. A hash of all its bytes, with a secret factor, is looked up in a
+//! filter, and only a hash that is in there leads to further work: that of a whole window of the
+//! key, or one that collides by chance. A window that differs from the key in one byte collides no more
+//! often than any other. A window is wider than the public beginning of any known kind of key
+//! (`sk-svcacct-`), so that no window can be guessed byte by byte. The beginning of each piece is
+//! searched together with the end of the one before, always, and with the same work.
+//!
+//! # Where bytes of the key are
+//!
+//! The factor, the filter and the table of offsets stand in the secret pages, as the key does.
+//! [`SearchPosition`] holds the last 30 bytes of the response, and wipes them when it goes.
+
+use std::io;
+use std::ops::Range;
+
+use zeroize::Zeroize;
+
+use crate::process::sys;
+
+/// Shorter keys are not searched for: half of them would stand in many a response.
+const SHORTEST_KEY: usize = 16;
+/// From this length on, [`Method::Wide`] windows are searched for: 31 bytes are half of the key at most.
+const WIDE_KEY: usize = 62;
+/// From this length on, [`Method::Narrow`] windows.
+const NARROW_KEY: usize = 31;
+/// Bytes of the secret part of a key that are searched for, at most. No opaque key is longer.
+const LONGEST: usize = 1024;
+/// A part of a token that is at least this long is searched for alone.
+const LONG_PART: usize = 32;
+/// Bytes of a response that are kept for the next piece: one fewer than what is always found.
+const SEAM: usize = 30;
+/// Windows that are looked up together.
+const BLOCK: usize = 8;
+/// The end of one piece and the beginning of the next.
+const JOINT: usize = 2 * SEAM;
+/// Positions that the first half of a short key is compared with at once.
+const LANES: usize = 64;
+
+/// Bytes of the filter. It stays in the processor's first cache.
+const FILTER_BYTES: usize = 8 * 1024;
+/// Places in the table of offsets: at least twice as many as the key has windows.
+const PLACES: usize = 2 * LONGEST;
+
+/// Where each table stands in the space that [`Search::new`] is given.
+const FACTOR: Range<usize> = 0..8;
+const FILTER: Range<usize> = FACTOR.end..FACTOR.end + FILTER_BYTES;
+const OFFSETS: Range<usize> = FILTER.end..FILTER.end + 2 * PLACES;
+
+/// Bytes of secret pages that the tables take.
+pub(super) const SPACE: usize = OFFSETS.end;
+
+/// How far a search has come: the last bytes of the response so far.
+pub struct SearchPosition {
+    seam: [u8; SEAM],
+}
+
+impl Default for SearchPosition {
+    /// The beginning of a response. No key holds a zero byte.
+    fn default() -> SearchPosition {
+        SearchPosition { seam: [0; SEAM] }
+    }
+}
+
+impl Drop for SearchPosition {
+    fn drop(&mut self) {
+        self.seam.zeroize();
+    }
+}
+
+/// How a key is searched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    /// Not at all.
+    Off,
+    /// Exactly these bytes, at every position.
+    Whole,
+    /// By windows of 16 bytes, one every 8.
+    Narrow,
+    /// By windows of 20 bytes, one every 12.
+    Wide,
+}
+
+/// What of the key is searched for, and how.
+pub(super) struct Search {
+    method: Method,
+    /// Where it stands in the key.
+    part: Range<usize>,
+}
+
+impl Search {
+    /// Chooses what to search for, and fills `space`, zeroed and [`SPACE`] bytes long.
+    pub(super) fn new(key: &[u8], space: &mut [u8]) -> io::Result<Search> {
+        let (method, part) = choose(key);
+        let search = Search { method, part };
+        let width = match method {
+            Method::Off | Method::Whole => return Ok(search),
+            Method::Narrow => NARROW,
+            Method::Wide => WIDE,
+        };
+        let (factor, tables) = space.split_at_mut(FACTOR.end);
+        sys::random(factor)?;
+        let factor = odd(factor);
+        let (filter, offsets) = tables.split_at_mut(FILTER_BYTES);
+        let (filter, offsets) = (filter.as_chunks_mut().0, offsets.as_chunks_mut::<2>().0);
+        for (offset, window) in key[search.part.clone()].windows(width).enumerate() {
+            let hash = hash(factor, window);
+            let (word, bit) = filter_place(hash);
+            filter[word] = (u32::from_le_bytes(filter[word]) | 1 << bit).to_le_bytes();
+            let mut place = first_place(hash);
+            while offsets[place] != [0; 2] {
+                place = (place + 1) % PLACES;
+            }
+            // Zero says that a place is empty.
+            offsets[place] = (offset as u16 + 1).to_le_bytes();
+        }
+        Ok(search)
+    }
+
+    /// Responses are searched at all.
+    pub(super) fn is_on(&self) -> bool {
+        self.method != Method::Off
+    }
+
+    /// Looks into the next piece of a response, and across its beginning. `key` and `space` are
+    /// those that [`Search::new`] saw.
+    pub(super) fn finds(
+        &self,
+        key: &[u8],
+        space: &[u8],
+        position: &mut SearchPosition,
+        piece: &[u8],
+    ) -> bool {
+        if self.method == Method::Off {
+            return false;
+        }
+        let part = &key[self.part.clone()];
+        let finds = |text: &[u8]| match self.method {
+            Method::Off => false,
+            Method::Whole => sys::with_wide_vectors(|| holds(text, part)),
+            Method::Narrow => Tables::new(space, part).find::<NARROW, 8>(text),
+            Method::Wide => Tables::new(space, part).find::<WIDE, 12>(text),
+        };
+        // The same work for every piece, whatever either side of the joint holds.
+        let mut joint = [0; JOINT];
+        let joined = piece.len().min(SEAM);
+        joint[..SEAM].copy_from_slice(&position.seam);
+        joint[SEAM..SEAM + joined].copy_from_slice(&piece[..joined]);
+        let found = finds(&joint) | (piece.len() > SEAM && finds(piece));
+        match piece.last_chunk() {
+            Some(last) => position.seam = *last,
+            None => position.seam.copy_from_slice(&joint[joined..joined + SEAM]),
+        }
+        joint.zeroize();
+        if found {
+            position.seam.zeroize();
+        }
+        found
+    }
+}
+
+/// What of a key is secret. In a JWT, header and claims are the same for everybody; the signature is
+/// not, the last of its parts. So of a key with long parts the last of these is searched for, and of any
+/// other all of it.
+fn choose(key: &[u8]) -> (Method, Range<usize>) {
+    let mut end = key.len();
+    let mut part = 0..key.len();
+    for text in key.rsplit(|byte| *byte == b'.') {
+        let start = end - text.len();
+        if text.len() >= LONG_PART {
+            part = start..end;
+            break;
+        }
+        end = start.saturating_sub(1);
+    }
+    part.end = part.end.min(part.start + LONGEST);
+    match part.len() {
+        ..SHORTEST_KEY => (Method::Off, 0..0),
+        SHORTEST_KEY..NARROW_KEY => (Method::Whole, part.start..part.start + part.len() / 2),
+        NARROW_KEY..WIDE_KEY => (Method::Narrow, part),
+        WIDE_KEY.. => (Method::Wide, part),
+    }
+}
+
+/// Widths of windows, in bytes.
+const NARROW: usize = 16;
+const WIDE: usize = 20;
+
+/// The secret factor of all hashes.
+fn odd(factor: &[u8]) -> u64 {
+    word(factor, 0) | 1
+}
+
+#[inline(always)]
+fn word(text: &[u8], at: usize) -> u64 {
+    text[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
+}
+
+/// Hashes a window of 16 to 24 bytes: one number that every byte changes, times the secret factor.
+/// The highest bits count (multiply-shift hashing: two numbers that differ agree in all 16 for one
+/// factor in 2^15).
+#[inline(always)]
+fn hash(factor: u64, window: &[u8]) -> u64 {
+    let (first, second) = (word(window, 0), word(window, 8));
+    let last = word(window, window.len() - 8);
+    first
+        .wrapping_add(second.wrapping_mul(3))
+        .wrapping_add(last.wrapping_mul(9))
+        .wrapping_mul(factor)
+}
+
+/// The filter's word and bit for a hash: its highest 16 bits.
+#[inline(always)]
+fn filter_place(hash: u64) -> (usize, u32) {
+    ((hash >> 53) as usize, (hash >> 48) as u32 % u32::BITS)
+}
+
+/// Where a hash's offset stands in the table of offsets, or in one of the next places.
+fn first_place(hash: u64) -> usize {
+    (hash >> 32) as usize % PLACES
+}
+
+/// The tables, as they are read.
+struct Tables<'a> {
+    factor: u64,
+    filter: &'a [[u8; 4]; FILTER_BYTES / 4],
+    offsets: &'a [[u8; 2]],
+    part: &'a [u8],
+}
+
+impl Tables<'_> {
+    fn new<'a>(space: &'a [u8], part: &'a [u8]) -> Tables<'a> {
+        let filter = space[FILTER].as_chunks().0.first_chunk();
+        Tables {
+            factor: odd(&space[FACTOR]),
+            filter: filter.expect("FILTER has this length"),
+            offsets: space[OFFSETS].as_chunks().0,
+            part,
+        }
+    }
+
+    /// Looks at each window of this width, one every `STRIDE` bytes.
+    fn find<const WIDTH: usize, const STRIDE: usize>(&self, text: &[u8]) -> bool {
+        let windows = (text.len() + STRIDE).saturating_sub(WIDTH) / STRIDE;
+        let mut at = 0;
+        for _ in 0..windows / BLOCK {
+            let block = &text[at..at + (BLOCK - 1) * STRIDE + WIDTH];
+            let mut hits = 0;
+            for start in 0..BLOCK {
+                hits |= self.look_up(hash(self.factor, &block[start * STRIDE..][..WIDTH]));
+            }
+            if hits & 1 != 0 && self.confirm::<WIDTH, STRIDE>(block) {
+                return true;
+            }
+            at += BLOCK * STRIDE;
+        }
+        let mut hits = 0;
+        for start in 0..windows % BLOCK {
+            hits |= self.look_up(hash(self.factor, &text[at + start * STRIDE..][..WIDTH]));
+        }
+        hits & 1 != 0 && self.confirm::<WIDTH, STRIDE>(&text[at..])
+    }
+
+    /// The lowest bit says whether a hash is in the filter.
+    #[inline(always)]
+    fn look_up(&self, hash: u64) -> u32 {
+        let (word, bit) = filter_place(hash);
+        u32::from_le_bytes(self.filter[word]) >> bit
+    }
+
+    /// Compares the windows whose hashes are in the filter with those of the key.
+    #[cold]
+    #[inline(never)]
+    fn confirm<const WIDTH: usize, const STRIDE: usize>(&self, text: &[u8]) -> bool {
+        text.windows(WIDTH).step_by(STRIDE).any(|window| {
+            let hash = hash(self.factor, window);
+            self.look_up(hash) & 1 == 1 && self.is_in_the_key(hash, window)
+        })
+    }
+
+    /// Compares a window with each of the key's that may have its hash, without stopping at a
+    /// difference.
+    fn is_in_the_key(&self, hash: u64, window: &[u8]) -> bool {
+        let mut place = first_place(hash);
+        loop {
+            let offset = usize::from(u16::from_le_bytes(self.offsets[place]));
+            if offset == 0 {
+                return false;
+            }
+            let there = &self.part[offset - 1..offset - 1 + window.len()];
+            if there.iter().zip(window).fold(0, |all, (x, y)| all | (x ^ y)) == 0 {
+                return true;
+            }
+            place = (place + 1) % PLACES;
+        }
+    }
+}
+
+/// Compares a needle of fewer than 16 bytes with every position of the text: as many at once as
+/// vectors hold, byte by byte of the needle, all of them in any case.
+#[inline(always)]
+fn holds(text: &[u8], needle: &[u8]) -> bool {
+    const BLOCK: usize = LANES + 16;
+    let matches = |block: &[u8; BLOCK]| {
+        let mut same = [!0u8; LANES];
+        for (at, byte) in needle.iter().enumerate() {
+            for (same, there) in same.iter_mut().zip(&block[at..at + LANES]) {
+                *same &= if there == byte { !0 } else { 0 };
+            }
+        }
+        same.iter().fold(0, |all, same| all | same) != 0
+    };
+    let mut rest = text;
+    while let Some(block) = rest.first_chunk() {
+        if matches(block) {
+            return true;
+        }
+        rest = &rest[LANES..];
+    }
+    // A key holds no zero byte.
+    let mut end = [0; BLOCK + LANES];
+    end[..rest.len()].copy_from_slice(rest);
+    let found = [0, LANES]
+        .iter()
+        .filter_map(|at| end[*at..].first_chunk())
+        .fold(false, |found, block| found | matches(block));
+    end.zeroize();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key of this length that holds no run of bytes twice.
+    fn key(len: usize) -> Vec<u8> {
+        let digit = |n: usize| b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[n % 52];
+        (0..len)
+            .map(|at| if at % 2 == 0 { digit(at / 2) } else { digit(at / 104 * 7 + at) })
+            .collect()
+    }
+
+    struct Searched {
+        key: Vec<u8>,
+        space: Vec<u8>,
+        search: Search,
+    }
+
+    impl Searched {
+        fn new(key: Vec<u8>) -> Searched {
+            let mut space = vec![0; SPACE];
+            let search = Search::new(&key, &mut space).unwrap();
+            Searched { key, space, search }
+        }
+
+        /// Whether it is found in a response that comes in these pieces.
+        fn finds<'a>(&self, pieces: impl IntoIterator<Item = &'a [u8]>) -> bool {
+            let mut position = SearchPosition::default();
+            pieces
+                .into_iter()
+                .any(|piece| self.search.finds(&self.key, &self.space, &mut position, piece))
+        }
+    }
+
+    /// Length of a key, bytes of it that are always found, and bytes that never are.
+    const PROMISES: [(usize, usize, usize); 7] = [
+        (31, 23, 15),
+        (32, 23, 15),
+        (61, 23, 15),
+        (62, 31, 19),
+        (164, 31, 19),
+        (1017, 31, 19),
+        (LONGEST, 31, 19),
+    ];
+
+    /// Text that has nothing of a key.
+    fn filled(len: usize) -> Vec<u8> {
+        (0..len).map(|at| b" .,:\"{}[]\n"[at % 10]).collect()
+    }
+
+    #[test]
+    fn so_many_bytes_of_any_part_are_found_at_every_place_and_fewer_are_not() {
+        for (len, found, not_found) in PROMISES {
+            let searched = Searched::new(key(len));
+            for from in 0..=len - not_found {
+                for at in 0..13 {
+                    let mut text = filled(3 * SEAM + 113);
+                    let places = [at, SEAM + at, 160 + at];
+                    let place = places[from % 3];
+                    text[place..place + not_found]
+                        .copy_from_slice(&searched.key[from..from + not_found]);
+                    assert!(!searched.finds([&text[..]]), "{not_found} of {len} from {from}");
+                    let Some(run) = searched.key.get(from..from + found) else {
+                        continue;
+                    };
+                    text[place..place + found].copy_from_slice(run);
+                    assert!(searched.finds([&text[..]]), "{found} of {len} from {from} at {place}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn so_many_bytes_are_found_however_the_response_is_cut_into_two_or_three() {
+        for (len, found, not_found) in PROMISES {
+            let searched = Searched::new(key(len));
+            for from in [0, 1, (len - found) / 2, len - found] {
+                for (run, want) in [(found, true), (not_found, false)] {
+                    let run = &searched.key[from..from + run];
+                    let text = [&filled(40), run, &filled(40)].concat();
+                    for first in 0..=text.len() {
+                        for second in (first..=text.len()).step_by(1 + len / 50) {
+                            let pieces = [&text[..first], &text[first..second], &text[second..]];
+                            assert!(
+                                searched.finds(pieces) == want,
+                                "{len}, from {from}, cut at {first} and {second}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_of_any_size_make_no_difference() {
+        for (len, found, not_found) in PROMISES {
+            let searched = Searched::new(key(len));
+            for size in 1..=70 {
+                for at in 0..size.min(24) {
+                    let text = [&filled(at), &searched.key[len - found..], &filled(50)].concat();
+                    assert!(searched.finds(text.chunks(size)), "{len} in pieces of {size}");
+                    let text =
+                        [&filled(at), &searched.key[len - not_found..], &filled(50)].concat();
+                    assert!(!searched.finds(text.chunks(size)), "{len} in pieces of {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_piece_that_completes_what_is_always_found_is_never_let_through() {
+        for (len, found, _) in PROMISES {
+            let searched = Searched::new(key(len));
+            let mut position = SearchPosition::default();
+            let mut passed = 0;
+            for byte in searched.key.chunks(1) {
+                if searched.search.finds(&searched.key, &searched.space, &mut position, byte) {
+                    break;
+                }
+                passed += 1;
+            }
+            assert!(passed < found, "{passed} bytes of {len} passed");
+            assert!(position.seam == [0; SEAM], "what was found stays in the seam");
+        }
+    }
+
+    #[test]
+    fn a_key_that_lacks_its_first_or_last_byte_or_one_in_the_middle_is_found() {
+        for (len, ..) in PROMISES {
+            let searched = Searched::new(key(len));
+            let mut other = searched.key.clone();
+            other[len / 4] = b'.';
+            for text in [&searched.key[1..], &searched.key[..len - 1], &other] {
+                assert!(searched.finds([text]));
+                assert!(searched.finds(text.chunks(7)));
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_short_key_the_first_half_is_found_wherever_it_stands_and_a_byte_less_is_not() {
+        for len in [16, 17, 25, 30] {
+            let searched = Searched::new(key(len));
+            let half = &searched.key[..len / 2];
+            for at in (0..150).filter(|at| at % 64 < 3 || at % 64 > 45) {
+                for (run, want) in
+                    [(half, true), (&half[1..], false), (&half[..len / 2 - 1], false)]
+                {
+                    let text = [&filled(at), run, &filled(150 - at)].concat();
+                    assert!(searched.finds([&text[..]]) == want, "{len} at {at}");
+                    let (first, second) = text.split_at(at + 3);
+                    assert!(searched.finds([first, second]) == want, "{len} at {at}, cut");
+                    assert!(
+                        searched.finds(text.chunks(1 + at % 5)) == want,
+                        "{len} at {at}, cut up"
+                    );
+                }
+            }
+        }
+        let searched = Searched::new(key(SHORTEST_KEY - 1));
+        assert!(!searched.search.is_on() && !searched.finds([&searched.key[..]]));
+    }
+
+    #[test]
+    fn keys_that_repeat_themselves_are_found() {
+        for key in
+            [&b"a".repeat(16)[..], &b"ab".repeat(20), &b"abc".repeat(40), &b"a".repeat(LONGEST)]
+        {
+            let searched = Searched::new(key.to_vec());
+            for at in 0..30 {
+                let text = [&filled(at), key].concat();
+                assert!(searched.finds([&text[..]]) && searched.finds(text.chunks(3)));
+            }
+            assert!(!searched.finds([&filled(5_000)[..]]));
+        }
+    }
+
+    #[test]
+    fn the_secret_part_of_a_token_is_its_last_long_part() {
+        let part = |text: String| choose(text.as_bytes());
+        let (long, short) = ("s".repeat(LONG_PART), "s".repeat(LONG_PART - 1));
+        assert_eq!(part(format!("head.claims.{long}")), (Method::Narrow, 12..44));
+        assert_eq!(part(format!("head.{long}.tail")), (Method::Narrow, 5..37));
+        assert_eq!(part(format!("{long}.{short}")), (Method::Narrow, 0..32));
+        assert_eq!(part(format!("ya29.{short}")), (Method::Narrow, 0..36));
+        assert_eq!(part(format!("a.{short}")), (Method::Narrow, 0..33));
+        assert_eq!(part("s".repeat(30)), (Method::Whole, 0..15));
+        assert_eq!(part("s".repeat(16)), (Method::Whole, 0..8));
+        assert_eq!(part("s".repeat(15)), (Method::Off, 0..0));
+        assert_eq!(part(format!("head.{}", "s".repeat(62))), (Method::Wide, 5..67));
+        assert_eq!(part("s".repeat(8_192)), (Method::Wide, 0..LONGEST));
+    }
+}
