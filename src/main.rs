@@ -16,11 +16,11 @@ use codex_responses_api_proxy::http1::response::UpstreamFault;
 use codex_responses_api_proxy::http1::url::{Host, Scheme, UpstreamUrl};
 use codex_responses_api_proxy::net::check::{self, Check};
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
-use codex_responses_api_proxy::net::report::{self, Colour};
+use codex_responses_api_proxy::net::report::{self, Colour, Event, Form};
 use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyError};
-use codex_responses_api_proxy::process::detach::{self, Side, Starter};
+use codex_responses_api_proxy::process::detach::{self, Outcome, Side, Starter};
 use codex_responses_api_proxy::process::egress::{self, ConnectRequest, Egress, EgressError};
 use codex_responses_api_proxy::process::harden::{self, HardenError};
 use codex_responses_api_proxy::process::peer::Peers;
@@ -32,6 +32,13 @@ use codex_responses_api_proxy::process::token::{ClientToken, TokenError};
 /// Exit codes beside those of [`HardenError`].
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+
+/// How to write to stderr.
+#[derive(Clone, Copy)]
+struct Stderr {
+    form: Form,
+    colour: Colour,
+}
 
 /// Why the relay does not start.
 struct StartError {
@@ -59,42 +66,48 @@ fn usage(reason: String) -> StartError {
 pub fn main() -> ExitCode {
     let mut starter = Starter::default();
     let hardened = harden::base();
-    let colour = Colour::of_stderr();
+    let arguments = std::env::args_os().skip(1);
+    let form = Form::of(arguments);
+    let stderr = Stderr { form, colour: Colour::of_stderr(form) };
     if let Err(error) = hardened {
-        return failed(&mut starter, colour, &error, error.exit_code());
+        return failed(&mut starter, stderr, &error, error.exit_code());
     }
     let arguments = std::env::args_os().skip(1);
     let config = match cli::parse(arguments, |name| std::env::var_os(name)) {
         Ok(Command::Run(config)) => config,
         Ok(Command::Help) => return print(&flags::help()),
         Ok(Command::Version) => return print(&cli::version()),
-        Err(error) => return failed(&mut starter, colour, &error, USAGE),
+        Err(error) => return failed(&mut starter, stderr, &error, USAGE),
     };
     if config.detach && !config.check {
         if config.access_log && !detach::stderr_is_kept() {
             let reason = "--access-log with --detach needs a file as stderr; add 2> FILE";
-            return failed(&mut starter, colour, &reason, USAGE);
+            return failed(&mut starter, stderr, &reason, USAGE);
         }
         match detach::fork() {
             Ok(Side::Child(parent)) => starter = parent,
             Ok(Side::Parent(start)) => {
                 egress::wipe();
-                let (code, lines) = start.outcome();
-                let _ = starter.tell(code, &lines);
-                return ExitCode::from(code);
+                return match start.outcome() {
+                    Outcome::Told(code, lines) => {
+                        let _ = starter.tell(code, &lines);
+                        ExitCode::from(code)
+                    }
+                    Outcome::Died(reason) => failed(&mut starter, stderr, &reason, FAILED),
+                };
             }
             Err(error) => {
-                return failed(&mut starter, colour, &format!("--detach: {error}"), FAILED);
+                return failed(&mut starter, stderr, &format!("--detach: {error}"), FAILED);
             }
         }
     }
-    match run(&config, colour, &mut starter) {
+    match run(&config, stderr, &mut starter) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&mut starter, colour, &error.reason, error.code),
+        Err(error) => failed(&mut starter, stderr, &error.reason, error.code),
     }
 }
 
-fn run(config: &Config, colour: Colour, starter: &mut Starter) -> Result<(), StartError> {
+fn run(config: &Config, stderr: Stderr, starter: &mut Starter) -> Result<(), StartError> {
     // Whatever can fail without the key fails before it is read.
     let egress = Egress::take(&config.upstream).map_err(|error| match error {
         EgressError::Url(..) => usage(error.to_string()),
@@ -196,7 +209,7 @@ fn run(config: &Config, colour: Colour, starter: &mut Starter) -> Result<(), Sta
         max_connections,
         client_timeout: config.client_timeout,
         upstream_timeout: config.upstream_timeout,
-        access_log: config.access_log,
+        form: stderr.form,
         peers,
         token,
         max_requests: config.max_requests,
@@ -204,10 +217,12 @@ fn run(config: &Config, colour: Colour, starter: &mut Starter) -> Result<(), Sta
     })
     .map_err(no_loop)?;
     starter.leave().map_err(|error| format!("--detach: {error}"))?;
+    let token = config.client_token_file.is_some();
+    // Made before the process is confined, which may not ask for its pid any more.
+    let started = report::started(listening, token, &protections, stderr.colour);
     event_loop.confine()?;
     sys::bring_pages_in();
-    let token = config.client_token_file.is_some();
-    let told = starter.tell(0, &report::started(listening, token, &protections, colour));
+    let told = starter.tell(0, &started.render(stderr.form));
     told.map_err(|_| "--detach: nobody waits for the start any more".to_owned())?;
     event_loop.run().map_err(|error| {
         format!("the event loop failed ({error}); start the relay anew, and report it as a bug")
@@ -354,11 +369,12 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn failed(starter: &mut Starter, colour: Colour, reason: &dyn Display, code: u8) -> ExitCode {
-    let mut lines = format!("codex-responses-api-proxy: {} {reason}\n", colour.red("error:"));
+fn failed(starter: &mut Starter, stderr: Stderr, reason: &dyn Display, code: u8) -> ExitCode {
+    let mut text = format!("codex-responses-api-proxy: {} {reason}", stderr.colour.red("error:"));
     if code == USAGE {
-        lines.push_str("Try 'codex-responses-api-proxy --help'.\n");
+        text.push_str("\nTry 'codex-responses-api-proxy --help'.");
     }
-    let _ = starter.tell(code, &lines);
+    let event = Event::new("error", text).number("exit_code", code.into());
+    let _ = starter.tell(code, &event.render(stderr.form));
     ExitCode::from(code)
 }

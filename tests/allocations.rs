@@ -10,6 +10,7 @@ use std::thread;
 use codex_responses_api_proxy::cli::{self, Command};
 use codex_responses_api_proxy::http1::request::Policy;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
+use codex_responses_api_proxy::net::report::Form;
 use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyForm};
@@ -101,7 +102,7 @@ fn start(upstream: &Upstream) -> u16 {
             max_connections: 8,
             client_timeout: config.client_timeout,
             upstream_timeout: None,
-            access_log: false,
+            form: Form::Text,
             peers: None,
             token: None,
             max_requests: None,

@@ -10,8 +10,8 @@ use mio::{Events, Poll, Token, Waker};
 
 use super::buffer::Scratch;
 use super::certificate::Certificate;
+use super::clock;
 use super::relay::READ;
-use super::report;
 use super::resolver::{Lookup, Resolver};
 use super::tls::{Connector, Verifier, WIRE_RECORD};
 use super::upstream::{CONNECT, Flow, Origin, Space, Upstream};
@@ -229,7 +229,7 @@ impl Check {
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let today = now.as_secs() / 86_400;
-        let last = report::days(year, month, day);
+        let last = clock::days(year, month, day);
         let left = match last.checked_sub(today) {
             Some(days) => format!("in {days} days"),
             None => format!("{} days ago", today - last),

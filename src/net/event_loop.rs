@@ -14,12 +14,13 @@ use mio::net::TcpListener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::access_log::Log;
 use super::admission::{OVERLOADED_LINGERING, Places, REFUSED_LINGERING, Refusals};
 use super::buffer::Scratch;
 use super::deadlines::Deadlines;
 use super::pool::Pool;
 use super::relay::{READ, Relay, Shared, Turn, WIRE};
-use super::report::AccessLog;
+use super::report::Form;
 use super::resolver::Resolver;
 use super::slots::{Key, Side, Slots};
 use super::tls::Connector;
@@ -67,8 +68,8 @@ pub struct Setup {
     pub client_timeout: Duration,
     /// `--upstream-timeout`.
     pub upstream_timeout: Option<Duration>,
-    /// `--access-log`.
-    pub access_log: bool,
+    /// How lines on stderr look: JSON with `--access-log`.
+    pub form: Form,
     /// `--allow-uid`.
     pub peers: Option<Peers>,
     /// `--client-token-file`.
@@ -127,7 +128,7 @@ impl EventLoop {
         let resolver = Resolver::new(&setup.host, setup.port, waker, setup.sandbox)?;
         let users = setup.peers.as_ref().map_or(1, Peers::count);
         let lingering = REFUSED_LINGERING + OVERLOADED_LINGERING;
-        let log = if setup.access_log { Some(AccessLog::start(setup.sandbox)?) } else { None };
+        let log = Log::start(setup.form, setup.sandbox)?;
         let (origin, registry) = (
             Origin { connector: setup.connector, resolver, proxy: setup.proxy },
             poll.registry().try_clone()?,

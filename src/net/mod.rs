@@ -1,9 +1,11 @@
 //! Sockets and time: the single-threaded event loop.
 
+pub mod access_log;
 pub mod admission;
 pub mod buffer;
 pub mod certificate;
 pub mod check;
+pub mod clock;
 pub mod deadlines;
 pub mod dial;
 pub mod event_loop;

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use mio::Registry;
 
+use super::access_log::{Line, Log};
 use super::admission::{Admission, IdleConnection, User};
 use super::buffer::{Backlog, Scratch};
 use super::deadlines::Deadlines;
 use super::pool::Pool;
-use super::report::{AccessLog, Line};
 use super::slots::{Key, Slots};
 use super::socket::{Got, Socket};
 use super::tls::FULL_RECORD;
@@ -69,8 +69,8 @@ pub struct Shared {
     pub moved: usize,
     /// `--max-requests`: how many more may be forwarded.
     pub requests_left: u64,
-    /// `--access-log`.
-    pub log: Option<AccessLog>,
+    /// What goes to stderr.
+    pub log: Log,
     /// `--client-timeout`.
     pub client_timeout: Duration,
     /// `--upstream-timeout`.
@@ -353,11 +353,9 @@ impl Relay {
     }
 
     fn log(&mut self, end: &'static str, shared: &mut Shared, now: Instant) {
-        let Some(log) = &mut shared.log else {
-            return;
-        };
-        if self.admission == Admission::UserRefused {
-            // Counted, and logged together with others.
+        let log = &mut shared.log;
+        // Connections of refused users are counted, and logged together.
+        if !log.has_exchanges() || self.admission == Admission::UserRefused {
             return;
         }
         let exchange = &self.exchange;

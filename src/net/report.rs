@@ -1,15 +1,12 @@
-//! What goes to stderr: life-cycle lines, and access lines that never hold the loop up.
+//! What the program says on stderr about its own life. Each event is declared once and has two forms:
+//! text, and with `--access-log` one JSON object per line.
 
-use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::ffi::OsString;
+use std::fmt::{Display, Write as _};
+use std::io::{self, IsTerminal};
+use std::time::SystemTime;
 
-use crate::process::confine::{Sandbox, Thread};
-
-/// Bytes of access lines that wait for stderr.
-const WAITING: usize = 64 * 1024;
-/// How long the end of the program waits for stderr.
-const FAREWELL: Duration = Duration::from_millis(500);
+use super::clock::Timestamp;
 
 /// Whether stderr shows colour.
 #[derive(Clone, Copy)]
@@ -18,10 +15,10 @@ pub struct Colour(bool);
 impl Colour {
     /// It does where it is a terminal, unless that is a dumb one or `NO_COLOR` is set (no-color.org).
     /// To be asked before the process is confined: then it would be killed for it.
-    pub fn of_stderr() -> Colour {
+    pub fn of_stderr(form: Form) -> Colour {
         let is = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let able = is("TERM").is_some_and(|term| term != "dumb");
-        Colour(able && is("NO_COLOR").is_none() && io::stderr().is_terminal())
+        Colour(form == Form::Text && able && is("NO_COLOR").is_none() && io::stderr().is_terminal())
     }
 
     /// What stands out: where one looks first.
@@ -40,209 +37,109 @@ impl Colour {
 }
 
 /// The relay listens: where, what to tell clients, and which protections are in force.
-pub fn started(port: u16, token: bool, protections: &str, colour: Colour) -> String {
+pub fn started(port: u16, token: bool, protections: &str, colour: Colour) -> Event {
     let listening = format!("codex-responses-api-proxy listening on 127.0.0.1:{port}");
     let key = if token { "the client token" } else { "anything" };
-    format!(
-        "{}\nclients: base URL http://127.0.0.1:{port}/v1, {key} as API key\nprotections: \
-         {protections}\n",
-        colour.bold(&listening)
-    )
+    let listening = colour.bold(&listening);
+    let text = format!(
+        "{listening}\nclients: base URL http://127.0.0.1:{port}/v1, {key} as API key\nprotections: \
+         {protections}"
+    );
+    Event::new("start", text)
+        .number("pid", std::process::id().into())
+        .number("port", port.into())
+        .string("protections", protections)
 }
 
-/// One exchange, without a byte that a peer chose.
-pub struct Line {
-    /// `responses`, `shutdown` or `refused`.
-    pub route: &'static str,
-    /// The final status that was sent.
-    pub status: Option<u16>,
-    /// Request body bytes that went upstream.
-    pub bytes_in: u64,
-    /// Response body bytes that went to the client.
-    pub bytes_out: u64,
-    /// Time until an upstream connection stood, where one had to be made.
-    pub connect: Option<Duration>,
-    /// Time until the first byte of the answer.
-    pub first_byte: Option<Duration>,
-    /// Time from the first byte of the request to the end.
-    pub total: Duration,
-    /// The upstream connection had served before.
-    pub reused: bool,
-    /// `complete`, an `error.code`, or how the exchange was cut off.
-    pub end: &'static str,
+/// How lines on stderr look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// For people.
+    Text,
+    /// `--access-log`: everything is JSON, from the first line on.
+    Json,
 }
 
-/// Writes JSON lines on a thread of its own, because stderr may block and belongs to others too: its
-/// O_NONBLOCK flag is not ours to set.
-pub struct AccessLog {
-    queue: Arc<Queue>,
+/// One event of the program's life: `start`, `drain`, `end`, `warning`, `error`. It holds no byte that a
+/// client or the upstream chose.
+///
+/// ```
+/// # use codex_responses_api_proxy::net::report::{Event, Form};
+/// let drain = Event::new("drain", "waiting for 2 exchanges").number("exchanges", 2);
+/// assert_eq!(drain.render(Form::Text), "waiting for 2 exchanges\n");
+/// assert!(drain.render(Form::Json).ends_with("\"exchanges\":2}\n"));
+/// ```
+pub struct Event {
+    name: &'static str,
+    text: String,
+    /// The fields as JSON, each with a comma in front.
+    fields: String,
 }
 
-struct Queue {
-    lines: Mutex<Lines>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Lines {
-    /// Whole lines, each without its closing brace and newline.
-    waiting: Vec<u8>,
-    /// Lines that were lost since one got through.
-    lost: u64,
-    /// The thread is in a write.
-    writing: bool,
-    ended: bool,
-}
-
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+impl Form {
+    /// What the arguments ask for. Decided before they are parsed, since what is wrong with them is an
+    /// event too.
+    pub fn of(arguments: impl IntoIterator<Item = OsString>) -> Form {
+        let asked = arguments.into_iter().any(|argument| argument == "--access-log");
+        if asked { Form::Json } else { Form::Text }
     }
 }
 
-impl AccessLog {
-    /// Starts the thread, which confines itself first.
-    pub fn start(sandbox: Sandbox) -> io::Result<AccessLog> {
-        let queue =
-            Arc::new(Queue { lines: Mutex::new(Lines::default()), changed: Condvar::new() });
-        let shared = queue.clone();
-        sandbox.thread(Thread::Log, "access-log", || {}, move || write_lines(&shared))?;
-        Ok(AccessLog { queue })
+impl Event {
+    /// An event and its text: one line or several, as people read them, without the last newline. In
+    /// JSON the text is `message`.
+    pub fn new(name: &'static str, text: impl Display) -> Event {
+        Event { name, text: text.to_string(), fields: String::new() }
     }
 
-    /// Adds a line, or counts it as lost when too many wait.
-    pub fn exchange(&mut self, line: &Line) {
-        self.add(|out| format(line, SystemTime::now(), out));
+    /// Adds a field with a number.
+    pub fn number(mut self, name: &'static str, value: u64) -> Event {
+        let _ = write!(self.fields, ",\"{name}\":{value}");
+        self
     }
 
-    /// Adds a line about connections of a user who may not use the relay.
-    pub fn refused(&mut self, uid: Option<u32>, count: u64) {
-        self.add(|out| {
-            time(SystemTime::now(), out)?;
-            write!(out, ",\"event\":\"user_refused\"")?;
-            optional(out, "uid", uid)?;
-            write!(out, ",\"count\":{count}")
-        });
+    /// Adds a field with a text.
+    pub fn string(mut self, name: &'static str, value: &str) -> Event {
+        let _ = write!(self.fields, ",\"{name}\":");
+        quote(value, &mut self.fields);
+        self
     }
 
-    fn add(&mut self, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) {
-        let mut lines = self.queue.lock();
-        let before = lines.waiting.len();
-        let _ = write(&mut lines.waiting);
-        if lines.waiting.len() > WAITING {
-            lines.waiting.truncate(before);
-            lines.lost += 1;
-        } else {
-            lines.waiting.push(b'\n');
+    /// Adds a field that is `null` when there is no value.
+    pub fn optional(self, name: &'static str, value: Option<u64>) -> Event {
+        match value {
+            Some(value) => self.number(name, value),
+            None => Event { fields: self.fields + ",\"" + name + "\":null", ..self },
         }
-        drop(lines);
-        self.queue.changed.notify_all();
     }
-}
 
-/// Gives stderr a moment to take what waits.
-impl Drop for AccessLog {
-    fn drop(&mut self) {
-        let mut lines = self.queue.lock();
-        lines.ended = true;
-        self.queue.changed.notify_all();
-        let busy = |lines: &mut Lines| lines.writing || !lines.waiting.is_empty();
-        drop(self.queue.changed.wait_timeout_while(lines, FAREWELL, busy));
-    }
-}
-
-fn write_lines(queue: &Queue) {
-    let mut batch = Vec::new();
-    let mut text = Vec::new();
-    loop {
-        let mut lines = queue.lock();
-        while lines.waiting.is_empty() {
-            if lines.ended {
-                return;
-            }
-            lines = queue.changed.wait(lines).unwrap_or_else(PoisonError::into_inner);
-        }
-        batch.clear();
-        std::mem::swap(&mut batch, &mut lines.waiting);
-        lines.writing = true;
-        drop(lines);
-        for line in batch.split_inclusive(|byte| *byte == b'\n') {
-            let lost = std::mem::take(&mut queue.lock().lost);
-            text.clear();
-            text.extend_from_slice(line.strip_suffix(b"\n").unwrap_or(line));
-            let _ = match lost {
-                0 => writeln!(text, "}}"),
-                lost => writeln!(text, ",\"lost\":{lost}}}"),
-            };
-            if io::stderr().write_all(&text).is_err() {
-                queue.lock().lost += lost + 1;
+    /// The event as it goes to stderr, with its newline.
+    pub fn render(&self, form: Form) -> String {
+        match form {
+            Form::Text => format!("{}\n", self.text),
+            Form::Json => {
+                let time = Timestamp::of(SystemTime::now());
+                let mut line =
+                    format!("{{\"time\":\"{time}\",\"event\":\"{}\",\"message\":", self.name);
+                quote(&self.text, &mut line);
+                line + &self.fields + "}\n"
             }
         }
-        queue.lock().writing = false;
-        queue.changed.notify_all();
     }
 }
 
-/// The beginning of a line.
-fn time(now: SystemTime, out: &mut Vec<u8>) -> io::Result<()> {
-    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (year, month, day) = civil(since_epoch.as_secs() / 86_400);
-    let seconds = since_epoch.as_secs() % 86_400;
-    write!(
-        out,
-        "{{\"time\":\"{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z\"",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60,
-        since_epoch.subsec_millis(),
-    )
-}
-
-/// The line without its closing brace.
-fn format(line: &Line, now: SystemTime, out: &mut Vec<u8>) -> io::Result<()> {
-    time(now, out)?;
-    write!(out, ",\"route\":\"{}\"", line.route)?;
-    optional(out, "status", line.status)?;
-    write!(out, ",\"bytes_in\":{},\"bytes_out\":{}", line.bytes_in, line.bytes_out)?;
-    optional(out, "connect_ms", line.connect.map(|d| d.as_millis()))?;
-    optional(out, "first_byte_ms", line.first_byte.map(|d| d.as_millis()))?;
-    let total = line.total.as_millis();
-    write!(out, ",\"total_ms\":{total},\"reused\":{},\"end\":\"{}\"", line.reused, line.end)
-}
-
-fn optional(
-    out: &mut Vec<u8>,
-    name: &str,
-    value: Option<impl std::fmt::Display>,
-) -> io::Result<()> {
-    match value {
-        Some(value) => write!(out, ",\"{name}\":{value}"),
-        None => write!(out, ",\"{name}\":null"),
+/// Writes a JSON string (RFC 8259 §7).
+fn quote(text: &str, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        let _ = match c {
+            '"' | '\\' => write!(out, "\\{c}"),
+            '\n' => write!(out, "\\n"),
+            c if c.is_control() => write!(out, "\\u{:04x}", u32::from(c)),
+            c => write!(out, "{c}"),
+        };
     }
-}
-
-/// Days since 1970-01-01 as year, month and day of the Gregorian calendar.
-fn civil(days: u64) -> (u64, u64, u64) {
-    // Years begin in March, so that the leap day is the last of its year.
-    let days = days + 719_468;
-    let era = days / 146_097;
-    let day_of_era = days % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
-}
-
-/// The other way round; 0 before 1970.
-pub fn days(year: u64, month: u64, day: u64) -> u64 {
-    let year = year.saturating_sub(u64::from(month <= 2));
-    let (era, year_of_era) = (year / 400, year % 400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day.saturating_sub(1);
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    (era * 146_097 + day_of_era).saturating_sub(719_468)
+    out.push('"');
 }
 
 #[cfg(test)]
@@ -250,43 +147,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_right_around_leap_days() {
-        for (days, want) in [
-            (0, (1970, 1, 1)),
-            (58, (1970, 2, 28)),
-            (59, (1970, 3, 1)),
-            (11_016, (2000, 2, 29)),
-            (11_017, (2000, 3, 1)),
-            (20_780, (2026, 11, 23)),
-            (47_540, (2100, 2, 28)),
-            (47_541, (2100, 3, 1)),
-        ] {
-            assert_eq!(civil(days), want);
-            assert_eq!(super::days(want.0, want.1, want.2), days);
-        }
-    }
-
-    #[test]
-    fn a_line_is_one_json_object() {
-        let line = Line {
-            route: "responses",
-            status: None,
-            bytes_in: 1,
-            bytes_out: 2,
-            connect: Some(Duration::from_millis(3)),
-            first_byte: None,
-            total: Duration::from_millis(4),
-            reused: true,
-            end: "client_closed",
-        };
-        let mut out = Vec::new();
-        format(&line, UNIX_EPOCH + Duration::from_millis(86_400_000 + 3_723_004), &mut out)
-            .unwrap();
+    fn an_event_in_json_is_one_line_whatever_its_text_holds() {
+        let event = Event::new("warning", "one \"two\"\nthree\\\u{1b}é")
+            .string("cause", "a\tb")
+            .number("exchanges", 7)
+            .optional("uid", None);
+        let line = event.render(Form::Json);
+        let (time, rest) = line.split_at("{\"time\":\"1970-01-01T00:00:00.000Z\"".len());
+        assert!(time.starts_with("{\"time\":\"20") && time.ends_with("Z\""), "{time}");
         assert_eq!(
-            String::from_utf8(out).unwrap(),
-            "{\"time\":\"1970-01-02T01:02:03.004Z\",\"route\":\"responses\",\"status\":null,\
-             \"bytes_in\":1,\"bytes_out\":2,\"connect_ms\":3,\"first_byte_ms\":null,\"total_ms\":4,\
-             \"reused\":true,\"end\":\"client_closed\""
+            rest,
+            ",\"event\":\"warning\",\"message\":\"one \\\"two\\\"\\nthree\\\\\\u001bé\",\"cause\":\"a\\u0009b\",\
+             \"exchanges\":7,\"uid\":null}\n"
         );
+        assert_eq!(Event::new("end", "it ends").number("n", 1).render(Form::Text), "it ends\n");
     }
 }

@@ -39,18 +39,17 @@ pub struct Start {
 }
 
 impl Start {
-    /// Waits for the child's report, or for its end. The exit code to pass on, and what stderr has not
-    /// been told yet.
-    pub fn outcome(mut self) -> (u8, String) {
+    /// Waits for the child's report, or for its end.
+    pub fn outcome(mut self) -> Outcome {
         let mut report = Vec::new();
         let _ = self.report.read_to_end(&mut report);
         if let Some((code, text)) = report.split_first() {
-            return (*code, String::from_utf8_lossy(text).into_owned());
+            return Outcome::Told(*code, String::from_utf8_lossy(text).into_owned());
         }
         let reason = match self.child.wait() {
             // It has said why itself.
             Ok(status) if status.code().is_some_and(|code| code != 0) => {
-                return (status.code().map_or(1, |code| code as u8), String::new());
+                return Outcome::Told(status.code().map_or(1, |code| code as u8), String::new());
             }
             Ok(status) => match status.signal() {
                 Some(signal) => format!("it was killed by signal {signal}"),
@@ -58,8 +57,16 @@ impl Start {
             },
             Err(error) => format!("its end is not known: {error}"),
         };
-        (1, format!("codex-responses-api-proxy: error: --detach: {reason} before it listened\n"))
+        Outcome::Died(format!("--detach: {reason} before it listened"))
     }
+}
+
+/// How a start in a child ended.
+pub enum Outcome {
+    /// The exit code to pass on, and the lines that stderr has not been told yet.
+    Told(u8, String),
+    /// The child ended without a word. Why the start failed.
+    Died(String),
 }
 
 /// Whoever started the relay and is told how that went: a reader of stderr, or a waiting parent.

@@ -68,7 +68,7 @@ relay() {
         --upstream-url "$upstream" --ca-file "$work/ca.pem" "$@" 2>"$log" &
     pids+=($!)
     wait_for "$log" 'listening on'
-    port=$(sed -n 's/.*listening on 127.0.0.1://p' "$log")
+    port=$(sed -n 's/.*"event":"start".*"port":\([0-9]*\).*/\1/p' "$log")
 }
 
 # The upstream saw the relay's key every time, and the key is in nobody's output.

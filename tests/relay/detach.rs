@@ -9,7 +9,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 
 use super::key::{asked, echo_is_back};
 use super::lifecycle::Folder;
-use super::support::relay::{Starter, ends, inherit, marker_key, program};
+use super::support::relay::{Starter, ends, inherit, marker_key, port_of_start, program};
 use super::support::{Client, DEADLINE, Relay, Upstream, comes, ok, post, wait_for};
 
 /// A relay that has left; it ends with the test.
@@ -179,8 +179,8 @@ fn a_file_as_stderr_is_kept_and_gets_the_access_log() {
     stdin.write_all(b"key\n").unwrap();
     assert_eq!(parent.exit_code(), 0);
     let text = fs::read_to_string(&log).unwrap();
-    assert!(text.starts_with("codex-responses-api-proxy listening on "), "{text}");
     let relay = Detached::find(folder);
+    assert_eq!(port_of_start(&text), relay.port);
     assert_eq!(relay.connect().send(post("", "{}")).response().text(), "fine");
     let access = "\"route\":\"responses\",\"status\":200";
     relay.folder.wait_for("log", |text| text.contains(access));

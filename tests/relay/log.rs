@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Stdio;
 
+use super::support::relay::port_of_start;
 use super::support::{End, Relay, Upstream, ok, post};
 
 /// The values of a line, in order, after it was checked that these are its names and no others.
@@ -150,11 +151,7 @@ fn a_stderr_that_nobody_reads_holds_nothing_up_and_the_lost_lines_are_counted() 
     let mut lines = BufReader::new(File::from(reader));
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
-    let port = line.trim_end().rsplit_once(':').unwrap().1.parse().unwrap();
-    while !line.starts_with("protections:") {
-        line.clear();
-        lines.read_line(&mut line).unwrap();
-    }
+    let port = port_of_start(&line);
     // More lines than the pipe and the relay's own buffer hold together.
     let count = 1000;
     let mut client = super::support::Client::connect(port);
@@ -190,12 +187,49 @@ fn a_closed_stderr_stops_nothing() {
     let mut lines = BufReader::new(File::from(reader));
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
-    let port = line.trim_end().rsplit_once(':').unwrap().1.parse().unwrap();
-    lines.read_line(&mut line).unwrap();
+    let port = port_of_start(&line);
     drop(lines);
     let mut client = super::support::Client::connect(port);
     for _ in 0..20 {
         assert_eq!(client.send(post("", "{}")).response().status, 200);
     }
     drop(relay);
+}
+
+#[test]
+fn with_it_stderr_is_json_from_the_first_line_to_the_last() {
+    let json = |text: &str| {
+        assert!(text.ends_with('\n'), "{text}");
+        for line in text.lines() {
+            let form = line.starts_with("{\"time\":\"20") && line.ends_with('}');
+            assert!(form && !line.contains('\u{1b}'), "{line}");
+        }
+    };
+    let upstream = Upstream::answering(ok("fine"));
+    let mut relay = Relay::to(&upstream.url()).args(["--access-log"]).start();
+    relay.connect().send(post("", "{}")).response();
+    relay.connect().send("GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+    relay.line_with("route_not_allowed");
+    relay.signal(libc::SIGTERM);
+    assert_eq!(relay.exit_code(), 0);
+    json(&String::from_utf8(relay.output()).unwrap());
+
+    // What is wrong with the command line and with the key is an event as well.
+    for (arguments, stdin, code) in
+        [(["--access-log", "--prot"], "key", 2), (["--access-log", "--http-shutdown"], "no key", 1)]
+    {
+        let (got, _, err) = Relay::bare().args(arguments).run(stdin.as_bytes());
+        assert_eq!(got, code, "{err}");
+        json(&err);
+        let (_, rest) = err.split_once(',').unwrap();
+        assert!(rest.starts_with("\"event\":\"error\",\"message\":\""), "{err}");
+        assert!(err.ends_with(&format!(",\"exit_code\":{code}}}\n")) && err.lines().count() == 1);
+    }
+}
+
+#[test]
+fn without_it_the_start_lines_are_text() {
+    let relay = Relay::bare().start();
+    let text = String::from_utf8(relay.output()).unwrap();
+    assert!(text.lines().count() == 3 && !text.contains('{'), "{text}");
 }

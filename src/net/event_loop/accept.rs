@@ -11,6 +11,7 @@ use crate::http1::exchange::Exchange;
 use crate::http1::refusal::Reject;
 use crate::net::admission::{Admission, User};
 use crate::net::relay::Relay;
+use crate::net::report::Event;
 use crate::net::slots::Side;
 use crate::net::socket::{EVENTS, Socket};
 use crate::process::peer::Identity;
@@ -132,8 +133,11 @@ impl EventLoop {
 
     pub(super) fn log_refusals_now(&mut self) {
         for (uid, count) in self.refusals.take() {
-            if let Some(log) = &mut self.shared.log {
-                log.refused(uid, count);
+            if self.shared.log.has_exchanges() {
+                let event = Event::new("user_refused", "a user whom --allow-uid does not name")
+                    .optional("uid", uid.map(u64::from))
+                    .number("count", count);
+                self.shared.log.event(&event);
             }
         }
     }

@@ -121,9 +121,10 @@ impl Relay {
         }
     }
 
-    /// A line that it has printed already.
+    /// A line that it has printed already, also one of the `message` of an event in JSON.
     pub fn output_line(&self, start: &str) -> String {
         let output = String::from_utf8(self.output()).unwrap();
+        let output = output.replace("\"message\":\"", "\n").replace("\\n", "\n");
         output.lines().find(|line| line.starts_with(start)).unwrap().to_owned()
     }
 
@@ -251,6 +252,11 @@ impl Starter {
     pub fn start(self) -> Relay {
         let mut relay = self.spawn(Stdio::piped());
         let line = relay.line();
+        if line.starts_with('{') {
+            // With --access-log the start is one line of JSON.
+            relay.port = port_of_start(&line);
+            return relay;
+        }
         let port = line.strip_prefix("codex-responses-api-proxy listening on 127.0.0.1:");
         relay.port = port.unwrap_or_else(|| panic!("not listening: {line}")).parse().unwrap();
         for start in ["clients: ", "protections: "] {
@@ -326,6 +332,13 @@ impl Starter {
         e.read_to_string(&mut err).unwrap();
         (code, out, err)
     }
+}
+
+/// The port in the event `start`, the first line in JSON.
+pub fn port_of_start(line: &str) -> u16 {
+    assert!(line.contains(",\"event\":\"start\","), "not listening: {line}");
+    let (_, port) = line.split_once(",\"port\":").unwrap();
+    port.split([',', '}']).next().unwrap().parse().unwrap()
 }
 
 /// Waits for the end of a child.

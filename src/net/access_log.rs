@@ -1,0 +1,213 @@
+//! What the loop says on stderr: events, and with `--access-log` a JSON line for each exchange. A thread
+//! of its own writes, so that a stderr that is not read never holds the loop up.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::clock::Timestamp;
+use super::report::{Event, Form};
+use crate::process::confine::{Sandbox, Thread};
+
+/// Bytes of lines that wait for stderr.
+const WAITING: usize = 64 * 1024;
+/// How long the end of the program waits for stderr.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// One exchange, without a byte that a peer chose.
+pub struct Line {
+    /// `responses`, `shutdown` or `refused`.
+    pub route: &'static str,
+    /// The final status that was sent.
+    pub status: Option<u16>,
+    /// Request body bytes that went upstream.
+    pub bytes_in: u64,
+    /// Response body bytes that went to the client.
+    pub bytes_out: u64,
+    /// Time until an upstream connection stood, where one had to be made.
+    pub connect: Option<Duration>,
+    /// Time until the first byte of the answer.
+    pub first_byte: Option<Duration>,
+    /// Time from the first byte of the request to the end.
+    pub total: Duration,
+    /// The upstream connection had served before.
+    pub reused: bool,
+    /// `complete`, an `error.code`, or how the exchange was cut off.
+    pub end: &'static str,
+}
+
+/// Writes lines on a thread of its own, because stderr may block and belongs to others too: its
+/// O_NONBLOCK flag is not ours to set.
+pub struct Log {
+    form: Form,
+    queue: Arc<Queue>,
+}
+
+struct Queue {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    /// Whole lines. Those in JSON lack the closing brace.
+    waiting: Vec<u8>,
+    /// Lines that were lost since one got through.
+    lost: u64,
+    /// The thread is in a write.
+    writing: bool,
+    ended: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log {
+    /// Starts the thread, which confines itself first.
+    pub fn start(form: Form, sandbox: Sandbox) -> io::Result<Log> {
+        let queue =
+            Arc::new(Queue { lines: Mutex::new(Lines::default()), changed: Condvar::new() });
+        let shared = queue.clone();
+        sandbox.thread(Thread::Log, "log", || {}, move || write_lines(form, &shared))?;
+        Ok(Log { form, queue })
+    }
+
+    /// Whether exchanges get lines of their own: with `--access-log`.
+    pub fn has_exchanges(&self) -> bool {
+        matches!(self.form, Form::Json)
+    }
+
+    /// Adds the line of an exchange, with `--access-log`.
+    pub fn exchange(&mut self, line: &Line) {
+        if self.has_exchanges() {
+            self.add(|out| drop(format(line, SystemTime::now(), out)));
+        }
+    }
+
+    /// Adds the lines of an event. They are written in the order of these calls, behind the lines of
+    /// exchanges that came before.
+    pub fn event(&mut self, event: &Event) {
+        let text = event.render(self.form);
+        let text = match self.form {
+            Form::Text => text.strip_suffix('\n'),
+            Form::Json => text.strip_suffix("}\n"),
+        };
+        self.add(|out| out.extend_from_slice(text.unwrap_or_default().as_bytes()));
+    }
+
+    /// Adds what `write` writes, or counts it as lost when too much waits.
+    fn add(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut lines = self.queue.lock();
+        let before = lines.waiting.len();
+        write(&mut lines.waiting);
+        if lines.waiting.len() > WAITING {
+            lines.waiting.truncate(before);
+            lines.lost += 1;
+        } else {
+            lines.waiting.push(b'\n');
+        }
+        drop(lines);
+        self.queue.changed.notify_all();
+    }
+}
+
+/// Gives stderr a moment to take what waits.
+impl Drop for Log {
+    fn drop(&mut self) {
+        let mut lines = self.queue.lock();
+        lines.ended = true;
+        self.queue.changed.notify_all();
+        let busy = |lines: &mut Lines| lines.writing || !lines.waiting.is_empty();
+        drop(self.queue.changed.wait_timeout_while(lines, FAREWELL, busy));
+    }
+}
+
+fn write_lines(form: Form, queue: &Queue) {
+    let mut batch = Vec::new();
+    let mut text = Vec::new();
+    loop {
+        let mut lines = queue.lock();
+        while lines.waiting.is_empty() {
+            if lines.ended {
+                return;
+            }
+            lines = queue.changed.wait(lines).unwrap_or_else(PoisonError::into_inner);
+        }
+        batch.clear();
+        std::mem::swap(&mut batch, &mut lines.waiting);
+        lines.writing = true;
+        drop(lines);
+        for line in batch.split_inclusive(|byte| *byte == b'\n') {
+            let lost = std::mem::take(&mut queue.lock().lost);
+            text.clear();
+            text.extend_from_slice(line.strip_suffix(b"\n").unwrap_or(line));
+            let _ = match (form, lost) {
+                (Form::Text, _) => writeln!(text),
+                (Form::Json, 0) => writeln!(text, "}}"),
+                (Form::Json, lost) => writeln!(text, ",\"lost\":{lost}}}"),
+            };
+            if io::stderr().write_all(&text).is_err() {
+                queue.lock().lost += lost + 1;
+            }
+        }
+        queue.lock().writing = false;
+        queue.changed.notify_all();
+    }
+}
+
+/// The line without its closing brace.
+fn format(line: &Line, now: SystemTime, out: &mut Vec<u8>) -> io::Result<()> {
+    let time = Timestamp::of(now);
+    write!(out, "{{\"time\":\"{time}\",\"route\":\"{}\"", line.route)?;
+    optional(out, "status", line.status)?;
+    write!(out, ",\"bytes_in\":{},\"bytes_out\":{}", line.bytes_in, line.bytes_out)?;
+    optional(out, "connect_ms", line.connect.map(|d| d.as_millis()))?;
+    optional(out, "first_byte_ms", line.first_byte.map(|d| d.as_millis()))?;
+    let total = line.total.as_millis();
+    write!(out, ",\"total_ms\":{total},\"reused\":{},\"end\":\"{}\"", line.reused, line.end)
+}
+
+fn optional(
+    out: &mut Vec<u8>,
+    name: &str,
+    value: Option<impl std::fmt::Display>,
+) -> io::Result<()> {
+    match value {
+        Some(value) => write!(out, ",\"{name}\":{value}"),
+        None => write!(out, ",\"{name}\":null"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_json_object() {
+        let line = Line {
+            route: "responses",
+            status: None,
+            bytes_in: 1,
+            bytes_out: 2,
+            connect: Some(Duration::from_millis(3)),
+            first_byte: None,
+            total: Duration::from_millis(4),
+            reused: true,
+            end: "client_closed",
+        };
+        let mut out = Vec::new();
+        format(&line, UNIX_EPOCH + Duration::from_millis(86_400_000 + 3_723_004), &mut out)
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "{\"time\":\"1970-01-02T01:02:03.004Z\",\"route\":\"responses\",\"status\":null,\
+             \"bytes_in\":1,\"bytes_out\":2,\"connect_ms\":3,\"first_byte_ms\":null,\"total_ms\":4,\
+             \"reused\":true,\"end\":\"client_closed\""
+        );
+    }
+}
