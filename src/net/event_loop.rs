@@ -137,7 +137,7 @@ impl EventLoop {
             origin,
             credential: setup.credential,
             ups: Slots::new(2 * setup.max_connections + lingering),
-            pool: Pool::new(setup.max_connections),
+            pool: Pool::new(setup.max_connections, users),
             deadlines: Deadlines::default(),
             registry,
             downstream: Scratch::new(READ),

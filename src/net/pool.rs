@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::admission::User;
 use super::key_list::KeyList;
 use super::slots::{Key, Slots};
 use super::upstream::Upstream;
@@ -13,43 +14,66 @@ pub const IDLE: Duration = Duration::from_secs(55);
 
 /// The keys of idle connections.
 pub struct Pool {
-    idle: KeyList,
+    /// Where users are told apart: those that nobody has used, then those of each user. A response
+    /// that an upstream sends too late, or a request it reads out of a body, stays with the user who
+    /// brought it about. Else there is one list.
+    idle: Vec<KeyList>,
     spare: Option<Key>,
     limit: usize,
 }
 
 impl Pool {
-    /// At most `limit` connections.
-    pub fn new(limit: usize) -> Pool {
-        Pool { idle: KeyList::default(), spare: None, limit }
+    /// At most `limit` connections, of so many users.
+    pub fn new(limit: usize, users: usize) -> Pool {
+        let lists = if users > 1 { users + 1 } else { 1 };
+        let idle = std::iter::repeat_with(KeyList::default).take(lists).collect();
+        Pool { idle, spare: None, limit }
     }
 
-    /// There is a connection to take; those that have ended meanwhile are dropped on the way.
-    pub fn is_ready(&mut self, ups: &mut Slots<Upstream>) -> bool {
-        while let Some(key) = self.idle.last() {
-            if ups.get(key).is_some_and(|up| up.is_quiet()) {
-                return true;
-            }
-            // Something came while it was idle. What that is, nobody has looked at.
-            self.idle.remove(key);
-            ups.remove(key);
+    fn list(&self, user: Option<User>) -> usize {
+        match user {
+            Some(User(position)) if self.idle.len() > 1 => position + 1,
+            _ => 0,
         }
-        false
+    }
+
+    /// There is a connection for this user to take; those that have ended meanwhile are dropped on the
+    /// way.
+    pub fn is_ready(&mut self, user: User, ups: &mut Slots<Upstream>) -> bool {
+        self.find(user, ups).is_some()
     }
 
     /// Takes the connection that [`Pool::is_ready`] found.
-    pub fn take(&mut self, ups: &mut Slots<Upstream>) -> Option<Key> {
-        let key = self.is_ready(ups).then(|| self.idle.last()).flatten()?;
-        self.idle.remove(key);
+    pub fn take(&mut self, user: User, ups: &mut Slots<Upstream>) -> Option<Key> {
+        let (list, key) = self.find(user, ups)?;
+        self.idle[list].remove(key);
         Some(key)
+    }
+
+    fn find(&mut self, user: User, ups: &mut Slots<Upstream>) -> Option<(usize, Key)> {
+        let own = self.list(Some(user));
+        let unused = (own != 0).then_some(0);
+        for list in [Some(own), unused].into_iter().flatten() {
+            while let Some(key) = self.idle[list].last() {
+                if ups.get(key).is_some_and(|up| up.is_quiet()) {
+                    return Some((list, key));
+                }
+                // Something came while it was idle. What that is, nobody has looked at.
+                self.idle[list].remove(key);
+                ups.remove(key);
+            }
+        }
+        None
     }
 
     /// Puts a connection in, or drops it when there are enough; true when it was kept.
     pub fn put(&mut self, key: Key, ups: &mut Slots<Upstream>, now: Instant) -> bool {
+        let len: usize = self.idle.iter().map(KeyList::len).sum();
         match ups.get(key) {
-            Some(up) if self.idle.len() < self.limit => {
+            Some(up) if len < self.limit => {
                 up.rest(now);
-                self.idle.push(key);
+                let list = self.list(up.used_by);
+                self.idle[list].push(key);
                 true
             }
             _ => {
@@ -78,6 +102,6 @@ impl Pool {
     /// Forgets a connection.
     pub fn forget(&mut self, key: Key) {
         self.spare.take_if(|spare| *spare == key);
-        self.idle.remove(key);
+        self.idle.iter_mut().for_each(|list| list.remove(key));
     }
 }

@@ -125,7 +125,18 @@ pub struct Relay {
     continue_by: Option<Instant>,
     /// How far the response has been searched for the key.
     search: SearchPosition,
+    response_start: ResponseStart,
     times: Times,
+}
+
+/// When the first byte of the final response came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ResponseStart {
+    /// When the whole request had gone to the socket.
+    AfterRequest,
+    /// Before that: the upstream may take what came after its response for another request, so the
+    /// connection is not used again.
+    DuringRequest,
 }
 
 #[derive(Clone, Copy)]
@@ -174,6 +185,7 @@ impl Relay {
             heard: now,
             continue_by: None,
             search: SearchPosition::default(),
+            response_start: ResponseStart::AfterRequest,
             times: Times::new(now),
         }
     }

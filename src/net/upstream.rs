@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use mio::Token;
 
+use super::admission::User;
 use super::buffer::{Backlog, Scratch};
 use super::dial::Dial;
 use super::pool;
@@ -62,6 +63,8 @@ pub struct Upstream {
     pub owner: Option<Key>,
     /// The peer takes no more bytes; what it has sent may still be read.
     deaf: bool,
+    /// The user whose exchanges it has carried.
+    pub used_by: Option<User>,
     /// It has carried an exchange before.
     pub reused: bool,
     /// It has been idle, so the peer may have ended it unseen.
@@ -103,6 +106,7 @@ impl Upstream {
             token,
             owner,
             deaf: false,
+            used_by: None,
             reused: false,
             rested: false,
             deadline: Some(now + limit),

@@ -18,6 +18,7 @@ mod log;
 mod memory;
 mod packets;
 mod places;
+mod pooling;
 mod preconnect;
 mod proxy;
 mod routing;

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, ok, pace, post};
 
-const AGENT: u32 = 65_533;
-const OTHER: u32 = 65_532;
+pub const AGENT: u32 = 65_533;
+pub const OTHER: u32 = 65_532;
 
 /// Whether other users can be had. Says so.
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     // SAFETY: no memory is involved.
     let is_root = unsafe { libc::geteuid() } == 0;
     if !is_root {
@@ -34,11 +34,11 @@ fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-fn connect_as(uid: u32, port: u16) -> Client {
+pub fn connect_as(uid: u32, port: u16) -> Client {
     as_user(uid, || Client::connect(port))
 }
 
-fn allowing(uids: &[u32]) -> Vec<String> {
+pub fn allowing(uids: &[u32]) -> Vec<String> {
     uids.iter().map(|uid| format!("--allow-uid={uid}")).collect()
 }
 

@@ -82,7 +82,7 @@ impl EventLoop {
         };
         self.places.enter(admission, user);
         if admission == Admission::Serve {
-            self.prepare(now);
+            self.prepare(user, now);
         }
         self.with(key, |relay, shared| match reject {
             None => relay.turn(shared, now),

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{EventLoop, place};
+use crate::net::admission::User;
 use crate::net::pool;
 use crate::net::relay::Shared;
 use crate::net::slots::{Key, Side};
@@ -13,9 +14,9 @@ impl EventLoop {
     /// DNS, TCP and TLS pass while the request is being written. One at most is made for nobody,
     /// and none is made again because one has ended: only clients who connect bring connections
     /// about.
-    pub(super) fn prepare(&mut self, now: Instant) {
+    pub(super) fn prepare(&mut self, user: User, now: Instant) {
         let Shared { pool, ups, requests_left, .. } = &mut self.shared;
-        if *requests_left == 0 || pool.has_spare() || pool.is_ready(ups) {
+        if *requests_left == 0 || pool.has_spare() || pool.is_ready(user, ups) {
             return;
         }
         let key =

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use super::{Over, READ, Relay, Shared, Times};
+use super::{Over, READ, Relay, ResponseStart, Shared, Times};
 use crate::http1::exchange::RequestStep;
 use crate::http1::request::Access;
 use crate::http1::response::UpstreamFault;
@@ -100,7 +100,7 @@ impl Relay {
             let ready = match self.upstream {
                 _ if has_left => false,
                 Some(key) => shared.ups.get(key).is_some_and(|up| up.is_ready()),
-                None => shared.pool.is_ready(&mut shared.ups),
+                None => shared.pool.is_ready(self.user, &mut shared.ups),
             };
             let before = (self.exchange.is_idle() || self.exchange.is_waiting())
                 .then(|| self.exchange.clone());
@@ -162,7 +162,7 @@ impl Relay {
         let first = shared.pieces.has_credential();
         let key = match self.upstream {
             Some(key) => key,
-            None => match shared.pool.take(&mut shared.ups) {
+            None => match shared.pool.take(self.user, &mut shared.ups) {
                 Some(key) => key,
                 None => return Sent::Nothing,
             },
@@ -184,11 +184,16 @@ impl Relay {
             self.upstream = Some(key);
             shared.requests_left -= 1;
             self.search = SearchPosition::default();
+            self.response_start = ResponseStart::AfterRequest;
+            up.used_by = Some(self.user);
             self.times.reused = std::mem::replace(&mut up.reused, true);
             self.stall = now;
             self.continue_by =
                 self.continue_by.or(Some(now + CONTINUE)).filter(|_| self.exchange.owes_continue());
         } else {
+            if up.has_news() {
+                self.response_start = ResponseStart::DuringRequest;
+            }
             up.send_body(&shared.pieces, input, &mut shared.space);
         }
         self.heard = now;

@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::time::Instant;
 
-use super::{Over, Relay, Shared, WIRE};
+use super::{Over, Relay, ResponseStart, Shared, WIRE};
 use crate::http1::exchange::ResponseStep;
 use crate::http1::pieces;
 use crate::http1::refusal::Reject;
@@ -41,10 +41,15 @@ impl Relay {
         if !up.has_news() {
             return Ok(false);
         }
+        let awaits_head = self.exchange.may_answer();
+        let is_early = awaits_head && (self.exchange.is_uploading() || !up.is_drained());
         let flow = up.read(&mut shared.space, WIRE);
         shared.moved += shared.space.plain.bytes().len();
         if shared.space.plain.bytes().is_empty() && flow == Flow::Open {
             return Ok(true);
+        }
+        if is_early {
+            self.response_start = ResponseStart::DuringRequest;
         }
         let plain = std::mem::replace(&mut shared.space.plain, Scratch::new(0));
         let result = if self.head.is_empty() {
@@ -58,6 +63,8 @@ impl Relay {
         // A final head is what is waited for: interim answers and pieces of a head are not it.
         if !self.exchange.may_answer() {
             self.heard = now;
+        } else if self.head.is_empty() {
+            self.response_start = ResponseStart::AfterRequest;
         }
         result.map(|()| true)
     }
@@ -114,6 +121,7 @@ impl Relay {
             return Ok(());
         };
         if !whole
+            || self.response_start == ResponseStart::DuringRequest
             || shared.ups.get(key).is_none_or(|up| !up.is_drained() || !up.is_between_records())
         {
             shared.ups.remove(key);
