@@ -5,6 +5,7 @@
 //! ever queued in the clear.
 
 mod client_auth;
+mod key_exchange;
 mod provider;
 mod sessions;
 mod verifier;
@@ -204,6 +205,7 @@ impl Tls {
             _ => "TLS 1.2",
         };
         let group = match self.conn.negotiated_key_exchange_group().map(|group| group.name()) {
+            Some(NamedGroup::X25519MLKEM768) => "X25519MLKEM768",
             Some(NamedGroup::X25519) => "X25519",
             Some(NamedGroup::secp256r1) => "P-256",
             Some(NamedGroup::secp384r1) => "P-384",

@@ -132,21 +132,21 @@ fn a_certificate_that_does_not_hold_for_another_reason_is_a_bad_certificate() {
 }
 
 /// A folder for the files that the openssl program reads and writes.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Folder {
+    pub fn new(name: &str) -> Folder {
         let path = std::env::temp_dir().join(format!("relay-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Folder(path)
     }
 
-    fn file(&self, name: &str) -> String {
+    pub fn file(&self, name: &str) -> String {
         self.0.join(name).to_str().unwrap().to_owned()
     }
 
     /// Runs openssl there; false where it is missing.
-    fn openssl(&self, arguments: &str) -> bool {
+    pub fn openssl(&self, arguments: &str) -> bool {
         let command = Command::new("openssl")
             .args(arguments.split(' '))
             .current_dir(&self.0)
@@ -219,14 +219,14 @@ fn a_client_certificate_that_is_demanded_is_named() {
 }
 
 /// A server of OpenSSL's.
-struct Server {
+pub struct OpensslServer {
     child: Child,
-    port: u16,
+    pub port: u16,
 }
 
-impl Server {
-    fn start(folder: &Folder, arguments: &str) -> Server {
-        let mut child = Command::new("openssl")
+impl OpensslServer {
+    pub fn start(program: &str, folder: &Folder, arguments: &str) -> OpensslServer {
+        let mut child = Command::new(program)
             .args("s_server -accept 127.0.0.1:0 -naccept 1 -www".split(' '))
             .args(arguments.split(' '))
             .current_dir(&folder.0)
@@ -249,11 +249,11 @@ impl Server {
                 break port.parse().unwrap();
             }
         };
-        Server { child, port }
+        OpensslServer { child, port }
     }
 }
 
-impl Drop for Server {
+impl Drop for OpensslServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -300,7 +300,11 @@ fn suites_and_certificate_keys_that_servers_have_are_taken() {
         ("sha384", "-tls1_3"),
         ("sha512", "-tls1_3"),
     ] {
-        let server = Server::start(&folder, &format!("-cert {key}.pem -key {key}.key {more}"));
+        let server = OpensslServer::start(
+            "openssl",
+            &folder,
+            &format!("-cert {key}.pem -key {key}.key {more}"),
+        );
         let (code, out, err) = Relay::bare()
             .args(["--upstream-url", &format!("https://localhost:{}/", server.port)])
             .args(["--ca-file", &folder.file(&format!("{key}.pem")), "--check"])

@@ -12,6 +12,7 @@ mod dialing;
 mod differential;
 mod forwarding;
 mod key;
+mod key_exchange;
 mod lifecycle;
 mod limits;
 mod log;

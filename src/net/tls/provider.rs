@@ -15,6 +15,7 @@ use rustls::sign::SigningKey;
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 use webpki::{EndEntityCert, ring as signatures};
 
+use super::key_exchange::X25519MlKem768;
 use crate::process::sys;
 
 /// *ring*, with AES-128 before AES-256: as safe here, and a fifth faster. Upstreams that have a
@@ -32,7 +33,8 @@ pub fn provider() -> CryptoProvider {
             suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
             suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
         ],
-        kx_groups: vec![group::X25519, group::SECP256R1, group::SECP384R1],
+        // An X25519 share goes out with the hybrid one, for servers that have no ML-KEM.
+        kx_groups: vec![&X25519MlKem768, group::X25519, group::SECP256R1, group::SECP384R1],
         signature_verification_algorithms: SIGNATURES,
         secure_random: &Random,
         key_provider: &NoKeys,

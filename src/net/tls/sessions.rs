@@ -19,7 +19,6 @@ pub struct Sessions(Mutex<Session>);
 
 #[derive(Default)]
 struct Session {
-    group: Option<NamedGroup>,
     tls12: Option<Tls12ClientSessionValue>,
     /// Oldest first.
     tickets: VecDeque<Tls13ClientSessionValue>,
@@ -39,12 +38,12 @@ impl fmt::Debug for Sessions {
 }
 
 impl ClientSessionStore for Sessions {
-    fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
-        self.lock().group = Some(group);
-    }
+    /// No group is remembered: a forged ServerHello would be enough to have every later connection
+    /// begin with a share that a quantum computer can open.
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
 
     fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
-        self.lock().group
+        None
     }
 
     fn set_tls12_session(&self, _: ServerName<'static>, session: Tls12ClientSessionValue) {

@@ -331,6 +331,14 @@ impl Peer {
         }
     }
 
+    /// How the handshake went.
+    pub fn handshake_kind(&self) -> Option<rustls::HandshakeKind> {
+        match &self.wire {
+            Wire::Plain(_) => None,
+            Wire::Tls(tls, _) => tls.handshake_kind(),
+        }
+    }
+
     /// The TLS version spoken.
     pub fn version(&self) -> Option<rustls::ProtocolVersion> {
         match &self.wire {

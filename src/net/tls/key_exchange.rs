@@ -1,0 +1,121 @@
+//! X25519MLKEM768: recorded traffic stays closed to a later quantum computer, which X25519 alone does
+//! not promise (draft-ietf-tls-ecdhe-mlkem, FIPS 203). X25519 is *ring*'s, ML-KEM is libcrux's, which
+//! is formally verified; its portable code is used, so that every processor runs the same.
+//!
+//! ```text
+//!   our share     encapsulation key (1184) | X25519 (32)
+//!   their share   ciphertext (1088)        | X25519 (32)
+//!   secret        ML-KEM's (32)            | X25519's (32)
+//! ```
+
+use std::hint::black_box;
+
+use libcrux_ml_kem::mlkem768::{MlKem768Ciphertext, MlKem768PrivateKey, portable};
+use rustls::crypto::ring::kx_group::X25519;
+use rustls::crypto::{ActiveKeyExchange, SharedSecret, SupportedKxGroup};
+use rustls::ffdhe_groups::FfdheGroup;
+use rustls::{Error, NamedGroup, PeerMisbehaved, ProtocolVersion};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::process::sys;
+
+/// Bytes of an ML-KEM-768 encapsulation key (FIPS 203, table 3).
+const ENCAPSULATION_KEY: usize = 1184;
+/// Bytes of an ML-KEM-768 ciphertext (FIPS 203, table 3).
+const CIPHERTEXT: usize = 1088;
+/// Bytes of an X25519 public key (RFC 7748 §6.1).
+const X25519_KEY: usize = 32;
+/// Bytes of the stack below the caller that key generation and decapsulation may have written to.
+const STACK: usize = 32 * 1024;
+
+/// The hybrid group, for TLS 1.3 only.
+#[derive(Debug)]
+pub struct X25519MlKem768;
+
+impl SupportedKxGroup for X25519MlKem768 {
+    fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {
+        let mut seed = Zeroizing::new([0; 64]);
+        sys::random(&mut *seed).map_err(|_| Error::FailedToGetRandomBytes)?;
+        let x25519 = X25519.start()?;
+        let (private_key, encapsulation_key) = portable::generate_key_pair(*seed).into_parts();
+        let mut share = [0; ENCAPSULATION_KEY + X25519_KEY];
+        share[..ENCAPSULATION_KEY].copy_from_slice(encapsulation_key.as_slice());
+        share[ENCAPSULATION_KEY..].copy_from_slice(x25519.pub_key());
+        let private_key = Wiped(private_key);
+        let exchange = Box::new(HybridKeyExchange { private_key, x25519, share });
+        wipe_stack();
+        Ok(exchange)
+    }
+
+    fn ffdhe_group(&self) -> Option<FfdheGroup<'static>> {
+        None
+    }
+
+    fn name(&self) -> NamedGroup {
+        NamedGroup::X25519MLKEM768
+    }
+
+    fn usable_for_version(&self, version: ProtocolVersion) -> bool {
+        version == ProtocolVersion::TLSv1_3
+    }
+}
+
+/// Our half of an exchange: both private keys, and the share that was sent.
+struct HybridKeyExchange {
+    private_key: Wiped,
+    x25519: Box<dyn ActiveKeyExchange>,
+    share: [u8; ENCAPSULATION_KEY + X25519_KEY],
+}
+
+/// The private key of ML-KEM. *ring* keeps that of X25519 and does not wipe it.
+struct Wiped(MlKem768PrivateKey);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        self.0[0..].zeroize();
+    }
+}
+
+impl ActiveKeyExchange for HybridKeyExchange {
+    fn complete(self: Box<Self>, share: &[u8]) -> Result<SharedSecret, Error> {
+        let parts = share.split_at_checked(CIPHERTEXT);
+        let (ciphertext, x25519_share) = parts.ok_or(PeerMisbehaved::InvalidKeyShare)?;
+        let ciphertext = MlKem768Ciphertext::try_from(ciphertext)
+            .map_err(|_| PeerMisbehaved::InvalidKeyShare)?;
+        // X25519 refuses a share of another length.
+        let x25519_secret = self.x25519.complete(x25519_share)?;
+        let mut secret = Vec::with_capacity(64);
+        let mut ml_kem_secret = portable::decapsulate(&self.private_key.0, &ciphertext);
+        secret.extend_from_slice(&ml_kem_secret);
+        secret.extend_from_slice(x25519_secret.secret_bytes());
+        ml_kem_secret.zeroize();
+        wipe_stack();
+        Ok(SharedSecret::from(secret))
+    }
+
+    fn hybrid_component(&self) -> Option<(NamedGroup, &[u8])> {
+        Some((self.x25519.group(), self.x25519.pub_key()))
+    }
+
+    fn complete_hybrid_component(self: Box<Self>, share: &[u8]) -> Result<SharedSecret, Error> {
+        self.x25519.complete(share)
+    }
+
+    fn pub_key(&self) -> &[u8] {
+        &self.share
+    }
+
+    fn ffdhe_group(&self) -> Option<FfdheGroup<'static>> {
+        None
+    }
+
+    fn group(&self) -> NamedGroup {
+        NamedGroup::X25519MLKEM768
+    }
+}
+
+/// Overwrites what ML-KEM has left on the stack.
+#[inline(never)]
+fn wipe_stack() {
+    black_box(&mut [0u8; STACK]).zeroize();
+}
