@@ -76,6 +76,8 @@ pub struct Config {
     pub no_sandbox: bool,
     /// For a whole head, and for a body that stalls.
     pub client_timeout: Duration,
+    /// How long exchanges under way may go on once the relay is to end.
+    pub grace: Duration,
     /// For an answer to begin, and for silence within it.
     pub upstream_timeout: Option<Duration>,
 }
@@ -278,6 +280,7 @@ mod tests {
         assert_eq!(config.upstream, UpstreamUrl::parse(url).unwrap());
         assert!(!config.http_shutdown && !config.access_log && config.server_info.is_none());
         assert_eq!(config.client_timeout, Duration::from_secs(30));
+        assert_eq!(config.grace, Duration::from_secs(1));
         assert_eq!(config.upstream_timeout, None);
         assert_eq!(config.max_connections, 1024);
     }

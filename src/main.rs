@@ -25,7 +25,8 @@ use codex_responses_api_proxy::process::egress::{self, ConnectRequest, Egress, E
 use codex_responses_api_proxy::process::harden::{self, HardenError};
 use codex_responses_api_proxy::process::peer::Peers;
 use codex_responses_api_proxy::process::server_info::ServerInfo;
-use codex_responses_api_proxy::process::sys::{self, SecretMemory, SecretPages, SignalFd};
+use codex_responses_api_proxy::process::signals::{Session, Signals};
+use codex_responses_api_proxy::process::sys::{self, SecretMemory, SecretPages};
 use codex_responses_api_proxy::process::terminal::Prompt;
 use codex_responses_api_proxy::process::token::{ClientToken, TokenError};
 
@@ -155,7 +156,8 @@ fn run(config: &Config, stderr: Stderr, starter: &mut Starter) -> Result<(), Sta
     };
     let credential = read_key(config).map_err(|error| error.to_string())?;
     require(config, credential.memory())?;
-    let signals = SignalFd::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
+    let session = if config.detach { Session::Own } else { Session::Inherited };
+    let signals = Signals::take_over(session)
         .map_err(|error| format!("cannot take signals ({error}); raise ulimit -n"))?;
 
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, config.port))
@@ -168,8 +170,7 @@ fn run(config: &Config, stderr: Stderr, starter: &mut Starter) -> Result<(), Sta
             )
         })?;
     let listening = listener.local_addr().map_err(|error| error.to_string())?.port();
-    // Held to the end, when it is emptied.
-    let _server_info = match &config.server_info {
+    let server_info = match &config.server_info {
         Some(path) => Some(ServerInfo::write(path, listening, std::process::id()).map_err(|error| {
             format!(
                 "cannot write --server-info {}: {error}; name a file in a folder that the relay's \
@@ -197,6 +198,8 @@ fn run(config: &Config, stderr: Stderr, starter: &mut Starter) -> Result<(), Sta
     let event_loop = EventLoop::new(Setup {
         listener,
         signals,
+        grace: config.grace,
+        server_info,
         credential,
         connector,
         host,

@@ -247,6 +247,18 @@ pub const FLAGS: &[Flag] = &[
         }),
     },
     Flag {
+        name: "grace",
+        letter: None,
+        value: "SECONDS",
+        repeatable: false,
+        section: Section::Listening,
+        help: "how long exchanges under way may go on at the end (default: 1)",
+        action: Action::Value(|config, value| {
+            config.grace = value.seconds(0)?;
+            Ok(())
+        }),
+    },
+    Flag {
         name: "upstream-url",
         letter: None,
         value: "URL",
@@ -450,6 +462,7 @@ impl Default for Config {
             require_secret_memory: false,
             no_sandbox: false,
             client_timeout: Duration::from_secs(30),
+            grace: Duration::from_secs(1),
             upstream_timeout: None,
         }
     }

@@ -1,6 +1,7 @@
 //! The loop: poll, note what is ready, accept, give each ready connection one turn, check deadlines.
 
 mod accept;
+mod drain;
 mod idle;
 
 use std::io;
@@ -34,22 +35,26 @@ use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
 use crate::process::harden::HardenError;
 use crate::process::peer::Peers;
-use crate::process::sys::{self, SignalFd};
+use crate::process::server_info::ServerInfo;
+use crate::process::signals::{EndSignal, Signals};
+use crate::process::sys;
 use crate::process::token::ClientToken;
+use drain::Drain;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const SIGNALS: Token = Token(usize::MAX - 2);
 const RESOLVER: Token = Token(usize::MAX - 3);
 
-/// How long exchanges under way may take once the relay is to end.
-const DRAIN: Duration = Duration::from_secs(5);
-
 /// What the loop works with.
 pub struct Setup {
     /// Listens on loopback.
     pub listener: std::net::TcpListener,
-    /// Where SIGTERM and SIGINT arrive.
-    pub signals: SignalFd,
+    /// The signals that end the relay.
+    pub signals: Signals,
+    /// `--grace`.
+    pub grace: Duration,
+    /// `--server-info`, which is emptied when the port is closed.
+    pub server_info: Option<ServerInfo>,
     /// The key.
     pub credential: Credential,
     /// TLS; `None` for a plain upstream.
@@ -87,7 +92,11 @@ pub struct EventLoop {
     address: SocketAddr,
     peers: Option<Peers>,
     sandbox: Sandbox,
-    signals: SignalFd,
+    signals: Signals,
+    /// A signal that has come in this pass.
+    signalled: Option<EndSignal>,
+    grace: Duration,
+    server_info: Option<ServerInfo>,
     policy: Policy,
     places: Places,
     refusals: Refusals,
@@ -101,7 +110,7 @@ pub struct EventLoop {
     stirred: Vec<Key>,
     accept_again: bool,
     accept_at: Option<Instant>,
-    drain_by: Option<Instant>,
+    drain: Option<Drain>,
 }
 
 /// A connection's place among the deadlines.
@@ -163,6 +172,9 @@ impl EventLoop {
             peers: setup.peers,
             sandbox: setup.sandbox,
             signals,
+            signalled: None,
+            grace: setup.grace,
+            server_info: setup.server_info,
             policy: setup.policy,
             places: Places::new(setup.max_connections, users),
             refusals: Refusals::default(),
@@ -173,7 +185,7 @@ impl EventLoop {
             stirred: Vec::new(),
             accept_again: false,
             accept_at: None,
-            drain_by: None,
+            drain: None,
         })
     }
 
@@ -195,9 +207,7 @@ impl EventLoop {
             }
             now = Instant::now();
             for event in &events {
-                if !self.note(event, now) {
-                    return Ok(());
-                }
+                self.note(event, now);
             }
             self.look_after_idle(now);
             // Before the turns: a turn may take the only idle upstream connection, and a client
@@ -206,19 +216,9 @@ impl EventLoop {
             self.give_turns(now);
             self.expire(now);
             self.log_refusals(now);
-            if self.shared.shutdown {
-                self.drain(now);
-            }
-            if let Some(by) = self.drain_by {
-                let busy = self
-                    .downs
-                    .keys()
-                    .into_iter()
-                    .any(|key| self.downs.get(key).is_some_and(|relay| relay.is_busy()));
-                if !busy || now >= by {
-                    self.cut_off(now);
-                    return Ok(());
-                }
+            // After the turns: a request that came together with a signal is under way.
+            if self.end(now).is_break() {
+                return Ok(());
             }
         }
     }
@@ -229,24 +229,17 @@ impl EventLoop {
             return Some(Duration::ZERO);
         }
         let refusals = self.refusals.due();
-        let next = [self.shared.deadlines.next(), self.accept_at, self.drain_by, refusals];
+        let drain = self.drain.map(|drain| drain.by);
+        let next = [self.shared.deadlines.next(), self.accept_at, drain, refusals];
         let next = next.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now))
     }
 
-    /// Notes what an event says; false when the program is to end at once.
-    fn note(&mut self, event: &Event, now: Instant) -> bool {
+    /// Notes what an event says.
+    fn note(&mut self, event: &Event, now: Instant) {
         match event.token() {
             LISTENER => self.accept_again = true,
-            SIGNALS => {
-                while self.signals.take().is_some() {
-                    if self.drain_by.is_some() {
-                        self.cut_off(now);
-                        return false;
-                    }
-                    self.drain(now);
-                }
-            }
+            SIGNALS => self.take_signals(),
             RESOLVER => self.resolved(now),
             token => match Key::of(token) {
                 (key, Side::Downstream) => {
@@ -266,7 +259,6 @@ impl EventLoop {
                 }
             },
         }
-        true
     }
 
     /// Puts a connection on the list for this turn of the loop, unless it stands on one already:
@@ -355,36 +347,6 @@ impl EventLoop {
                 (None, _) if up.is_ready() => self.retire(key),
                 (None, _) => self.look_after(key, now),
             }
-        }
-    }
-
-    /// Stops accepting, ends what waits, lets what is under way finish.
-    fn drain(&mut self, now: Instant) {
-        if self.drain_by.is_some() {
-            return;
-        }
-        self.drain_by = Some(now + DRAIN);
-        self.listener = None;
-        self.accept_at = None;
-        for key in self.downs.keys() {
-            self.with(key, |relay, _| {
-                if relay.is_idle() {
-                    return Turn::Close;
-                }
-                relay.drain();
-                Turn::Again
-            });
-        }
-    }
-
-    /// Ends what is still there.
-    fn cut_off(&mut self, now: Instant) {
-        self.log_refusals_now();
-        for key in self.downs.keys() {
-            self.with(key, |relay, shared| {
-                relay.cut_off(shared, now);
-                Turn::Close
-            });
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::clock::Timestamp;
 
@@ -49,6 +49,29 @@ pub fn started(port: u16, token: bool, protections: &str, colour: Colour) -> Eve
         .number("pid", std::process::id().into())
         .number("port", port.into())
         .string("protections", protections)
+}
+
+/// The relay begins to end, for this cause, and waits for so many exchanges.
+pub fn drain(cause: &str, exchanges: usize, grace: Duration) -> Event {
+    let (plural, seconds) = (if exchanges == 1 { "" } else { "s" }, grace.as_secs());
+    let text = format!("codex-responses-api-proxy ending: {cause}, {exchanges} exchange{plural}");
+    match exchanges {
+        // There is nothing to wait for: this is the end.
+        0 => Event::new("end", text),
+        _ if seconds == 0 => Event::new("drain", text + " under way"),
+        _ => Event::new("drain", format!("{text} under way, waiting for up to {seconds} s")),
+    }
+    .string("cause", cause)
+    .number("exchanges", exchanges as u64)
+    .number("grace_s", seconds)
+}
+
+/// The relay has ended after a drain, for this cause, and so many exchanges were cut off.
+pub fn end(cause: &str, exchanges: usize) -> Event {
+    let plural = if exchanges == 1 { "" } else { "s" };
+    let text =
+        format!("codex-responses-api-proxy ended: {cause}, {exchanges} exchange{plural} cut off");
+    Event::new("end", text).string("cause", cause).number("cut_off", exchanges as u64)
 }
 
 /// How lines on stderr look.

@@ -8,6 +8,7 @@ pub mod egress;
 pub mod harden;
 pub mod peer;
 pub mod server_info;
+pub mod signals;
 pub mod sys;
 #[cfg(feature = "relay")]
 pub mod system_calls;

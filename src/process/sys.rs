@@ -739,6 +739,41 @@ impl AsRawFd for SignalFd {
     }
 }
 
+/// Lets these signals do nothing, for all threads.
+pub fn ignore_signals(signals: &[c_int]) -> io::Result<()> {
+    for signal in signals {
+        // SAFETY: a disposition that runs no code of this process.
+        if unsafe { libc::signal(*signal, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// The signal does nothing.
+pub fn is_ignored(signal: c_int) -> bool {
+    // SAFETY: plain memory for the C library to fill.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action, the C library fills one struct that is ours alone.
+    let known = unsafe { libc::sigaction(signal, ptr::null(), &mut action) } == 0;
+    known && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// The process has a controlling terminal.
+pub fn has_terminal() -> bool {
+    let flags = libc::O_RDONLY | libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    // SAFETY: the path is a C string; this name always means the controlling terminal.
+    let fd = unsafe { libc::open(c"/dev/tty".as_ptr(), flags) };
+    if fd != -1 {
+        // SAFETY: the descriptor was just made and nobody else has it.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        return true;
+    }
+    // Without that file, a standard descriptor may be the terminal.
+    // SAFETY: no memory is involved.
+    (0..3).any(|fd| unsafe { libc::tcgetsid(fd) } != -1)
+}
+
 /// Lets the signals through again.
 pub fn unblock(signals: &[c_int]) {
     let set = signal_set(signals);

@@ -8,7 +8,6 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
 
 use super::support::{DEADLINE, End, Relay, Upstream, comes, ok, post};
 
@@ -53,7 +52,7 @@ fn with_info(path: &Path) -> super::support::relay::Starter {
     Relay::bare().args(["--server-info", path.to_str().unwrap()])
 }
 
-const SHUTDOWN: &str = "GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n";
+pub const SHUTDOWN: &str = "GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[test]
 fn the_start_lines_say_where_it_listens_and_what_protects_it() {
@@ -161,7 +160,7 @@ fn get_shutdown_ends_it_when_allowed() {
 }
 
 /// An upstream that has begun an answer and ends it when told.
-fn halfway(
+pub fn halfway(
     relay: impl FnOnce(&str) -> Relay,
 ) -> (Upstream, Relay, super::support::Client, std::sync::mpsc::Sender<()>) {
     let (go, wait) = channel::<()>();
@@ -182,56 +181,10 @@ fn halfway(
 }
 
 /// A connection that has been accepted and on which nothing happens.
-fn idle(relay: &Relay) -> super::support::Client {
+pub fn idle(relay: &Relay) -> super::support::Client {
     let mut idle = relay.connect();
     idle.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
     idle
-}
-
-#[test]
-fn exchanges_under_way_are_finished_before_it_ends() {
-    for how in ["SIGTERM", "SIGINT", "shutdown"] {
-        let (_upstream, mut relay, mut client, go) =
-            halfway(|url| Relay::to(url).args(["--http-shutdown"]).start());
-        let mut idle = idle(&relay);
-        match how {
-            "SIGTERM" => relay.signal(libc::SIGTERM),
-            "SIGINT" => relay.signal(libc::SIGINT),
-            _ => assert_eq!(relay.connect().send(SHUTDOWN).response().status, 200),
-        }
-        // Connections on which nothing happens are ended at once, new ones not accepted.
-        idle.expect_end(End::Fin);
-        assert!(std::net::TcpStream::connect(("127.0.0.1", relay.port)).is_err());
-        assert!(relay.is_running());
-        go.send(()).unwrap();
-        assert_eq!(client.take(2), b"lf");
-        client.expect_end(End::Fin);
-        assert_eq!(relay.exit_code(), 0, "{how}");
-    }
-}
-
-#[test]
-fn what_takes_longer_than_five_seconds_is_cut_off_visibly() {
-    let (_upstream, mut relay, mut client, _go) = halfway(|url| Relay::to(url).start());
-    let start = Instant::now();
-    relay.signal(libc::SIGTERM);
-    client.expect_end(End::Reset);
-    assert_eq!(relay.exit_code(), 0);
-    let took = start.elapsed();
-    assert!(took > Duration::from_millis(4800) && took < Duration::from_secs(9), "{took:?}");
-}
-
-#[test]
-fn a_second_signal_ends_it_at_once() {
-    let (_upstream, mut relay, mut client, _go) = halfway(|url| Relay::to(url).start());
-    let mut idle = idle(&relay);
-    let start = Instant::now();
-    relay.signal(libc::SIGTERM);
-    idle.expect_end(End::Fin);
-    relay.signal(libc::SIGINT);
-    client.expect_end(End::Reset);
-    relay.wait();
-    assert!(start.elapsed() < Duration::from_secs(3));
 }
 
 #[test]

@@ -109,9 +109,15 @@ fn how_an_exchange_ended_is_said() {
     let mut client = ask("gone");
     client.head();
     relay.signal(libc::SIGTERM);
+    let line = relay.line();
+    let event = ",\"cause\":\"SIGTERM\",\"exchanges\":1,\"grace_s\":1}";
+    assert!(line.contains("\"event\":\"drain\"") && line.ends_with(event), "{line}");
     relay.signal(libc::SIGINT);
     assert_eq!(client.rest().1, End::Reset);
     assert_eq!(gist(&relay.line())[5], "shutdown");
+    let line = relay.line();
+    let event = ",\"cause\":\"SIGINT\",\"cut_off\":1}";
+    assert!(line.contains("\"event\":\"end\"") && line.ends_with(event), "{line}");
 }
 
 #[test]

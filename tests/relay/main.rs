@@ -10,6 +10,7 @@ mod command_line;
 mod detach;
 mod dialing;
 mod differential;
+mod ending;
 mod forwarding;
 mod key;
 mod key_exchange;

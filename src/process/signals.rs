@@ -1,0 +1,98 @@
+//! Which signals end the relay, and which do nothing.
+//!
+//! A signal that was ignored when the program was executed stays ignored: `nohup` says so of SIGHUP,
+//! and a shell says so of SIGINT to a command in the background.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use libc::c_int;
+
+use super::sys::{self, SignalFd};
+
+/// Signals that others send for reasons of their own: tools that rotate logs, timers, supervisors.
+/// Each would kill the process by default and leave its server-info file behind.
+const HARMLESS: [c_int; 8] = [
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGQUIT,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+];
+
+/// A signal that ends the relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndSignal {
+    /// SIGTERM
+    Terminate,
+    /// SIGINT
+    Interrupt,
+    /// SIGHUP: the terminal is gone.
+    HangUp,
+}
+
+impl EndSignal {
+    const ALL: [EndSignal; 3] = [EndSignal::Terminate, EndSignal::Interrupt, EndSignal::HangUp];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            EndSignal::Terminate => "SIGTERM",
+            EndSignal::Interrupt => "SIGINT",
+            EndSignal::HangUp => "SIGHUP",
+        }
+    }
+
+    fn number(self) -> c_int {
+        match self {
+            EndSignal::Terminate => libc::SIGTERM,
+            EndSignal::Interrupt => libc::SIGINT,
+            EndSignal::HangUp => libc::SIGHUP,
+        }
+    }
+}
+
+/// Whether the terminal that the relay was started at can end it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// It stays in the session of whoever started it.
+    Inherited,
+    /// It will have a session of its own, without a terminal.
+    Own,
+}
+
+/// The signals that end the relay, as they arrive.
+pub struct Signals {
+    fd: SignalFd,
+}
+
+impl Signals {
+    /// Takes the signals over, for this thread and those that it will start.
+    pub fn take_over(session: Session) -> io::Result<Signals> {
+        // Without a terminal SIGHUP means nothing that would be a reason to end.
+        let hangs_up = session == Session::Inherited && sys::has_terminal();
+        sys::ignore_signals(&HARMLESS)?;
+        if !hangs_up {
+            sys::ignore_signals(&[libc::SIGHUP])?;
+        }
+        let numbers = EndSignal::ALL.map(EndSignal::number);
+        let taken: Vec<c_int> =
+            numbers.into_iter().filter(|signal| !sys::is_ignored(*signal)).collect();
+        Ok(Signals { fd: SignalFd::block(&taken)? })
+    }
+
+    /// All signals that have come, in no order.
+    pub fn take(&mut self) -> impl Iterator<Item = EndSignal> {
+        let taken = std::iter::from_fn(|| self.fd.take());
+        taken.filter_map(|number| EndSignal::ALL.into_iter().find(|end| end.number() == number))
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}

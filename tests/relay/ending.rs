@@ -1,0 +1,367 @@
+//! How the relay ends: signals, `--grace`, and what it says.
+
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::lifecycle::{Folder, SHUTDOWN, halfway, idle};
+use super::support::relay::{Starter, end_of, ends};
+use super::support::{End, Relay, Upstream, comes, ok, post, quiet, wait_for};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The line about the end, without the program's name.
+fn said(relay: &Relay, start: &str) -> String {
+    let line = relay.line_with(&format!("codex-responses-api-proxy {start}: "));
+    line.split_once(": ").unwrap().1.to_owned()
+}
+
+#[test]
+fn exchanges_under_way_are_finished_before_it_ends() {
+    for how in ["SIGTERM", "SIGINT", "GET /shutdown"] {
+        let (_upstream, mut relay, mut client, go) =
+            halfway(|url| Relay::to(url).args(["--http-shutdown", "--grace", "60"]).start());
+        let mut idle = idle(&relay);
+        match how {
+            "SIGTERM" => relay.signal(libc::SIGTERM),
+            "SIGINT" => relay.signal(libc::SIGINT),
+            _ => assert_eq!(relay.connect().send(SHUTDOWN).response().status, 200),
+        }
+        // Connections on which nothing happens are ended at once, new ones not accepted.
+        idle.expect_end(End::Fin);
+        assert!(TcpStream::connect(("127.0.0.1", relay.port)).is_err());
+        assert_eq!(
+            said(&relay, "ending"),
+            format!("{how}, 1 exchange under way, waiting for up to 60 s")
+        );
+        assert!(relay.is_running());
+        go.send(()).unwrap();
+        assert_eq!(client.take(2), b"lf");
+        client.expect_end(End::Fin);
+        assert_eq!(said(&relay, "ended"), format!("{how}, 0 exchanges cut off"));
+        assert_eq!(relay.exit_code(), 0, "{how}");
+    }
+}
+
+#[test]
+fn the_port_and_the_file_are_free_for_the_next_relay_while_the_last_one_waits() {
+    let folder = Folder::new("handover");
+    let info = folder.file("info");
+    let with_info =
+        |starter: Starter| starter.args(["--server-info", info.to_str().unwrap(), "--grace", "60"]);
+    let (_upstream, mut old, mut client, go) = halfway(|url| with_info(Relay::to(url)).start());
+    old.signal(libc::SIGTERM);
+    folder.wait_for("info", str::is_empty);
+    let port = old.port.to_string();
+    let new = with_info(Relay::bare()).args(["--port", &port]).start();
+    let want = format!("{{\"port\":{port},\"pid\":{}}}\n", new.pid());
+    assert_eq!(fs::read_to_string(&info).unwrap(), want);
+    assert_eq!(new.connect().send(SHUTDOWN).response().code(), "route_not_allowed");
+    go.send(()).unwrap();
+    assert_eq!(client.take(2), b"lf");
+    assert_eq!(old.exit_code(), 0);
+    assert_eq!(fs::read_to_string(&info).unwrap(), want, "the file of the next relay stays");
+}
+
+#[test]
+fn what_takes_longer_than_the_grace_is_cut_off_visibly() {
+    for (grace, least, most) in [(None, 900, 2500), (Some("2"), 1900, 4000), (Some("0"), 0, 800)] {
+        let flag = grace.map(|grace| ["--grace", grace]).into_iter().flatten();
+        let (_upstream, mut relay, mut client, _go) =
+            halfway(|url| Relay::to(url).args(flag).start());
+        let start = Instant::now();
+        relay.signal(libc::SIGTERM);
+        client.expect_end(End::Reset);
+        assert_eq!(relay.exit_code(), 0);
+        let took = start.elapsed().as_millis();
+        assert!((least..most).contains(&took), "{grace:?}: {took} ms");
+        assert_eq!(said(&relay, "ended"), "--grace, 1 exchange cut off");
+    }
+}
+
+#[test]
+fn with_nothing_under_way_it_ends_at_once_and_says_so() {
+    let mut relay = Relay::bare().args(["--grace", "86400"]).start();
+    let _idle = idle(&relay);
+    let start = Instant::now();
+    relay.signal(libc::SIGTERM);
+    assert_eq!(relay.exit_code(), 0);
+    assert!(start.elapsed() < SECOND);
+    assert_eq!(said(&relay, "ending"), "SIGTERM, 0 exchanges");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    for second in [libc::SIGTERM, libc::SIGINT] {
+        let (_upstream, mut relay, mut client, _go) =
+            halfway(|url| Relay::to(url).args(["--grace", "60"]).start());
+        let mut idle = idle(&relay);
+        relay.signal(libc::SIGTERM);
+        idle.expect_end(End::Fin);
+        relay.signal(second);
+        client.expect_end(End::Reset);
+        assert_eq!(relay.exit_code(), 0);
+        let name = if second == libc::SIGTERM { "SIGTERM" } else { "SIGINT" };
+        assert_eq!(said(&relay, "ended"), format!("{name}, 1 exchange cut off"));
+    }
+}
+
+#[test]
+fn two_signals_in_one_batch_count_as_one() {
+    let (_upstream, mut relay, mut client, go) =
+        halfway(|url| Relay::to(url).args(["--grace", "60"]).start());
+    relay.stop();
+    relay.signal(libc::SIGTERM);
+    relay.signal(libc::SIGINT);
+    relay.signal(libc::SIGHUP);
+    relay.signal(libc::SIGCONT);
+    said(&relay, "ending");
+    go.send(()).unwrap();
+    assert_eq!(client.take(2), b"lf");
+    assert_eq!(relay.exit_code(), 0);
+}
+
+#[test]
+fn a_request_that_comes_together_with_the_signal_is_served() {
+    let upstream = Upstream::answering(ok("fine"));
+    let mut relay = Relay::to(&upstream.url()).args(["--grace", "60"]).start();
+    let mut client = relay.connect();
+    assert_eq!(client.send(post("", "{}")).response().status, 200);
+    relay.stop();
+    relay.signal(libc::SIGTERM);
+    client.send(post("", "{}"));
+    relay.signal(libc::SIGCONT);
+    assert_eq!(client.response().text(), "fine");
+    assert_eq!(relay.exit_code(), 0);
+}
+
+/// Signals that must neither end the relay nor leave its file behind.
+const HARMLESS: [i32; 9] = [
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGQUIT,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGPIPE,
+];
+
+/// It still serves: it has had every occasion to end.
+fn serves(relay: &mut Relay) {
+    assert_eq!(relay.connect().send(SHUTDOWN).response().code(), "route_not_allowed");
+    assert!(relay.is_running());
+}
+
+/// It has no controlling terminal.
+fn without_terminal(command: &mut Command) {
+    // SAFETY: setsid(2) is safe to call between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            Ok(())
+        })
+    };
+}
+
+#[test]
+fn signals_that_mean_nothing_to_it_do_nothing() {
+    let mut relay = Relay::bare().command(without_terminal).start();
+    for signal in HARMLESS.into_iter().chain([libc::SIGHUP]) {
+        relay.signal(signal);
+        serves(&mut relay);
+    }
+    relay.signal(libc::SIGTERM);
+    assert_eq!(relay.exit_code(), 0);
+}
+
+/// It ignores these signals from the start.
+fn ignoring(starter: Starter, signals: &'static [i32]) -> Starter {
+    starter.command(move |command| {
+        // SAFETY: signal(2) is safe to call between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                for signal in signals {
+                    libc::signal(*signal, libc::SIG_IGN);
+                }
+                Ok(())
+            })
+        };
+    })
+}
+
+#[test]
+fn signals_that_were_ignored_at_the_start_stay_ignored() {
+    let mut relay = ignoring(Relay::bare(), &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT]).start();
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        relay.signal(signal);
+        serves(&mut relay);
+    }
+    relay.signal(libc::SIGTERM);
+    assert_eq!(relay.exit_code(), 0);
+}
+
+#[test]
+fn a_shell_that_puts_it_into_the_background_protects_it_from_its_own_interrupts() {
+    let program = super::support::relay::binary();
+    let folder = Folder::new("background");
+    let (info, errors) = (folder.file("info"), folder.file("errors"));
+    let script = format!(
+        "printf sk-key | {program} --server-info {} 2> {} & echo $! ; wait",
+        info.to_str().unwrap(),
+        errors.to_str().unwrap()
+    );
+    let mut shell = Command::new("sh")
+        .args(["-c", &script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    folder.wait_for("info", |text| text.ends_with('\n'));
+    let text = fs::read_to_string(&info).unwrap();
+    let number = |name: &str| -> i32 {
+        let rest = text.split(name).nth(1).unwrap();
+        rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+    };
+    let (port, pid) = (number("\"port\":"), number("\"pid\":"));
+    // Ctrl-C goes to the whole group; the shell is in wait(1) and ends.
+    // SAFETY: no memory is involved; the group is the one made above.
+    unsafe { libc::kill(-(shell.id() as i32), libc::SIGINT) };
+    end_of(&mut shell);
+    let mut client = super::support::Client::connect(port as u16);
+    assert_eq!(client.send(SHUTDOWN).response().code(), "route_not_allowed");
+    // SAFETY: as above; the relay has just answered.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+    assert!(ends(pid as u32));
+    let errors = fs::read_to_string(&errors).unwrap();
+    assert!(errors.ends_with("ending: SIGTERM, 0 exchanges\n"), "{errors}");
+}
+
+#[test]
+fn as_the_first_process_of_a_container_it_ends_by_signals() {
+    if super::support::relay::emulated() {
+        return;
+    }
+    // SAFETY: no memory is involved.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("skipped: a process namespace needs root");
+        return;
+    }
+    // unshare(1) forks: its child, with --fork, is the first process.
+    let mut relay = Relay::under(&["unshare", "--pid", "--fork", "--kill-child"]).start();
+    let children = format!("/proc/{0}/task/{0}/children", relay.pid());
+    let first: i32 = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    for signal in HARMLESS.into_iter().chain([libc::SIGTERM]) {
+        // SAFETY: no memory is involved; the process is the relay.
+        unsafe { libc::kill(first, signal) };
+        if signal != libc::SIGTERM {
+            serves(&mut relay);
+        }
+    }
+    assert_eq!(said(&relay, "ending"), "SIGTERM, 0 exchanges");
+    assert_eq!(relay.exit_code(), 0);
+}
+
+/// A terminal: the end that a terminal emulator holds, and the path of the other.
+fn terminal() -> (std::fs::File, String) {
+    use std::os::fd::{AsRawFd, FromRawFd};
+    // SAFETY: plain system calls; the descriptor is new and nobody else has it.
+    let main = unsafe {
+        let fd = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
+        assert!(fd >= 0 && libc::grantpt(fd) == 0 && libc::unlockpt(fd) == 0);
+        std::fs::File::from_raw_fd(fd)
+    };
+    let mut name = [0; 64];
+    // SAFETY: the C library writes at most so many bytes, a string among them.
+    let name = unsafe {
+        assert_eq!(libc::ptsname_r(main.as_raw_fd(), name.as_mut_ptr(), name.len()), 0);
+        std::ffi::CStr::from_ptr(name.as_ptr()).to_str().unwrap().to_owned()
+    };
+    (main, name)
+}
+
+/// This terminal is its controlling terminal, and nothing else of it.
+fn at(starter: Starter, terminal: &str) -> Starter {
+    let path = std::ffi::CString::new(terminal).unwrap();
+    starter.command(move |command| {
+        // SAFETY: async-signal-safe calls on a string that outlives them.
+        unsafe {
+            command.pre_exec(move || {
+                libc::setsid();
+                let fd = libc::open(path.as_ptr(), libc::O_RDWR);
+                libc::close(fd);
+                if fd < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+            })
+        };
+    })
+}
+
+#[test]
+fn a_terminal_that_hangs_up_ends_it() {
+    let (main, name) = terminal();
+    let mut relay = at(Relay::bare(), &name).start();
+    drop(main);
+    assert_eq!(said(&relay, "ending"), "SIGHUP, 0 exchanges");
+    assert_eq!(relay.exit_code(), 0);
+}
+
+#[test]
+fn a_terminal_that_hangs_up_leaves_a_detached_relay_alone() {
+    let (main, name) = terminal();
+    let folder = Folder::new("hangup");
+    let info = folder.file("info");
+    let starter = Relay::bare().args(["--detach", "--server-info", info.to_str().unwrap()]);
+    let (code, _, errors) = at(starter, &name).run(b"sk-key\n");
+    assert_eq!(code, 0, "{errors}");
+    drop(main);
+    let text = fs::read_to_string(&info).unwrap();
+    let pid: i32 = text.trim_end_matches("}\n").rsplit(':').next().unwrap().parse().unwrap();
+    // SAFETY: no memory is involved; the process is the relay.
+    unsafe { libc::kill(pid, libc::SIGHUP) };
+    let port = errors.lines().next().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+    let mut client = super::support::Client::connect(port);
+    assert_eq!(client.send(SHUTDOWN).response().code(), "route_not_allowed");
+    // SAFETY: as above.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+    assert!(ends(pid as u32));
+    assert_eq!(fs::read(&info).unwrap(), b"");
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_does_not_keep_it_from_ending() {
+    use std::os::fd::AsRawFd;
+    let (reader, writer) = std::io::pipe().unwrap();
+    // SAFETY: no memory is involved.
+    assert!(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) } >= 0);
+    let folder = Folder::new("full");
+    let info = folder.file("info");
+    let mut relay = Relay::bare()
+        .args(["--server-info", info.to_str().unwrap()])
+        .spawn(Stdio::from(writer.try_clone().unwrap()));
+    folder.wait_for("info", |text| text.ends_with('\n'));
+    wait_for(|| comes(&reader, libc::POLLIN, SECOND));
+    // Another writer fills the pipe.
+    // SAFETY: the kernel reads memory that outlives the calls.
+    unsafe {
+        libc::fcntl(writer.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK);
+        while libc::write(writer.as_raw_fd(), [b'x'; 1].as_ptr().cast(), 1) == 1 {}
+        libc::fcntl(writer.as_raw_fd(), libc::F_SETFL, 0);
+    }
+    relay.signal(libc::SIGTERM);
+    assert_eq!(relay.exit_code(), 0);
+}
+
+#[test]
+fn a_connection_that_is_refused_at_the_end_is_refused_by_the_kernel() {
+    let (_upstream, relay, client, _go) =
+        halfway(|url| Relay::to(url).args(["--grace", "60"]).start());
+    relay.signal(libc::SIGTERM);
+    said(&relay, "ending");
+    let error = TcpStream::connect(("127.0.0.1", relay.port)).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert!(quiet(&client.stream, SECOND / 4), "the exchange goes on");
+}
