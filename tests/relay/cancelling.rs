@@ -83,7 +83,8 @@ fn answer(peer: &mut Peer) {
     }
 }
 
-/// Sockets of this machine that wait in TIME_WAIT for what may still come from this upstream.
+/// Sockets that wait in TIME_WAIT for what may still come from this port. It may have belonged to
+/// somebody else a moment ago: only those that come on top count.
 fn waiting(upstream: &Upstream) -> usize {
     let end = format!(":{:04X}", upstream.port);
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
@@ -124,6 +125,7 @@ const BEGUN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha";
 fn a_cancelled_exchange_leaves_no_port_in_time_wait() {
     for tls in [false, true] {
         let (upstream, told) = telling(tls, BEGUN);
+        let before = waiting(&upstream);
         let relay = Relay::to(&upstream.url()).start();
         for _ in 0..20 {
             let mut client = relay.connect();
@@ -135,7 +137,7 @@ fn a_cancelled_exchange_leaves_no_port_in_time_wait() {
             let want = if tls { "orderly" } else { "connection reset" };
             assert_eq!(told.recv_timeout(DEADLINE).unwrap(), want);
         }
-        assert_eq!(waiting(&upstream), 0, "tls: {tls}");
+        assert!(waiting(&upstream) <= before, "tls: {tls}");
     }
 }
 
@@ -144,6 +146,7 @@ fn a_client_that_leaves_while_its_connection_is_being_made_leaves_no_port_in_tim
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let upstream = Upstream::on(listener, None, |peer| drop(end(peer)));
+    let before = waiting(&upstream);
     let relay = Relay::to(&format!("https://localhost:{port}/")).start();
     for _ in 0..3 {
         let mut client = relay.connect();
@@ -155,17 +158,18 @@ fn a_client_that_leaves_while_its_connection_is_being_made_leaves_no_port_in_tim
     }
     // Each was in the middle of a handshake that its upstream did not take part in.
     assert_eq!(relay.connect().send("GET / HTTP/1.1\r\n\r\n").response().status, 400);
-    super::support::wait_for(|| waiting(&upstream) == 0);
+    super::support::wait_for(|| waiting(&upstream) <= before);
 }
 
 #[test]
 fn a_timeout_of_the_upstream_leaves_no_port_in_time_wait() {
     let (upstream, told) = telling(true, "");
+    let before = waiting(&upstream);
     let relay = Relay::to(&upstream.url()).args(["--upstream-timeout", "1"]).start();
     let response = relay.connect().send(post("", "{}")).response();
     assert_eq!(response.code(), "upstream_timeout");
     assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "orderly");
-    assert_eq!(waiting(&upstream), 0);
+    assert!(waiting(&upstream) <= before);
 }
 
 #[test]
