@@ -14,7 +14,7 @@ use codex_responses_api_proxy::net::report::Form;
 use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyForm};
-use codex_responses_api_proxy::process::sys::SignalFd;
+use codex_responses_api_proxy::process::signals::{Session, Signals};
 
 #[path = "../benches/common/mod.rs"]
 mod common;
@@ -87,7 +87,9 @@ fn start(upstream: &Upstream) -> u16 {
         let read = |buffer: &mut [u8]| std::io::Read::read(&mut key, buffer);
         let event_loop = EventLoop::new(Setup {
             listener,
-            signals: SignalFd::block(&[]).unwrap(),
+            signals: Signals::take_over(Session::Own).unwrap(),
+            grace: config.grace,
+            server_info: None,
             credential: Credential::read(
                 b"POST / HTTP/1.1\r\nAuthorization: Bearer ",
                 KeyForm::Word,
