@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -28,7 +29,7 @@ use codex_responses_api_proxy::process::server_info::ServerInfo;
 use codex_responses_api_proxy::process::signals::{Session, Signals};
 use codex_responses_api_proxy::process::sys::{self, SecretMemory, SecretPages};
 use codex_responses_api_proxy::process::terminal::Prompt;
-use codex_responses_api_proxy::process::token::{ClientToken, TokenError};
+use codex_responses_api_proxy::process::token::{self, ClientToken, Readers, TokenError};
 
 /// Exit codes beside those of [`HardenError`].
 const FAILED: u8 = 1;
@@ -135,7 +136,11 @@ fn run(config: &Config, stderr: Stderr, starter: &mut Starter) -> Result<(), Sta
         return Err(reason.into());
     }
     let user = config.user.as_ref().map(find_user).transpose()?;
-    let token = config.client_token_file.as_deref().map(read_token).transpose()?;
+    let mut warnings = Vec::new();
+    let token = match &config.client_token_file {
+        Some(path) => Some(read_token(path, &mut warnings)?),
+        None => None,
+    };
     harden::close_inherited();
     sys::make_room_for_descriptors(files.min(wanted));
     let peers = match config.allow_uids.as_slice() {
@@ -225,7 +230,12 @@ fn run(config: &Config, stderr: Stderr, starter: &mut Starter) -> Result<(), Sta
     let started = report::started(listening, token, &protections, stderr.colour);
     event_loop.confine()?;
     sys::bring_pages_in();
-    let told = starter.tell(0, &started.render(stderr.form));
+    let mut lines = started.render(stderr.form);
+    for warning in &warnings {
+        let text = format!("codex-responses-api-proxy: warning: {warning}");
+        lines.push_str(&Event::new("warning", text).render(stderr.form));
+    }
+    let told = starter.tell(0, &lines);
     told.map_err(|_| "--detach: nobody waits for the start any more".to_owned())?;
     event_loop.run().map_err(|error| {
         format!("the event loop failed ({error}); start the relay anew, and report it as a bug")
@@ -318,11 +328,18 @@ fn find_user(user: &User) -> Result<(u32, u32), StartError> {
     Ok((uid, gid))
 }
 
-fn read_token(path: &Path) -> Result<ClientToken, StartError> {
+fn read_token(path: &Path, warnings: &mut Vec<String>) -> Result<ClientToken, StartError> {
     let unusable = |error: TokenError| {
         StartError::from(format!("--client-token-file {}: {error}", path.display()))
     };
     let file = File::open(path).map_err(|error| unusable(TokenError::Read(error)))?;
+    let metadata = file.metadata().map_err(|error| unusable(TokenError::Read(error)))?;
+    if token::readers(metadata.mode()).map_err(unusable)? == Readers::Others {
+        warnings.push(format!(
+            "--client-token-file {} can be read by others, who can then use the relay; chmod go-r it",
+            path.display()
+        ));
+    }
     ClientToken::read(|buffer| sys::read(file.as_fd(), buffer)).map_err(unusable)
 }
 

@@ -7,6 +7,17 @@ use super::sys::SecretPages;
 
 /// Bytes of a token, at most.
 pub const LONGEST: usize = 1024;
+/// Bytes of a token, at least: what can be guessed protects nothing.
+pub const SHORTEST: usize = 16;
+
+/// Who may read the file beside its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// Nobody.
+    Owner,
+    /// The file's group, or everybody.
+    Others,
+}
 
 /// A token in pages of its own.
 pub struct ClientToken {
@@ -21,8 +32,12 @@ pub enum TokenError {
     Read(io::Error),
     /// Nothing but line ends.
     Empty,
+    /// Fewer bytes than a token has.
+    TooShort,
     /// More than fits.
     TooLong,
+    /// The file's mode lets its group, or everybody, write to it.
+    Writable,
     /// Something that does not fit into a field value as one word.
     BadCharacter,
     /// No memory fit to hold it.
@@ -36,6 +51,12 @@ impl std::fmt::Display for TokenError {
                 write!(f, "cannot be read: {error}; name a file that the relay's user may read")
             }
             TokenError::Empty => f.write_str("is empty; write a random token into it"),
+            TokenError::TooShort => {
+                write!(f, "is too short; write a random token of {SHORTEST} bytes or more into it")
+            }
+            TokenError::Writable => {
+                f.write_str("can be written by others, who could choose the token; chmod go-w it")
+            }
             TokenError::TooLong => {
                 write!(f, "is too long; write a token of at most {LONGEST} bytes into it")
             }
@@ -49,6 +70,14 @@ impl std::fmt::Display for TokenError {
             ),
         }
     }
+}
+
+/// Judges the mode of the file that holds the token.
+pub fn readers(mode: u32) -> Result<Readers, TokenError> {
+    if mode & 0o022 != 0 {
+        return Err(TokenError::Writable);
+    }
+    Ok(if mode & 0o044 != 0 { Readers::Others } else { Readers::Owner })
 }
 
 impl ClientToken {
@@ -80,6 +109,9 @@ impl ClientToken {
         if !buffer[..len].iter().all(u8::is_ascii_graphic) {
             return Err(TokenError::BadCharacter);
         }
+        if len < SHORTEST {
+            return Err(TokenError::TooShort);
+        }
         let whole = pages.len();
         pages.seal(whole).map_err(TokenError::Memory)?;
         Ok(ClientToken { pages, len })
@@ -106,20 +138,34 @@ mod tests {
 
     #[test]
     fn only_the_very_token_will_do() {
-        for file in [&b"sesame-1"[..], b"sesame-1\n", b"sesame-1\r\n"] {
+        let files = [&b"open-sesame-0001"[..], b"open-sesame-0001\n", b"open-sesame-0001\r\n"];
+        for file in files {
             let token = token(file).ok().unwrap();
-            assert!(token.is(b"sesame-1"));
+            assert!(token.is(b"open-sesame-0001"));
             for shown in [
                 &b""[..],
-                b"s",
-                b"sesame-",
-                b"sesame-2",
-                b"Sesame-1",
-                b"sesame-1sesame-1",
-                b"sesame-1\n",
+                b"o",
+                b"open-sesame-000",
+                b"open-sesame-0002",
+                b"Open-sesame-0001",
+                b"open-sesame-0001open-sesame-0001",
+                b"open-sesame-0001\n",
             ] {
                 assert!(!token.is(shown));
             }
+        }
+    }
+
+    #[test]
+    fn only_the_owner_may_write_the_file() {
+        for mode in [0o600, 0o400, 0o100_600, 0o700, 0o711] {
+            assert_eq!(readers(mode).ok(), Some(Readers::Owner), "{mode:o}");
+        }
+        for mode in [0o644, 0o640, 0o604, 0o100_644] {
+            assert_eq!(readers(mode).ok(), Some(Readers::Others), "{mode:o}");
+        }
+        for mode in [0o666, 0o620, 0o602, 0o100_660] {
+            assert!(matches!(readers(mode), Err(TokenError::Writable)), "{mode:o}");
         }
     }
 
@@ -131,12 +177,14 @@ mod tests {
             (b"two words", "BadCharacter"),
             (b"two\nlines", "BadCharacter"),
             (b"caf\xc3\xa9", "BadCharacter"),
+            (&[b'a'; SHORTEST - 1], "TooShort"),
+            (b"0123456789abcde\r\n", "TooShort"),
             (&[b'a'; LONGEST + 1], "TooLong"),
             (&[b'a'; 1 << 16], "TooLong"),
         ] {
             assert_eq!(format!("{:?}", token(file).err().unwrap()), want);
         }
-        assert!(token(&[b'a'; LONGEST]).is_ok());
+        assert!(token(&[b'a'; LONGEST]).is_ok() && token(&[b'a'; SHORTEST]).is_ok());
         let unreadable = ClientToken::read(|_| Err(io::ErrorKind::PermissionDenied.into()));
         assert!(matches!(unreadable, Err(TokenError::Read(_))));
     }

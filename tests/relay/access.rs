@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -203,10 +204,51 @@ fn a_token_file_that_cannot_be_used_is_named() {
         assert!(err.contains("--client-token-file"), "{err}");
         assert!(err.contains(file.0.to_str().unwrap()), "{err}");
     }
+    let short = TokenFile::new("short", b"0123456789abcde\n");
+    let (code, _, err) = Relay::bare().args(short.arguments()).run(b"sk-key\n");
+    assert_eq!(code, 1);
+    assert!(err.contains("random token of 16 bytes or more"), "{err}");
     let missing = ["--client-token-file", "/no/such/file"];
     let (code, _, err) = Relay::bare().args(missing).run(b"sk-key\n");
     assert_eq!(code, 1);
     assert!(err.contains("/no/such/file"), "{err}");
+}
+
+#[test]
+fn a_token_file_that_others_may_write_is_refused_and_one_they_may_read_is_warned_about() {
+    let file = TokenFile::new("mode", b"0123456789abcdef\n");
+    let set = |mode| fs::set_permissions(&file.0, fs::Permissions::from_mode(mode)).unwrap();
+    for mode in [0o620, 0o602, 0o666] {
+        set(mode);
+        let (code, _, err) = Relay::bare().args(file.arguments()).run(b"sk-key\n");
+        assert_eq!(code, 1, "{err}");
+        assert!(err.contains(file.0.to_str().unwrap()) && err.contains("chmod go-w it"), "{err}");
+    }
+    for (mode, warned) in [(0o600, false), (0o400, false), (0o644, true), (0o640, true)] {
+        set(mode);
+        let mut relay = Relay::bare().args(file.arguments()).start();
+        relay.signal(libc::SIGTERM);
+        assert_eq!(relay.exit_code(), 0);
+        let output = String::from_utf8(relay.output()).unwrap();
+        assert_eq!(output.contains("warning: ") && output.contains("chmod go-r it"), warned);
+    }
+}
+
+#[test]
+fn a_token_file_of_the_agents_own_is_taken_as_in_the_readme() {
+    // SAFETY: no memory is involved.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("skipped: a file of another user needs root");
+        return;
+    }
+    let file = TokenFile::new("agents", b"0123456789abcdef\n");
+    fs::set_permissions(&file.0, fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::chown(&file.0, Some(65_533), None).unwrap();
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).args(file.arguments()).start();
+    let fields = "Authorization: Bearer 0123456789abcdef\r\n";
+    assert_eq!(relay.connect().send(post(fields, "{}")).response().status, 200);
+    assert!(!String::from_utf8(relay.output()).unwrap().contains("warning"));
 }
 
 #[test]

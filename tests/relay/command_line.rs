@@ -354,7 +354,7 @@ fn the_start_says_what_to_tell_clients() {
     let relay = Relay::bare().start();
     let base = format!("clients: base URL http://127.0.0.1:{}/v1, ", relay.port);
     assert_eq!(relay.output_line("clients"), base + "anything as API key");
-    let file = memory_file(b"sesame\n");
+    let file = memory_file(b"open-sesame-0001\n");
     let relay = Relay::bare().args(["--client-token-file", file.to_str().unwrap()]).start();
     let line = relay.output_line("clients");
     assert!(line.ends_with("/v1, the client token as API key"), "{line}");

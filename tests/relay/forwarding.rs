@@ -128,13 +128,14 @@ fn another_field_carries_the_key_and_a_clients_own_gives_way_in_every_spelling()
 #[test]
 fn a_client_token_is_shown_in_authorization_whatever_field_carries_the_key() {
     let upstream = Upstream::answering(ok("hello"));
-    let file = memory_file(b"sesame\n");
+    let file = memory_file(b"open-sesame-0001\n");
     let relay = Relay::to(&upstream.url())
         .args(["--auth-header", "api-key: {}", "--client-token-file", file.to_str().unwrap()])
         .start();
-    let answer = relay.connect().send(post("api-key: sesame\r\n", "{}")).response();
+    let answer = relay.connect().send(post("api-key: open-sesame-0001\r\n", "{}")).response();
     assert_eq!((answer.status, answer.code()), (401, "client_token_required"));
-    let request = forwarded(&upstream, &relay, post("Authorization: Bearer sesame\r\n", "{}"));
+    let request =
+        forwarded(&upstream, &relay, post("Authorization: Bearer open-sesame-0001\r\n", "{}"));
     assert!(!request.head.contains("sesame") && request.fields("authorization").is_empty());
     assert!(request.fields("api-key") == [relay.key.as_str()]);
 }
