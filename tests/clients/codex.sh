@@ -19,11 +19,25 @@ run() {
     grep -q 'Hello from behind the relay.' "$work/$1.out" || fail "$1: the answer was not printed"
 }
 
-run plain
-# A provider that tries WebSockets is told 426 and falls back to POST at once.
-run websocket ', supports_websockets=true'
+# The recipe of README and docs: the built-in provider, another base URL, and a key that is none.
+mkdir "$work/home-recipe" "$work/empty-recipe"
+(cd "$work/empty-recipe" && CODEX_HOME="$work/home-recipe" OPENAI_API_KEY=none timeout 60 "$codex" exec \
+    --skip-git-repo-check -c openai_base_url="\"http://127.0.0.1:$port/v1\"" 'hi' </dev/null) \
+    >"$work/recipe.out" 2>"$work/recipe.err.out" || {
+    cat "$work/recipe.err.out" >&2
+    fail "codex exec with openai_base_url ended with $?"
+}
+grep -q 'Hello from behind the relay.' "$work/recipe.out" || fail "recipe: the response was not printed"
+
+# The built-in provider tries a WebSocket, is told 426 and falls back to POST at once.
 wait_for "$work/relay.log" '"status":426'
 [ "$(grep -c '"status":426' "$work/relay.log")" -eq 1 ] || fail "the 426 did not settle it"
+
+run plain
+# So does another provider that supports them.
+run websocket ', supports_websockets=true'
+timeout 20 bash -c 'until [ "$(grep -c "\"status\":426" "$1")" -ge 2 ]; do sleep 0.02; done' _ "$work/relay.log"
+[ "$(grep -c '"status":426' "$work/relay.log")" -eq 2 ] || fail "the 426 did not settle it"
 curl -fsS "http://127.0.0.1:$port/shutdown"
 wait_for "$work/relay.log" '"route":"shutdown"'
 
