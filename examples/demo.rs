@@ -94,7 +94,7 @@ fn demo() -> Result<(), Box<dyn Error>> {
     let mut line = String::new();
     stderr.read_line(&mut line)?;
     let address = line.trim_end().rsplit(' ').next().unwrap_or_default().to_owned();
-    for _ in ["clients", "protections"] {
+    for _ in ["relay", "clients", "protections"] {
         stderr.read_line(&mut line)?;
     }
     if !line.contains("listening on") {

@@ -13,6 +13,7 @@ use crate::http1::auth_header::{AuthHeader, AuthHeaderError};
 use crate::http1::url::{Scheme, UpstreamUrl, UrlError};
 use crate::net::tls::PROVIDER;
 use crate::process::credential::KeyForm;
+use crate::process::protections::Requirement;
 use flags::{Action, FLAGS, Flag};
 
 /// The last user or group id; 2^32 - 1 means "none" to the kernel.
@@ -72,6 +73,8 @@ pub struct Config {
     pub user: Option<User>,
     /// Start with memfd_secret or not at all.
     pub require_secret_memory: bool,
+    /// Start with every protection in force or not at all.
+    pub require_hardening: bool,
     /// Leave seccomp and Landlock out.
     pub no_sandbox: bool,
     /// For a whole head, and for a body that stalls.
@@ -80,6 +83,17 @@ pub struct Config {
     pub grace: Duration,
     /// For an answer to begin, and for silence within it.
     pub upstream_timeout: Option<Duration>,
+}
+
+impl Config {
+    /// What must be in force for the relay to start.
+    pub fn requirement(&self) -> Requirement {
+        match (self.require_hardening, self.require_secret_memory) {
+            (true, _) => Requirement::Everything,
+            (false, true) => Requirement::SecretMemory,
+            (false, false) => Requirement::WhatThereIs,
+        }
+    }
 }
 
 /// The value of `--user`.

@@ -5,35 +5,36 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use codex_responses_api_proxy::cli::{self, Command, Config, User, UserName, flags};
-use codex_responses_api_proxy::http1::limits;
 use codex_responses_api_proxy::http1::request::Policy;
-use codex_responses_api_proxy::http1::response::UpstreamFault;
-use codex_responses_api_proxy::http1::url::{Host, Scheme, UpstreamUrl};
-use codex_responses_api_proxy::net::check::{self, Check};
+use codex_responses_api_proxy::http1::url::Scheme;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
-use codex_responses_api_proxy::net::report::{self, Colour, Event, Form};
+use codex_responses_api_proxy::net::report::{self, Colour, Event, Form, Started};
 use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyError};
 use codex_responses_api_proxy::process::detach::{self, Outcome, Side, Starter};
-use codex_responses_api_proxy::process::egress::{self, ConnectRequest, Egress, EgressError};
-use codex_responses_api_proxy::process::harden::{self, HardenError};
+use codex_responses_api_proxy::process::egress::{self, Egress, EgressError};
+use codex_responses_api_proxy::process::filter::Descriptors;
+use codex_responses_api_proxy::process::harden::{self, Beginning};
 use codex_responses_api_proxy::process::peer::Peers;
+use codex_responses_api_proxy::process::protections::{Callers, Protections};
 use codex_responses_api_proxy::process::server_info::ServerInfo;
 use codex_responses_api_proxy::process::signals::{Session, Signals};
-use codex_responses_api_proxy::process::sys::{self, SecretMemory, SecretPages};
+use codex_responses_api_proxy::process::sys;
 use codex_responses_api_proxy::process::terminal::Prompt;
 use codex_responses_api_proxy::process::token::{self, ClientToken, Readers, TokenError};
 
-/// Exit codes beside those of [`HardenError`].
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
+mod check_command;
+mod start_error;
+
+use check_command::{Way, check};
+use start_error::{FAILED, StartError, USAGE, no_connector, no_loop, usage};
 
 /// How to write to stderr.
 #[derive(Clone, Copy)]
@@ -42,27 +43,7 @@ struct Stderr {
     colour: Colour,
 }
 
-/// Why the relay does not start.
-struct StartError {
-    reason: String,
-    code: u8,
-}
-
-impl From<String> for StartError {
-    fn from(reason: String) -> StartError {
-        StartError { reason, code: FAILED }
-    }
-}
-
-impl From<HardenError> for StartError {
-    fn from(error: HardenError) -> StartError {
-        StartError { reason: error.to_string(), code: error.exit_code() }
-    }
-}
-
-fn usage(reason: String) -> StartError {
-    StartError { reason, code: USAGE }
-}
+codex_responses_api_proxy::run_first!(sys::first_steps);
 
 /// Runs the relay until it is told to end.
 pub fn main() -> ExitCode {
@@ -70,10 +51,12 @@ pub fn main() -> ExitCode {
     let hardened = harden::base();
     let arguments = std::env::args_os().skip(1);
     let form = Form::of(arguments);
+    report::end_on_panic(form);
     let stderr = Stderr { form, colour: Colour::of_stderr(form) };
-    if let Err(error) = hardened {
-        return failed(&mut starter, stderr, &error, error.exit_code());
-    }
+    let beginning = match hardened {
+        Ok(beginning) => beginning,
+        Err(error) => return failed(&mut starter, stderr, &error, error.exit_code()),
+    };
     let arguments = std::env::args_os().skip(1);
     let config = match cli::parse(arguments, |name| std::env::var_os(name)) {
         Ok(Command::Run(config)) => config,
@@ -103,14 +86,21 @@ pub fn main() -> ExitCode {
             }
         }
     }
-    match run(&config, stderr, &mut starter) {
+    match run(&config, beginning, stderr, &mut starter) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&mut starter, stderr, &error.reason, error.code),
     }
 }
 
-fn run(config: &Config, stderr: Stderr, starter: &mut Starter) -> Result<(), StartError> {
+fn run(
+    config: &Config,
+    beginning: Beginning,
+    stderr: Stderr,
+    starter: &mut Starter,
+) -> Result<(), StartError> {
     // Whatever can fail without the key fails before it is read.
+    harden::can_start()?;
+    let requirement = config.requirement();
     let egress = Egress::take(&config.upstream).map_err(|error| match error {
         EgressError::Url(..) => usage(error.to_string()),
         EgressError::Memory(_) => StartError::from(error.to_string()),
@@ -124,7 +114,7 @@ fn run(config: &Config, stderr: Stderr, starter: &mut Starter) -> Result<(), Sta
         None => String::new(),
         Some((name, path)) => match trust.add(path) {
             Ok(0) => String::new(),
-            Ok(n) => format!("; {name}: certificates passed over, which cannot be roots: {n}"),
+            Ok(n) => format!("{name}: certificates passed over, which cannot be roots: {n}"),
             Err(error) => return Err(format!("{name}: {} {error}", path.display()).into()),
         },
     };
@@ -152,15 +142,25 @@ fn run(config: &Config, stderr: Stderr, starter: &mut Starter) -> Result<(), Sta
             )
         })?),
     };
+    let descriptors = Descriptors {
+        server_info: None,
+        socket_tables: peers.as_ref().map(Peers::tables).unwrap_or_default(),
+    };
+    let sandbox = sandbox(config, port).with_descriptors(descriptors);
+    requirement.before_the_key(&beginning, &sandbox)?;
     if config.check {
-        return check(config, Way { host, port, proxy, trust, passed_over, user });
+        return check(
+            config,
+            beginning,
+            Way { host, port, proxy, trust, passed_over, user, sandbox },
+        );
     }
     let connector = match config.upstream.scheme {
         Scheme::Http => None,
         Scheme::Https => Some(Connector::new(trust, Recording::Off).map_err(no_connector)?.0),
     };
     let credential = read_key(config).map_err(|error| error.to_string())?;
-    require(config, credential.memory())?;
+    requirement.memory(credential.memory())?;
     let session = if config.detach { Session::Own } else { Session::Inherited };
     let signals = Signals::take_over(session)
         .map_err(|error| format!("cannot take signals ({error}); raise ulimit -n"))?;
@@ -186,20 +186,32 @@ fn run(config: &Config, stderr: Stderr, starter: &mut Starter) -> Result<(), Sta
         None => None,
     };
     harden::drop_privileges(user)?;
-    let sandbox = sandbox(config, port);
-    let mut protections = protections(&credential, &sandbox, user);
-    protections.push_str(&passed_over);
+    let descriptors = Descriptors {
+        server_info: server_info.as_ref().map(|file| file.as_fd().as_raw_fd()),
+        ..descriptors
+    };
+    let sandbox = sandbox.with_descriptors(descriptors);
+    let mut notes = Vec::new();
+    if !passed_over.is_empty() {
+        notes.push(passed_over);
+    }
     if proxy.is_some() {
-        protections.push_str(&format!("; upstream through the proxy {host}:{port}"));
+        notes.push(format!("upstream through the proxy {host}:{port}"));
     }
     if peers.as_ref().is_some_and(Peers::reads_tables) {
-        protections.push_str("; --allow-uid by /proc/net/tcp");
+        notes.push("--allow-uid by /proc/net/tcp".into());
     }
     if max_connections < config.max_connections {
-        protections.push_str(&format!(
-            "; --max-connections lowered to {max_connections} by the limit on open files"
+        notes.push(format!(
+            "--max-connections lowered to {max_connections} by the limit on open files"
         ));
     }
+    let memory = credential.memory();
+    let search = if credential.is_searched_for() {
+        "answers searched for the key"
+    } else {
+        "answers not searched for the key (shorter than 16 bytes)"
+    };
     let event_loop = EventLoop::new(Setup {
         listener,
         signals,
@@ -225,12 +237,33 @@ fn run(config: &Config, stderr: Stderr, starter: &mut Starter) -> Result<(), Sta
     })
     .map_err(no_loop)?;
     starter.leave().map_err(|error| format!("--detach: {error}"))?;
-    let token = config.client_token_file.is_some();
-    // Made before the process is confined, which may not ask for its pid any more.
-    let started = report::started(listening, token, &protections, stderr.colour);
-    event_loop.confine()?;
     sys::bring_pages_in();
-    let mut lines = started.render(stderr.form);
+    let sealed = sys::seal_program();
+    sandbox.look_at_others()?;
+    let uid = sys::user_id();
+    let read_back = event_loop.confine()?;
+    let callers = Callers::new(!config.allow_uids.is_empty(), config.client_token_file.is_some());
+    let protections = Protections {
+        beginning,
+        memory,
+        search: Some(search),
+        callers,
+        user,
+        uid,
+        sandbox,
+        read_back,
+        sealed,
+        notes,
+    };
+    protections.fulfil(requirement)?;
+    let started = Started {
+        port: listening,
+        upstream: &config.upstream,
+        needs_token: config.client_token_file.is_some(),
+        grace: config.grace,
+        protections: &protections,
+    };
+    let mut lines = started.event(stderr.colour).render(stderr.form);
     for warning in &warnings {
         let text = format!("codex-responses-api-proxy: warning: {warning}");
         lines.push_str(&Event::new("warning", text).render(stderr.form));
@@ -243,72 +276,8 @@ fn run(config: &Config, stderr: Stderr, starter: &mut Starter) -> Result<(), Sta
     })
 }
 
-/// What `--check` needs of what was found out before the key is read.
-struct Way {
-    host: Host,
-    port: u16,
-    proxy: Option<ConnectRequest>,
-    trust: Trust,
-    passed_over: String,
-    user: Option<(u32, u32)>,
-}
-
-/// `--check`: goes on as [`run`] does, but with no key, no port, and one connection that carries
-/// nothing.
-fn check(config: &Config, way: Way) -> Result<(), StartError> {
-    let Way { host, port, proxy, trust, passed_over, user } = way;
-    let UpstreamUrl { scheme, path_and_query, .. } = &config.upstream;
-    let scheme = if *scheme == Scheme::Http { "http" } else { "https" };
-    check::say("upstream", &format!("{scheme}://{}{path_and_query}", config.upstream.authority()));
-    if proxy.is_some() {
-        check::say("proxy", &format!("{host}:{port}"));
-    }
-    if let Some((name, path)) = &config.ca_file {
-        check::say("roots", &format!("built in, and {name} {}{passed_over}", path.display()));
-    }
-    // As many as the key takes.
-    let pages = SecretPages::new(limits::KEY + limits::RECORD)
-        .map_err(|error| KeyError::Memory(error).to_string())?;
-    require(config, pages.memory())?;
-    check::say("memory", describe(pages.memory()));
-    harden::drop_privileges(user)?;
-    if let Some((uid, gid)) = user {
-        check::say("user", &format!("{uid}:{gid}"));
-    }
-    let connector = match config.upstream.scheme {
-        Scheme::Http => None,
-        Scheme::Https => Some(Connector::new(trust, Recording::On).map_err(no_connector)?),
-    };
-    let sandbox = sandbox(config, port);
-    let setup = check::Setup { connector, host, port, proxy, sandbox };
-    let check = Check::new(setup).map_err(no_loop)?;
-    check.confine()?;
-    check.run().map_err(|error| error.to_string().into())
-}
-
 fn sandbox(config: &Config, port: u16) -> Sandbox {
     if config.no_sandbox { Sandbox::off() } else { Sandbox::new(port) }
-}
-
-/// `--require-secret-memory`.
-fn require(config: &Config, memory: SecretMemory) -> Result<(), HardenError> {
-    match memory {
-        SecretMemory::Locked if config.require_secret_memory => Err(HardenError::SecretMemory),
-        _ => Ok(()),
-    }
-}
-
-fn no_connector(fault: UpstreamFault) -> StartError {
-    format!("--upstream-url: {}", fault.canned().message).into()
-}
-
-fn no_loop(error: io::Error) -> StartError {
-    match error.get_ref().and_then(|e| e.downcast_ref::<HardenError>()) {
-        Some(error) => StartError::from(*error),
-        None => {
-            format!("cannot start the event loop ({error}); raise ulimit -n and ulimit -u").into()
-        }
-    }
 }
 
 /// The ids of `--user`.
@@ -359,28 +328,6 @@ fn read_key(config: &Config) -> Result<Credential, KeyError> {
             sys::read(stdin.as_fd(), buffer)
         })
     }
-}
-
-fn describe(memory: SecretMemory) -> &'static str {
-    match memory {
-        SecretMemory::MemfdSecret => "key in memfd_secret pages",
-        SecretMemory::Locked => "key in locked pages (no memfd_secret here)",
-    }
-}
-
-fn protections(credential: &Credential, sandbox: &Sandbox, user: Option<(u32, u32)>) -> String {
-    let memory = describe(credential.memory());
-    let search = if credential.is_searched_for() {
-        "answers searched for the key"
-    } else {
-        "answers not searched for the key (shorter than 16 bytes)"
-    };
-    let user = user.map(|(uid, gid)| format!("user {uid}:{gid}; ")).unwrap_or_default();
-    let sandbox = sandbox.describe();
-    format!(
-        "{memory}; {search}; not dumpable; no core files; LD_* removed; no new privileges; {user}no \
-         capabilities; {sandbox}"
-    )
 }
 
 fn print(text: &str) -> ExitCode {

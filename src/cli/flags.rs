@@ -384,6 +384,15 @@ pub const FLAGS: &[Flag] = &[
         action: Action::Switch(|config| config.require_secret_memory = true),
     },
     Flag {
+        name: "require-hardening",
+        letter: None,
+        value: "",
+        repeatable: false,
+        section: Section::Hardening,
+        help: "do not start unless every protection is in force, secret memory too",
+        action: Action::Switch(|config| config.require_hardening = true),
+    },
+    Flag {
         name: "no-sandbox",
         letter: None,
         value: "",
@@ -460,6 +469,7 @@ impl Default for Config {
             max_requests: None,
             user: None,
             require_secret_memory: false,
+            require_hardening: false,
             no_sandbox: false,
             client_timeout: Duration::from_secs(30),
             grace: Duration::from_secs(1),

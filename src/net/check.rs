@@ -17,7 +17,7 @@ use super::tls::{Connector, Verifier, WIRE_RECORD};
 use super::upstream::{CONNECT, Flow, Origin, Space, Upstream};
 use crate::http1::response::UpstreamFault;
 use crate::http1::url::Host;
-use crate::process::confine::{Sandbox, Thread};
+use crate::process::confine::{ReadBack, Sandbox, Thread};
 use crate::process::egress::ConnectRequest;
 use crate::process::harden::HardenError;
 
@@ -128,10 +128,10 @@ impl Check {
     }
 
     /// Confines the thread that calls, as the loop of the relay.
-    pub fn confine(&self) -> Result<(), HardenError> {
-        self.sandbox.confine(Thread::Loop)?;
-        say("sandbox", &self.sandbox.describe());
-        Ok(())
+    pub fn confine(&self) -> Result<ReadBack, HardenError> {
+        let read_back = self.sandbox.confine(Thread::Loop)?;
+        say("sandbox", &self.sandbox.to_string());
+        Ok(read_back)
     }
 
     /// Connects, and says goodbye.

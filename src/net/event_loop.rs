@@ -30,7 +30,7 @@ use super::upstream::{Origin, Space};
 use crate::http1::pieces::Pieces;
 use crate::http1::request::Policy;
 use crate::http1::url::Host;
-use crate::process::confine::{Sandbox, Thread};
+use crate::process::confine::{ReadBack, Sandbox, Thread};
 use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
 use crate::process::harden::HardenError;
@@ -190,7 +190,7 @@ impl EventLoop {
     }
 
     /// Confines the loop's thread, which is the one that calls.
-    pub fn confine(&self) -> Result<(), HardenError> {
+    pub fn confine(&self) -> Result<ReadBack, HardenError> {
         self.sandbox.confine(Thread::Loop)
     }
 

@@ -3,10 +3,13 @@
 
 use std::ffi::OsString;
 use std::fmt::{Display, Write as _};
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write as _};
+use std::panic::PanicHookInfo;
 use std::time::{Duration, SystemTime};
 
 use super::clock::Timestamp;
+use crate::http1::url::{Scheme, UpstreamUrl};
+use crate::process::protections::Protections;
 
 /// Whether stderr shows colour.
 #[derive(Clone, Copy)]
@@ -36,19 +39,67 @@ impl Colour {
     }
 }
 
-/// The relay listens: where, what to tell clients, and which protections are in force.
-pub fn started(port: u16, token: bool, protections: &str, colour: Colour) -> Event {
-    let listening = format!("codex-responses-api-proxy listening on 127.0.0.1:{port}");
-    let key = if token { "the client token" } else { "anything" };
-    let listening = colour.bold(&listening);
-    let text = format!(
-        "{listening}\nclients: base URL http://127.0.0.1:{port}/v1, {key} as API key\nprotections: \
-         {protections}"
-    );
-    Event::new("start", text)
-        .number("pid", std::process::id().into())
-        .number("port", port.into())
-        .string("protections", protections)
+/// What the line about the start tells.
+pub struct Started<'a> {
+    /// The port on loopback.
+    pub port: u16,
+    /// Where requests go.
+    pub upstream: &'a UpstreamUrl,
+    /// Clients show a token.
+    pub needs_token: bool,
+    /// `--grace`.
+    pub grace: Duration,
+    /// What is in force, and what is not.
+    pub protections: &'a Protections,
+}
+
+impl Started<'_> {
+    /// The relay listens: where, what it is, what to tell clients, and which protections are in
+    /// force.
+    pub fn event(&self, colour: Colour) -> Event {
+        let Started { port, upstream, protections, .. } = self;
+        let listening = format!("codex-responses-api-proxy listening on 127.0.0.1:{port}");
+        let listening = colour.bold(&listening);
+        let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+        let scheme = if upstream.scheme == Scheme::Http { "http" } else { "https" };
+        // A query may hold what is not for everybody's eyes.
+        let path = upstream.path_and_query.split('?').next().unwrap_or_default();
+        let upstream = format!("{scheme}://{}{path}", upstream.authority());
+        let callers = protections.callers.to_string();
+        let grace = self.grace.as_secs();
+        let protections = protections.to_string();
+        let key = if self.needs_token { "the client token" } else { "anything" };
+        let text = format!(
+            "{listening}\nrelay: version {version}, pid {pid}, port {port}, upstream {upstream}, open to \
+             {callers}, grace {grace} s\nclients: base URL http://127.0.0.1:{port}/v1, {key} as API key\nprotections: \
+             {protections}"
+        );
+        Event::new("start", text)
+            .string("version", version)
+            .number("pid", pid.into())
+            .number("port", (*port).into())
+            .string("upstream", &upstream)
+            .string("open_to", &callers)
+            .number("grace_s", grace)
+            .string("protections", &protections)
+    }
+}
+
+/// What to do where a thread panics: say where, on stderr, and end by SIGABRT. The text of the panic
+/// is shown if it is a constant; one made at run time may hold bytes that a client or the upstream
+/// chose.
+pub fn end_on_panic(form: Form) {
+    std::panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
+        let text = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("a fault");
+        let place = panic.location().map(|place| (place.file(), place.line()));
+        let (file, line) = place.unwrap_or(("an unknown place", 0));
+        let text = format!(
+            "codex-responses-api-proxy: error: the program failed at {file}:{line}: {text}; start it \
+             anew, and report it as a bug"
+        );
+        let _ = io::stderr().write_all(Event::new("error", text).render(form).as_bytes());
+        std::process::abort();
+    }));
 }
 
 /// The relay begins to end, for this cause, and waits for so many exchanges.

@@ -130,7 +130,8 @@ impl Socket {
 /// Writes once; 0 when there is no room now.
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_with(bytes.len(), |stream| stream.write(bytes))
+        // writev(2), which the kernel allows without asking the filter; write would be sendto(2).
+        self.write_vectored(&[IoSlice::new(bytes)])
     }
 
     fn flush(&mut self) -> io::Result<()> {

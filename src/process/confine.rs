@@ -2,22 +2,21 @@
 //! and ports, seccomp about system calls. Both hold for one thread and those it starts, so each
 //! thread confines itself.
 
-use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io;
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc::channel;
 use std::thread;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
-
+use super::filter::{self, Descriptors};
 use super::harden::HardenError;
-use super::sys::{self, Rights, Ruleset};
-use super::system_calls::{self, Allowed};
+use super::landlock;
+use super::status::{Status, StatusFile};
+use super::support::Support;
+use super::sys::Ruleset;
 
 /// What getaddrinfo(3) reads. Names are resolved when the rules are made: a file that is put in the
 /// place of one of these later is not seen.
@@ -33,12 +32,8 @@ const RESOLVER_FILES: [&str; 8] = [
 ];
 /// DNS over TCP.
 const DNS: u16 = 53;
-
-const READ_FILE: u64 = 1 << 2;
-const BIND_TCP: u64 = 1 << 0;
-const CONNECT_TCP: u64 = 1 << 1;
-const ABSTRACT_SOCKETS: u64 = 1 << 0;
-const SIGNALS: u64 = 1 << 1;
+/// One of these can be opened nearly everywhere, and by no thread that Landlock restricts.
+const TRIED: [&str; 4] = ["/", "/proc/self/status", "/dev/null", "/etc/passwd"];
 
 /// The threads of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,24 +49,68 @@ pub enum Thread {
 /// What this kernel offers, and what the relay needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Sandbox {
-    /// Landlock's version; 0: none.
-    landlock: u32,
-    seccomp: bool,
-    off: bool,
+    landlock: Support,
+    seccomp: Support,
+    is_off: bool,
     /// The one port that the loop connects to.
     port: u16,
+    descriptors: Descriptors,
+    /// The status before anything was put in force; `None` where it cannot be read.
+    before: Option<Status>,
+}
+
+/// What the thread that called is seen to be, once it is confined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadBack {
+    /// The kernel's own word; `None` where `/proc` cannot be read.
+    pub status: Option<Status>,
+    /// Something that Landlock must deny was possible before and is denied now.
+    pub landlock_denies: bool,
 }
 
 impl Sandbox {
     /// Asks the kernel what there is.
     pub fn new(port: u16) -> Sandbox {
-        let (landlock, seccomp) = (sys::landlock_version(), sys::has_seccomp());
-        Sandbox { landlock, seccomp, off: false, port }
+        Sandbox {
+            landlock: Support::of_landlock(),
+            seccomp: Support::of_seccomp(),
+            is_off: false,
+            port,
+            descriptors: Descriptors::default(),
+            before: Status::read().ok(),
+        }
     }
 
     /// `--no-sandbox`.
     pub fn off() -> Sandbox {
-        Sandbox { landlock: 0, seccomp: false, off: true, port: 0 }
+        Sandbox {
+            landlock: Support::NotInKernel,
+            seccomp: Support::NotInKernel,
+            is_off: true,
+            port: 0,
+            descriptors: Descriptors::default(),
+            before: Status::read().ok(),
+        }
+    }
+
+    /// The filters name these descriptors.
+    pub fn with_descriptors(self, descriptors: Descriptors) -> Sandbox {
+        Sandbox { descriptors, ..self }
+    }
+
+    /// `--no-sandbox` was given.
+    pub fn is_off(&self) -> bool {
+        self.is_off
+    }
+
+    /// Landlock here.
+    pub fn landlock(&self) -> Support {
+        self.landlock
+    }
+
+    /// seccomp here.
+    pub fn seccomp(&self) -> Support {
+        self.seccomp
     }
 
     /// Starts a thread that does what comes `before`, confines itself, and only then begins its
@@ -86,7 +125,7 @@ impl Sandbox {
         let (tell, told) = channel();
         thread::Builder::new().name(name.into()).stack_size(256 * 1024).spawn(move || {
             before();
-            let confined = self.confine(thread);
+            let confined = self.confine(thread).map(|_| ());
             let begins = confined.is_ok();
             if tell.send(confined).is_ok() && begins {
                 work();
@@ -95,120 +134,110 @@ impl Sandbox {
         told.recv().unwrap_or(Err(HardenError::Seccomp)).map_err(io::Error::other)
     }
 
-    /// Confines the thread that calls.
-    pub fn confine(&self, thread: Thread) -> Result<(), HardenError> {
-        if self.landlock > 0 {
-            self.restrict(thread).map_err(|_| HardenError::Landlock)?;
+    /// Confines the thread that calls, and sees that it is confined.
+    pub fn confine(&self, thread: Thread) -> Result<ReadBack, HardenError> {
+        // Later no file can be opened. The log's thread can then neither read nor close one: it is
+        // looked at from another thread, see `look_at_others`.
+        let status = match thread {
+            Thread::Log => None,
+            Thread::Loop | Thread::Resolver => StatusFile::open().ok(),
+        };
+        let mut landlock_denies = false;
+        if let Support::Present(version) = self.landlock {
+            landlock_denies = self.restrict(thread, version).map_err(|_| HardenError::Landlock)?;
         }
-        if self.seccomp {
-            let filter = filter(thread).ok_or(HardenError::Seccomp)?;
+        if let Support::Present(_) = self.seccomp {
+            let filter = filter::of(thread, &self.descriptors).ok_or(HardenError::Seccomp)?;
             seccompiler::apply_filter(&filter).map_err(|_| HardenError::Seccomp)?;
         }
-        Ok(())
+        let status = status.and_then(|status| status.read().ok());
+        if status.is_some_and(|status| !self.is_filtered(&status)) {
+            return Err(HardenError::Seccomp);
+        }
+        Ok(ReadBack { status, landlock_denies })
     }
 
-    fn restrict(&self, thread: Thread) -> io::Result<()> {
-        // Every right that the kernel's version knows, taken away.
-        let files = match self.landlock {
-            1 => (1 << 13) - 1,
-            2 => (1 << 14) - 1,
-            3 | 4 => (1 << 15) - 1,
-            _ => (1 << 16) - 1,
-        };
-        let net = if self.landlock >= 4 { BIND_TCP | CONNECT_TCP } else { 0 };
-        let scope = if self.landlock >= 6 { ABSTRACT_SOCKETS | SIGNALS } else { 0 };
-        let ruleset = Ruleset::new(&Rights { files, net, scope })?;
+    /// Sees that every other thread of the process is confined. To be called before this one is.
+    pub fn look_at_others(&self) -> Result<(), HardenError> {
+        match Status::of_other_threads() {
+            Ok(others) if others.iter().any(|status| !self.is_filtered(status)) => {
+                Err(HardenError::Seccomp)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A filter of ours runs, if there is to be one.
+    fn is_filtered(&self, now: &Status) -> bool {
+        let before = self.before.and_then(|before| before.filters).unwrap_or(0);
+        let one_more = now.filters.is_none_or(|filters| filters > before);
+        self.seccomp.version().is_none() || now.seccomp && one_more
+    }
+
+    /// Whether something that must be denied has been seen to be denied.
+    fn restrict(&self, thread: Thread, version: u32) -> io::Result<bool> {
+        let mut rights = landlock::rights(version);
         let port = match thread {
             Thread::Loop => Some(self.port),
-            Thread::Resolver => Some(DNS),
+            Thread::Resolver => {
+                // It asks name servers over UDP, from any port, and tries where an address leads.
+                rights.net &= !(landlock::BIND_UDP | landlock::CONNECT_SEND_UDP);
+                Some(DNS)
+            }
             Thread::Log => None,
         };
-        if let Some(port) = port.filter(|_| net != 0) {
-            ruleset.allow_port(port, CONNECT_TCP)?;
+        let ruleset = Ruleset::new(&rights)?;
+        let knows_ports = rights.net & landlock::CONNECT_TCP != 0;
+        if let Some(port) = port.filter(|_| knows_ports) {
+            ruleset.allow_port(port, landlock::CONNECT_TCP)?;
         }
         if thread == Thread::Resolver {
             for path in RESOLVER_FILES {
                 // One that is not there is not needed.
                 let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path);
                 if let Ok(file) = file {
-                    ruleset.allow_file(file.as_fd(), READ_FILE)?;
+                    ruleset.allow_file(file.as_fd(), landlock::READ_FILE)?;
                 }
             }
         }
-        ruleset.restrict_thread()
-    }
-
-    /// For the start line.
-    pub fn describe(&self) -> String {
-        if self.off {
-            return "SANDBOX OFF (--no-sandbox): no seccomp, no Landlock".into();
+        let path = TRIED.into_iter().find(|path| fs::File::open(path).is_ok());
+        ruleset.restrict_thread()?;
+        let is_denied = |result: ErrorKind| result == ErrorKind::PermissionDenied;
+        let file_is_denied =
+            path.map(|path| fs::File::open(path).is_err_and(|error| is_denied(error.kind())));
+        let port_is_denied = knows_ports.then(|| {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).is_err_and(|error| is_denied(error.kind()))
+        });
+        match (file_is_denied, port_is_denied) {
+            (Some(false), _) | (_, Some(false)) => Err(ErrorKind::Other.into()),
+            (None, _) => Ok(false),
+            (Some(true), _) => Ok(true),
         }
-        let seccomp = if self.seccomp { "seccomp" } else { "no seccomp (this kernel has none)" };
-        let landlock = match self.landlock {
-            0 => "no Landlock (this kernel has none)".into(),
-            n @ 1..4 => format!("Landlock {n} (no files; ports not restricted by this kernel)"),
-            n => format!("Landlock {n} (no files, TCP to port {} only)", self.port),
-        };
-        format!("{seccomp}; {landlock}")
     }
 }
 
-/// The filter of a thread. `None`: the lists are wrong, which a test finds.
-fn filter(thread: Thread) -> Option<BpfProgram> {
-    let (allowed, otherwise) = match thread {
-        Thread::Loop => (&system_calls::LOOP, SeccompAction::KillProcess),
-        Thread::Log => (&system_calls::LOG, SeccompAction::KillProcess),
-        // What NSS modules try is not ours to know: they are told no.
-        Thread::Resolver => {
-            (&system_calls::RESOLVER, SeccompAction::Errno(libc::EPERM.unsigned_abs()))
+/// For the start line: each part that is in force.
+impl fmt::Display for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_off {
+            return f.write_str("SANDBOX OFF (--no-sandbox): no seccomp, no Landlock");
         }
-    };
-    let architecture = TargetArch::try_from(std::env::consts::ARCH).ok()?;
-    SeccompFilter::new(rules(allowed)?, otherwise, SeccompAction::Allow, architecture)
-        .ok()?
-        .try_into()
-        .ok()
-}
-
-fn rules(allowed: &Allowed) -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
-    let mut rules = BTreeMap::new();
-    for call in allowed.any.iter().copied().flatten() {
-        rules.insert(*call, Vec::new());
-    }
-    for limited in allowed.limited.iter().copied().flatten() {
-        for form in limited.forms {
-            let condition = |(argument, mask, value): &(u8, u32, u32)| {
-                let fits = SeccompCmpOp::MaskedEq(u64::from(*mask));
-                SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, fits, u64::from(*value))
-                    .ok()
-            };
-            let conditions = form.iter().map(condition).collect::<Option<Vec<_>>>()?;
-            let rule = SeccompRule::new(conditions).ok()?;
-            rules.entry(limited.call).or_insert_with(Vec::new).push(rule);
+        match self.seccomp {
+            Support::Present(_) => f.write_str("seccomp")?,
+            why => write!(f, "no seccomp ({why})")?,
         }
-    }
-    Some(rules)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_list_makes_a_filter() {
-        for thread in [Thread::Loop, Thread::Resolver, Thread::Log] {
-            let filter = filter(thread).unwrap();
-            assert!(filter.len() > 20, "{thread:?}");
-        }
-    }
-
-    #[test]
-    fn no_call_is_allowed_in_any_form_and_limited_too() {
-        for allowed in [&system_calls::LOOP, &system_calls::RESOLVER, &system_calls::LOG] {
-            for limited in allowed.limited.iter().copied().flatten() {
-                assert!(!allowed.any.iter().copied().flatten().any(|call| *call == limited.call));
-                assert!(!limited.forms.is_empty());
+        match self.landlock {
+            Support::Present(version @ 1..4) => {
+                write!(f, "; Landlock {version} (no files; ports not restricted by this kernel)")
             }
+            Support::Present(version) => {
+                write!(f, "; Landlock {version} (no files, TCP to port {} only", self.port)?;
+                if version > landlock::NEWEST {
+                    write!(f, "; by the rights of version {}", landlock::NEWEST)?;
+                }
+                f.write_str(")")
+            }
+            why => write!(f, "; no Landlock ({why})"),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What is done before anything else, so that the process is closed when the key arrives.
 
 use std::fmt;
+use std::fs;
 
-use super::sys::{self, Inherited};
+use super::status::Status;
+use super::sys::{self, FirstSteps, Inherited};
 
 /// A step that failed. Each has its exit code, those of the reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,10 @@ pub enum HardenError {
     Seccomp,
     /// `--require-secret-memory`, and the kernel has none.
     SecretMemory,
+    /// `--require-hardening`, and something is not in force.
+    Incomplete,
+    /// `--user`, and this kernel opens a process that changes its user.
+    SuidDumpable,
 }
 
 impl HardenError {
@@ -37,6 +43,8 @@ impl HardenError {
             HardenError::Landlock => 11,
             HardenError::Seccomp => 12,
             HardenError::SecretMemory => 13,
+            HardenError::Incomplete => 14,
+            HardenError::SuidDumpable => 15,
         }
     }
 }
@@ -71,21 +79,81 @@ impl fmt::Display for HardenError {
                 "--require-secret-memory: memfd_secret is not to be had; it needs Linux 6.5, or \
                  5.14 with secretmem.enable=1, and a container runtime that lets it through"
             }
+            HardenError::Incomplete => "--require-hardening: not everything is in force",
+            HardenError::SuidDumpable => {
+                "--user: with the sysctl fs.suid_dumpable=1 a process is open to others while it \
+                 changes its user; set it to 0 (sysctl -w fs.suid_dumpable=0), or start the relay as \
+                 that user"
+            }
         })
     }
 }
 
 impl std::error::Error for HardenError {}
 
-/// Non-dumpable, no core files, no new privileges, no variable that steers a dynamic loader, nothing
-/// inherited to pass on. Only while the process has one thread.
-pub fn base() -> Result<(), HardenError> {
+/// What the first moments of the process were like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// The user that started it, if its other processes could attach to this one until it had
+    /// closed itself.
+    pub open_to: Option<u32>,
+    /// The process that traces this one, by its id.
+    pub tracer: Option<u64>,
+    /// No memory can be made executable.
+    pub executable_memory_denied: bool,
+}
+
+/// Non-dumpable, no core files, no new privileges, no memory that is writable and executable, no
+/// variable that steers a dynamic loader or the allocator, nothing inherited to pass on. Only while
+/// the process has one thread.
+pub fn base() -> Result<Beginning, HardenError> {
     sys::deny_dumps().map_err(|_| HardenError::Dumpable)?;
     sys::deny_cores().map_err(|_| HardenError::Cores)?;
     sys::deny_new_privileges().map_err(|_| HardenError::NewPrivileges)?;
+    sys::ignore_file_size_signal();
+    // Some profiles refuse personality(2); nearly nobody sets this one.
+    let _ = sys::clear_read_implies_exec();
+    let executable_memory_denied = sys::deny_executable_memory();
     sys::inherited_descriptors(Inherited::CloseOnExec);
-    sys::wipe_variables(|name| name.starts_with(b"LD_") || name.starts_with(b"DYLD_"));
-    Ok(())
+    sys::wipe_variables(|name| {
+        let prefixes: [&[u8]; 3] = [b"LD_", b"DYLD_", b"MALLOC_"];
+        prefixes.iter().any(|prefix| name.starts_with(prefix)) || name == b"GLIBC_TUNABLES"
+    });
+    let user = sys::user_id();
+    let was_open = sys::found_first() == FirstSteps::Open && user != 0 && !yama_denies();
+    Ok(Beginning {
+        open_to: was_open.then_some(user),
+        tracer: Status::read().ok().map(|status| status.tracer).filter(|tracer| *tracer != 0),
+        executable_memory_denied,
+    })
+}
+
+/// Yama lets a process attach to its own descendants only, or to none.
+fn yama_denies() -> bool {
+    let scope = fs::read("/proc/sys/kernel/yama/ptrace_scope");
+    scope.is_ok_and(|scope| !matches!(scope.trim_ascii(), b"" | b"0"))
+}
+
+/// The memory of the key and of the proxy's password counts as files to the kernel.
+const SMALLEST_FILE_LIMIT: u64 = 1024 * 1024;
+
+/// Finds out what the program cannot do without, though it would fail only later. The text says what
+/// to do.
+pub fn can_start() -> Result<(), String> {
+    sys::random(&mut [0; 8]).map_err(|error| {
+        format!(
+            "the kernel gives no random numbers ({error}); let getrandom(2) through in the \
+             container's seccomp profile"
+        )
+    })?;
+    match sys::file_size_limit() {
+        0..SMALLEST_FILE_LIMIT => {
+            Err("the limit on the size of files is too low for the memory of the \
+                                      key; raise it to 1 MiB or more (ulimit -f)"
+                .into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Closes what was inherited, once the files of the command line have been read (`<(…)` is such a
@@ -98,10 +166,18 @@ pub fn close_inherited() {
 /// non-dumpable after that: a change of credentials may have changed it. Only while the process has
 /// one thread.
 pub fn drop_privileges(user: Option<(u32, u32)>) -> Result<(), HardenError> {
+    if user.is_some() && suid_dumpable() {
+        return Err(HardenError::SuidDumpable);
+    }
     sys::empty_bounding_set().map_err(|_| HardenError::Capabilities)?;
     if let Some((uid, gid)) = user {
         sys::become_user(uid, gid).map_err(|_| HardenError::User)?;
     }
     sys::drop_capabilities().map_err(|_| HardenError::Capabilities)?;
     sys::deny_dumps().map_err(|_| HardenError::Dumpable)
+}
+
+/// `fs.suid_dumpable=1`: the kernel makes a process dumpable that changes its user.
+fn suid_dumpable() -> bool {
+    fs::read("/proc/sys/fs/suid_dumpable").is_ok_and(|value| value.trim_ascii() == b"1")
 }

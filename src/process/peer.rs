@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 use super::sys;
@@ -72,6 +72,16 @@ impl Peers {
         match position {
             Some(position) => Identity::Allowed(position),
             None => Identity::Refused(user),
+        }
+    }
+
+    /// The descriptors of the tables, for the filter of system calls, which names them.
+    pub fn tables(&self) -> [Option<RawFd>; 2] {
+        match &self.source {
+            Source::Netlink(_) => [None; 2],
+            Source::Tables(tables) => {
+                [0, 1].map(|index| tables.get(index).map(|table: &File| table.as_raw_fd()))
+            }
         }
     }
 

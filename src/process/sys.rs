@@ -9,6 +9,14 @@ use std::ptr::{self, NonNull};
 
 use libc::{c_int, c_void};
 
+mod early;
+mod hardening;
+mod program;
+
+pub use early::{FirstSteps, first_steps, found_first};
+pub use hardening::*;
+pub use program::{Sealed, bring_pages_in, seal_program};
+
 /// Turns a system call's -1 into the error that it stands for.
 fn check(result: c_int) -> io::Result<c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -202,11 +210,18 @@ pub fn deny_dumps() -> io::Result<()> {
     }
 }
 
-/// Sets the limit on core files to nothing, for good.
+/// Sets the limit on core files to nothing, for good; reads back that it is.
 pub fn deny_cores() -> io::Result<()> {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel reads one struct that outlives the call.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) }).map(|_| ())
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) })?;
+    let mut limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+    // SAFETY: the kernel fills one struct that outlives the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_CORE, &mut limit) })?;
+    match (limit.rlim_cur, limit.rlim_max) {
+        (0, 0) => Ok(()),
+        _ => Err(io::Error::other("core files are still possible")),
+    }
 }
 
 /// Raises the limit on open files towards `wanted`; answers with what is in force.
@@ -257,47 +272,6 @@ pub fn random(mut bytes: &mut [u8]) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Has the program's code and constants in memory before the first connection needs them, but for the
-/// unwind tables at their end, which nothing needs: those leave again if they came in beside something
-/// else. Linux before 5.14 cannot bring pages in: there they come as they are used.
-pub fn bring_pages_in() {
-    unsafe extern "C" fn bring_in(
-        object: *mut libc::dl_phdr_info,
-        _: libc::size_t,
-        _: *mut c_void,
-    ) -> c_int {
-        // SAFETY: libc hands over a description that is good for the time of this call.
-        let object = unsafe { &*object };
-        // SAFETY: as above, with so many program headers.
-        let headers =
-            unsafe { std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()) };
-        let unwinding = headers.iter().find(|header| header.p_type == libc::PT_GNU_EH_FRAME);
-        let page = page_size() as u64;
-        for header in headers {
-            if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
-                continue;
-            }
-            let (start, end) = (header.p_vaddr, header.p_vaddr + header.p_memsz);
-            let tables =
-                unwinding.map(|tables| tables.p_vaddr).filter(|at| (start..end).contains(at));
-            let start = (object.dlpi_addr + start) / page * page;
-            let [tables, end] = [tables.unwrap_or(end), end]
-                .map(|address| (object.dlpi_addr + address).next_multiple_of(page));
-            let advise = |start: u64, end: u64, advice| {
-                let at = ptr::with_exposed_provenance_mut(start as usize);
-                // SAFETY: the pages are the program's file, read-only: they read the same afterwards.
-                unsafe { libc::madvise(at, (end - start) as usize, advice) };
-            };
-            advise(start, tables, libc::MADV_POPULATE_READ);
-            advise(tables, end, libc::MADV_DONTNEED);
-        }
-        // The first object is the program; others need no care.
-        1
-    }
-    // SAFETY: `bring_in` keeps to what it is handed.
-    unsafe { libc::dl_iterate_phdr(Some(bring_in), ptr::null_mut()) };
 }
 
 /// Runs `work` compiled for 32-byte vectors where the processor has them, as nearly all have. It must
@@ -361,9 +335,15 @@ pub fn wipe_variables(is_unwanted: impl Fn(&[u8]) -> bool) {
 }
 
 /// Gives up every way to gain privileges by execve(2), for good: what Landlock and seccomp ask for.
+/// Reads back that it is so.
 pub fn deny_new_privileges() -> io::Result<()> {
     // SAFETY: prctl with plain numbers.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).map(|_| ())
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    // SAFETY: as above.
+    match check(unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) })? {
+        1 => Ok(()),
+        _ => Err(io::Error::other("new privileges are still possible")),
+    }
 }
 
 /// What becomes of the descriptors that whoever started the process left open.
@@ -486,13 +466,22 @@ pub fn group_of(uid: u32) -> Option<u32> {
 
 /// Becomes another user, for good: no supplementary group, all three ids of both kinds. Only while
 /// the process has one thread.
+///
+/// The kernel makes a process that changes its user as dumpable as `fs.suid_dumpable` says. So it
+/// keeps its capabilities until it is non-dumpable again: a process of the new user, which has none,
+/// may not attach to one that has some. The caller drops them.
 pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: prctl with plain numbers.
+    check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) })?;
     // SAFETY: an empty list.
     check(unsafe { libc::setgroups(0, ptr::null()) })?;
     // SAFETY: plain numbers.
     check(unsafe { libc::setresgid(gid, gid, gid) })?;
     // SAFETY: plain numbers.
     check(unsafe { libc::setresuid(uid, uid, uid) })?;
+    deny_dumps()?;
+    // SAFETY: prctl with plain numbers.
+    check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 0, 0, 0, 0) })?;
     let (mut ids, mut groups) = ([!uid; 3], [!gid; 3]);
     let [a, b, c] = &mut ids;
     // SAFETY: the kernel fills three numbers that are ours alone.
@@ -563,12 +552,12 @@ pub fn send(fd: BorrowedFd<'_>, question: &[u8]) -> io::Result<usize> {
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-/// Landlock's version on this kernel; 0 where it is missing or off.
-pub fn landlock_version() -> u32 {
+/// Landlock's version on this kernel, or how the question for it was refused.
+pub fn landlock() -> io::Result<u32> {
     let version: *const c_void = ptr::null();
     // SAFETY: with this flag the kernel reads nothing and answers with a number.
     let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, version, 0, 1) };
-    u32::try_from(abi).unwrap_or(0)
+    u32::try_from(abi).map_err(|_| io::Error::last_os_error())
 }
 
 /// What a Landlock ruleset takes away from the thread, unless a rule gives it back
@@ -636,12 +625,15 @@ impl Ruleset {
     }
 }
 
-/// The kernel knows seccomp filters and can kill a process by them.
-pub fn has_seccomp() -> bool {
+/// Whether the kernel knows seccomp filters and can kill a process by them, or how the question was
+/// refused.
+pub fn seccomp() -> io::Result<()> {
     const GET_ACTION_AVAIL: c_int = 2;
     let action: u32 = libc::SECCOMP_RET_KILL_PROCESS;
     // SAFETY: the kernel reads one number that outlives the call.
-    unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, ptr::from_ref(&action)) == 0 }
+    let answer =
+        unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, ptr::from_ref(&action)) };
+    check(c_int::try_from(answer).unwrap_or(-1)).map(|_| ())
 }
 
 /// Sets a socket option.

@@ -60,7 +60,7 @@ fn it_says_what_is_in_force_and_nothing_but_a_handshake_reaches_the_upstream() {
     let (code, lines, err) = check(Relay::to(&upstream.url()));
     assert_eq!((code, err.as_str()), (0, ""));
     let steps: Vec<&str> = lines.iter().map(|line| line.0.as_str()).collect();
-    let want = "upstream roots memory sandbox addresses connected tls certificate ok";
+    let want = "upstream roots memory sandbox protections addresses connected tls certificate ok";
     assert_eq!(steps.join(" "), want);
     assert_eq!(text(&lines, "upstream"), upstream.url());
     assert!(text(&lines, "memory").starts_with("key in "));

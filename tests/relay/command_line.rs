@@ -308,6 +308,7 @@ fn colour_is_for_terminals_that_show_it_and_for_who_wants_it() {
         assert_eq!(listening.ends_with("\x1b[0m"), shown, "{listening:?}");
         let digits = listening.trim_end_matches("\x1b[0m").rsplit(':').next().unwrap();
         relay.port = digits.parse().unwrap();
+        assert!(line(&mut terminal).starts_with("relay: "));
         assert!(line(&mut terminal).starts_with("clients: "));
         assert!(line(&mut terminal).starts_with("protections: "));
         // The sandbox has nothing against it.

@@ -60,11 +60,22 @@ fn the_start_lines_say_where_it_listens_and_what_protects_it() {
     let line = relay.line();
     let port = line.strip_prefix("codex-responses-api-proxy listening on 127.0.0.1:").unwrap();
     assert!(port.parse::<u16>().unwrap() > 0);
+    let line = relay.line();
+    for part in [
+        format!("relay: version {}, pid {}, port {port}, ", env!("CARGO_PKG_VERSION"), relay.pid()),
+        "upstream https://api.openai.com/v1/responses, open to every local user".into(),
+    ] {
+        assert!(line.contains(&part), "{line}");
+    }
     assert!(relay.line().starts_with("clients: base URL http://127.0.0.1:"));
     let line = relay.line();
     for part in ["protections: key in ", "not dumpable", "no core files", "LD_* removed"] {
         assert!(line.contains(part), "{line}");
     }
+    assert!(
+        line.contains(". NOT in force: every local user may use it (no --allow-uid)"),
+        "{line}"
+    );
     relay.signal(libc::SIGTERM);
     assert_eq!(relay.exit_code(), 0);
 }

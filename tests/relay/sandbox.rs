@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 
+use codex_responses_api_proxy::net::report::{Form, end_on_panic};
 use codex_responses_api_proxy::process::confine::{Sandbox, Thread};
+use codex_responses_api_proxy::process::filter::Descriptors;
+use codex_responses_api_proxy::process::sys;
 
 use super::support::relay::emulated;
 use super::support::{Relay, Upstream, ok, post};
@@ -27,16 +30,77 @@ fn socket(family: i32, kind: i32) -> i64 {
     call(libc::SYS_socket, [family as usize, (kind | libc::SOCK_CLOEXEC) as usize, 0, 0, 0])
 }
 
-fn connect(kind: i32, port: u16) -> i64 {
-    let fd = socket(libc::AF_INET, kind);
-    let address = libc::sockaddr_in {
+fn loopback(port: u16) -> libc::sockaddr_in {
+    libc::sockaddr_in {
         sin_family: libc::AF_INET as u16,
         sin_port: port.to_be(),
         sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes([127, 0, 0, 1]) },
         sin_zero: [0; 8],
-    };
+    }
+}
+
+fn connect(fd: i64, port: u16) -> i64 {
+    let address = loopback(port);
     let at = std::ptr::from_ref(&address) as usize;
     call(libc::SYS_connect, [fd as usize, at, size_of_val(&address), 0, 0])
+}
+
+/// Opens a connection by sending: without connect(2), and so past Landlock.
+fn fast_open(by: i64, port: u16) -> i64 {
+    let mut address = loopback(port);
+    let fd = socket(libc::AF_INET, libc::SOCK_STREAM) as usize;
+    let (flags, len) = (libc::MSG_FASTOPEN as usize, size_of_val(&address) as u32);
+    let mut part = libc::iovec { iov_base: c"hello".as_ptr().cast_mut().cast(), iov_len: 5 };
+    // SAFETY: plain memory.
+    let mut messages: [libc::mmsghdr; 1] = unsafe { std::mem::zeroed() };
+    let message = &mut messages[0].msg_hdr;
+    message.msg_name = std::ptr::from_mut(&mut address).cast();
+    message.msg_namelen = len;
+    message.msg_iov = &mut part;
+    message.msg_iovlen = 1;
+    let at = std::ptr::from_mut(&mut messages) as usize;
+    match by {
+        libc::SYS_sendmsg => call(by, [fd, at, flags, 0, 0]),
+        libc::SYS_sendmmsg => call(by, [fd, at, 1, flags, 0]),
+        _ => {
+            let address = std::ptr::from_ref(&address) as usize;
+            // SAFETY: the arguments are numbers and pointers that outlive the call.
+            unsafe { libc::syscall(by, fd, part.iov_base, 5usize, flags, address, len as usize) }
+        }
+    }
+}
+
+/// What an attempt needs, made before the thread confines itself.
+struct Prepared {
+    /// A file of three bytes. It is also stderr.
+    file: i32,
+    /// A terminal, which this process is in control of.
+    terminal: i32,
+    /// A connected pair of sockets.
+    pair: [i32; 2],
+    epoll: i32,
+}
+
+impl Prepared {
+    fn new() -> Prepared {
+        let mut pair = [0; 2];
+        let (mut terminal, mut other) = (-1, -1);
+        let null = std::ptr::null_mut();
+        // SAFETY: the calls write into numbers that are ours alone, and read static strings.
+        unsafe {
+            let file = libc::memfd_create(c"file".as_ptr(), 0);
+            assert_eq!(libc::write(file, c"abc".as_ptr().cast(), 3), 3);
+            assert_eq!(libc::dup2(file, 2), 2);
+            libc::setsid();
+            libc::openpty(&mut other, &mut terminal, null, null.cast(), null.cast());
+            libc::ioctl(terminal, libc::TIOCSCTTY, 0);
+            assert_eq!(libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, pair.as_mut_ptr()), 0);
+            let epoll = libc::epoll_create1(0);
+            let mut event = libc::epoll_event { events: 0, u64: 0 };
+            assert_eq!(libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, pair[0], &mut event), 0);
+            Prepared { file, terminal, pair, epoll }
+        }
+    }
 }
 
 fn open(path: &'static std::ffi::CStr, flags: i32) -> i64 {
@@ -44,8 +108,19 @@ fn open(path: &'static std::ffi::CStr, flags: i32) -> i64 {
     call(libc::SYS_openat, [at, path.as_ptr() as usize, flags as usize, 0o600, 0])
 }
 
-/// Does what the name says; what the kernel answered.
-fn attempt(what: &str) -> i64 {
+/// Does what the name says, to this port if it is about one; what the kernel answered.
+fn attempt(what: &str, elsewhere: u16, prepared: &Prepared) -> i64 {
+    let Prepared { file, terminal, pair, epoll } = prepared;
+    let (file, terminal, epoll) = (*file as usize, *terminal as usize, *epoll as usize);
+    let [first, second] = pair.map(|fd| fd as usize);
+    // SAFETY: no memory is involved.
+    let (pid, tid) = unsafe { (libc::getpid() as usize, libc::gettid() as usize) };
+    let term = libc::SIGTERM as usize;
+    let word = [0u64; 4];
+    let number = std::ptr::from_ref(&word) as usize;
+    let private = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
+    // SAFETY: memory for the attempts that change some.
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, 3, private as i32, -1, 0) } as usize;
     let shell = c"/bin/true".as_ptr() as usize;
     let exec = libc::PROT_EXEC as usize;
     match what {
@@ -79,7 +154,60 @@ fn attempt(what: &str) -> i64 {
         "executable memory" => call(libc::SYS_mmap, [0, 4096, 1 | exec, 0x22, usize::MAX]),
         "memory made executable" => call(libc::SYS_mprotect, [0, 4096, exec, 0, 0]),
         "memory" => call(libc::SYS_mmap, [0, 4096, 3, 0x22, usize::MAX]),
-        port => connect(libc::SOCK_STREAM, port.parse().expect("a port")),
+        "connect" => connect(socket(libc::AF_INET, libc::SOCK_STREAM), elsewhere),
+        "connect by MPTCP" => {
+            let kind = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC) as usize;
+            let protocol = libc::IPPROTO_MPTCP as usize;
+            match call(libc::SYS_socket, [libc::AF_INET as usize, kind, protocol, 0, 0]) {
+                -1 => -1,
+                fd => connect(fd, elsewhere),
+            }
+        }
+        "open by sendto" => fast_open(libc::SYS_sendto, elsewhere),
+        "open by sendmsg" => fast_open(libc::SYS_sendmsg, elsewhere),
+        "open by sendmmsg" => fast_open(libc::SYS_sendmmsg, elsewhere),
+        "send" => call(libc::SYS_sendto, [first, number, 1, 0, 0]),
+        // A high address whose low half is 0 is no null pointer.
+        "send to an address" => call(libc::SYS_sendto, [first, number, 1, 0, 1 << 32]),
+        "empty the log" => call(libc::SYS_ftruncate, [2, 0, 0, 0, 0]),
+        "empty the server-info file" => call(libc::SYS_ftruncate, [file, 0, 0, 0, 0]),
+        "read stdin again" => call(libc::SYS_pread64, [2, page, 3, 0, 0]),
+        "read a table" => call(libc::SYS_pread64, [file, page, 3, 0, 0]),
+        "type into the terminal" => {
+            call(libc::SYS_ioctl, [terminal, libc::TIOCSTI as usize, number, 0, 0])
+        }
+        "how much is there" => call(libc::SYS_ioctl, [first, libc::FIONREAD as usize, page, 0, 0]),
+        "ask for signals" => call(libc::SYS_fcntl, [first, libc::F_SETOWN as usize, pid, 0, 0]),
+        "copy a descriptor" => call(libc::SYS_fcntl, [first, libc::F_DUPFD as usize, 0, 0, 0]),
+        "flags" => call(libc::SYS_fcntl, [first, libc::F_GETFL as usize, 0, 0, 0]),
+        "change an event" => {
+            call(libc::SYS_epoll_ctl, [epoll, libc::EPOLL_CTL_MOD as usize, first, number, 0])
+        }
+        "one event less" => {
+            call(libc::SYS_epoll_ctl, [epoll, libc::EPOLL_CTL_DEL as usize, first, 0, 0])
+        }
+        "end both directions" => call(libc::SYS_shutdown, [second, 2, 0, 0, 0]),
+        "shared memory" => call(libc::SYS_mmap, [0, 4096, 3, 0x21, usize::MAX]),
+        "a file in memory" => call(libc::SYS_mmap, [0, 4096, 1, 0x02, file]),
+        "memory in another's place" => {
+            call(libc::SYS_mmap, [page, 4096, 3, private | libc::MAP_FIXED as usize, usize::MAX])
+        }
+        "move memory" => call(libc::SYS_mremap, [page, 4096, 4096, 3, page + (1 << 30)]),
+        "advice for core files" => {
+            call(libc::SYS_madvise, [page, 4096, libc::MADV_DODUMP as usize, 0, 0])
+        }
+        "drop memory" => call(libc::SYS_madvise, [page, 4096, libc::MADV_DONTNEED as usize, 0, 0]),
+        "requeue" => call(libc::SYS_futex, [number, libc::FUTEX_REQUEUE as usize, 0, 0, number]),
+        "wake" => call(libc::SYS_futex, [number, libc::FUTEX_WAKE as usize | 128, 1, 0, 0]),
+        "signal the process" => call(libc::SYS_tgkill, [pid, tid, 0, 0, 0]),
+        "signal a thread" => call(libc::SYS_tkill, [tid, 0, 0, 0, 0]),
+        "abort another process" => {
+            // SAFETY: no memory is involved.
+            let other = unsafe { libc::getppid() } as usize;
+            call(libc::SYS_tgkill, [other, usize::MAX, libc::SIGABRT as usize, 0, 0])
+        }
+        "handle a signal" => call(libc::SYS_rt_sigaction, [term, 0, page, 8, 0]),
+        what => panic!("there is no attempt {what}"),
     }
 }
 
@@ -87,18 +215,38 @@ fn attempt(what: &str) -> i64 {
 #[test]
 #[ignore = "run by the tests of this file, in a process of its own"]
 fn one_attempt() {
-    let (Ok(thread), Ok(port), Ok(what)) =
-        (std::env::var("THREAD"), std::env::var("PORT"), std::env::var("WHAT"))
-    else {
+    let (Ok(thread), Ok(port), Ok(elsewhere), Ok(what)) = (
+        std::env::var("THREAD"),
+        std::env::var("PORT"),
+        std::env::var("ELSEWHERE"),
+        std::env::var("WHAT"),
+    ) else {
         return;
     };
     let thread = match thread.as_str() {
-        "loop" => Thread::Loop,
-        "resolver" => Thread::Resolver,
-        _ => Thread::Log,
+        "loop" => Some(Thread::Loop),
+        "resolver" => Some(Thread::Resolver),
+        "log" => Some(Thread::Log),
+        _ => None,
     };
-    Sandbox::new(port.parse().unwrap()).confine(thread).expect("confined");
-    let code = match attempt(&what) {
+    if what == "panic" || what == "a panic with bytes" {
+        end_on_panic(Form::Text);
+    }
+    sys::deny_new_privileges().unwrap();
+    let sandbox = Sandbox::new(port.parse().unwrap());
+    let prepared = (!what.contains("panic")).then(Prepared::new);
+    if let Some(thread) = thread {
+        let file = prepared.as_ref().map(|prepared| prepared.file);
+        let descriptors = Descriptors { server_info: file, socket_tables: [file, None] };
+        sandbox.with_descriptors(descriptors).confine(thread).expect("confined");
+    }
+    let Some(prepared) = prepared else {
+        match what.as_str() {
+            "panic" => panic!("a constant text"),
+            _ => panic!("{}", String::from("secret") + " bytes"),
+        }
+    };
+    let code = match attempt(&what, elsewhere.parse().unwrap(), &prepared) {
         // SAFETY: reads a number of this thread.
         -1 => match unsafe { *libc::__errno_location() } {
             libc::EPERM | libc::EACCES => REFUSED,
@@ -118,13 +266,22 @@ enum Fate {
     Otherwise,
 }
 
-fn fate(thread: &str, what: &str, port: u16) -> Fate {
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["sandbox::one_attempt", "--exact", "--ignored", "--test-threads=1"])
+fn run(thread: &str, what: &str, port: u16, elsewhere: u16) -> Output {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["sandbox::one_attempt", "--exact", "--ignored", "--test-threads=1", "--nocapture"])
         .envs([("THREAD", thread), ("WHAT", what), ("PORT", &port.to_string())])
+        .env("ELSEWHERE", elsewhere.to_string())
+        .stdin(Stdio::null())
         .output()
         .unwrap()
-        .status;
+}
+
+fn fate(thread: &str, what: &str, port: u16) -> Fate {
+    fate_elsewhere(thread, what, port, port)
+}
+
+fn fate_elsewhere(thread: &str, what: &str, port: u16, elsewhere: u16) -> Fate {
+    let status = run(thread, what, port, elsewhere).status;
     match (status.signal(), status.code()) {
         (Some(libc::SIGSYS), _) => Fate::Killed,
         (_, Some(DONE)) => Fate::Done,
@@ -184,18 +341,157 @@ fn what_the_log_may_not_do_kills_it() {
     assert_eq!(fate("log", "memory", 443), Fate::Done);
 }
 
+/// Each of these does what it says where nothing is confined; where it does not, this machine cannot
+/// do it.
+fn possible(what: &str, elsewhere: u16) -> bool {
+    let possible = fate_elsewhere("none", what, 443, elsewhere) == Fate::Done;
+    if !possible {
+        eprintln!("skipped: \"{what}\" is not possible here, confined or not");
+    }
+    possible
+}
+
+#[test]
+fn no_thread_opens_a_connection_past_landlock() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let elsewhere = other.local_addr().unwrap().port();
+    let ways = ["open by sendto", "open by sendmsg", "open by sendmmsg", "connect by MPTCP"];
+    let mut tried = 0;
+    for what in ways {
+        if !possible(what, elsewhere) {
+            continue;
+        }
+        tried += 1;
+        for (thread, want) in
+            [("loop", Fate::Killed), ("resolver", Fate::Refused), ("log", Fate::Killed)]
+        {
+            assert_eq!(fate_elsewhere(thread, what, 443, elsewhere), want, "{thread}: {what}");
+        }
+    }
+    assert!(tried >= 3, "TCP Fast Open is possible on every kernel that tests run on");
+}
+
+#[test]
+fn the_loop_sends_to_no_address_and_empties_no_file_but_its_own() {
+    for (what, want) in [
+        ("send", Fate::Done),
+        ("send to an address", Fate::Killed),
+        ("empty the server-info file", Fate::Done),
+        ("empty the log", Fate::Killed),
+        ("read a table", Fate::Done),
+        ("read stdin again", Fate::Killed),
+    ] {
+        assert!(what == "send to an address" || possible(what, 443), "{what}");
+        assert_eq!(fate("loop", what, 443), want, "{what}");
+    }
+}
+
+#[test]
+fn the_loop_calls_with_the_arguments_that_it_uses_alone() {
+    for what in [
+        "change an event",
+        "end both directions",
+        "shared memory",
+        "a file in memory",
+        "memory in another's place",
+        "move memory",
+        "advice for core files",
+        "requeue",
+        "signal the process",
+        "signal a thread",
+        "handle a signal",
+        "ask for signals",
+        "copy a descriptor",
+        "how much is there",
+    ] {
+        assert!(possible(what, 443), "{what}");
+        assert_eq!(fate("loop", what, 443), Fate::Killed, "{what}");
+        if !["change an event", "end both directions"].contains(&what) {
+            assert_ne!(fate("log", what, 443), Fate::Done, "{what}");
+        }
+    }
+    for what in ["one event less", "drop memory", "wake"] {
+        assert_eq!(fate("loop", what, 443), Fate::Done, "{what}");
+    }
+    assert_eq!(fate("loop", "abort another process", 443), Fate::Killed);
+}
+
+#[test]
+fn the_resolver_reaches_no_unix_socket_no_terminal_and_no_signal() {
+    for what in [
+        "unix socket",
+        "type into the terminal",
+        "ask for signals",
+        "copy a descriptor",
+        "shared memory",
+        "advice for core files",
+        "signal the process",
+    ] {
+        if possible(what, 443) {
+            assert_eq!(fate("resolver", what, 443), Fate::Refused, "{what}");
+        }
+    }
+    assert_eq!(fate("resolver", "socket option", 443), Fate::Refused);
+    for what in ["how much is there", "flags", "udp socket", "tcp socket"] {
+        assert_eq!(fate("resolver", what, 443), Fate::Done, "{what}");
+    }
+}
+
+#[test]
+fn a_fault_in_a_confined_thread_is_told_and_ends_by_sigabrt() {
+    for thread in ["loop", "resolver", "log"] {
+        for (what, text) in
+            [("panic", ": a constant text; "), ("a panic with bytes", ": a fault; ")]
+        {
+            let output = run(thread, what, 443, 443);
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{thread}: {told}");
+            assert!(
+                told.contains("error: the program failed at tests/relay/sandbox.rs:"),
+                "{told}"
+            );
+            assert!(told.contains(text) && !told.contains("secret"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_relay_without_memory_says_so_and_ends_by_sigabrt() {
+    let upstream = Upstream::answering(ok("fine"));
+    let mut relay = Relay::to(&upstream.url()).start();
+    if emulated() {
+        return;
+    }
+    let none = libc::rlimit { rlim_cur: 4096, rlim_max: 4096 };
+    // SAFETY: the kernel reads one struct that outlives the call.
+    let lowered =
+        unsafe { libc::prlimit(relay.pid() as i32, libc::RLIMIT_AS, &none, std::ptr::null_mut()) };
+    assert_eq!(lowered, 0, "the limit is lowered");
+    let mut clients = Vec::new();
+    while relay.is_running() && clients.len() < 900 {
+        let mut client = relay.connect();
+        client.try_send("POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nX-A: ");
+        client.try_send("a".repeat(40_000));
+        clients.push(client);
+    }
+    assert_eq!(relay.exit_code(), -libc::SIGABRT);
+    let told = String::from_utf8_lossy(&relay.output()).into_owned();
+    assert!(told.contains("memory allocation of "), "{told}");
+}
+
 #[test]
 fn the_loop_connects_to_the_upstreams_port_alone() {
     let (upstream, other) =
         (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
     let port = upstream.local_addr().unwrap().port();
     let elsewhere = other.local_addr().unwrap().port();
-    assert_eq!(fate("loop", &port.to_string(), port), Fate::Done);
+    let fate = |thread, to| fate_elsewhere(thread, "connect", port, to);
+    assert_eq!(fate("loop", port), Fate::Done);
     if Relay::to("https://localhost/").start().output_line("protections: ").contains("TCP to port")
     {
-        assert_eq!(fate("loop", &elsewhere.to_string(), port), Fate::Refused);
-        assert_eq!(fate("resolver", &elsewhere.to_string(), port), Fate::Refused);
-        assert_eq!(fate("resolver", &port.to_string(), port), Fate::Refused);
+        assert_eq!(fate("loop", elsewhere), Fate::Refused);
+        assert_eq!(fate("resolver", elsewhere), Fate::Refused);
+        assert_eq!(fate("resolver", port), Fate::Refused);
     } else {
         eprintln!("skipped: this kernel's Landlock knows no ports");
     }

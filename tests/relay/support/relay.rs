@@ -259,7 +259,7 @@ impl Starter {
         }
         let port = line.strip_prefix("codex-responses-api-proxy listening on 127.0.0.1:");
         relay.port = port.unwrap_or_else(|| panic!("not listening: {line}")).parse().unwrap();
-        for start in ["clients: ", "protections: "] {
+        for start in ["relay: ", "clients: ", "protections: "] {
             let line = relay.line();
             assert!(line.starts_with(start), "{line}");
         }

@@ -1,0 +1,85 @@
+//! `--check` as a command: what it says of this machine, and then [`Check`].
+
+use codex_responses_api_proxy::cli::Config;
+use codex_responses_api_proxy::http1::limits;
+use codex_responses_api_proxy::http1::url::{Host, Scheme, UpstreamUrl};
+use codex_responses_api_proxy::net::check::{self, Check};
+use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
+use codex_responses_api_proxy::process::confine::Sandbox;
+use codex_responses_api_proxy::process::credential::KeyError;
+use codex_responses_api_proxy::process::egress::ConnectRequest;
+use codex_responses_api_proxy::process::harden::{self, Beginning};
+use codex_responses_api_proxy::process::protections::{self, Callers, Protections};
+use codex_responses_api_proxy::process::sys::{self, SecretPages};
+
+use super::start_error::{StartError, no_connector, no_loop};
+
+/// What `--check` needs of what was found out before the key is read.
+pub struct Way {
+    /// The host to connect to: the upstream's, or the egress proxy's.
+    pub host: Host,
+    /// Its port.
+    pub port: u16,
+    /// What the egress proxy is asked for.
+    pub proxy: Option<ConnectRequest>,
+    /// Roots.
+    pub trust: Trust,
+    /// Which certificates of the file cannot be roots.
+    pub passed_over: String,
+    /// The user of `--user`.
+    pub user: Option<(u32, u32)>,
+    /// Confines each thread.
+    pub sandbox: Sandbox,
+}
+
+/// `--check`: goes on as the relay does, but with no key, no port, and one connection that carries
+/// nothing.
+pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), StartError> {
+    let Way { host, port, proxy, trust, passed_over, user, sandbox } = way;
+    let UpstreamUrl { scheme, path_and_query, .. } = &config.upstream;
+    let scheme = if *scheme == Scheme::Http { "http" } else { "https" };
+    check::say("upstream", &format!("{scheme}://{}{path_and_query}", config.upstream.authority()));
+    if proxy.is_some() {
+        check::say("proxy", &format!("{host}:{port}"));
+    }
+    if let Some((name, path)) = &config.ca_file {
+        let separator = if passed_over.is_empty() { "" } else { "; " };
+        let path = path.display();
+        check::say("roots", &format!("built in, and {name} {path}{separator}{passed_over}"));
+    }
+    // As many as the key takes.
+    let pages = SecretPages::new(limits::KEY + limits::RECORD)
+        .map_err(|error| KeyError::Memory(error).to_string())?;
+    let memory = pages.memory();
+    config.requirement().memory(memory)?;
+    check::say("memory", protections::describe(memory));
+    harden::drop_privileges(user)?;
+    if let Some((uid, gid)) = user {
+        check::say("user", &format!("{uid}:{gid}"));
+    }
+    let connector = match config.upstream.scheme {
+        Scheme::Http => None,
+        Scheme::Https => Some(Connector::new(trust, Recording::On).map_err(no_connector)?),
+    };
+    let setup = check::Setup { connector, host, port, proxy, sandbox };
+    let check = Check::new(setup).map_err(no_loop)?;
+    let sealed = sys::seal_program();
+    sandbox.look_at_others()?;
+    let uid = sys::user_id();
+    let read_back = check.confine()?;
+    let protections = Protections {
+        beginning,
+        memory,
+        search: None,
+        callers: Callers::new(!config.allow_uids.is_empty(), config.client_token_file.is_some()),
+        user,
+        uid,
+        sandbox,
+        read_back,
+        sealed,
+        notes: Vec::new(),
+    };
+    check::say("protections", &protections.to_string());
+    protections.fulfil(config.requirement())?;
+    check.run().map_err(|error| error.to_string().into())
+}

@@ -1,0 +1,275 @@
+//! Which protections are in force, and which are not: for the start line, and for
+//! `--require-hardening`.
+
+use std::fmt;
+
+use super::confine::{ReadBack, Sandbox};
+use super::harden::{Beginning, HardenError};
+use super::sys::{Sealed, SecretMemory};
+
+/// Everything that the start line tells of protections.
+#[derive(Debug)]
+pub struct Protections {
+    /// How the process began.
+    pub beginning: Beginning,
+    /// Where the key lies.
+    pub memory: SecretMemory,
+    /// What becomes of responses that show the key.
+    pub search: Option<&'static str>,
+    /// Who may use the relay.
+    pub callers: Callers,
+    /// The user of `--user`.
+    pub user: Option<(u32, u32)>,
+    /// The user that the process runs as.
+    pub uid: u32,
+    /// What the kernel offers.
+    pub sandbox: Sandbox,
+    /// What the kernel says once the loop is confined.
+    pub read_back: ReadBack,
+    /// The program's own memory.
+    pub sealed: Sealed,
+    /// What else there is to know.
+    pub notes: Vec<String>,
+}
+
+/// Who may use the relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callers {
+    /// Every local user.
+    Everybody,
+    /// Every local user who shows the token.
+    Token,
+    /// The users of `--allow-uid`.
+    Users,
+    /// The users of `--allow-uid`, with the token.
+    UsersWithToken,
+}
+
+impl Callers {
+    /// By what the command line asks for.
+    pub fn new(has_users: bool, has_token: bool) -> Callers {
+        match (has_users, has_token) {
+            (false, false) => Callers::Everybody,
+            (false, true) => Callers::Token,
+            (true, false) => Callers::Users,
+            (true, true) => Callers::UsersWithToken,
+        }
+    }
+}
+
+impl fmt::Display for Callers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Callers::Everybody => "every local user",
+            Callers::Token => "every local user who has the token",
+            Callers::Users => "the users of --allow-uid",
+            Callers::UsersWithToken => "the users of --allow-uid who have the token",
+        })
+    }
+}
+
+/// Where the key lies, in words.
+pub fn describe(memory: SecretMemory) -> &'static str {
+    match memory {
+        SecretMemory::MemfdSecret => "key in memfd_secret pages",
+        SecretMemory::Locked => "key in locked pages (no memfd_secret here)",
+    }
+}
+
+/// What must be in force for the relay to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requirement {
+    /// What this kernel can do.
+    WhatThereIs,
+    /// `--require-secret-memory`.
+    SecretMemory,
+    /// `--require-hardening`.
+    Everything,
+}
+
+/// What is not in force and must be.
+#[derive(Debug)]
+pub enum Unmet {
+    /// A step that was taken and had no effect, or one that a flag of its own asks for.
+    Step(HardenError),
+    /// `--require-hardening`: these.
+    Missing(Vec<String>),
+}
+
+impl Unmet {
+    /// The exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Unmet::Step(error) => error.exit_code(),
+            Unmet::Missing(_) => HardenError::Incomplete.exit_code(),
+        }
+    }
+}
+
+impl fmt::Display for Unmet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unmet::Step(error) => error.fmt(f),
+            Unmet::Missing(missing) => {
+                write!(f, "{}: {}", HardenError::Incomplete, missing.join("; "))
+            }
+        }
+    }
+}
+
+impl Requirement {
+    fn missing(self, missing: Vec<String>) -> Result<(), Unmet> {
+        match self {
+            Requirement::Everything if !missing.is_empty() => Err(Unmet::Missing(missing)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for what is known before the key is read.
+    pub fn before_the_key(self, beginning: &Beginning, sandbox: &Sandbox) -> Result<(), Unmet> {
+        self.missing(before_the_key(beginning, sandbox))
+    }
+
+    /// Asks for memory.
+    pub fn memory(self, memory: SecretMemory) -> Result<(), Unmet> {
+        match (self, memory) {
+            (Requirement::SecretMemory, SecretMemory::Locked) => {
+                Err(Unmet::Step(HardenError::SecretMemory))
+            }
+            (Requirement::Everything, SecretMemory::Locked) => {
+                Err(Unmet::Missing(vec![NO_SECRET_MEMORY.into()]))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+const NO_SECRET_MEMORY: &str = "secret memory (no memfd_secret here)";
+
+impl Protections {
+    /// Asks for what was promised, and for what is required.
+    pub fn fulfil(&self, requirement: Requirement) -> Result<(), Unmet> {
+        if let Some(status) = self.read_back.status {
+            if !status.no_new_privileges {
+                return Err(Unmet::Step(HardenError::NewPrivileges));
+            }
+            if status.capabilities != 0 {
+                return Err(Unmet::Step(HardenError::Capabilities));
+            }
+            if status.groups != 0 && self.user.is_some() {
+                return Err(Unmet::Step(HardenError::User));
+            }
+        }
+        requirement.missing(self.missing())
+    }
+
+    /// What `--require-hardening` asks for and is not in force. What ends the start in any case is
+    /// not here.
+    fn missing(&self) -> Vec<String> {
+        let mut missing = before_the_key(&self.beginning, &self.sandbox);
+        if self.memory != SecretMemory::MemfdSecret {
+            missing.push(NO_SECRET_MEMORY.into());
+        }
+        if self.read_back.status.is_none() {
+            missing.push("a readable /proc, to see what is in force".into());
+        }
+        if self.sandbox.landlock().version().is_some() && !self.read_back.landlock_denies {
+            missing.push("Landlock (no file was there to be denied)".into());
+        }
+        missing
+    }
+
+    fn not_in_force(&self) -> Vec<String> {
+        let mut list = Vec::new();
+        match self.callers {
+            Callers::Everybody => list.push("every local user may use it (no --allow-uid)".into()),
+            Callers::Token => {
+                list.push("every local user who has the token may use it (no --allow-uid)".into());
+            }
+            Callers::Users | Callers::UsersWithToken => {}
+        }
+        if self.uid == 0 {
+            list.push("it runs as uid 0 (no --user)".into());
+        }
+        if let Some(user) = self.beginning.open_to {
+            list.push(format!(
+                "processes of uid {user} could attach until it had closed itself (the program file is \
+                 readable: install it with mode 711; no Yama)"
+            ));
+        }
+        if let Some(tracer) = self.beginning.tracer {
+            list.push(format!("process {tracer} traces it"));
+        }
+        match self.read_back.status {
+            None => list.push("what is in force was not read back (no /proc)".into()),
+            Some(status) => {
+                if status.bounding != 0 {
+                    list.push(
+                        "the bounding set is not empty (void, with no new privileges)".into(),
+                    );
+                }
+            }
+        }
+        if !self.sealed.relro {
+            list.push("relocated constants are writable".into());
+        }
+        list
+    }
+}
+
+/// What `--require-hardening` asks for and is known to be missing before the key is read.
+fn before_the_key(beginning: &Beginning, sandbox: &Sandbox) -> Vec<String> {
+    let mut missing = Vec::new();
+    if sandbox.is_off() {
+        missing.push("seccomp and Landlock (--no-sandbox)".into());
+    } else {
+        if sandbox.seccomp().version().is_none() {
+            missing.push(format!("seccomp ({})", sandbox.seccomp()));
+        }
+        if sandbox.landlock().version().is_none() {
+            missing.push(format!("Landlock ({})", sandbox.landlock()));
+        }
+    }
+    if let Some(user) = beginning.open_to {
+        missing.push(format!(
+            "a start that uid {user} cannot attach to (install the program file with mode 711, or set \
+             kernel.yama.ptrace_scope)"
+        ));
+    }
+    if let Some(tracer) = beginning.tracer {
+        missing.push(format!("a start without a tracer (process {tracer} traces it)"));
+    }
+    missing
+}
+
+/// Two lists: what is in force, and what is not.
+impl fmt::Display for Protections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(describe(self.memory))?;
+        if let Some(search) = self.search {
+            write!(f, "; {search}")?;
+        }
+        f.write_str("; not dumpable; no core files; LD_* removed; no new privileges")?;
+        if let Some((uid, gid)) = self.user {
+            write!(f, "; user {uid}:{gid}")?;
+        }
+        write!(f, "; no capabilities; {}", self.sandbox)?;
+        for (is_in_force, what) in [
+            (self.beginning.executable_memory_denied, "no new executable memory (MDWE)"),
+            (self.sealed.relro, "RELRO"),
+            (self.sealed.mseal, "program sealed (mseal)"),
+        ] {
+            if is_in_force {
+                write!(f, "; {what}")?;
+            }
+        }
+        for note in &self.notes {
+            write!(f, "; {note}")?;
+        }
+        let list = self.not_in_force();
+        if !list.is_empty() {
+            write!(f, ". NOT in force: {}", list.join("; "))?;
+        }
+        Ok(())
+    }
+}

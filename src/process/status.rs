@@ -1,0 +1,152 @@
+//! What the kernel says of a thread in `/proc/TID/status`: the protections, read back.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+/// The fields that matter here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// `PR_SET_NO_NEW_PRIVS` is set.
+    pub no_new_privileges: bool,
+    /// seccomp runs a filter.
+    pub seccomp: bool,
+    /// How many filters run; Linux before 5.9 does not say.
+    pub filters: Option<u64>,
+    /// Inheritable, permitted, effective and ambient capabilities, all in one.
+    pub capabilities: u64,
+    /// The bounding set, which limits what execve(2) may give.
+    pub bounding: u64,
+    /// How many supplementary groups there are.
+    pub groups: usize,
+    /// Who traces the process; 0: nobody.
+    pub tracer: u64,
+}
+
+/// A thread whose status can be read even after the thread has lost the right to open files.
+pub struct StatusFile {
+    file: File,
+}
+
+impl StatusFile {
+    /// Of the thread that calls.
+    pub fn open() -> io::Result<StatusFile> {
+        Ok(StatusFile { file: File::open("/proc/thread-self/status")? })
+    }
+
+    /// Reads and closes it.
+    pub fn read(mut self) -> io::Result<Status> {
+        let mut text = [0; 8192];
+        let mut len = 0;
+        while len < text.len() {
+            match self.file.read(&mut text[len..])? {
+                0 => break,
+                n => len += n,
+            }
+        }
+        Status::parse(&text[..len]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+impl Status {
+    /// Of the thread that calls.
+    pub fn read() -> io::Result<Status> {
+        StatusFile::open()?.read()
+    }
+
+    /// Of every other thread of this process that exists now.
+    pub fn of_other_threads() -> io::Result<Vec<Status>> {
+        let own = super::sys::thread_id().to_string();
+        let mut found = Vec::new();
+        for thread in std::fs::read_dir("/proc/self/task")? {
+            let thread = thread?;
+            if thread.file_name() != *own {
+                let text = std::fs::read(thread.path().join("status"))?;
+                found.push(Status::parse(&text).ok_or(io::ErrorKind::InvalidData)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// `None` when a field is missing: a kernel without seccomp has no `Seccomp:`, and 0 stands for
+    /// it; all others are older than any kernel that this program runs on.
+    fn parse(text: &[u8]) -> Option<Status> {
+        let field = |name: &[u8]| {
+            let lines = text.split(|byte| *byte == b'\n');
+            lines.filter_map(|line| line.strip_prefix(name)).next().map(<[u8]>::trim_ascii)
+        };
+        let hexadecimal = |name| number(field(name)?, 16);
+        let capabilities = [b"CapInh:", b"CapPrm:", b"CapEff:", b"CapAmb:"];
+        let capabilities = capabilities
+            .iter()
+            .try_fold(0, |all, name| Some(all | hexadecimal(name.as_slice())?))?;
+        let groups = field(b"Groups:")?.split(u8::is_ascii_whitespace);
+        Some(Status {
+            no_new_privileges: field(b"NoNewPrivs:")? == b"1",
+            seccomp: field(b"Seccomp:") == Some(b"2"),
+            filters: field(b"Seccomp_filters:").and_then(|count| number(count, 10)),
+            capabilities,
+            bounding: hexadecimal(b"CapBnd:")?,
+            groups: groups.filter(|group| !group.is_empty()).count(),
+            tracer: number(field(b"TracerPid:")?, 10)?,
+        })
+    }
+}
+
+/// A whole number; `None` for anything else.
+fn number(digits: &[u8], base: u32) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |n, byte| {
+        let digit = char::from(*byte).to_digit(base)?;
+        n.checked_mul(base.into())?.checked_add(digit.into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "Name:\tx\nTracerPid:\t7\nGroups:\t0 4 \nCapInh:\t0000000000000000\n\
+        CapPrm:\t0000000000000001\nCapEff:\t0000000000000002\nCapBnd:\t000001ffffffffff\n\
+        CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n";
+
+    #[test]
+    fn what_the_kernel_writes_is_read() {
+        let status = Status::parse(TEXT.as_bytes()).unwrap();
+        let bounding = 0x1ff_ffff_ffff;
+        let want = Status {
+            no_new_privileges: true,
+            seccomp: true,
+            filters: Some(1),
+            capabilities: 3,
+            bounding,
+            groups: 2,
+            tracer: 7,
+        };
+        assert_eq!(status, want);
+        let open = TEXT.replace("Privs:\t1", "Privs:\t0").replace("Seccomp:\t2", "Seccomp:\t0");
+        let open = Status::parse(open.as_bytes()).unwrap();
+        assert!(!open.no_new_privileges && !open.seccomp);
+        assert_eq!(
+            Status::parse(TEXT.replace("Groups:\t0 4", "Groups:\t").as_bytes()).unwrap().groups,
+            0
+        );
+    }
+
+    #[test]
+    fn a_field_that_is_missing_is_not_taken_for_granted() {
+        for field in ["NoNewPrivs", "CapEff", "CapBnd", "Groups", "TracerPid"] {
+            let text = TEXT.replace(field, "Else");
+            assert_eq!(Status::parse(text.as_bytes()), None, "{field}");
+        }
+        assert!(!Status::parse(TEXT.replace("Seccomp:", "E:").as_bytes()).unwrap().seccomp);
+        assert_eq!(Status::parse(TEXT.replace("CapEff:\t0", "CapEff:\tg").as_bytes()), None);
+    }
+
+    #[test]
+    fn this_process_is_read() {
+        assert!(Status::read().is_ok());
+        assert!(!Status::of_other_threads().unwrap().is_empty(), "tests run in a thread");
+    }
+}

@@ -1,0 +1,83 @@
+//! Further walls of the kernel's, and what it says of those that stand.
+
+use std::io;
+use std::mem::MaybeUninit;
+
+use libc::c_int;
+
+use super::check;
+
+/// Takes memory that is writable and executable, and memory that becomes executable, away from the
+/// process for good (Linux 6.3). Whether that is in force.
+pub fn deny_executable_memory() -> bool {
+    const SET_MDWE: c_int = 65;
+    const REFUSE_EXEC_GAIN: c_int = 1;
+    // SAFETY: prctl with plain numbers.
+    unsafe { libc::prctl(SET_MDWE, REFUSE_EXEC_GAIN, 0, 0, 0) == 0 }
+}
+
+/// Clears the personality that makes all readable memory executable (READ_IMPLIES_EXEC), which a
+/// parent may have set (`setarch -X`).
+pub fn clear_read_implies_exec() -> io::Result<()> {
+    const ASK: libc::c_ulong = 0xffff_ffff;
+    // SAFETY: no memory is involved.
+    let now = check(unsafe { libc::personality(ASK) })?;
+    if now & libc::READ_IMPLIES_EXEC == 0 {
+        return Ok(());
+    }
+    // SAFETY: as above.
+    check(unsafe { libc::personality((now & !libc::READ_IMPLIES_EXEC) as libc::c_ulong) })
+        .map(|_| ())
+}
+
+/// Whether a seccomp filter of somebody else's runs already; `None` where the kernel has no seccomp.
+pub fn inherited_filter() -> Option<bool> {
+    // SAFETY: prctl with plain numbers.
+    match unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) } {
+        0 => Some(false),
+        -1 => None,
+        _ => Some(true),
+    }
+}
+
+/// The kernel's version: the first two numbers.
+pub fn kernel_version() -> Option<(u32, u32)> {
+    let mut name = MaybeUninit::<libc::utsname>::uninit();
+    // SAFETY: the kernel fills one struct that outlives the call.
+    check(unsafe { libc::uname(name.as_mut_ptr()) }).ok()?;
+    // SAFETY: the kernel has filled it.
+    let name = unsafe { name.assume_init() };
+    let mut numbers = name.release.split(|c| !(*c as u8).is_ascii_digit()).map(|digits| {
+        digits.iter().fold(0u32, |n, c| n.wrapping_mul(10).wrapping_add(u32::from(*c as u8 - b'0')))
+    });
+    Some((numbers.next()?, numbers.next()?))
+}
+
+/// The user that the process runs as.
+pub fn user_id() -> u32 {
+    // SAFETY: no memory is involved.
+    unsafe { libc::geteuid() }
+}
+
+/// The id of the thread that calls.
+pub fn thread_id() -> u32 {
+    // SAFETY: no memory is involved.
+    unsafe { libc::gettid() as u32 }
+}
+
+/// The limit on the size of files that the process makes.
+pub fn file_size_limit() -> u64 {
+    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: the kernel fills one struct that outlives the call.
+    match unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, limit.as_mut_ptr()) } {
+        // SAFETY: the kernel has filled it.
+        0 => unsafe { limit.assume_init() }.rlim_cur,
+        _ => u64::MAX,
+    }
+}
+
+/// A file that grows beyond the limit makes an error, and no signal that ends the process.
+pub fn ignore_file_size_signal() {
+    // SAFETY: no handler is installed and no memory is involved.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}

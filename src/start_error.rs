@@ -1,0 +1,58 @@
+//! Why the relay does not start, with its exit code.
+
+use std::io;
+
+use codex_responses_api_proxy::http1::response::UpstreamFault;
+use codex_responses_api_proxy::process::harden::HardenError;
+use codex_responses_api_proxy::process::protections::Unmet;
+
+/// It did not start. This and the next are the exit codes beside those of [`HardenError`].
+pub const FAILED: u8 = 1;
+/// Wrong use.
+pub const USAGE: u8 = 2;
+
+/// Why the relay does not start.
+pub struct StartError {
+    /// For the line with `error:`.
+    pub reason: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+impl From<String> for StartError {
+    fn from(reason: String) -> StartError {
+        StartError { reason, code: FAILED }
+    }
+}
+
+impl From<HardenError> for StartError {
+    fn from(error: HardenError) -> StartError {
+        StartError { reason: error.to_string(), code: error.exit_code() }
+    }
+}
+
+impl From<Unmet> for StartError {
+    fn from(unmet: Unmet) -> StartError {
+        StartError { reason: unmet.to_string(), code: unmet.exit_code() }
+    }
+}
+
+/// Wrong use of a flag.
+pub fn usage(reason: String) -> StartError {
+    StartError { reason, code: USAGE }
+}
+
+/// TLS could not be set up.
+pub fn no_connector(fault: UpstreamFault) -> StartError {
+    format!("--upstream-url: {}", fault.canned().message).into()
+}
+
+/// The loop, or a thread beside it, could not be set up.
+pub fn no_loop(error: io::Error) -> StartError {
+    match error.get_ref().and_then(|e| e.downcast_ref::<HardenError>()) {
+        Some(error) => StartError::from(*error),
+        None => {
+            format!("cannot start the event loop ({error}); raise ulimit -n and ulimit -u").into()
+        }
+    }
+}
