@@ -57,16 +57,6 @@ fn without_comment(line: &str) -> &str {
     &line[..start.unwrap_or(line.len())]
 }
 
-/// Asserts that only `allowed` files contain the word, and that those do: a rule about a file that
-/// has moved would hold for nothing.
-#[track_caller]
-fn only(allowed: &[&str], word: &str) {
-    let mut found: Vec<String> =
-        sources().into_iter().filter(|s| s.has_word(word)).map(|s| s.name).collect();
-    found.sort();
-    assert_eq!(found, allowed, "files that contain {word}");
-}
-
 #[test]
 fn unsafe_stands_in_one_room() {
     for source in sources().iter().filter(|source| source.has_word("unsafe")) {

@@ -119,6 +119,7 @@ pub fn base() -> Result<Beginning, HardenError> {
         let prefixes: [&[u8]; 3] = [b"LD_", b"DYLD_", b"MALLOC_"];
         prefixes.iter().any(|prefix| name.starts_with(prefix)) || name == b"GLIBC_TUNABLES"
     });
+    sys::wipe_former_variables();
     let user = sys::user_id();
     let was_open = sys::found_first() == FirstSteps::Open && user != 0 && !yama_denies();
     Ok(Beginning {

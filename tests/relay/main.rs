@@ -12,6 +12,7 @@ mod dialing;
 mod differential;
 mod ending;
 mod forwarding;
+mod hardening;
 mod key;
 mod key_exchange;
 mod lifecycle;

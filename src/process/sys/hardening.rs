@@ -1,11 +1,13 @@
 //! Further walls of the kernel's, and what it says of those that stand.
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ptr;
 
 use libc::c_int;
 
-use super::check;
+use super::{check, environ};
 
 /// Takes memory that is writable and executable, and memory that becomes executable, away from the
 /// process for good (Linux 6.3). Whether that is in force.
@@ -80,4 +82,58 @@ pub fn file_size_limit() -> u64 {
 pub fn ignore_file_size_signal() {
     // SAFETY: no handler is installed and no memory is involved.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Overwrites what lies where the kernel put the environment and is not one of its variables any
+/// more. glibc's own copy of `GLIBC_TUNABLES`, for example, leaves the original behind in pieces.
+/// Only while the process has one thread. Nothing, where `/proc` cannot be read.
+pub fn wipe_former_variables() {
+    let Some((start, end)) = environment_block() else {
+        return;
+    };
+    let mut kept = Vec::new();
+    // SAFETY: the list is the C library's own, ends with null, and nobody changes it: there is no
+    // other thread. Each entry is a C string.
+    unsafe {
+        let mut entry = environ;
+        while !entry.is_null() && !(*entry).is_null() {
+            let at = (*entry).expose_provenance();
+            kept.push(at..at + CStr::from_ptr(*entry).to_bytes().len());
+            entry = entry.add(1);
+        }
+    }
+    kept.sort_unstable_by_key(|string| string.start);
+    let mut at = start;
+    for string in kept.iter().filter(|string| (start..end).contains(&string.start)) {
+        wipe(at, string.start);
+        at = string.end.clamp(start, end);
+    }
+    wipe(at, end);
+
+    fn wipe(from: usize, to: usize) {
+        if from < to {
+            let at = ptr::with_exposed_provenance_mut::<u8>(from);
+            // SAFETY: the kernel says that the block is the process's own environment, which is
+            // writable, and no string that is in use lies in this part of it.
+            zeroize::Zeroize::zeroize(unsafe { std::slice::from_raw_parts_mut(at, to - from) });
+        }
+    }
+}
+
+/// Where the kernel put the environment: fields 50 and 51 of `/proc/self/stat`.
+fn environment_block() -> Option<(usize, usize)> {
+    let text = std::fs::read("/proc/self/stat").ok()?;
+    // The second field may hold anything, spaces and parentheses too.
+    let behind = text.iter().rposition(|byte| *byte == b')')? + 1;
+    let mut fields = text[behind..].split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let mut number = |skip| {
+        let digits = fields.nth(skip)?;
+        let value = digits.iter().try_fold(0usize, |n, byte| {
+            let digit = usize::from(byte.is_ascii_digit().then(|| byte - b'0')?);
+            n.checked_mul(10)?.checked_add(digit)
+        });
+        value.filter(|value| *value != 0)
+    };
+    let (start, end) = (number(47)?, number(0)?);
+    (start < end).then_some((start, end))
 }
