@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 
@@ -12,7 +13,7 @@ use codex_responses_api_proxy::process::filter::Descriptors;
 use codex_responses_api_proxy::process::sys;
 
 use super::support::relay::emulated;
-use super::support::{Relay, Upstream, ok, post};
+use super::support::{DEADLINE, Relay, Upstream, ok, post};
 
 /// Exit codes of the child that tries something.
 const DONE: i32 = 40;
@@ -468,10 +469,13 @@ fn a_relay_without_memory_says_so_and_ends_by_sigabrt() {
         unsafe { libc::prlimit(relay.pid() as i32, libc::RLIMIT_AS, &none, std::ptr::null_mut()) };
     assert_eq!(lowered, 0, "the limit is lowered");
     let mut clients = Vec::new();
-    while relay.is_running() && clients.len() < 900 {
-        let mut client = relay.connect();
-        client.try_send("POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nX-A: ");
-        client.try_send("a".repeat(40_000));
+    let half = format!("GET /{} HTTP/1.1\r\nX-A: {}", "a".repeat(100), "a".repeat(40_000));
+    // Half a head each, which the relay has to keep, until it is gone.
+    while clients.len() < 900
+        && let Ok(mut client) = TcpStream::connect(("127.0.0.1", relay.port))
+    {
+        client.set_write_timeout(Some(DEADLINE)).unwrap();
+        let _ = client.write_all(half.as_bytes());
         clients.push(client);
     }
     assert_eq!(relay.exit_code(), -libc::SIGABRT);
