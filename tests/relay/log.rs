@@ -237,5 +237,5 @@ fn with_it_stderr_is_json_from_the_first_line_to_the_last() {
 fn without_it_the_start_lines_are_text() {
     let relay = Relay::bare().start();
     let text = String::from_utf8(relay.output()).unwrap();
-    assert!(text.lines().count() == 3 && !text.contains('{'), "{text}");
+    assert!(text.lines().count() == 4 && !text.contains('{'), "{text}");
 }
