@@ -75,7 +75,7 @@ fn filled_in(form: &[Condition], descriptors: &Descriptors) -> Option<Vec<Vec<Se
                 SeccompCondition::new(argument, length.clone(), fits.clone(), value.into());
             let condition = condition.ok()?;
             for form in &filled {
-                longer.push([form.as_slice(), &[condition.clone()]].concat());
+                longer.push([form.as_slice(), std::slice::from_ref(&condition)].concat());
             }
         }
         filled = longer;
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_form_that_names_what_is_not_there_allows_nothing() {
-        let rules = |descriptors| rules(&system_calls::LOOP, descriptors).unwrap();
+        let rules = |descriptors: &Descriptors| rules(&system_calls::LOOP, descriptors).unwrap();
         let none = rules(&Descriptors::default());
         assert!(!none.contains_key(&libc::SYS_ftruncate) && !none.contains_key(&libc::SYS_pread64));
         let descriptors = Descriptors { server_info: Some(7), socket_tables: [Some(8), Some(9)] };
