@@ -773,6 +773,21 @@ pub fn unblock(signals: &[c_int]) {
     unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut()) };
 }
 
+/// This process may read from the terminal: its group is the one in the foreground, or the terminal is
+/// not the one that controls it.
+pub fn is_in_foreground(terminal: BorrowedFd<'_>) -> bool {
+    // SAFETY: no memory is involved.
+    let (foreground, own) = unsafe { (libc::tcgetpgrp(terminal.as_raw_fd()), libc::getpgrp()) };
+    foreground == -1 || foreground == own
+}
+
+/// Sends a signal to this process and all others of its group, as the kernel does where a terminal is
+/// the cause.
+pub fn raise_in_group(signal: c_int) {
+    // SAFETY: no memory is involved.
+    unsafe { libc::kill(0, signal) };
+}
+
 /// Sends a signal to this process.
 pub fn raise(signal: c_int) {
     // SAFETY: no memory is involved.

@@ -1,10 +1,10 @@
-//! The key, typed at a terminal: asked for on stderr, with echo off, which is undone whatever
-//! happens.
+//! The key, typed at a terminal: asked for on stderr, with echo off. Echo is on again whatever
+//! happens, and whenever the process stops.
 
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTOU, c_int};
+use libc::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, c_int};
 
 use super::sys::{self, QuietTerminal, SignalFd};
 
@@ -13,8 +13,8 @@ const LINE: usize = 4096;
 
 /// What would otherwise end or stop the process with the echo still off. While SIGTTOU is blocked, a
 /// process in the background may turn it on: with `--detach`, the one that the shell waits for may be
-/// gone before that.
-const SIGNALS: [c_int; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTOU];
+/// gone before that. SIGCONT tells that the process has been stopped.
+const SIGNALS: [c_int; 8] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGCONT];
 
 /// A prompt that stands until this goes.
 pub struct Prompt<'a> {
@@ -27,9 +27,44 @@ impl Prompt<'_> {
     /// Turns echo off and asks.
     pub fn new(fd: BorrowedFd<'_>) -> io::Result<Prompt<'_>> {
         let signals = SignalFd::block(&SIGNALS)?;
-        let quiet = Some(QuietTerminal::new(fd)?);
+        let mut prompt = Prompt { quiet: None, signals, fd };
+        prompt.ask()?;
+        Ok(prompt)
+    }
+
+    /// Turns echo off and asks. A job in the background stops first, as any other that reads from the
+    /// terminal does: until the shell has put it into the foreground, the terminal is another's.
+    fn ask(&mut self) -> io::Result<()> {
+        while !sys::is_in_foreground(self.fd) {
+            sys::raise_in_group(SIGTTIN);
+            if !self.let_through(SIGTTIN)? {
+                return Err(io::Error::other(
+                    "the terminal belongs to another job; start the relay in the foreground, or give \
+                     it the key through a pipe",
+                ));
+            }
+        }
+        self.quiet = Some(QuietTerminal::new(self.fd)?);
         let _ = io::stderr().write_all(b"API key (not shown as you type): ");
-        Ok(Prompt { quiet, signals, fd })
+        Ok(())
+    }
+
+    /// Lets a pending signal do what it does; returns whether that was to stop the process for a while.
+    fn let_through(&mut self, signal: c_int) -> io::Result<bool> {
+        sys::unblock(&[signal]);
+        // Still here.
+        let _again = SignalFd::block(&[signal])?;
+        let mut has_stopped = false;
+        while let Some(signal) = self.signals.take() {
+            if signal == SIGCONT {
+                has_stopped = true;
+            } else {
+                // It has come meanwhile: its turn is next.
+                sys::raise(signal);
+                break;
+            }
+        }
+        Ok(has_stopped)
     }
 
     /// Reads what was typed; a signal restores the terminal first and then does what it does.
@@ -38,18 +73,23 @@ impl Prompt<'_> {
             let [signalled, readable] =
                 sys::wait_readable([self.signals.as_raw_fd(), self.fd.as_raw_fd()])?;
             if signalled && let Some(signal) = self.signals.take() {
+                if signal == SIGCONT {
+                    continue;
+                }
                 self.quiet = None;
                 let _ = io::stderr().write_all(b"\n");
                 sys::raise(signal);
-                sys::unblock(&SIGNALS);
+                self.let_through(signal)?;
                 // Still here: it was a stop, and the process goes on.
-                let _again = SignalFd::block(&SIGNALS)?;
-                self.quiet = Some(QuietTerminal::new(self.fd)?);
-            } else if readable {
+                self.ask()?;
+            } else if readable && sys::is_in_foreground(self.fd) {
                 return match sys::read(self.fd, buffer) {
                     Ok(LINE..) => Err(io::Error::other("a terminal takes 4094 bytes on a line")),
                     read => read,
                 };
+            } else if readable {
+                self.quiet = None;
+                self.ask()?;
             }
         }
     }

@@ -365,3 +365,96 @@ fn a_connection_that_is_refused_at_the_end_is_refused_by_the_kernel() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     assert!(quiet(&client.stream, SECOND / 4), "the exchange goes on");
 }
+
+/// Waits until a process is stopped by a signal.
+fn wait_until_stopped(pid: u32) {
+    wait_for(|| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+    });
+}
+
+/// Types this and waits until the terminal shows that.
+fn shows(main: &mut std::fs::File, text: &str) {
+    assert!(super::support::read_until(main, text).is_some());
+}
+
+#[test]
+fn in_the_background_of_a_terminal_it_waits_with_echo_on() {
+    use super::key::has_echo;
+    use std::io::Write;
+    let (mut main, name) = terminal();
+    let folder = Folder::new("jobs");
+    let [info, pid, go] = ["info", "pid", "go"].map(|name| folder.file(name));
+    let path = std::ffi::CString::new(go.to_str().unwrap()).unwrap();
+    // SAFETY: the path is a valid C string.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    let script = format!(
+        "set -m; {} --server-info {} & echo $! > {}; read x < {go}; fg %1; bg %1; read x < {go}; fg %1",
+        super::support::relay::binary(),
+        info.display(),
+        pid.display(),
+        go = go.display(),
+    );
+    let tty = std::fs::File::options().read(true).write(true).open(&name).unwrap();
+    let mut shell = Command::new("sh");
+    let [input, output, error] = [0; 3].map(|_| Stdio::from(tty.try_clone().unwrap()));
+    shell.args(["-c", &script]).stdin(input).stdout(output).stderr(error);
+    // SAFETY: async-signal-safe calls; fd 0 is the terminal by then.
+    unsafe {
+        shell.pre_exec(|| {
+            libc::setsid();
+            match libc::ioctl(0, libc::TIOCSCTTY, 0) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        })
+    };
+    let mut shell = shell.spawn().unwrap();
+    folder.wait_for("pid", |text| text.ends_with('\n'));
+    let pid: u32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    wait_until_stopped(pid);
+    assert!(has_echo(&main), "the shell's user types blindly");
+    fs::write(&go, "\n").unwrap();
+    shows(&mut main, "API key");
+    wait_for(|| !has_echo(&main));
+    // Ctrl-Z; the shell lets it go on in the background, where it stops again.
+    main.write_all(&[26]).unwrap();
+    wait_for(|| has_echo(&main));
+    wait_until_stopped(pid);
+    fs::write(&go, "\n").unwrap();
+    shows(&mut main, "API key");
+    wait_for(|| !has_echo(&main));
+    main.write_all(b"sk-key\n").unwrap();
+    folder.wait_for("info", |text| text.ends_with('\n'));
+    assert!(has_echo(&main));
+    // SAFETY: no memory is involved; the process is the relay, which has just started to listen.
+    unsafe { libc::kill(pid as i32, libc::SIGTERM) };
+    end_of(&mut shell);
+}
+
+#[test]
+fn in_the_background_of_a_terminal_that_it_cannot_wait_for_it_says_so() {
+    let (main, name) = terminal();
+    let tty = std::fs::File::options().read(true).write(true).open(&name).unwrap();
+    // The leader of the session is in the foreground; its child is not, and ignores SIGTTIN.
+    let script = format!("trap '' TTIN; set -m; {} & wait $!", super::support::relay::binary());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).stdin(tty.try_clone().unwrap()).stdout(tty.try_clone().unwrap());
+    // SAFETY: as above.
+    unsafe {
+        shell.pre_exec(|| {
+            libc::setsid();
+            match libc::ioctl(0, libc::TIOCSCTTY, 0) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        })
+    };
+    let child = shell.stderr(Stdio::piped()).spawn().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("the terminal belongs to another job; start the relay in"), "{errors}");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(super::key::has_echo(&main));
+}

@@ -199,7 +199,7 @@ pub fn terminal() -> (File, File) {
     }
 }
 
-fn has_echo(terminal: &File) -> bool {
+pub fn has_echo(terminal: &File) -> bool {
     // SAFETY: plain memory for libc to fill.
     let mut state: libc::termios = unsafe { std::mem::zeroed() };
     // SAFETY: fills a struct of ours.
