@@ -23,6 +23,7 @@ use super::pool::Pool;
 use super::relay::{READ, Relay, Shared, Turn, WIRE};
 use super::report::Form;
 use super::resolver::Resolver;
+use super::sleep::SleepWatch;
 use super::slots::{Key, Side, Slots};
 use super::tls::Connector;
 use super::turns::Turns;
@@ -111,6 +112,7 @@ pub struct EventLoop {
     accept_again: bool,
     accept_at: Option<Instant>,
     drain: Option<Drain>,
+    sleep: SleepWatch,
 }
 
 /// A connection's place among the deadlines.
@@ -186,6 +188,7 @@ impl EventLoop {
             accept_again: false,
             accept_at: None,
             drain: None,
+            sleep: SleepWatch::new(Instant::now()),
         })
     }
 
@@ -206,6 +209,11 @@ impl EventLoop {
                 result => result?,
             }
             now = Instant::now();
+            if !self.shared.pool.is_empty()
+                && let Some(slept) = self.sleep.slept(now)
+            {
+                self.wake_up(slept, now);
+            }
             for event in &events {
                 self.note(event, now);
             }

@@ -15,6 +15,7 @@ pub mod relay;
 pub mod report;
 pub mod resolver;
 pub mod runs;
+pub mod sleep;
 pub mod slots;
 pub mod socket;
 pub mod tls;

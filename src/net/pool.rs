@@ -43,11 +43,22 @@ impl Pool {
         self.find(user, ups).is_some()
     }
 
-    /// Takes the connection that [`Pool::is_ready`] found.
-    pub fn take(&mut self, user: User, ups: &mut Slots<Upstream>) -> Option<Key> {
-        let (list, key) = self.find(user, ups)?;
-        self.idle[list].remove(key);
-        Some(key)
+    /// Takes the connection that [`Pool::is_ready`] found. One that has become idle in this pass of
+    /// the loop, since events were read, may have ended unseen: the upstream is looked at once more.
+    pub fn take(&mut self, user: User, ups: &mut Slots<Upstream>, now: Instant) -> Option<Key> {
+        loop {
+            let (list, key) = self.find(user, ups)?;
+            self.idle[list].remove(key);
+            if ups.get(key).is_some_and(|up| up.is_silent(now)) {
+                return Some(key);
+            }
+            ups.remove(key);
+        }
+    }
+
+    /// No connection is idle.
+    pub fn is_empty(&self) -> bool {
+        self.idle.iter().all(KeyList::is_empty)
     }
 
     fn find(&mut self, user: User, ups: &mut Slots<Upstream>) -> Option<(usize, Key)> {

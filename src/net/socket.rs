@@ -72,6 +72,12 @@ impl Socket {
         self.stream.peer_addr().ok()
     }
 
+    /// Looks once whether bytes or the end have come that no event has told of yet.
+    pub fn is_silent(&mut self) -> bool {
+        let looked = self.stream.peek(&mut [0]);
+        !self.readable && looked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
     /// Reads once.
     pub fn read(&mut self, buffer: &mut [u8]) -> Got {
         while self.readable {

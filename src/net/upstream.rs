@@ -73,6 +73,8 @@ pub struct Upstream {
     pub deadline: Option<Instant>,
     /// When it was asked for.
     pub since: Instant,
+    /// When it became idle for the last time.
+    idle_since: Option<Instant>,
 }
 
 enum State {
@@ -111,6 +113,7 @@ impl Upstream {
             rested: false,
             deadline: Some(now + limit),
             since: now,
+            idle_since: None,
         }
     }
 
@@ -168,6 +171,20 @@ impl Upstream {
         self.tls().is_none_or(Tls::is_between_records)
     }
 
+    /// It is idle since before `now`, when all events were read, and none told of anything; or nothing
+    /// has come up to this very moment.
+    pub fn is_silent(&mut self, now: Instant) -> bool {
+        self.idle_since.is_none_or(|since| since < now)
+            || self.socket_mut().is_some_and(Socket::is_silent)
+    }
+
+    /// The machine has slept, so idle time has passed that no clock of this process has seen.
+    pub fn has_slept(&mut self, slept: Duration) {
+        if let Some(deadline) = &mut self.deadline {
+            *deadline = deadline.checked_sub(slept).unwrap_or(self.since);
+        }
+    }
+
     /// Something has come that has not been read.
     pub fn has_news(&self) -> bool {
         self.socket().is_some_and(Socket::is_readable)
@@ -221,6 +238,7 @@ impl Upstream {
     pub fn rest(&mut self, now: Instant) {
         self.owner = None;
         self.rested = true;
+        self.idle_since = Some(now);
         self.deadline = Some(now + pool::IDLE);
     }
 

@@ -1,6 +1,7 @@
 //! The relay from outside: the real binary, real sockets, real TLS.
 
 mod access;
+mod aging;
 mod answer;
 mod bodies;
 mod cancelling;

@@ -1,6 +1,6 @@
 //! Upstream connections that work for nobody: those that are idle, and one that is being made.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{EventLoop, place};
 use crate::net::admission::User;
@@ -56,6 +56,18 @@ impl EventLoop {
             pool.forget(key);
             if pool.put(key, ups, now) {
                 deadlines.set(place(key, Side::Upstream), now + pool::IDLE);
+            }
+        }
+    }
+
+    /// Ages idle connections by the time that the machine has slept, and closes those that are too old.
+    pub(super) fn wake_up(&mut self, slept: Duration, now: Instant) {
+        for key in self.shared.ups.keys() {
+            if let Some(up) = self.shared.ups.get(key).filter(|up| up.owner.is_none()) {
+                up.has_slept(slept);
+                if up.deadline.is_some_and(|deadline| deadline <= now) {
+                    self.retire(key);
+                }
             }
         }
     }

@@ -162,7 +162,7 @@ impl Relay {
         let first = shared.pieces.has_credential();
         let key = match self.upstream {
             Some(key) => key,
-            None => match shared.pool.take(self.user, &mut shared.ups) {
+            None => match shared.pool.take(self.user, &mut shared.ups, now) {
                 Some(key) => key,
                 None => return Sent::Nothing,
             },

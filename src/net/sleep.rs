@@ -1,0 +1,78 @@
+//! Notices that the machine has slept. [`Instant`] stands still meanwhile, so idle connections look
+//! younger than they are to the networks that have forgotten them.
+
+use std::time::{Duration, Instant};
+
+use crate::process::sys;
+
+/// Shorter sleeps do not count. The two clocks are not read in the same instant, and a process may be
+/// stopped in between.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// Compares the clock that stands still with the one that does not.
+pub struct SleepWatch {
+    awake: Instant,
+    passed: Duration,
+}
+
+impl SleepWatch {
+    /// Begins now.
+    pub fn new(now: Instant) -> SleepWatch {
+        SleepWatch { awake: now, passed: sys::time_since_boot() }
+    }
+
+    /// How long the machine has slept since this was asked the last time. `now` was read just before.
+    pub fn slept(&mut self, now: Instant) -> Option<Duration> {
+        self.compare(now, sys::time_since_boot())
+    }
+
+    fn compare(&mut self, now: Instant, passed: Duration) -> Option<Duration> {
+        let awake = now.saturating_duration_since(self.awake);
+        let slept = passed.saturating_sub(self.passed).saturating_sub(awake);
+        if slept < LEAST {
+            return None;
+        }
+        (self.awake, self.passed) = (now, passed);
+        Some(slept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sleep_is_told_once_and_time_awake_is_none() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut watch = SleepWatch { awake: start, passed: 1000 * second };
+        let mut at = |awake: u32, passed: u32| {
+            watch.compare(start + awake * second, passed * second).map(|slept| slept.as_secs())
+        };
+        assert_eq!(at(0, 1000), None);
+        assert_eq!(at(100, 1100), None);
+        assert_eq!(at(101, 1161), Some(60));
+        assert_eq!(at(101, 1161), None);
+        assert_eq!(at(201, 1261), None);
+        assert_eq!(at(202, 1263), Some(1));
+    }
+
+    #[test]
+    fn short_sleeps_add_up() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut watch = SleepWatch { awake: start, passed: second };
+        let mut slept = Duration::ZERO;
+        for n in 1..=20 {
+            let passed = second + n * (second / 10);
+            slept += watch.compare(start, passed).unwrap_or_default();
+        }
+        assert_eq!(slept, 2 * second);
+    }
+
+    #[test]
+    fn the_clocks_of_this_machine_agree_while_it_is_awake() {
+        let mut watch = SleepWatch::new(Instant::now());
+        for _ in 0..1000 {
+            assert_eq!(watch.slept(Instant::now()), None);
+        }
+    }
+}
