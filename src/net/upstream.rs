@@ -1,6 +1,7 @@
 //! One upstream connection, TLS or (loopback) plain: the head, bodies, the end.
 
 mod connect;
+mod idle;
 
 use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
@@ -11,7 +12,6 @@ use mio::Token;
 use super::admission::User;
 use super::buffer::{Backlog, Scratch};
 use super::dial::Dial;
-use super::pool;
 use super::resolver::Resolver;
 use super::runs::{Sealer, fill, keep_rest, seal_rest, send};
 use super::slots::Key;
@@ -27,9 +27,6 @@ use crate::process::sys;
 
 /// How long it may take until a connection is usable: DNS, TCP, the proxy and TLS together.
 pub const CONNECT: Duration = Duration::from_secs(10);
-
-/// Reads, of a record or more each, that an idle connection gets in one turn of the loop.
-const NEWS: usize = 4;
 
 /// What every upstream connection of this process has in common.
 pub struct Origin {
@@ -171,20 +168,6 @@ impl Upstream {
         self.tls().is_none_or(Tls::is_between_records)
     }
 
-    /// It is idle since before `now`, when all events were read, and none told of anything; or nothing
-    /// has come up to this very moment.
-    pub fn is_silent(&mut self, now: Instant) -> bool {
-        self.idle_since.is_none_or(|since| since < now)
-            || self.socket_mut().is_some_and(Socket::is_silent)
-    }
-
-    /// The machine has slept, so idle time has passed that no clock of this process has seen.
-    pub fn has_slept(&mut self, slept: Duration) {
-        if let Some(deadline) = &mut self.deadline {
-            *deadline = deadline.checked_sub(slept).unwrap_or(self.since);
-        }
-    }
-
     /// Something has come that has not been read.
     pub fn has_news(&self) -> bool {
         self.socket().is_some_and(Socket::is_readable)
@@ -232,27 +215,6 @@ impl Upstream {
             _ => None,
         };
         [self.deadline, stagger].into_iter().flatten().min()
-    }
-
-    /// Goes to rest until it is taken again.
-    pub fn rest(&mut self, now: Instant) {
-        self.owner = None;
-        self.rested = true;
-        self.idle_since = Some(now);
-        self.deadline = Some(now + pool::IDLE);
-    }
-
-    /// Is made for `owner` from now on, who waits for it as long as for one begun now.
-    pub fn adopt(&mut self, owner: Key, now: Instant, limit: Duration) {
-        self.owner = Some(owner);
-        self.since = now;
-        self.deadline = Some(now + limit);
-    }
-
-    /// Works for `owner` from now on.
-    pub fn wake(&mut self, owner: Key) {
-        self.owner = Some(owner);
-        self.deadline = None;
     }
 
     /// Sends what could not be sent before. A peer that takes no more shows that when it is read.
@@ -369,22 +331,6 @@ impl Upstream {
             }
             _ => Flow::Open,
         }
-    }
-
-    /// While idle: tickets and key updates are taken in; true as long as nothing else has come, nor
-    /// more of them than anyone needs.
-    pub fn still_idle(&mut self, space: &mut Space) -> bool {
-        for _ in 0..NEWS {
-            if !self.has_news() {
-                break;
-            }
-            let flow = self.read(space, limits::RECORD);
-            if flow != Flow::Open || !space.plain.bytes().is_empty() {
-                return false;
-            }
-        }
-        self.flush();
-        !self.deaf && !self.has_news()
     }
 
     /// Makes the coming end a reset, because the upstream may still work for an exchange that is
