@@ -10,6 +10,9 @@ use std::time::Duration;
 use lexopt::Arg;
 
 use crate::http1::auth_header::{AuthHeader, AuthHeaderError};
+use crate::http1::field::is_token_byte;
+use crate::http1::request::Policy;
+use crate::http1::target::HostKind;
 use crate::http1::url::{Scheme, UpstreamUrl, UrlError};
 use crate::net::tls::PROVIDER;
 use crate::process::credential::KeyForm;
@@ -53,6 +56,12 @@ pub struct Config {
     pub auth_header: AuthHeader<'static>,
     /// Which keys are taken.
     pub key_form: KeyForm,
+    /// Clients' fields that do not travel.
+    pub drop_headers: Vec<&'static [u8]>,
+    /// Responses pass that cannot be searched for the key.
+    pub allow_encoded_responses: bool,
+    /// Hosts that clients may name beside loopback's.
+    pub allow_hosts: Vec<&'static [u8]>,
     /// Further roots, in PEM form, and the flag or variable that names the file.
     pub ca_file: Option<(&'static str, PathBuf)>,
     /// Connect, say what is in force, and end.
@@ -94,6 +103,17 @@ impl Config {
             (false, false) => Requirement::WhatThereIs,
         }
     }
+
+    /// What decides on requests and responses. Its lists are leaked: they last as long as the program.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            http_shutdown: self.http_shutdown,
+            credential_field: self.auth_header.other_name(),
+            dropped_fields: self.drop_headers.clone().leak(),
+            allowed_hosts: self.allow_hosts.clone().leak(),
+            allow_encoded_responses: self.allow_encoded_responses,
+        }
+    }
 }
 
 /// The value of `--user`.
@@ -133,6 +153,10 @@ pub enum UsageError {
     Plaintext,
     /// `--auth-header` cannot be used.
     AuthHeader(AuthHeaderError),
+    /// `--drop-header` is no token.
+    FieldName(&'static str),
+    /// `--allow-host` is no host, or a pattern, or has a port.
+    HostName(&'static str),
     /// The value of this flag is not UTF-8.
     Text(&'static str),
     /// The value of this flag is empty.
@@ -158,6 +182,14 @@ impl fmt::Display for UsageError {
                  --allow-plaintext-upstream",
             ),
             UsageError::AuthHeader(error) => write!(f, "--auth-header: {error}"),
+            UsageError::FieldName(flag) => {
+                write!(f, "--{flag} takes the name of a field, such as OpenAI-Project")
+            }
+            UsageError::HostName(flag) => write!(
+                f,
+                "--{flag} takes the name or address of a host, without a port (any port will do), \
+                 such as host.docker.internal"
+            ),
             UsageError::Text(flag) => write!(f, "--{flag} takes text in UTF-8"),
             UsageError::NoPath(flag) => write!(f, "--{flag} takes the path of a file"),
         }
@@ -239,6 +271,21 @@ impl Value {
 
     fn text(self) -> Result<String, UsageError> {
         self.text.into_string().map_err(|_| UsageError::Text(self.flag))
+    }
+
+    /// A field name, leaked once, for as long as the program runs.
+    fn field_name(self) -> Result<&'static [u8], UsageError> {
+        let flag = self.flag;
+        let name = self.text()?.leak().as_bytes();
+        let is_token = !name.is_empty() && name.iter().all(|byte| is_token_byte(*byte));
+        if is_token { Ok(name) } else { Err(UsageError::FieldName(flag)) }
+    }
+
+    /// A host without its port, leaked once, for as long as the program runs.
+    fn host_name(self) -> Result<&'static [u8], UsageError> {
+        let flag = self.flag;
+        let name = self.text()?.leak().as_bytes();
+        if HostKind::can_be_allowed(name) { Ok(name) } else { Err(UsageError::HostName(flag)) }
     }
 
     fn path(self) -> Result<PathBuf, UsageError> {

@@ -11,7 +11,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use codex_responses_api_proxy::cli::{self, Command, Config, User, UserName, flags};
-use codex_responses_api_proxy::http1::request::Policy;
 use codex_responses_api_proxy::http1::url::Scheme;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::report::{self, Colour, Event, Form, Started};
@@ -222,10 +221,7 @@ fn run(
         host,
         port,
         proxy,
-        policy: Policy {
-            http_shutdown: config.http_shutdown,
-            credential_field: config.auth_header.other_name(),
-        },
+        policy: config.policy(),
         max_connections,
         client_timeout: config.client_timeout,
         upstream_timeout: config.upstream_timeout,
@@ -314,7 +310,7 @@ fn read_token(path: &Path, warnings: &mut Vec<String>) -> Result<ClientToken, St
 
 fn read_key(config: &Config) -> Result<Credential, KeyError> {
     let prefix = format!(
-        "POST {} HTTP/1.1\r\nHost: {}\r\n{}",
+        "POST {} HTTP/1.1\r\nHost: {}\r\nAccept-Encoding: identity\r\n{}",
         config.upstream.path_and_query,
         config.upstream.authority(),
         config.auth_header.before_key()

@@ -44,7 +44,7 @@ pub fn usage(reason: String) -> StartError {
 
 /// TLS could not be set up.
 pub fn no_connector(fault: UpstreamFault) -> StartError {
-    format!("--upstream-url: {}", fault.canned().message).into()
+    format!("--upstream-url: {}", fault.canned()).into()
 }
 
 /// The loop, or a thread beside it, could not be set up.

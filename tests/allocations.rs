@@ -100,7 +100,7 @@ fn start(upstream: &Upstream) -> u16 {
             host: config.upstream.host,
             port: config.upstream.port,
             proxy: None,
-            policy: Policy { http_shutdown: false, credential_field: None },
+            policy: Policy::default(),
             max_connections: 8,
             client_timeout: config.client_timeout,
             upstream_timeout: None,

@@ -327,6 +327,39 @@ pub const FLAGS: &[Flag] = &[
         action: Action::Switch(|config| config.key_form = KeyForm::Token68),
     },
     Flag {
+        name: "drop-header",
+        letter: None,
+        value: "NAME",
+        repeatable: true,
+        section: Section::Upstream,
+        help: "do not forward clients' fields of this name (repeatable; e.g. OpenAI-Project)",
+        action: Action::Value(|config, value| {
+            config.drop_headers.push(value.field_name()?);
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "allow-encoded-responses",
+        letter: None,
+        value: "",
+        repeatable: false,
+        section: Section::Upstream,
+        help: "pass on responses that cannot be searched for the key: compressed, or in UTF-16 and its like",
+        action: Action::Switch(|config| config.allow_encoded_responses = true),
+    },
+    Flag {
+        name: "allow-host",
+        letter: None,
+        value: "NAME",
+        repeatable: true,
+        section: Section::Users,
+        help: "take this name in Host too, with any port (repeatable; for port forwards, e.g. host.docker.internal)",
+        action: Action::Value(|config, value| {
+            config.allow_hosts.push(value.host_name()?);
+            Ok(())
+        }),
+    },
+    Flag {
         name: "allow-uid",
         letter: None,
         value: "UID",
@@ -459,6 +492,9 @@ impl Default for Config {
             allow_plaintext_upstream: false,
             auth_header: AuthHeader::BEARER,
             key_form: KeyForm::Word,
+            drop_headers: Vec::new(),
+            allow_encoded_responses: false,
+            allow_hosts: Vec::new(),
             ca_file: None,
             check: false,
             detach: false,

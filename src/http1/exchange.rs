@@ -30,6 +30,9 @@ pub enum RequestStep {
     Shutdown,
     /// The request has been read; nothing more is wanted until its response is complete.
     Done,
+    /// The body cannot be read on, and a final response has begun. The upstream connection is to be
+    /// given up and, unless the response is complete, the client's reset.
+    Broken,
 }
 
 /// What came of reading upstream bytes.
@@ -54,6 +57,15 @@ enum RequestSide {
     Complete,
 }
 
+/// What the client's expectation of a 100 (Continue) has come to. It never reaches the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Continue {
+    NotExpected,
+    /// The client waits for it.
+    Owed,
+    SentByUs,
+}
+
 #[derive(Clone, Debug)]
 enum ResponseSide {
     /// No request has been accepted yet.
@@ -76,8 +88,7 @@ pub struct Exchange {
     is_head: bool,
     close: bool,
     upstream_close: bool,
-    continue_owed: bool,
-    continue_sent: bool,
+    expectation: Continue,
     interim: u8,
     coding: Coding,
     /// What the request asked for, once its head has been read.
@@ -107,8 +118,7 @@ impl Exchange {
             is_head: false,
             close: false,
             upstream_close: false,
-            continue_owed: false,
-            continue_sent: false,
+            expectation: Continue::NotExpected,
             interim: 0,
             coding: Coding::Plain,
             route: None,
@@ -176,9 +186,19 @@ impl Exchange {
         self.is_over() && !self.upstream_close
     }
 
-    /// The client waits for a 100 that nobody has given yet.
+    /// The request goes upstream and the client waits for a 100 before it sends the body: now is the
+    /// time for [`Exchange::send_continue`].
     pub fn owes_continue(&self) -> bool {
-        self.continue_owed
+        self.expectation == Continue::Owed
+    }
+
+    /// The upstream takes no more of the request, whose response is complete. What is left of the
+    /// body is dropped as behind a refusal.
+    pub fn stop_upload(&mut self) {
+        if let RequestSide::Body(body) = &self.request {
+            let body = body.clone();
+            self.drop_body(&body, self.owes_continue());
+        }
     }
 
     /// Makes ready for the next request on the connection.
@@ -193,7 +213,7 @@ impl Exchange {
         let mut used = 0;
         match &self.request {
             RequestSide::Body(body) => {
-                let (body, unsure) = (body.clone(), self.continue_owed);
+                let (body, unsure) = (body.clone(), self.owes_continue());
                 self.drop_body(&body, unsure);
             }
             RequestSide::Waiting(request) => {
@@ -217,7 +237,7 @@ impl Exchange {
     }
 
     fn answer(&mut self, canned: &Canned, out: &mut Pieces) {
-        self.continue_owed = false;
+        self.expectation = Continue::NotExpected;
         self.upstream_close = true;
         self.status = Some(canned.status);
         self.code = Some(canned.code);
@@ -225,11 +245,10 @@ impl Exchange {
         refusal::answer(canned, self.close, self.is_head, out);
     }
 
-    /// Gives the client the 100 that it waits for, since the upstream did not in time.
+    /// Gives the client the 100 that it waits for.
     pub fn send_continue(&mut self, out: &mut Pieces) {
-        if self.continue_owed {
-            self.continue_owed = false;
-            self.continue_sent = true;
+        if self.owes_continue() {
+            self.expectation = Continue::SentByUs;
             out.text(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
     }
@@ -351,9 +370,12 @@ mod tests {
         for (request, want) in [
             (
                 format!("{HEAD}Content-Length: 5\r\n\r\nhello"),
-                "<block>Content-Length: 5\r\n\r\nhello",
+                "<block>Via: 1.1 relay\r\nContent-Length: 5\r\n\r\nhello",
             ),
-            (format!("{HEAD}X: y\r\n\r\n"), "<block>X: y\r\nContent-Length: 0\r\n\r\n"),
+            (
+                format!("{HEAD}X: y\r\n\r\n"),
+                "<block>X: y\r\nVia: 1.1 relay\r\nContent-Length: 0\r\n\r\n",
+            ),
         ] {
             for cut in 1..=request.len() {
                 let mut exchange = Exchange::new(Policy::default());
@@ -367,7 +389,10 @@ mod tests {
         for cut in 1..=chunked.len() {
             let mut exchange = Exchange::new(Policy::default());
             let seen = ask(&mut exchange, &chunked, cut);
-            assert_eq!(dechunked(&seen.upstream), "<block>Transfer-Encoding: chunked|abcde|");
+            assert_eq!(
+                dechunked(&seen.upstream),
+                "<block>Via: 1.1 relay\r\nTransfer-Encoding: chunked|abcde|"
+            );
             assert_eq!(exchange.bytes_in, 5);
         }
     }
@@ -444,6 +469,86 @@ mod tests {
     }
 
     #[test]
+    fn an_early_success_or_redirect_lets_the_upload_go_on_in_any_order() {
+        for status in [200, 204, 302] {
+            // The response ends first, or the request does.
+            for response_first in [true, false] {
+                let mut exchange = begun(&format!("{HEAD}Content-Length: 4\r\n\r\nab"));
+                let response = if status == 204 {
+                    "HTTP/1.1 204 X\r\n\r\n".to_owned()
+                } else {
+                    format!("HTTP/1.1 {status} X\r\nContent-Length: 3\r\n\r\nxyz")
+                };
+                let (begin, rest) =
+                    response.split_at(response.len() - if status == 204 { 0 } else { 2 });
+                let seen = answer(&mut exchange, begin.as_bytes(), 7);
+                assert!(!seen.downstream.contains("Connection: close"));
+                assert!(exchange.is_uploading() && !exchange.closes());
+                if response_first {
+                    answer(&mut exchange, rest.as_bytes(), 7);
+                    assert!(exchange.is_complete() && exchange.is_uploading());
+                    assert!(!exchange.is_over());
+                }
+                for byte in [b"c", b"d"] {
+                    let mut pieces = Pieces::default();
+                    let step = exchange.downstream(byte, &Access::ready(true), &mut pieces);
+                    assert_eq!(step, (1, RequestStep::Upstream));
+                    assert_eq!(text(&pieces, byte).as_bytes(), byte);
+                }
+                assert!(!exchange.is_uploading());
+                if !response_first {
+                    answer(&mut exchange, rest.as_bytes(), 7);
+                }
+                assert!(exchange.is_over() && !exchange.upstream_reusable());
+                assert_eq!((exchange.bytes_in, exchange.status), (4, Some(status)));
+            }
+        }
+    }
+
+    #[test]
+    fn an_upload_that_nobody_wants_any_more_is_dropped_or_ends_the_connection() {
+        for (length, closes) in [(limits::DROP, false), (limits::DROP + 1, true)] {
+            let mut exchange = begun(&format!("{HEAD}Content-Length: {length}\r\n\r\n"));
+            answer(&mut exchange, b"HTTP/1.1 204 X\r\n\r\n", 9);
+            assert!(exchange.is_complete() && exchange.is_uploading());
+            exchange.stop_upload();
+            assert!(!exchange.is_uploading());
+            assert_eq!(exchange.closes(), closes);
+            let body = vec![b'x'; limits::DROP as usize];
+            exchange.downstream(&body, &Access::ready(true), &mut Pieces::default());
+            assert_eq!(exchange.is_over(), !closes);
+        }
+    }
+
+    #[test]
+    fn a_broken_chunk_behind_an_early_response_is_told_as_such() {
+        for complete in [true, false] {
+            let mut exchange =
+                begun(&format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n"));
+            let length = if complete { 0 } else { 1 };
+            let head = format!("HTTP/1.1 200 X\r\nContent-Length: {length}\r\n\r\n");
+            answer(&mut exchange, head.as_bytes(), 9);
+            let mut pieces = Pieces::default();
+            let (used, step) = exchange.downstream(b"zz\r\n", &Access::ready(true), &mut pieces);
+            assert_eq!((used, step), (4, RequestStep::Broken));
+            assert!(pieces.is_empty() && exchange.closes());
+            assert_eq!(exchange.is_complete(), complete);
+        }
+    }
+
+    #[test]
+    fn an_encoded_response_is_a_fault_unless_it_is_allowed() {
+        let head = b"HTTP/1.1 200 X\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nxyz";
+        let seen = answer(&mut begun(&format!("{HEAD}\r\n")), head, 100);
+        assert_eq!(seen.fault, Some(UpstreamFault::Encoded));
+        let policy = Policy { allow_encoded_responses: true, ..Policy::default() };
+        let mut exchange = Exchange::new(policy);
+        ask(&mut exchange, &format!("{HEAD}\r\n"), 1000);
+        let seen = answer(&mut exchange, head, 100);
+        assert!(seen.downstream.ends_with("xyz") && seen.fault.is_none());
+    }
+
+    #[test]
     fn close_delimited_bodies_end_only_when_the_peer_says_so() {
         for clean in [true, false] {
             let mut exchange = begun(&format!("{HEAD}\r\n"));
@@ -502,10 +607,11 @@ mod tests {
         let seen = answer(&mut exchange, b"HTTP/1.1 100 Continue\r\n\r\n", 100);
         assert_eq!(seen.downstream, "");
 
-        let mut exchange = begun(&request);
+        // One that sends does not wait.
+        let mut exchange = begun(&(request + "{}"));
+        assert!(!exchange.owes_continue());
         let seen = answer(&mut exchange, b"HTTP/1.1 100 Continue\r\n\r\n", 100);
         assert_eq!(seen.downstream, "HTTP/1.1 100 Continue\r\n\r\n");
-        assert!(!exchange.owes_continue());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! (RFC 9110 §7.6.1).
 
 use super::limits;
+use super::work;
 
 /// May stand in a token (RFC 9110 §5.6.2).
 pub fn is_token_byte(byte: u8) -> bool {
@@ -29,6 +30,19 @@ pub fn is_value_byte(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
+/// Two names that differ in nothing but case and in which marks stand between the letters and digits.
+/// A gateway that hands fields on as variables makes one name of the two: `Api_Key` and `api-key` are
+/// both `HTTP_API_KEY`.
+pub fn is_alike(name: &[u8], other: &[u8]) -> bool {
+    if name.len() != other.len() {
+        return false;
+    }
+    work::spend(name.len());
+    name.iter().zip(other).all(|(x, y)| {
+        x.eq_ignore_ascii_case(y) || !(x.is_ascii_alphanumeric() || y.is_ascii_alphanumeric())
+    })
+}
+
 /// What a field name means to a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
@@ -42,6 +56,10 @@ pub enum Name {
     Connection,
     /// Framing, written anew.
     ContentLength,
+    /// A response that has one cannot be searched for the key.
+    ContentEncoding,
+    /// Says in which character set a response is written.
+    ContentType,
     /// RFC 9110 §10.1.1.
     Expect,
     /// Replaced by the upstream's.
@@ -54,28 +72,51 @@ pub enum Name {
     TransferEncoding,
     /// Ends here; a WebSocket is told apart by it.
     Upgrade,
+    /// A client's ends here: it would change the method or the target, ask for a response that cannot
+    /// be searched for the key, or be taken for one of the fields above (see [`is_alike`]). A
+    /// response's travels on.
+    Withheld,
 }
 
 impl Name {
     /// Looks a field name up; case does not matter.
     pub fn of(name: &[u8]) -> Name {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let known = Name::alike(name);
+        let is_exact = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
+        if known != Name::Other && !name.iter().all(is_exact) {
+            return Name::Withheld;
+        }
+        known
+    }
+
+    /// The known name that this one is alike; all of them are letters and hyphens.
+    fn alike(name: &[u8]) -> Name {
+        let is = |known: &str| is_alike(name, known.as_bytes());
         // By length first: nearly every field of a real request is settled by that alone.
         match name.len() {
             2 if is("te") => Name::HopByHop,
             4 if is("host") => Name::Host,
+            5 if is("range") => Name::Withheld,
             6 if is("expect") => Name::Expect,
             6 if is("origin") => Name::Origin,
             7 if is("upgrade") => Name::Upgrade,
             7 if is("trailer") => Name::HopByHop,
+            8 if is("if-range") => Name::Withheld,
             10 if is("connection") => Name::Connection,
             10 if is("keep-alive") => Name::HopByHop,
+            12 if is("content-type") => Name::ContentType,
             13 if is("authorization") => Name::Authorization,
+            13 if is("x-http-method") || is("x-rewrite-url") => Name::Withheld,
             14 if is("content-length") => Name::ContentLength,
             14 if is("sec-fetch-site") => Name::SecFetchSite,
+            14 if is("accept-charset") || is("x-original-url") => Name::Withheld,
+            15 if is("accept-encoding") => Name::Withheld,
+            16 if is("content-encoding") => Name::ContentEncoding,
             17 if is("transfer-encoding") => Name::TransferEncoding,
+            17 if is("x-method-override") => Name::Withheld,
+            22 if is("x-http-method-override") => Name::Withheld,
             // Proxy-Authorization, Proxy-Connection, Proxy-Authenticate and their kin.
-            6.. if name[..6].eq_ignore_ascii_case(b"proxy-") => Name::HopByHop,
+            6.. if is_alike(&name[..6], b"proxy-") => Name::HopByHop,
             _ => Name::Other,
         }
     }
@@ -132,16 +173,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Notes a Connection field; false when it cannot be read or holds too many options.
+    /// Notes a Connection field; false when it cannot be read or holds too many options, of which an
+    /// empty one counts too.
     pub fn note(&mut self, value: &[u8]) -> bool {
-        for option in options(value) {
+        for option in members(value) {
             self.options += 1;
             if self.options > limits::CONNECTION_OPTIONS
                 || !option.iter().all(|b| is_token_byte(*b))
             {
                 return false;
             }
-            if option.eq_ignore_ascii_case(b"close") {
+            if option.is_empty() {
+                // An empty member of a list means nothing (RFC 9110 §5.6.1.2).
+            } else if option.eq_ignore_ascii_case(b"close") {
                 self.close = true;
             } else if option.eq_ignore_ascii_case(b"upgrade") {
                 self.upgrade = true;
@@ -153,9 +197,53 @@ impl Connection {
     }
 }
 
+/// The names in the Connection fields of one head, read once and kept in order, so that each field of
+/// the head is looked up in as many comparisons as their number has binary digits.
+pub(super) struct Nominated<'b> {
+    names: [&'b [u8]; limits::CONNECTION_OPTIONS],
+    count: usize,
+}
+
+impl<'b> Nominated<'b> {
+    /// Of Connection fields that [`Connection::note`] has taken.
+    #[cold]
+    pub(super) fn by(values: impl Iterator<Item = &'b [u8]>) -> Nominated<'b> {
+        let mut nominated = Nominated { names: [&[]; limits::CONNECTION_OPTIONS], count: 0 };
+        for name in values.flat_map(options).take(limits::CONNECTION_OPTIONS) {
+            if let Err(at) = nominated.search(name) {
+                nominated.names.copy_within(at..nominated.count, at + 1);
+                nominated.names[at] = name;
+                nominated.count += 1;
+            }
+        }
+        nominated
+    }
+
+    /// One of the names is this; case does not matter.
+    pub(super) fn contains(&self, name: &[u8]) -> bool {
+        self.search(name).is_ok()
+    }
+
+    fn search(&self, name: &[u8]) -> Result<usize, usize> {
+        self.names[..self.count].binary_search_by(|other| {
+            work::spend(1 + name.len().min(other.len()));
+            let lengths = other.len().cmp(&name.len());
+            let letters = || other.iter().map(u8::to_ascii_lowercase);
+            lengths.then_with(|| letters().cmp(name.iter().map(u8::to_ascii_lowercase)))
+        })
+    }
+}
+
 /// The non-empty members of a comma-separated list (RFC 9110 §5.6.1).
 pub fn options(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
+    members(value).filter(|option| !option.is_empty())
+}
+
+fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(|member| {
+        work::spend(1 + member.len());
+        member.trim_ascii()
+    })
 }
 
 #[cfg(test)]
@@ -177,6 +265,18 @@ mod tests {
             ("Content-Lengths", Name::Other),
             ("x-authorization", Name::Other),
             ("Accept", Name::Other),
+            ("Content_Length", Name::Withheld),
+            ("content.length", Name::Withheld),
+            ("TRANSFER_ENCODING", Name::Withheld),
+            ("Keep_Alive", Name::Withheld),
+            ("Proxy_Authorization", Name::Withheld),
+            ("proxy-a_b", Name::Withheld),
+            ("X-HTTP-Method-Override", Name::Withheld),
+            ("x_original_url", Name::Withheld),
+            ("Accept-Encoding", Name::Withheld),
+            ("Content-Encoding", Name::ContentEncoding),
+            ("Content-Encoding2", Name::Other),
+            ("X_Y", Name::Other),
         ] {
             assert_eq!(Name::of(name.as_bytes()), want);
         }
@@ -187,9 +287,28 @@ mod tests {
         let list = |n: usize| vec!["a"; n].join(", ").into_bytes();
         assert!(Connection::default().note(&list(limits::CONNECTION_OPTIONS)));
         assert!(!Connection::default().note(&list(limits::CONNECTION_OPTIONS + 1)));
+        let commas = |n: usize| ",".repeat(n).into_bytes();
+        assert!(Connection::default().note(&commas(limits::CONNECTION_OPTIONS - 1)));
+        assert!(!Connection::default().note(&commas(limits::CONNECTION_OPTIONS)));
+        let mut many = Connection::default();
+        assert!((0..limits::CONNECTION_OPTIONS).all(|_| many.note(b"")));
+        assert!(!many.note(b""));
         assert!(!Connection::default().note(b"a b"));
         let mut connection = Connection::default();
         assert!(connection.note(b" , Keep-Alive,,CLOSE , "));
         assert!(connection.close && !connection.nominates && !connection.upgrade);
+    }
+
+    #[test]
+    fn a_nominated_name_is_found_in_any_order_and_case() {
+        let value = b"x-b, X-A,,x-a, close , aaaa, x-c,b";
+        let nominated = Nominated::by([&value[..], b"Z"].into_iter());
+        for name in ["x-a", "X-B", "x-C", "CLOSE", "aaaA", "B", "z"] {
+            assert!(nominated.contains(name.as_bytes()), "{name}");
+        }
+        for name in ["", "x", "x-d", "x-aa", "aaab", "y", "x_a"] {
+            assert!(!nominated.contains(name.as_bytes()), "{name}");
+        }
+        assert!(!Nominated::by(std::iter::empty()).contains(b""));
     }
 }

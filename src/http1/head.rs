@@ -7,6 +7,7 @@ use core::ops::Range;
 use super::limits;
 use super::refusal::Reject;
 use super::response::BadResponse;
+use super::work;
 
 /// A request head whose bytes are sound; what they say is not judged yet.
 pub struct RequestHead<'h, 'b> {
@@ -63,10 +64,11 @@ impl<'b> Fields<'_, 'b> {
     /// The field lines in order.
     pub fn iter(&self) -> impl Iterator<Item = Field<'b>> {
         let start = |header: &httparse::Header| offset(self.input, header.name.as_bytes());
-        self.headers.iter().enumerate().map(move |(i, header)| Field {
-            name: header.name.as_bytes(),
-            value: header.value.trim_ascii(),
-            line: start(header)..self.headers.get(i + 1).map_or(self.end, start),
+        self.headers.iter().enumerate().map(move |(i, header)| {
+            let value = header.value.trim_ascii();
+            work::spend(1 + header.value.len() - value.len());
+            let line = start(header)..self.headers.get(i + 1).map_or(self.end, start);
+            Field { name: header.name.as_bytes(), value, line }
         })
     }
 }
@@ -78,16 +80,65 @@ fn offset(whole: &[u8], part: &[u8]) -> usize {
 
 type Headers<'b> = [MaybeUninit<httparse::Header<'b>>; limits::FIELDS];
 
-/// How much of an incomplete head has been looked at: a head that drips in is parsed anew only when
-/// a line has been completed, so at most once for each of the lines that the limit allows.
+/// How often the bytes of a head that drips in may be parsed, on average, before it is whole.
+const PARSED_AGAIN: usize = 16;
+
+/// How much of an incomplete head has been looked at. What drips in costs no more than a small
+/// multiple of its length: bytes are checked once, and lines are parsed again only when one of them
+/// has been completed, and beyond [`PARSED_AGAIN`] only when the head has.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Seen(usize);
+pub struct Seen {
+    /// Bytes that have been checked.
+    checked: usize,
+    /// The first line has ended.
+    has_line: bool,
+    /// Bytes that went through the parser.
+    parsed: usize,
+}
 
 impl Seen {
+    /// Parsing may bring news.
     fn is_news(&mut self, head: &[u8]) -> bool {
-        let news = self.0 == 0 || head[self.0.min(head.len())..].contains(&b'\n');
-        self.0 = head.len();
+        let fresh = &head[self.checked.min(head.len())..];
+        let news = self.checked == 0
+            || (fresh.contains(&b'\n')
+                && (self.parsed <= PARSED_AGAIN * head.len() || self.is_whole(head)));
+        work::spend(fresh.len() + if news { head.len() } else { 0 });
+        if news {
+            self.parsed += head.len();
+        }
         news
+    }
+
+    /// An empty line stands in what has not been checked.
+    fn is_whole(&self, head: &[u8]) -> bool {
+        let from = self.checked.saturating_sub(3);
+        head[from..].windows(3).any(|end| end == b"\n\r\n")
+    }
+
+    /// What can be said of a head whose end has not come: refuse now what can never become sound.
+    fn check(&mut self, head: &[u8]) -> Result<(), Reject> {
+        let fresh = self.checked.min(head.len());
+        if !self.has_line {
+            let end = head[fresh..].iter().position(|byte| *byte == b'\n');
+            self.has_line = end.is_some();
+            let line = end.map_or(head, |end| &head[..fresh + end]);
+            if line.strip_suffix(b"\r").unwrap_or(line).len() > limits::REQUEST_LINE {
+                return Err(Reject::UriTooLong);
+            }
+        }
+        if head.len() >= limits::HEAD {
+            return Err(Reject::HeadTooLarge);
+        }
+        // The byte before goes with the first new one, unless it ended a line.
+        let from = match head[..fresh] {
+            [] | [.., b'\n'] => fresh,
+            _ => fresh - 1,
+        };
+        // A CR at the very end may yet get its LF.
+        let settled = head[from..].strip_suffix(b"\r").unwrap_or(&head[from..]);
+        self.checked = head.len();
+        if is_clean(settled) { Ok(()) } else { Err(Reject::Malformed) }
     }
 }
 
@@ -112,12 +163,12 @@ pub fn request<'b, T>(
         Some(_) => {}
     }
     if !seen.is_news(head) {
-        return incomplete(head).map(|()| None);
+        return seen.check(head).map(|()| None);
     }
     let mut headers: Headers<'b> = [const { MaybeUninit::uninit() }; limits::FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     match parsed.parse_with_uninit_headers(head, &mut headers) {
-        Ok(httparse::Status::Partial) => incomplete(head).map(|()| None),
+        Ok(httparse::Status::Partial) => seen.check(head).map(|()| None),
         Ok(httparse::Status::Complete(len)) => {
             let (Some(method), Some(target), Some(version)) =
                 (parsed.method, parsed.path, parsed.version)
@@ -173,19 +224,18 @@ pub fn response<'b, T>(
     if input.is_empty() {
         return Ok(None);
     }
-    let incomplete = || incomplete(input).map(|()| None).map_err(|_| BadResponse);
     // httparse skips empty lines; nothing may stand before a status line.
     if input[0] != b'H' {
         return Err(BadResponse);
     }
     if !seen.is_news(input) {
-        return incomplete();
+        return seen.check(input).map(|()| None).or(Err(BadResponse));
     }
     let mut headers: Headers<'b> = [const { MaybeUninit::uninit() }; limits::FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     match config.parse_response_with_uninit_headers(&mut parsed, input, &mut headers) {
-        Ok(httparse::Status::Partial) => incomplete(),
+        Ok(httparse::Status::Partial) => seen.check(input).map(|()| None).or(Err(BadResponse)),
         Ok(httparse::Status::Complete(len)) => {
             let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
                 return Err(BadResponse);
@@ -208,19 +258,6 @@ pub fn response<'b, T>(
     }
 }
 
-/// What can be said of a head whose end has not come: refuse now what can never become sound.
-fn incomplete(head: &[u8]) -> Result<(), Reject> {
-    if line(head).len() > limits::REQUEST_LINE {
-        return Err(Reject::UriTooLong);
-    }
-    if head.len() >= limits::HEAD {
-        return Err(Reject::HeadTooLarge);
-    }
-    // A CR at the very end may yet get its LF.
-    let settled = head.strip_suffix(b"\r").unwrap_or(head);
-    if is_clean(settled) { Ok(()) } else { Err(Reject::Malformed) }
-}
-
 /// The first line without its end, or as much of it as is there.
 fn line(head: &[u8]) -> &[u8] {
     let end = head.iter().position(|byte| *byte == b'\n').unwrap_or(head.len());
@@ -230,6 +267,7 @@ fn line(head: &[u8]) -> &[u8] {
 /// Every CR is followed by LF, every LF preceded by CR, and no other control byte but HTAB stands
 /// anywhere. Written without branches, so that the compiler turns it into vector code.
 fn is_clean(head: &[u8]) -> bool {
+    work::spend(head.len());
     let control = |byte: u8| {
         u8::from(byte < b' ')
             & u8::from(byte != b'\t')

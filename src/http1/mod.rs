@@ -14,3 +14,4 @@ pub mod request;
 pub mod response;
 pub mod target;
 pub mod url;
+pub mod work;

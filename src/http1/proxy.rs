@@ -193,7 +193,7 @@ pub fn connected(input: &[u8], seen: &mut Seen) -> Result<Option<usize>, Upstrea
         Some((407, _)) => Err(UpstreamFault::ProxyAuthRequired),
         // Nobody asked for an interim answer.
         Some((..200, _)) => Err(UpstreamFault::ProxyBadResponse),
-        Some(_) => Err(UpstreamFault::ProxyRefused),
+        Some((status, _)) => Err(UpstreamFault::ProxyRefused(status)),
     }
 }
 
@@ -368,9 +368,9 @@ mod tests {
             ("HTTP/1.0 200 OK\r\n\r\n", Ok(Some(19))),
             ("HTTP/1.1 204 Fine\r\nContent-Length: 5\r\n\r\nhello", Ok(Some(40))),
             ("HTTP/1.1 407 No\r\n\r\n", Err(ProxyAuthRequired)),
-            ("HTTP/1.1 403 No\r\n\r\n", Err(ProxyRefused)),
-            ("HTTP/1.1 302 There\r\nLocation: http://x/\r\n\r\n", Err(ProxyRefused)),
-            ("HTTP/1.1 502 No\r\n\r\n", Err(ProxyRefused)),
+            ("HTTP/1.1 403 No\r\n\r\n", Err(ProxyRefused(403))),
+            ("HTTP/1.1 302 There\r\nLocation: http://x/\r\n\r\n", Err(ProxyRefused(302))),
+            ("HTTP/1.1 502 No\r\n\r\n", Err(ProxyRefused(502))),
             ("HTTP/1.1 100 Continue\r\n\r\n", Err(ProxyBadResponse)),
             ("HTTP/1.1 101 Switching Protocols\r\n\r\n", Err(ProxyBadResponse)),
             ("HTTP/2 200\r\n\r\n", Err(ProxyBadResponse)),

@@ -1,5 +1,7 @@
 //! Refusals: why a request is answered here, and the answers, which are static text.
 
+use core::fmt;
+
 use super::pieces::Pieces;
 
 /// Why a request is answered here and not upstream.
@@ -56,9 +58,21 @@ pub struct Canned {
     pub fields: &'static str,
     /// `error.code`.
     pub code: &'static str,
-    /// `error.message`.
+    /// `error.message`, but for a number.
     pub message: &'static str,
+    /// The status that the egress proxy answered with, which ends the message.
+    pub said: Option<u16>,
 }
+
+impl fmt::Display for Canned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message)?;
+        self.said.map_or(Ok(()), |said| write!(f, "{SAID}{said}."))
+    }
+}
+
+/// What stands between a message and the number at its end.
+const SAID: &str = " It said ";
 
 impl Reject {
     /// The answer that says so.
@@ -181,7 +195,7 @@ impl Reject {
             Reject::ClientToken => "WWW-Authenticate: Bearer\r\n",
             _ => "",
         };
-        Canned { status, status_line, fields, code, message }
+        Canned { status, status_line, fields, code, message, said: None }
     }
 
     /// Where the request ends is known, so the connection may be used again.
@@ -203,7 +217,8 @@ impl Reject {
 pub(super) fn answer(canned: &Canned, close: bool, is_head: bool, out: &mut Pieces) {
     const BODY: [&str; 3] =
         ["{\"error\":{\"message\":\"", "\",\"type\":\"proxy_error\",\"code\":\"", "\"}}\n"];
-    let parts = [BODY[0], canned.message, BODY[1], canned.code, BODY[2]];
+    let said = if canned.said.is_some() { SAID } else { "" };
+    let (before, behind) = ([BODY[0], canned.message, said], [BODY[1], canned.code, BODY[2]]);
     out.text(b"HTTP/1.1 ");
     out.text(canned.status_line.as_bytes());
     out.text(b"\r\nContent-Type: application/json\r\n");
@@ -212,9 +227,16 @@ pub(super) fn answer(canned: &Canned, close: bool, is_head: bool, out: &mut Piec
         out.text(b"Connection: close\r\n");
     }
     out.text(b"Content-Length: ");
-    out.decimal(parts.iter().map(|part| part.len() as u64).sum());
+    // A status has three digits, and a full stop stands behind it.
+    let number = if canned.said.is_some() { "100.".len() as u64 } else { 0 };
+    out.decimal(before.iter().chain(&behind).map(|part| part.len() as u64).sum::<u64>() + number);
     out.text(b"\r\n\r\n");
     if !is_head {
-        parts.iter().for_each(|part| out.text(part.as_bytes()));
+        before.iter().for_each(|part| out.text(part.as_bytes()));
+        if let Some(said) = canned.said {
+            out.decimal(u64::from(said));
+            out.text(b".");
+        }
+        behind.iter().for_each(|part| out.text(part.as_bytes()));
     }
 }

@@ -1,6 +1,6 @@
 //! Requests: which are accepted, and the head that goes upstream.
 
-use super::field::{self, Connection, Lengths, Name};
+use super::field::{self, Connection, Lengths, Name, Nominated};
 use super::framing::Framing;
 use super::head::{Field, RequestHead};
 use super::pieces::Pieces;
@@ -34,6 +34,20 @@ pub struct Policy {
     /// The field that carries the key, where that is another than Authorization. A client's own does
     /// not travel, as Authorization never does.
     pub credential_field: Option<&'static [u8]>,
+    /// Further fields that do not travel: `--drop-header`.
+    pub dropped_fields: &'static [&'static [u8]],
+    /// Hosts that may be named beside loopback's: `--allow-host`.
+    pub allowed_hosts: &'static [&'static [u8]],
+    /// Responses pass that cannot be searched for the key: `--allow-encoded-responses`.
+    pub allow_encoded_responses: bool,
+}
+
+impl Policy {
+    /// A client's field of this name does not travel.
+    fn withholds(&self, name: &[u8]) -> bool {
+        self.credential_field.is_some_and(|ours| field::is_alike(name, ours))
+            || self.dropped_fields.iter().any(|dropped| field::is_alike(name, dropped))
+    }
 }
 
 /// True for the token that is asked for.
@@ -97,7 +111,7 @@ pub fn judge(
             _ => {}
         }
     }
-    let guard = match host.map(HostKind::of) {
+    let guard = match host.map(|host| HostKind::of(host, policy.allowed_hosts)) {
         None if !head.http10 => return Err(Reject::InvalidHost),
         Some(HostKind::Invalid) => return Err(Reject::InvalidHost),
         Some(HostKind::Foreign) => Some(Reject::HostNotAllowed),
@@ -157,20 +171,23 @@ fn forward(
 ) {
     upstream.credential();
     travelling(&head.fields, connection, head.input, upstream, |known, name| {
-        let kept = matches!(known, Name::Other | Name::SecFetchSite)
-            || (known == Name::Expect && !head.http10);
-        kept && policy.credential_field.is_none_or(|ours| !name.eq_ignore_ascii_case(ours))
+        let travels = matches!(
+            known,
+            Name::Other | Name::SecFetchSite | Name::ContentEncoding | Name::ContentType
+        );
+        travels && !policy.withholds(name)
     });
+    // Behind the fields of those before it (RFC 9110 §7.6.3): the version is the client's.
+    upstream.text(if head.http10 { b"Via: 1.0 relay\r\n" } else { b"Via: 1.1 relay\r\n" });
     match framing {
-        Framing::Chunked => upstream.text(b"Transfer-Encoding: chunked\r\n"),
+        Framing::Chunked => upstream.text(b"Transfer-Encoding: chunked\r\n\r\n"),
         Framing::Length(length) => {
             upstream.text(b"Content-Length: ");
             upstream.decimal(length);
-            upstream.text(b"\r\n");
+            upstream.text(b"\r\n\r\n");
         }
-        Framing::None | Framing::UntilClose => {}
+        Framing::None | Framing::UntilClose => upstream.text(b"\r\n"),
     }
-    upstream.text(b"\r\n");
 }
 
 /// Adds the field lines that `keeps` lets pass and that Connection does not nominate, as runs of
@@ -182,9 +199,14 @@ pub(super) fn travelling(
     out: &mut Pieces,
     keeps: impl Fn(Name, &[u8]) -> bool,
 ) {
+    let nominated = connection.nominates.then(|| {
+        let is_connection = |field: &Field<'_>| Name::of(field.name) == Name::Connection;
+        Nominated::by(fields.iter().filter(is_connection).map(|field| field.value))
+    });
     let mut run = 0..0;
     for Field { name, line, .. } in fields.iter() {
-        if !keeps(Name::of(name), name) || (connection.nominates && is_nominated(fields, name)) {
+        let is_nominated = nominated.as_ref().is_some_and(|names| names.contains(name));
+        if is_nominated || !keeps(Name::of(name), name) {
             continue;
         }
         if run.end != line.start {
@@ -194,13 +216,6 @@ pub(super) fn travelling(
         run.end = line.end;
     }
     out.input(input, run);
-}
-
-fn is_nominated(fields: &super::head::Fields<'_, '_>, name: &[u8]) -> bool {
-    fields
-        .iter()
-        .filter(|field| Name::of(field.name) == Name::Connection)
-        .any(|field| field::options(field.value).any(|option| option.eq_ignore_ascii_case(name)))
 }
 
 #[cfg(test)]
@@ -235,10 +250,10 @@ mod tests {
         assert_eq!(
             sent,
             "X-a: 1\r\nACCEPT:  text/event-stream \r\nX-A: 2\r\nUser-Agent: me\r\n\
-             Content-Length: 7\r\n\r\n"
+             Via: 1.1 relay\r\nContent-Length: 7\r\n\r\n"
         );
         let (_, sent) = post("Transfer-Encoding: Chunked\r\n");
-        assert_eq!(sent, "Transfer-Encoding: chunked\r\n\r\n");
+        assert_eq!(sent, "Via: 1.1 relay\r\nTransfer-Encoding: chunked\r\n\r\n");
     }
 
     #[test]
@@ -248,7 +263,7 @@ mod tests {
              Keep-Alive: 5\r\nTE: trailers\r\nTrailer: X\r\nUpgrade: h2c\r\nProxy-Connection: x\r\n\
              Proxy-Authorization: Basic eDp5\r\nContent-Length: 3\r\nX-Bar: 2\r\n",
         );
-        assert_eq!(sent, "X-Bar: 2\r\nContent-Length: 3\r\n\r\n");
+        assert_eq!(sent, "X-Bar: 2\r\nVia: 1.1 relay\r\nContent-Length: 3\r\n\r\n");
     }
 
     #[test]
@@ -261,10 +276,10 @@ mod tests {
         );
         assert_eq!(
             sent,
-            "X-Api-Key: 3\r\nApi-Key2: 4\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n"
+            "X-Api-Key: 3\r\nApi-Key2: 4\r\nVia: 1.1 relay\r\nContent-Length: 0\r\n\r\n"
         );
         let (_, sent) = post("api-key: 1\r\n");
-        assert_eq!(sent, "api-key: 1\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(sent, "api-key: 1\r\nVia: 1.1 relay\r\nContent-Length: 0\r\n\r\n");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Responses: the head that goes downstream, and what is said in its place when there is none.
 
-use super::field::{Connection, Lengths, Name};
+use super::field::{self, Connection, Lengths, Name};
 use super::framing::Framing;
 use super::head::{Field, ResponseHead};
 use super::pieces::Pieces;
 use super::refusal::Canned;
 use super::request::travelling;
+use super::work;
 
 /// The upstream's head cannot be trusted to mean one thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +45,16 @@ pub enum UpstreamFault {
     Timeout,
     /// The answer holds the key.
     CredentialReflected,
+    /// The answer is written so that the key would not be found in it.
+    Encoded,
     /// The egress proxy's name does not resolve.
     ProxyDns,
     /// The egress proxy cannot be reached.
     ProxyUnreachable,
     /// It asks for credentials, or for others.
     ProxyAuthRequired,
-    /// It opens no tunnel.
-    ProxyRefused,
+    /// It opens no tunnel, and answers with this status.
+    ProxyRefused(u16),
     /// What it says to CONNECT is not sound, or it says nothing and closes.
     ProxyBadResponse,
     /// It opened no tunnel in time.
@@ -121,6 +124,11 @@ impl UpstreamFault {
                 "credential_reflected",
                 "The upstream's answer was withheld: it contains the credential.",
             ),
+            UpstreamFault::Encoded => (
+                "upstream_encoded",
+                "The upstream's answer was withheld: it is encoded, so the credential could not be \
+                 found in it.",
+            ),
             UpstreamFault::ProxyDns => {
                 ("proxy_dns_failed", "The name of the egress proxy could not be resolved.")
             }
@@ -131,7 +139,7 @@ impl UpstreamFault {
                 "proxy_auth_required",
                 "The egress proxy asks for other credentials than those in its URL (407).",
             ),
-            UpstreamFault::ProxyRefused => {
+            UpstreamFault::ProxyRefused(_) => {
                 ("proxy_refused", "The egress proxy refused to connect to the upstream.")
             }
             UpstreamFault::ProxyBadResponse => {
@@ -147,7 +155,11 @@ impl UpstreamFault {
             | UpstreamFault::ProxyTimeout => (504, "504 Gateway Timeout"),
             _ => (502, "502 Bad Gateway"),
         };
-        Canned { status, status_line, fields: "", code, message }
+        let said = match self {
+            UpstreamFault::ProxyRefused(status) => Some(status),
+            _ => None,
+        };
+        Canned { status, status_line, fields: "", code, message, said }
     }
 }
 
@@ -162,6 +174,9 @@ pub struct Response {
     pub len: usize,
     /// The upstream will not use the connection again.
     pub close: bool,
+    /// It has a body that is compressed, or written in a character set in which the key has other
+    /// bytes.
+    pub is_encoded: bool,
 }
 
 /// How an answer is written for this client.
@@ -201,6 +216,7 @@ pub fn judge(
     let mut lengths = Lengths::default();
     let mut connection = Connection::default();
     let mut keep_alive = false;
+    let mut is_encoded = false;
     for Field { name, value, .. } in head.fields.iter() {
         match Name::of(name) {
             Name::ContentLength => lengths.content_length(value),
@@ -211,12 +227,16 @@ pub fn judge(
                 }
                 keep_alive |= value.eq_ignore_ascii_case(b"keep-alive");
             }
+            Name::ContentEncoding => is_encoded |= is_coded(value),
+            Name::ContentType => is_encoded |= has_other_bytes(value),
             _ => {}
         }
     }
     let framing = Framing::of_response(&lengths, head.http10, head.status).or(Err(BadResponse))?;
     let close = connection.close || (head.http10 && !keep_alive);
-    let response = Response { status: head.status, framing, len: head.len, close };
+    // Without a body there is nothing to search.
+    is_encoded &= head.status >= 200 && !matches!(framing, Framing::None | Framing::Length(0));
+    let response = Response { status: head.status, framing, len: head.len, close, is_encoded };
     let interim = head.status < 200;
     if interim && manner.http10 {
         return Ok(response);
@@ -256,6 +276,53 @@ pub fn judge(
     }
     downstream.text(b"\r\n");
     Ok(response)
+}
+
+/// A value of Content-Encoding that names a coding. `identity` is none.
+fn is_coded(value: &[u8]) -> bool {
+    field::options(value).any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
+}
+
+/// Character sets in which letters and digits are not written as in ASCII, by how their names begin.
+const OTHER_BYTES: [&str; 20] = [
+    "utf-16",
+    "utf16",
+    "utf_16",
+    "utf-32",
+    "utf32",
+    "utf_32",
+    "utf-7",
+    "utf7",
+    "ucs",
+    "unicode",
+    "iso-10646",
+    "csunicode",
+    "csucs",
+    "csutf",
+    "ebcdic",
+    "utf-ebcdic",
+    "ibm",
+    "cp037",
+    "scsu",
+    "bocu",
+];
+
+/// A value of Content-Type that names such a character set.
+fn has_other_bytes(value: &[u8]) -> bool {
+    value.split(|byte| *byte == b';').skip(1).any(|parameter| {
+        work::spend(parameter.len());
+        let Some(equals) = parameter.iter().position(|byte| *byte == b'=') else {
+            return false;
+        };
+        let (name, set) = (parameter[..equals].trim_ascii(), parameter[equals + 1..].trim_ascii());
+        let set = set.strip_prefix(b"\"").unwrap_or(set);
+        let begins = |known: &&str| {
+            set.get(..known.len()).is_some_and(|set| set.eq_ignore_ascii_case(known.as_bytes()))
+        };
+        name.eq_ignore_ascii_case(b"charset")
+            // What a backslash makes of a name is not guessed.
+            && (set.contains(&b'\\') || OTHER_BYTES.iter().any(begins))
+    })
 }
 
 #[cfg(test)]
@@ -321,5 +388,45 @@ mod tests {
         assert!(close("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"));
         assert!(!close("HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 0\r\n\r\n"));
         assert!(!close("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_searched_is_known() {
+        let is_encoded = |status: &str, fields: &str| {
+            let input = format!("HTTP/1.1 {status} X\r\n{fields}\r\n\r\n");
+            read(&input, false, false).0.unwrap().is_encoded
+        };
+        for fields in [
+            "Content-Encoding: gzip",
+            "content-encoding: identity, BR",
+            "Content-Encoding: identity\r\nContent-Encoding: zstd",
+            "Content-Encoding: identity;q=1",
+            "Content-Type: a/b; charset=UTF-16BE",
+            "Content-Type: a/b;x=y; Charset = \"utf-32\"",
+            "Content-Type: a/b; charset=\"utf\\-16\"",
+            "Content-Type: a/b; charset=utf-8; charset=ucs-2",
+            "Content-Type: a/b; charset=IBM1047",
+        ] {
+            assert!(is_encoded("200", fields), "{fields}");
+            assert!(is_encoded("500", fields), "{fields}");
+            assert!(!is_encoded("204", fields) && !is_encoded("304", fields), "{fields}");
+            assert!(!is_encoded("103", fields), "{fields}");
+            assert!(!is_encoded("200", &format!("{fields}\r\nContent-Length: 0")), "{fields}");
+        }
+        for fields in [
+            "Content-Encoding:",
+            "Content-Encoding: , ,",
+            "Content-Encoding: Identity,identity",
+            "Content_Encoding: gzip",
+            "Content-Type: text/event-stream",
+            "Content-Type: a/b; charset=utf-8",
+            "Content-Type: a/b; charset=",
+            "Content-Type: a/b; charset",
+            "Content-Type: charset=utf-16",
+            "Content-Type: a/b; xcharset=utf-16",
+            "Content-Type: ;",
+        ] {
+            assert!(!is_encoded("200", fields), "{fields}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! What may be asked for: the allow-list, and the Host field's guard against foreign names.
 
+use super::work;
+
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -28,7 +30,7 @@ impl Route {
 /// What a Host field names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostKind {
-    /// 127.0.0.0/8, `localhost` or `[::1]`, with any port.
+    /// 127.0.0.0/8, `localhost`, `[::1]` or a host that the operator allows, with any port.
     Loopback,
     /// Some other host: a web page rebound to this address would send that.
     Foreign,
@@ -37,15 +39,36 @@ pub enum HostKind {
 }
 
 impl HostKind {
-    /// Reads a Host field's value.
-    pub fn of(value: &[u8]) -> HostKind {
-        let (host, port) = match value {
+    /// Reads a Host field's value. `allowed` are the hosts that the operator names.
+    pub fn of(value: &[u8], allowed: &[&[u8]]) -> HostKind {
+        let (host, kind) = HostKind::apart(value);
+        if kind == HostKind::Foreign && allowed.iter().any(|own| host.eq_ignore_ascii_case(own)) {
+            return HostKind::Loopback;
+        }
+        kind
+    }
+
+    /// `name`, an address or `[address]`, without a port, can be told from others and is no pattern.
+    pub fn can_be_allowed(name: &[u8]) -> bool {
+        let (host, kind) = HostKind::apart(name);
+        let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._[:]".contains(b);
+        kind != HostKind::Invalid && host.len() == name.len() && name.iter().all(plain)
+    }
+
+    /// The host without its port, and what it is.
+    fn apart(value: &[u8]) -> (&[u8], HostKind) {
+        work::spend(value.len());
+        let host = match value {
             [b'[', rest @ ..] => match rest.iter().position(|byte| *byte == b']') {
-                Some(end) => (&value[..end + 2], &rest[end + 1..]),
-                None => return HostKind::Invalid,
+                Some(end) => &value[..end + 2],
+                None => return (value, HostKind::Invalid),
             },
-            _ => value.split_at(value.iter().position(|b| *b == b':').unwrap_or(value.len())),
+            _ => &value[..value.iter().position(|b| *b == b':').unwrap_or(value.len())],
         };
+        (host, HostKind::judge(host, &value[host.len()..]))
+    }
+
+    fn judge(host: &[u8], port: &[u8]) -> HostKind {
         if host.is_empty() || !is_port(port) {
             return HostKind::Invalid;
         }
@@ -160,7 +183,7 @@ mod tests {
             "[::1]:80",
             "localhost:",
         ] {
-            assert_eq!(HostKind::of(host.as_bytes()), HostKind::Loopback, "{host}");
+            assert_eq!(HostKind::of(host.as_bytes(), &[]), HostKind::Loopback, "{host}");
         }
         for host in [
             "evil.example",
@@ -181,7 +204,7 @@ mod tests {
             "local%68ost",
             "a_b",
         ] {
-            assert_eq!(HostKind::of(host.as_bytes()), HostKind::Foreign, "{host}");
+            assert_eq!(HostKind::of(host.as_bytes(), &[]), HostKind::Foreign, "{host}");
         }
         for host in [
             "",
@@ -207,7 +230,37 @@ mod tests {
             "[v1.x]",
             "caf\u{e9}",
         ] {
-            assert_eq!(HostKind::of(host.as_bytes()), HostKind::Invalid, "{host}");
+            assert_eq!(HostKind::of(host.as_bytes(), &[]), HostKind::Invalid, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_allowed_is_compared_whole_and_without_its_port() {
+        let allowed: [&[u8]; 3] = [b"a.internal", b"10.0.0.1", b"[fd00::1]"];
+        for host in ["a.internal", "A.Internal:80", "10.0.0.1:1", "[fd00::1]", "[FD00::1]:9"] {
+            assert_eq!(HostKind::of(host.as_bytes(), &allowed), HostKind::Loopback, "{host}");
+        }
+        for host in ["internal", "b.a.internal", "a.internal.", "10.0.0.10", "[fd00::2]", "b.c"] {
+            assert_eq!(HostKind::of(host.as_bytes(), &allowed), HostKind::Foreign, "{host}");
+        }
+        for host in ["a.internal:x", "a.internal:65536", ""] {
+            assert_eq!(HostKind::of(host.as_bytes(), &allowed), HostKind::Invalid, "{host}");
+        }
+        for (name, fine) in [
+            ("host.docker.internal", true),
+            ("10.0.0.1", true),
+            ("[fd00::1]", true),
+            ("a_b", true),
+            ("", false),
+            ("a:80", false),
+            ("[fd00::1]:80", false),
+            ("fd00::1", false),
+            ("*", false),
+            ("*.a", false),
+            ("a/b", false),
+            ("a%20", false),
+        ] {
+            assert_eq!(HostKind::can_be_allowed(name.as_bytes()), fine, "{name}");
         }
     }
 }

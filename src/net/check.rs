@@ -63,7 +63,7 @@ impl fmt::Display for CheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CheckError::Step(step, fault) => {
-                write!(f, "{step}: {}{}", fault.canned().message, advice(*fault))
+                write!(f, "{step}: {}{}", fault.canned(), advice(*fault))
             }
             CheckError::Poll(error) => write!(f, "cannot wait for the connection: {error}"),
         }
@@ -96,7 +96,7 @@ fn advice(fault: UpstreamFault) -> &'static str {
         | UpstreamFault::ProxyUnreachable
         | UpstreamFault::ProxyBadResponse => " Check HTTPS_PROXY.",
         UpstreamFault::ProxyAuthRequired => " Put them there: http://USER:PASSWORD@HOST:PORT.",
-        UpstreamFault::ProxyRefused | UpstreamFault::ProxyTimeout => {
+        UpstreamFault::ProxyRefused(_) | UpstreamFault::ProxyTimeout => {
             " Ask whoever runs it to allow the host of --upstream-url, or name it in NO_PROXY."
         }
         _ => "",

@@ -5,6 +5,7 @@
 //! has gone to the client, the client's body only while everything it sent before has gone
 //! upstream. So what waits is never more than what one read brought.
 
+mod ending;
 mod request;
 mod response;
 mod timing;
@@ -20,7 +21,7 @@ use super::buffer::{Backlog, Scratch};
 use super::deadlines::Deadlines;
 use super::pool::Pool;
 use super::slots::{Key, Slots};
-use super::socket::{Got, Socket};
+use super::socket::Socket;
 use super::tls::FULL_RECORD;
 use super::upstream::{Origin, Space, Upstream};
 use crate::http1::exchange::Exchange;
@@ -122,7 +123,8 @@ pub struct Relay {
     stall: Instant,
     /// The last time that the upstream did.
     heard: Instant,
-    continue_by: Option<Instant>,
+    /// The client has been sent the end of the connection, while the rest of its request goes up.
+    write_ended: bool,
     /// How far the response has been searched for the key.
     search: SearchPosition,
     response_start: ResponseStart,
@@ -183,7 +185,7 @@ impl Relay {
             served: false,
             stall: now,
             heard: now,
-            continue_by: None,
+            write_ended: false,
             search: SearchPosition::default(),
             response_start: ResponseStart::AfterRequest,
             times: Times::new(now),
@@ -302,46 +304,6 @@ impl Relay {
             }
         }
         Ok(())
-    }
-
-    /// When the answer is with the client: what comes next.
-    fn pump_end(&mut self, shared: &mut Shared, now: Instant) -> Result<bool, Over> {
-        if !self.exchange.is_complete() || !self.output.is_empty() {
-            return Ok(false);
-        }
-        if self.exchange.closes() {
-            self.log("complete", shared, now);
-            self.lingering = true;
-            self.stall = now;
-            self.socket.shutdown_write();
-            self.input = Backlog::default();
-            return Ok(true);
-        }
-        if !self.exchange.is_over() {
-            return Ok(false);
-        }
-        self.log("complete", shared, now);
-        self.exchange.next();
-        self.head = Backlog::default();
-        self.continue_by = None;
-        self.served = true;
-        self.idle_since = now;
-        self.hungry = false;
-        self.stall = now;
-        self.times = Times::new(now);
-        Ok(true)
-    }
-
-    /// Reads and drops what still comes, so that no reset eats the last answer.
-    fn discard(&mut self, shared: &mut Shared) -> Result<bool, Over> {
-        match self.socket.read(&mut shared.downstream.room(READ)[..READ]) {
-            Got::Bytes(n) => {
-                shared.moved += n;
-                Ok(true)
-            }
-            Got::Nothing => Ok(false),
-            Got::End | Got::Broken => Err(Over),
-        }
     }
 
     /// Ends the connection so that nobody takes what was sent for a whole answer.

@@ -340,6 +340,7 @@ fn the_record_that_carries_the_key_is_bounded() {
     client.send(post("X-Fill: \r\n", "")).response();
     let block = format!("Host: localhost:{}\r\n", upstream.port).len()
         + format!("Authorization: Bearer {}\r\n", relay.key).len()
+        + "Accept-Encoding: identity\r\nVia: 1.1 relay\r\n".len()
         - "Host: localhost\r\n".len();
     let full = limits::RECORD - block;
     for len in [full - 1, full, full + 1] {

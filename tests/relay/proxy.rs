@@ -302,6 +302,11 @@ fn what_the_proxy_says_to_connect_is_told_apart() {
         let shown = &answer[..answer.len().min(60)];
         let answer = relay.connect().send(post("", "{}")).response();
         assert_eq!((answer.status, answer.code()), (502, code), "{shown:?}");
+        // A refusal carries its status number.
+        if code == "proxy_refused" {
+            let said = format!("It said {}.\"", &shown[9..12]);
+            assert!(answer.text().contains(&said), "{}", answer.text());
+        }
     }
 }
 

@@ -82,7 +82,8 @@ fn every_request_comes_out_as_it_says() {
                     let key = format!("Authorization: Bearer {}\r\n", relay.key);
                     let (block, rest) = head.split_once(&key).expect("our key");
                     let start = format!(
-                        "POST /v1/responses HTTP/1.1\r\nHost: localhost:{}\r\n",
+                        "POST /v1/responses HTTP/1.1\r\nHost: localhost:{}\r\n\
+                         Accept-Encoding: identity\r\n",
                         upstream.port
                     );
                     assert!(block == start, "{block}");

@@ -1,6 +1,6 @@
 //! What the client sends: the request side of an exchange.
 
-use super::{Exchange, RequestSide, RequestStep, ResponseSide, add_data};
+use super::{Continue, Exchange, RequestSide, RequestStep, ResponseSide, add_data};
 use crate::http1::chunked::ChunkFault;
 use crate::http1::framing::{Body, Framing};
 use crate::http1::head::{self, Seen};
@@ -72,7 +72,6 @@ impl Exchange {
                 // Asked again, the same head is parsed again from its beginning.
                 self.request = RequestSide::Waiting(request);
                 self.request_seen = Seen::default();
-                self.continue_owed = request.expects_continue && !self.continue_sent;
                 (0, RequestStep::Connect)
             }
             Ok(_) => {
@@ -97,7 +96,9 @@ impl Exchange {
         let body = Body::new(request.framing);
         self.request = if body.is_end() { RequestSide::Complete } else { RequestSide::Body(body) };
         self.response = ResponseSide::Head;
-        self.continue_owed = request.expects_continue && !self.continue_sent;
+        if request.expects_continue {
+            self.expectation = Continue::Owed;
+        }
     }
 
     /// What becomes of a body that nobody will read: a short one is dropped and the connection
@@ -136,12 +137,16 @@ impl Exchange {
                         return (input.len(), RequestStep::Downstream);
                     }
                     self.request = RequestSide::Discard;
-                    return (input.len(), RequestStep::More);
+                    self.close = true;
+                    return (input.len(), RequestStep::Broken);
                 }
             };
             at += step.framing;
             if step.data > 0 {
-                self.continue_owed = false;
+                // A client that sends does not wait (RFC 9110 §10.1.1).
+                if self.expectation == Continue::Owed {
+                    self.expectation = Continue::NotExpected;
+                }
                 self.bytes_in += step.data as u64;
                 add_data(input, at, step.data, self.chunked, out);
                 at += step.data;

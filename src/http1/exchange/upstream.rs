@@ -1,6 +1,6 @@
 //! What the upstream sends: the response side of an exchange.
 
-use super::{Exchange, RequestSide, ResponseSide, ResponseStep, add_data};
+use super::{Continue, Exchange, RequestSide, ResponseSide, ResponseStep, add_data};
 use crate::http1::framing::{Body, Framing};
 use crate::http1::head::{self, Seen};
 use crate::http1::limits;
@@ -58,21 +58,31 @@ impl Exchange {
             return Err(UpstreamFault::CredentialReflected);
         }
         let interim = head.status < 200;
-        // A request still on its way when its answer comes: the rest of it is not sent. Settled
-        // before the head is written, which has to say so when the connection cannot go on.
+        // A final response before the request has ended: that connection serves no other request. An
+        // error ends the upload (RFC 9112 §9.5), which is settled before the head is written, since
+        // the head says whether the client's connection goes on. Behind a success or a redirect the
+        // upstream may still read: both directions flow until both have ended.
         if !interim && let RequestSide::Body(body) = &self.request {
-            let (body, unsure) = (body.clone(), self.continue_owed);
             self.upstream_close = true;
-            self.drop_body(&body, unsure);
+            if head.status >= 400 {
+                let body = body.clone();
+                self.drop_body(&body, self.owes_continue());
+            }
         }
         let manner = Manner { http10: self.http10, close: self.close };
         let response =
             response::judge(head, manner, out).map_err(|_| UpstreamFault::BadResponse)?;
+        if response.is_encoded && !self.policy.allow_encoded_responses {
+            return Err(UpstreamFault::Encoded);
+        }
         if interim {
-            if head.status == 100 && self.continue_sent {
-                out.clear();
+            if head.status == 100 {
+                match self.expectation {
+                    Continue::SentByUs => out.clear(),
+                    Continue::Owed => self.expectation = Continue::NotExpected,
+                    Continue::NotExpected => {}
+                }
             }
-            self.continue_owed &= head.status != 100;
             self.interim += 1;
             return if self.interim > limits::INTERIM {
                 Err(UpstreamFault::BadResponse)
@@ -80,7 +90,6 @@ impl Exchange {
                 Ok(response)
             };
         }
-        self.continue_owed = false;
         self.upstream_close |= response.close || response.framing == Framing::UntilClose;
         self.coding = response::coding(response.framing, self.http10);
         self.status = Some(response.status);

@@ -1,10 +1,11 @@
 //! From the client to the upstream.
 
 use std::io::ErrorKind;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Over, READ, Relay, ResponseStart, Shared, Times};
 use crate::http1::exchange::RequestStep;
+use crate::http1::refusal::Reject;
 use crate::http1::request::Access;
 use crate::http1::response::UpstreamFault;
 use crate::net::buffer::Scratch;
@@ -13,9 +14,6 @@ use crate::net::slots::Side;
 use crate::net::socket::Got;
 use crate::net::upstream::{CONNECT, Upstream};
 use crate::process::credential::SearchPosition;
-
-/// How long the upstream may take to say 100 before the client is told to go on.
-const CONTINUE: Duration = Duration::from_millis(800);
 
 impl Relay {
     /// From the client to the upstream.
@@ -58,6 +56,11 @@ impl Relay {
             Got::Nothing => return Ok(false),
             Got::End | Got::Broken if self.exchange.is_under_way() => {
                 return self.abort("client_closed", shared, now);
+            }
+            Got::End | Got::Broken if self.exchange.is_uploading() => {
+                // The response is with the client; the request stays a broken one.
+                self.log("client_closed", shared, now);
+                return Err(Over);
             }
             Got::End | Got::Broken => return Err(Over),
         }
@@ -121,14 +124,28 @@ impl Relay {
                 RequestStep::Connect if has_left => {
                     return self.abort("client_closed", shared, now).map(|_| at);
                 }
+                RequestStep::Broken if self.exchange.is_complete() => {
+                    self.release(shared);
+                    return Ok(at + used);
+                }
+                RequestStep::Broken => {
+                    let end = Reject::InvalidChunk.canned().code;
+                    return self.abort(end, shared, now).map(|_| at + used);
+                }
                 RequestStep::Connect => {
                     return Ok(at + self.connect(shared, now)?);
                 }
                 RequestStep::Upstream => {
                     let rest = &bytes[at..];
                     match self.send_upstream(rest, shared, now) {
-                        Sent::All => at += used,
-                        Sent::Some => return Ok(at + used),
+                        Sent::All => {
+                            self.send_continue(shared, now)?;
+                            at += used;
+                        }
+                        Sent::Some => {
+                            self.send_continue(shared, now)?;
+                            return Ok(at + used);
+                        }
                         // Nothing was taken, so nothing can be done twice: another connection.
                         Sent::Nothing => {
                             if let Some(before) = before {
@@ -150,6 +167,16 @@ impl Relay {
             }
         }
         Ok(at)
+    }
+
+    /// The head is on its way upstream: now the body is wanted.
+    fn send_continue(&mut self, shared: &mut Shared, now: Instant) -> Result<(), Over> {
+        if !self.exchange.owes_continue() {
+            return Ok(());
+        }
+        shared.pieces.clear();
+        self.exchange.send_continue(&mut shared.pieces);
+        self.send_downstream(&[], shared, now)
     }
 
     /// Sends the pieces, runs of `input`, upstream.
@@ -188,8 +215,6 @@ impl Relay {
             up.used_by = Some(self.user);
             self.times.reused = std::mem::replace(&mut up.reused, true);
             self.stall = now;
-            self.continue_by =
-                self.continue_by.or(Some(now + CONTINUE)).filter(|_| self.exchange.owes_continue());
         } else {
             if up.has_news() {
                 self.response_start = ResponseStart::DuringRequest;
@@ -203,9 +228,6 @@ impl Relay {
     /// Takes over the connection that is being made, or begins one, for the head that waits; returns
     /// the bytes used up, should it fail at once.
     pub(super) fn connect(&mut self, shared: &mut Shared, now: Instant) -> Result<usize, Over> {
-        if self.exchange.owes_continue() {
-            self.continue_by = Some(now + CONTINUE);
-        }
         let limit = shared.upstream_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
         let owner = self.key;
         self.upstream = shared.pool.take_spare();

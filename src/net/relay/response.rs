@@ -12,7 +12,7 @@ use crate::net::buffer::{Backlog, Scratch};
 use crate::net::event_loop::place;
 use crate::net::pool;
 use crate::net::runs::{fill, keep_rest, send};
-use crate::net::slots::Side;
+use crate::net::slots::{Key, Side};
 use crate::net::upstream::Flow;
 
 impl Relay {
@@ -31,6 +31,9 @@ impl Relay {
                 self.input.consume(used);
             }
             return Ok(false);
+        }
+        if self.exchange.is_complete() && self.exchange.is_uploading() {
+            return Ok(self.watch_upload(key, shared));
         }
         if !self.exchange.is_under_way() || !self.output.is_empty() {
             return Ok(false);
@@ -67,6 +70,20 @@ impl Relay {
             self.response_start = ResponseStart::AfterRequest;
         }
         result.map(|()| true)
+    }
+
+    /// While the rest of a request goes up behind its response: an upstream that ends, or that says
+    /// more, wants no more. True when something came.
+    fn watch_upload(&mut self, key: Key, shared: &mut Shared) -> bool {
+        let Some(up) = shared.ups.get(key).filter(|up| up.has_news()) else {
+            return false;
+        };
+        let flow = up.read(&mut shared.space, WIRE);
+        shared.moved += shared.space.plain.bytes().len();
+        if flow != Flow::Open || !shared.space.plain.bytes().is_empty() {
+            self.stop_upload(shared);
+        }
+        true
     }
 
     /// Shows bytes to the exchange and sends on what it says.
@@ -113,6 +130,12 @@ impl Relay {
                 };
             }
             self.head.push(&bytes[at..]);
+            return Ok(());
+        }
+        if self.exchange.is_uploading() {
+            if at < bytes.len() || flow != Flow::Open {
+                self.stop_upload(shared);
+            }
             return Ok(());
         }
         // Bytes after the end of an answer belong to nothing that was asked.

@@ -24,21 +24,20 @@ impl Relay {
     }
 
     pub(super) fn out_of_time(&mut self, shared: &mut Shared, now: Instant) -> Result<(), Over> {
-        if self.continue_by.is_some_and(|when| now >= when) {
-            self.continue_by = None;
-            shared.pieces.clear();
-            self.exchange.send_continue(&mut shared.pieces);
-            self.send_downstream(&[], shared, now)?;
-        }
         if self.client_by(shared).is_some_and(|when| now >= when) {
             let blocked = !self.is_drained(shared);
             if self.lingering || (self.exchange.is_idle() && self.input.is_empty()) {
                 return Err(Over);
-            } else if !self.exchange.may_answer() {
-                // The answer is out and the rest of the body does not come.
+            } else if self.exchange.is_complete() {
+                // The response is out, and the rest of the body does not come, or is not taken.
+                self.stop_upload(shared);
                 self.exchange.close();
             } else if blocked {
                 self.stall = now;
+            } else if !self.exchange.may_answer() {
+                // The rest of the request does not come, so its response cannot be relied on.
+                let end = Reject::Timeout.canned().code;
+                return self.abort(end, shared, now).map(|_| ());
             } else {
                 self.refuse(Reject::Timeout, shared);
             }
@@ -61,7 +60,7 @@ impl Relay {
         } else if self.exchange.is_idle() {
             if self.served && self.input.is_empty() { IDLE } else { shared.client_timeout }
         } else if self.exchange.is_uploading()
-            || (self.exchange.is_complete() && !self.exchange.closes())
+            || (self.exchange.is_complete() && (!self.exchange.closes() || self.upstream.is_some()))
         {
             shared.client_timeout
         } else {
@@ -83,7 +82,7 @@ impl Relay {
     }
 
     pub(super) fn set_deadline(&self, shared: &mut Shared) {
-        let times = [self.client_by(shared), self.upstream_by(shared), self.continue_by];
+        let times = [self.client_by(shared), self.upstream_by(shared)];
         if let Some(when) = times.into_iter().flatten().min() {
             shared.deadlines.set(place(self.key, Side::Downstream), when);
         }

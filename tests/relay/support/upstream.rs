@@ -169,12 +169,18 @@ impl Request {
         client::fields(&self.head, name)
     }
 
-    /// The head without its line for the key, which must be there once and hold it.
+    /// The head without the lines that the relay adds: for the key, which must be there once and hold
+    /// it, Accept-Encoding before it, and Via behind all fields but that for the framing.
     pub fn head_without_key(&self, key: &str) -> String {
         let line = format!("Authorization: Bearer {key}\r\n");
         assert!(self.head.matches(&line).count() == 1, "exactly one Authorization, ours");
         assert!(self.fields("authorization").len() == 1, "and no other");
-        self.head.replace(&line, "")
+        let head = self.head.replacen(&format!("Accept-Encoding: identity\r\n{line}"), "", 1);
+        assert!(head.len() < self.head.len(), "Accept-Encoding stands before the key");
+        let mut lines: Vec<&str> = head.split_inclusive("\r\n").collect();
+        let via = lines.remove(lines.len() - 3);
+        assert!(["Via: 1.1 relay\r\n", "Via: 1.0 relay\r\n"].contains(&via), "{via}");
+        lines.concat()
     }
 }
 

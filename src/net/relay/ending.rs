@@ -1,0 +1,72 @@
+//! What follows a response: the rest of its request, the next request, or the end.
+
+use std::time::Instant;
+
+use super::{Over, READ, Relay, Shared, Times};
+use crate::net::buffer::Backlog;
+use crate::net::socket::Got;
+
+impl Relay {
+    /// The upstream wants no more of a request whose response is complete.
+    pub(super) fn stop_upload(&mut self, shared: &mut Shared) {
+        self.exchange.stop_upload();
+        self.release(shared);
+    }
+
+    /// When the answer is with the client: what comes next.
+    pub(super) fn pump_end(&mut self, shared: &mut Shared, now: Instant) -> Result<bool, Over> {
+        if !self.exchange.is_complete() || !self.output.is_empty() {
+            return Ok(false);
+        }
+        if self.exchange.is_uploading() {
+            // The response was early. A client to which only the end of the connection shows the end
+            // of the response gets it now.
+            if self.exchange.closes() && !std::mem::replace(&mut self.write_ended, true) {
+                self.socket.shutdown_write();
+            }
+            return Ok(false);
+        }
+        // Behind an early response the last of the request may wait for room.
+        if let Some(up) = self.upstream.and_then(|key| shared.ups.get(key)) {
+            up.flush();
+            if !up.is_drained() {
+                return Ok(false);
+            }
+        }
+        if let Some(key) = self.upstream.take() {
+            shared.ups.remove(key);
+        }
+        if self.exchange.closes() {
+            self.log("complete", shared, now);
+            self.lingering = true;
+            self.stall = now;
+            self.socket.shutdown_write();
+            self.input = Backlog::default();
+            return Ok(true);
+        }
+        if !self.exchange.is_over() {
+            return Ok(false);
+        }
+        self.log("complete", shared, now);
+        self.exchange.next();
+        self.head = Backlog::default();
+        self.served = true;
+        self.idle_since = now;
+        self.hungry = false;
+        self.stall = now;
+        self.times = Times::new(now);
+        Ok(true)
+    }
+
+    /// Reads and drops what still comes, so that no reset eats the last answer.
+    pub(super) fn discard(&mut self, shared: &mut Shared) -> Result<bool, Over> {
+        match self.socket.read(&mut shared.downstream.room(READ)[..READ]) {
+            Got::Bytes(n) => {
+                shared.moved += n;
+                Ok(true)
+            }
+            Got::Nothing => Ok(false),
+            Got::End | Got::Broken => Err(Over),
+        }
+    }
+}
