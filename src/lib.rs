@@ -57,6 +57,7 @@
 //! | who gets a place, and who a turn | [`net::admission`], [`net::turns`] |
 //! | who waits for whom, and how long | [`net::relay`] |
 //! | what stderr is told: events, the access log | [`net::report`], [`net::access_log`] |
+//! | where the relay listens; what systemd hands over and is told | [`process::listeners`], [`process::service_manager`] |
 //! | `--detach`, `--check` | [`process::detach`], [`net::check`] |
 //! | name resolution, racing addresses, TLS | [`net::resolver`], [`net::upstream`], [`net::tls`] |
 //! | every flag | [`cli::flags`] |

@@ -2,11 +2,8 @@
 //! session (`--detach`), confine, run, exit code.
 
 use std::fmt::Display;
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -21,13 +18,15 @@ use codex_responses_api_proxy::process::detach::{self, Outcome, Side, Starter};
 use codex_responses_api_proxy::process::egress::{self, Egress, EgressError};
 use codex_responses_api_proxy::process::filter::Descriptors;
 use codex_responses_api_proxy::process::harden::{self, Beginning};
+use codex_responses_api_proxy::process::listeners::Listeners;
 use codex_responses_api_proxy::process::peer::Peers;
 use codex_responses_api_proxy::process::protections::{Callers, Protections};
 use codex_responses_api_proxy::process::server_info::ServerInfo;
+use codex_responses_api_proxy::process::service_manager::{ActivationError, Handover, Notifier};
 use codex_responses_api_proxy::process::signals::{Session, Signals};
 use codex_responses_api_proxy::process::sys;
 use codex_responses_api_proxy::process::terminal::Prompt;
-use codex_responses_api_proxy::process::token::{self, ClientToken, Readers, TokenError};
+use codex_responses_api_proxy::process::token::{ClientToken, Readers};
 
 mod check_command;
 mod start_error;
@@ -63,6 +62,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Version) => return print(&cli::version()),
         Err(error) => return failed(&mut starter, stderr, &error, USAGE),
     };
+    let handover = Handover::take();
     if config.detach && !config.check {
         if config.access_log && !detach::stderr_is_kept() {
             let reason = "--access-log with --detach needs a file as stderr; add 2> FILE";
@@ -85,7 +85,7 @@ pub fn main() -> ExitCode {
             }
         }
     }
-    match run(&config, beginning, stderr, &mut starter) {
+    match run(&config, (beginning, handover), stderr, &mut starter) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&mut starter, stderr, &error.reason, error.code),
     }
@@ -93,10 +93,13 @@ pub fn main() -> ExitCode {
 
 fn run(
     config: &Config,
-    beginning: Beginning,
+    (beginning, mut handover): (Beginning, Handover),
     stderr: Stderr,
     starter: &mut Starter,
 ) -> Result<(), StartError> {
+    if handover.is_activated() && config.port != 0 {
+        return Err(usage(ActivationError::Port.to_string()));
+    }
     // Whatever can fail without the key fails before it is read.
     harden::can_start()?;
     let requirement = config.requirement();
@@ -130,7 +133,11 @@ fn run(
         Some(path) => Some(read_token(path, &mut warnings)?),
         None => None,
     };
-    harden::close_inherited();
+    harden::close_inherited(handover.end());
+    let notifier = handover.notifier().unwrap_or_else(|warning| {
+        warnings.push(warning);
+        Notifier::default()
+    });
     sys::make_room_for_descriptors(files.min(wanted));
     let peers = match config.allow_uids.as_slice() {
         [] => None,
@@ -164,16 +171,11 @@ fn run(
     let signals = Signals::take_over(session)
         .map_err(|error| format!("cannot take signals ({error}); raise ulimit -n"))?;
 
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, config.port))
-        .and_then(|listener| sys::listen_for_bursts(listener.as_fd()).map(|()| listener))
-        .map_err(|error| {
-            let port = config.port;
-            format!(
-                "cannot listen on 127.0.0.1:{port}: {error}; choose another --port, or leave it out \
-                 for one that is free"
-            )
-        })?;
-    let listening = listener.local_addr().map_err(|error| error.to_string())?.port();
+    let listeners = match handover.take_listeners().map_err(|error| error.to_string())? {
+        Some(listeners) => listeners,
+        None => Listeners::bind(config.port).map_err(|error| error.to_string())?,
+    };
+    let listening = listeners.port;
     let server_info = match &config.server_info {
         Some(path) => Some(ServerInfo::write(path, listening, std::process::id()).map_err(|error| {
             format!(
@@ -200,6 +202,9 @@ fn run(
     if peers.as_ref().is_some_and(Peers::reads_tables) {
         notes.push("--allow-uid by /proc/net/tcp".into());
     }
+    if listeners.is_alone() && !handover.is_activated() {
+        notes.push("127.0.0.1 alone, as there is no ::1".into());
+    }
     if max_connections < config.max_connections {
         notes.push(format!(
             "--max-connections lowered to {max_connections} by the limit on open files"
@@ -212,7 +217,8 @@ fn run(
         "answers not searched for the key (shorter than 16 bytes)"
     };
     let event_loop = EventLoop::new(Setup {
-        listener,
+        listeners: listeners.sockets,
+        notifier,
         signals,
         grace: config.grace,
         server_info,
@@ -233,6 +239,8 @@ fn run(
     })
     .map_err(no_loop)?;
     starter.leave().map_err(|error| format!("--detach: {error}"))?;
+    // The process may not ask for it any more once it is confined.
+    let pid = std::process::id();
     sys::bring_pages_in();
     let sealed = sys::seal_program();
     sandbox.look_at_others()?;
@@ -266,6 +274,7 @@ fn run(
     }
     let told = starter.tell(0, &lines);
     told.map_err(|_| "--detach: nobody waits for the start any more".to_owned())?;
+    event_loop.tell_ready(pid);
     event_loop.run().map_err(|error| {
         format!("the event loop failed ({error}); start the relay anew, and report it as a bug")
             .into()
@@ -294,18 +303,14 @@ fn find_user(user: &User) -> Result<(u32, u32), StartError> {
 }
 
 fn read_token(path: &Path, warnings: &mut Vec<String>) -> Result<ClientToken, StartError> {
-    let unusable = |error: TokenError| {
-        StartError::from(format!("--client-token-file {}: {error}", path.display()))
-    };
-    let file = File::open(path).map_err(|error| unusable(TokenError::Read(error)))?;
-    let metadata = file.metadata().map_err(|error| unusable(TokenError::Read(error)))?;
-    if token::readers(metadata.mode()).map_err(unusable)? == Readers::Others {
-        warnings.push(format!(
-            "--client-token-file {} can be read by others, who can then use the relay; chmod go-r it",
-            path.display()
-        ));
+    let name = format!("--client-token-file {}", path.display());
+    let (token, readers) =
+        ClientToken::open(path).map_err(|error| StartError::from(format!("{name}: {error}")))?;
+    if readers == Readers::Others {
+        let reason = "can be read by others, who can then use the relay; chmod go-r it";
+        warnings.push(format!("{name} {reason}"));
     }
-    ClientToken::read(|buffer| sys::read(file.as_fd(), buffer)).map_err(unusable)
+    Ok(token)
 }
 
 fn read_key(config: &Config) -> Result<Credential, KeyError> {

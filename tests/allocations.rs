@@ -86,7 +86,8 @@ fn start(upstream: &Upstream) -> u16 {
         let mut key = &b"sk-a-key-that-is-used-in-this-test-alone\n"[..];
         let read = |buffer: &mut [u8]| std::io::Read::read(&mut key, buffer);
         let event_loop = EventLoop::new(Setup {
-            listener,
+            listeners: vec![listener],
+            notifier: Default::default(),
             signals: Signals::take_over(Session::Own).unwrap(),
             grace: config.grace,
             server_info: None,

@@ -6,11 +6,15 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-awk -v folder="$work" '/^```ini$/ { inside = 1; file = folder "/relay-" ++n ".service"; next }
-    /^```$/ { inside = 0 } inside { print > file }' docs/operating.md
-[ "$(ls "$work" | wc -l)" -eq 2 ]
+# A socket stands before its service and has its number.
+awk -v folder="$work" '/^```ini$/ { inside = 1; file = ""; next }
+    /^```$/ { inside = 0 }
+    inside && /^# .*\.socket$/ { file = folder "/relay-" n + 1 ".socket" }
+    inside && /^# .*\.service$/ { file = folder "/relay-" ++n ".service" }
+    inside { print > file }' docs/operating.md
+[ "$(ls "$work" | wc -l)" -eq 4 ]
 # The program need not be installed.
 sed -i 's|^ExecStart=/usr/local/bin/codex-responses-api-proxy|ExecStart=/bin/true|' "$work"/*.service
-said=$(systemd-analyze verify "$work"/*.service 2>&1) || { echo "$said" >&2; exit 1; }
+said=$(systemd-analyze verify "$work"/* 2>&1) || { echo "$said" >&2; exit 1; }
 [ -z "$said" ] || { echo "$said" >&2; exit 1; }
 echo "units: ok"

@@ -195,7 +195,7 @@ pub const FLAGS: &[Flag] = &[
         value: "PORT",
         repeatable: false,
         section: Section::Listening,
-        help: "port on 127.0.0.1 (default: one that is free)",
+        help: "port on 127.0.0.1 and [::1] (default: one that is free)",
         action: Action::Value(|config, value| {
             config.port = value.number(0, 65_535)? as u16;
             Ok(())

@@ -5,7 +5,6 @@ mod drain;
 mod idle;
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,19 +36,24 @@ use crate::process::egress::ConnectRequest;
 use crate::process::harden::HardenError;
 use crate::process::peer::Peers;
 use crate::process::server_info::ServerInfo;
+use crate::process::service_manager::Notifier;
 use crate::process::signals::{EndSignal, Signals};
 use crate::process::sys;
 use crate::process::token::ClientToken;
+use accept::Door;
 use drain::Drain;
 
-const LISTENER: Token = Token(usize::MAX - 1);
+/// One for each listener: 127.0.0.1 and ::1.
+const LISTENERS: [Token; 2] = [Token(usize::MAX - 1), Token(usize::MAX - 4)];
 const SIGNALS: Token = Token(usize::MAX - 2);
 const RESOLVER: Token = Token(usize::MAX - 3);
 
 /// What the loop works with.
 pub struct Setup {
-    /// Listens on loopback.
-    pub listener: std::net::TcpListener,
+    /// One or two that listen on loopback.
+    pub listeners: Vec<std::net::TcpListener>,
+    /// Who is told that requests are served, and that the end has begun.
+    pub notifier: Notifier,
     /// The signals that end the relay.
     pub signals: Signals,
     /// `--grace`.
@@ -89,8 +93,8 @@ pub struct Setup {
 /// The loop and all that it holds.
 pub struct EventLoop {
     poll: Poll,
-    listener: Option<TcpListener>,
-    address: SocketAddr,
+    doors: Vec<Door>,
+    notifier: Notifier,
     peers: Option<Peers>,
     sandbox: Sandbox,
     signals: Signals,
@@ -124,11 +128,15 @@ impl EventLoop {
     /// Makes everything that can fail. The threads beside the loop run and have confined themselves.
     pub fn new(setup: Setup) -> io::Result<EventLoop> {
         let poll = Poll::new()?;
-        setup.listener.set_nonblocking(true)?;
-        sys::set_stream_options(setup.listener.as_fd())?;
-        let address = setup.listener.local_addr()?;
-        let mut listener = TcpListener::from_std(setup.listener);
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let mut doors = Vec::new();
+        for (listener, token) in setup.listeners.into_iter().zip(LISTENERS) {
+            listener.set_nonblocking(true)?;
+            sys::set_stream_options(listener.as_fd())?;
+            let address = listener.local_addr()?;
+            let mut listener = TcpListener::from_std(listener);
+            poll.registry().register(&mut listener, token, Interest::READABLE)?;
+            doors.push(Door { listener, address, token, is_waiting: false });
+        }
         let signals = setup.signals;
         poll.registry().register(
             &mut SourceFd(&signals.as_raw_fd()),
@@ -169,8 +177,8 @@ impl EventLoop {
         };
         Ok(EventLoop {
             poll,
-            listener: Some(listener),
-            address,
+            doors,
+            notifier: setup.notifier,
             peers: setup.peers,
             sandbox: setup.sandbox,
             signals,
@@ -195,6 +203,11 @@ impl EventLoop {
     /// Confines the loop's thread, which is the one that calls.
     pub fn confine(&self) -> Result<ReadBack, HardenError> {
         self.sandbox.confine(Thread::Loop)
+    }
+
+    /// Tells the service manager, if there is one, that requests are served.
+    pub fn tell_ready(&self, pid: u32) {
+        self.notifier.ready(pid);
     }
 
     /// Runs until a signal or `GET /shutdown` ends it.
@@ -246,7 +259,10 @@ impl EventLoop {
     /// Notes what an event says.
     fn note(&mut self, event: &Event, now: Instant) {
         match event.token() {
-            LISTENER => self.accept_again = true,
+            token if LISTENERS.contains(&token) => {
+                self.doors.iter_mut().for_each(|door| door.is_waiting |= door.token == token);
+                self.accept_again = true;
+            }
             SIGNALS => self.take_signals(),
             RESOLVER => self.resolved(now),
             token => match Key::of(token) {

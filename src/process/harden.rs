@@ -114,7 +114,7 @@ pub fn base() -> Result<Beginning, HardenError> {
     // Some profiles refuse personality(2); nearly nobody sets this one.
     let _ = sys::clear_read_implies_exec();
     let executable_memory_denied = sys::deny_executable_memory();
-    sys::inherited_descriptors(Inherited::CloseOnExec);
+    sys::inherited_descriptors(Inherited::CloseOnExec, 3);
     sys::wipe_variables(|name| {
         let prefixes: [&[u8]; 3] = [b"LD_", b"DYLD_", b"MALLOC_"];
         prefixes.iter().any(|prefix| name.starts_with(prefix)) || name == b"GLIBC_TUNABLES"
@@ -157,10 +157,10 @@ pub fn can_start() -> Result<(), String> {
     }
 }
 
-/// Closes what was inherited, once the files of the command line have been read (`<(…)` is such a
-/// descriptor) and before anything of our own is opened.
-pub fn close_inherited() {
-    sys::inherited_descriptors(Inherited::Close);
+/// Closes what was inherited, from `first` on, once the files of the command line have been read
+/// (`<(…)` is such a descriptor) and before anything of our own is opened.
+pub fn close_inherited(first: usize) {
+    sys::inherited_descriptors(Inherited::Close, first);
 }
 
 /// Becomes another user if one is named, gives up every capability in any case, and is still

@@ -10,10 +10,12 @@ pub mod filter;
 pub mod harden;
 #[cfg(feature = "relay")]
 pub mod landlock;
+pub mod listeners;
 pub mod peer;
 #[cfg(feature = "relay")]
 pub mod protections;
 pub mod server_info;
+pub mod service_manager;
 pub mod signals;
 pub mod status;
 #[cfg(feature = "relay")]

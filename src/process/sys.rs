@@ -355,28 +355,58 @@ pub enum Inherited {
     Close,
 }
 
-/// Sees to the descriptors from 3 on. Closing: only while none of them is our own.
-pub fn inherited_descriptors(what: Inherited) {
+/// Sees to the descriptors from `first` on, which is 3 or more. Closing: only while none of them is our
+/// own.
+pub fn inherited_descriptors(what: Inherited, first: usize) {
+    let first = RawFd::try_from(first).unwrap_or(RawFd::MAX).max(3);
     let flags = match what {
         Inherited::CloseOnExec => libc::CLOSE_RANGE_CLOEXEC,
         Inherited::Close => 0,
     };
-    // SAFETY: no descriptor from 3 on has an owner in this process, as the caller says.
-    if unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, flags) } == 0 {
+    // SAFETY: no descriptor from `first` on has an owner in this process, as the caller says.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) } == 0 {
         return;
     }
     // Linux before 5.11, which has no close_range(2) or not this flag of it.
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills one struct that outlives the call.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
-    for fd in 3..RawFd::try_from(limit.rlim_cur).unwrap_or(RawFd::MAX).min(1 << 20) {
+    for fd in first..RawFd::try_from(limit.rlim_cur).unwrap_or(RawFd::MAX).min(1 << 20) {
         match what {
             // SAFETY: sets a flag, on a descriptor that may not exist.
             Inherited::CloseOnExec => unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) },
-            // SAFETY: as above, no descriptor from 3 on has an owner.
+            // SAFETY: as above, no descriptor from `first` on has an owner.
             Inherited::Close => unsafe { libc::close(fd) },
         };
     }
+}
+
+/// Takes over `count` descriptors from `first` on that the starter left open for this process; `None`
+/// when one of them is not open. Only before this process has opened any of its own.
+pub fn take_descriptors(first: usize, count: usize) -> Option<Vec<OwnedFd>> {
+    let fds: Vec<RawFd> = (first..first + count).map(|fd| fd as RawFd).collect();
+    // SAFETY: asks for a flag, of a descriptor that may not exist.
+    let is_open = |fd: &RawFd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1;
+    // SAFETY: it is open, and has no owner in this process, as the caller says.
+    fds.iter()
+        .all(is_open)
+        .then(|| fds.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }).collect())
+}
+
+/// The socket speaks TCP and listens.
+pub fn is_tcp_listener(fd: BorrowedFd<'_>) -> bool {
+    let option = |name: c_int| {
+        let mut value: c_int = 0;
+        let mut len = libc::socklen_t::try_from(size_of::<c_int>()).unwrap_or(0);
+        let value_at = ptr::from_mut(&mut value).cast();
+        // SAFETY: the kernel fills one number that outlives the call.
+        let result =
+            unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, value_at, &mut len) };
+        (result == 0).then_some(value)
+    };
+    option(libc::SO_ACCEPTCONN) == Some(1)
+        && option(libc::SO_TYPE) == Some(libc::SOCK_STREAM)
+        && option(libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP)
 }
 
 /// A process that was forked and has not been waited for.

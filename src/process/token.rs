@@ -1,9 +1,13 @@
 //! The client token: what a caller must show, if the operator asks for it.
 
+use std::fs::File;
 use std::hint::black_box;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use super::sys::SecretPages;
+use super::sys::{self, SecretPages};
 
 /// Bytes of a token, at most.
 pub const LONGEST: usize = 1024;
@@ -73,7 +77,7 @@ impl std::fmt::Display for TokenError {
 }
 
 /// Judges the mode of the file that holds the token.
-pub fn readers(mode: u32) -> Result<Readers, TokenError> {
+fn readers(mode: u32) -> Result<Readers, TokenError> {
     if mode & 0o022 != 0 {
         return Err(TokenError::Writable);
     }
@@ -81,6 +85,14 @@ pub fn readers(mode: u32) -> Result<Readers, TokenError> {
 }
 
 impl ClientToken {
+    /// Reads a file, once its mode has been judged.
+    pub fn open(path: &Path) -> Result<(ClientToken, Readers), TokenError> {
+        let file = File::open(path).map_err(TokenError::Read)?;
+        let readers = readers(file.metadata().map_err(TokenError::Read)?.mode())?;
+        let token = ClientToken::read(|buffer| sys::read(file.as_fd(), buffer))?;
+        Ok((token, readers))
+    }
+
     /// Reads all that `source`, read(2) on a file, gives; line ends at the end are trimmed.
     pub fn read(
         mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,

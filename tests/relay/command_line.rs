@@ -216,14 +216,11 @@ fn a_port_that_is_asked_for_is_taken_and_one_in_use_is_told() {
 }
 
 #[test]
-fn only_127_0_0_1_is_listened_on() {
+fn only_loopback_is_listened_on() {
     let relay = Relay::bare().start();
     Client::connect(relay.port);
-    for other in ["127.0.0.2", "::1"] {
-        let address = std::net::SocketAddr::new(other.parse().unwrap(), relay.port);
-        let refused = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5));
-        assert!(refused.is_err(), "{other}");
-    }
+    let address = std::net::SocketAddr::from(([127, 0, 0, 2], relay.port));
+    assert!(std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5)).is_err());
 }
 
 /// Flags, each with the name of its value, which is empty where it takes none.

@@ -21,6 +21,7 @@ mod key;
 mod key_exchange;
 mod lifecycle;
 mod limits;
+mod listening;
 mod log;
 mod memory;
 mod packets;

@@ -21,7 +21,7 @@ pub fn is_root() -> bool {
 }
 
 /// Does something on a thread that is another user to the kernel.
-fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> T {
+pub fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             // SAFETY: no memory is involved. The system call itself, unlike the C library's

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mio::net::TcpStream;
+use mio::Token;
+use mio::net::{TcpListener, TcpStream};
 
 use super::EventLoop;
 use crate::http1::exchange::Exchange;
@@ -21,6 +22,15 @@ const ACCEPTS: usize = 64;
 /// How long accepting pauses when the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A socket that clients connect to.
+pub(super) struct Door {
+    pub(super) listener: TcpListener,
+    pub(super) address: SocketAddr,
+    pub(super) token: Token,
+    /// Connections may wait to be accepted.
+    pub(super) is_waiting: bool,
+}
+
 impl EventLoop {
     /// Accepts a batch.
     pub(super) fn accept(&mut self, now: Instant) {
@@ -31,33 +41,35 @@ impl EventLoop {
         if !self.accept_again {
             return;
         }
-        for _ in 0..ACCEPTS {
-            let Some(listener) = &self.listener else {
-                self.accept_again = false;
-                return;
-            };
-            match listener.accept() {
-                Ok((stream, peer)) => self.admit(stream, peer, now),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => {
-                        self.accept_again = false;
-                        return;
+        self.accept_again = false;
+        for index in 0..self.doors.len() {
+            for _ in 0..ACCEPTS {
+                let Some(door) = self.doors.get_mut(index).filter(|door| door.is_waiting) else {
+                    break;
+                };
+                match door.listener.accept() {
+                    Ok((stream, peer)) => {
+                        let local = door.address;
+                        self.admit(stream, peer, local, now);
                     }
-                    // The peer has gone already; the next may be there.
-                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                    // Out of descriptors or memory: asking again at once would spin.
-                    _ => {
-                        self.accept_again = false;
-                        self.accept_at = Some(now + PAUSE);
-                        return;
-                    }
-                },
+                    Err(error) => match error.kind() {
+                        io::ErrorKind::WouldBlock => door.is_waiting = false,
+                        // The peer has gone already; the next may be there.
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                        // Out of descriptors or memory: asking again at once would spin.
+                        _ => {
+                            self.accept_at = Some(now + PAUSE);
+                            return;
+                        }
+                    },
+                }
             }
         }
+        self.accept_again = self.doors.iter().any(|door| door.is_waiting);
     }
 
-    fn admit(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Instant) {
-        let (admission, user) = self.admission(peer, now);
+    fn admit(&mut self, mut stream: TcpStream, peer: SocketAddr, local: SocketAddr, now: Instant) {
+        let (admission, user) = self.admission(peer, local, now);
         let reject = match admission {
             Admission::Serve => None,
             Admission::UserRefused => Some(Reject::UserNotAllowed),
@@ -92,8 +104,13 @@ impl EventLoop {
 
     /// Decides what a connection is admitted as, once, before anything is done for it. A full table
     /// makes room by closing an idle connection.
-    fn admission(&mut self, peer: SocketAddr, now: Instant) -> (Admission, User) {
-        let user = match self.identify(peer) {
+    fn admission(
+        &mut self,
+        peer: SocketAddr,
+        local: SocketAddr,
+        now: Instant,
+    ) -> (Admission, User) {
+        let user = match self.identify(peer, local) {
             Identity::Allowed(position) => User(position),
             Identity::Refused(uid) => {
                 self.refusals.note(uid, now);
@@ -113,8 +130,8 @@ impl EventLoop {
         (Admission::Serve, user)
     }
 
-    fn identify(&mut self, peer: SocketAddr) -> Identity {
-        match (&mut self.peers, peer, self.address) {
+    fn identify(&mut self, peer: SocketAddr, local: SocketAddr) -> Identity {
+        match (&mut self.peers, peer, local) {
             (None, ..) => Identity::Allowed(0),
             (Some(peers), SocketAddr::V4(peer), SocketAddr::V4(local)) => {
                 peers.identify(peer, local)

@@ -75,7 +75,8 @@ impl EventLoop {
 
     /// Frees the port, ends idle connections, and lets exchanges under way go on.
     fn begin_drain(&mut self, cause: Cause, now: Instant) -> Drain {
-        self.listener = None;
+        self.doors.clear();
+        self.notifier.stopping();
         self.accept_at = None;
         self.accept_again = false;
         // The file must not lead anybody to a port that the next relay has.

@@ -1,0 +1,89 @@
+//! The sockets that clients connect to: 127.0.0.1:PORT and, where the machine has it, [::1]:PORT.
+//!
+//! Both are held, because a client that is told "localhost" may try either: the one that is left free
+//! would be another user's to take.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+
+use super::sys;
+
+/// Free ports that are tried until one is free for both addresses.
+const ATTEMPTS: usize = 256;
+
+/// Sockets that listen on one port.
+pub struct Listeners {
+    /// One or two, of different families.
+    pub sockets: Vec<TcpListener>,
+    /// Their port.
+    pub port: u16,
+}
+
+/// Why nothing listens.
+#[derive(Debug)]
+pub struct ListenError {
+    address: SocketAddr,
+    error: io::Error,
+}
+
+impl std::fmt::Display for ListenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ListenError { address, error } = self;
+        write!(f, "cannot listen on {address}: {error}; ")?;
+        match address {
+            SocketAddr::V6(_) if error.kind() == io::ErrorKind::AddrInUse => f.write_str(
+                "whoever holds it would get the requests of clients that are told \"localhost\"; end \
+                 that program, choose another --port, or leave it out for one that is free",
+            ),
+            _ => f.write_str("choose another --port, or leave it out for one that is free"),
+        }
+    }
+}
+
+impl Listeners {
+    /// Takes the port on both addresses; 0 stands for one that is free on both. A machine without ::1
+    /// gets 127.0.0.1 alone.
+    pub fn bind(port: u16) -> Result<Listeners, ListenError> {
+        let attempts = if port == 0 { ATTEMPTS } else { 1 };
+        // Ports that fit one address alone are held until the end: the kernel would offer them again.
+        let mut unfit = Vec::new();
+        loop {
+            let v4 = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+            let address = v4.local_addr();
+            let unknown =
+                |error| ListenError { address: (Ipv4Addr::LOCALHOST, port).into(), error };
+            let port = address.map_err(unknown)?.port();
+            match listen(SocketAddr::from((Ipv6Addr::LOCALHOST, port))) {
+                Ok(v6) => return Ok(Listeners { sockets: vec![v4, v6], port }),
+                Err(refused) if is_missing(&refused.error) => {
+                    return Ok(Listeners { sockets: vec![v4], port });
+                }
+                Err(refused) => {
+                    unfit.push(v4);
+                    let is_taken = refused.error.kind() == io::ErrorKind::AddrInUse;
+                    if !is_taken || unfit.len() >= attempts {
+                        return Err(refused);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One loopback address is held alone.
+    pub fn is_alone(&self) -> bool {
+        self.sockets.len() == 1
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address)
+        .and_then(|listener| sys::listen_for_bursts(listener.as_fd()).map(|()| listener))
+        .map_err(|error| ListenError { address, error })
+}
+
+/// The kernel has no IPv6, or the machine no ::1: then nobody else can listen there either.
+fn is_missing(error: &io::Error) -> bool {
+    let missing = [libc::EAFNOSUPPORT, libc::EADDRNOTAVAIL, libc::EPROTONOSUPPORT];
+    error.raw_os_error().is_some_and(|code| missing.contains(&code))
+}
