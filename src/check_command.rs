@@ -1,6 +1,7 @@
 //! `--check` as a command: what it says of this machine, and then [`Check`].
 
 use codex_responses_api_proxy::cli::Config;
+use codex_responses_api_proxy::connector::Told;
 use codex_responses_api_proxy::http1::limits;
 use codex_responses_api_proxy::http1::url::{Host, Scheme, UpstreamUrl};
 use codex_responses_api_proxy::net::check::{self, Check};
@@ -16,6 +17,8 @@ use super::start_error::{StartError, no_connector, no_loop};
 
 /// What `--check` needs of what was found out before the key is read.
 pub struct Way {
+    /// The connector.
+    pub told: Told,
     /// The host to connect to: the upstream's, or the egress proxy's.
     pub host: Host,
     /// Its port.
@@ -35,7 +38,7 @@ pub struct Way {
 /// `--check`: goes on as the relay does, but with no key, no port, and one connection that carries
 /// nothing.
 pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), StartError> {
-    let Way { host, port, proxy, trust, passed_over, user, sandbox } = way;
+    let Way { told, host, port, proxy, trust, passed_over, user, sandbox } = way;
     let UpstreamUrl { scheme, path_and_query, .. } = &config.upstream;
     let scheme = if *scheme == Scheme::Http { "http" } else { "https" };
     check::say("upstream", &format!("{scheme}://{}{path_and_query}", config.upstream.authority()));
@@ -61,7 +64,8 @@ pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), Star
         Scheme::Http => None,
         Scheme::Https => Some(Connector::new(trust, Recording::On).map_err(no_connector)?),
     };
-    let setup = check::Setup { connector, host, port, proxy, sandbox };
+    let link = told.ready()?;
+    let setup = check::Setup { connector, link, proxy, sandbox };
     let check = Check::new(setup).map_err(no_loop)?;
     let sealed = sys::seal_program();
     sandbox.look_at_others()?;

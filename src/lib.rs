@@ -29,6 +29,7 @@
 //! |---|---|---|
 //! | [`http1`] | every byte that a peer chose | see the key, a socket, a clock; use `unsafe` |
 //! | [`net`] | sockets, time, TLS | judge bytes, hold the key outside a sealed record |
+//! | [`connector`] | names, addresses, new connections; a process of its own | see the key, a byte of a peer |
 //! | [`process`] | the key, the operating system | parse what a peer sent |
 //!
 //! # Invariants
@@ -59,7 +60,8 @@
 //! | what stderr is told: events, the access log | [`net::report`], [`net::access_log`] |
 //! | where the relay listens; what systemd hands over and is told | [`process::listeners`], [`process::service_manager`] |
 //! | `--detach`, `--check` | [`process::detach`], [`net::check`] |
-//! | name resolution, racing addresses, TLS | [`net::resolver`], [`net::upstream`], [`net::tls`] |
+//! | name resolution, racing addresses | [`connector`] |
+//! | the way to a usable connection, TLS | [`net::upstream`], [`net::tls`] |
 //! | every flag | [`cli::flags`] |
 //! | what a PEM file may look like, what is shown of a certificate | [`pem`], [`net::certificate`] |
 //! | the order in which the program starts | `main.rs` |
@@ -70,6 +72,9 @@ compile_error!("codex-responses-api-proxy runs on Linux, on x86_64 and aarch64")
 
 #[cfg(feature = "relay")]
 pub mod cli;
+#[cfg(feature = "relay")]
+#[forbid(unsafe_code)]
+pub mod connector;
 #[forbid(unsafe_code)]
 pub mod http1;
 #[cfg(feature = "relay")]

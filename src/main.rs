@@ -1,4 +1,4 @@
-//! The order of life: harden, arguments, fork (`--detach`), files, key, bind, server-info, privileges,
+//! The order of life: harden, arguments, fork (`--detach`), connector, files, key, bind, server-info, privileges,
 //! session (`--detach`), confine, run, exit code.
 
 use std::fmt::Display;
@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use codex_responses_api_proxy::cli::{self, Command, Config, User, UserName, flags};
+use codex_responses_api_proxy::connector;
+use codex_responses_api_proxy::connector::wire::Target;
 use codex_responses_api_proxy::http1::url::Scheme;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::report::{self, Colour, Event, Form, Started};
@@ -100,6 +102,9 @@ fn run(
     if handover.is_activated() && config.port != 0 {
         return Err(usage(ActivationError::Port.to_string()));
     }
+    // Before anything secret is read: it keeps no copy of what this process has from here on.
+    let forked = connector::fork(!config.no_sandbox)
+        .map_err(|error| format!("cannot start the connector ({error}); raise ulimit -u"))?;
     // Whatever can fail without the key fails before it is read.
     harden::can_start()?;
     let requirement = config.requirement();
@@ -128,12 +133,13 @@ fn run(
         return Err(reason.into());
     }
     let user = config.user.as_ref().map(find_user).transpose()?;
+    let told = forked.tell(&Target { host: host.clone(), port, user })?;
     let mut warnings = Vec::new();
     let token = match &config.client_token_file {
         Some(path) => Some(read_token(path, &mut warnings)?),
         None => None,
     };
-    harden::close_inherited(handover.end());
+    harden::close_inherited(handover.end(), told.fd());
     let notifier = handover.notifier().unwrap_or_else(|warning| {
         warnings.push(warning);
         Notifier::default()
@@ -158,7 +164,7 @@ fn run(
         return check(
             config,
             beginning,
-            Way { host, port, proxy, trust, passed_over, user, sandbox },
+            Way { told, host, port, proxy, trust, passed_over, user, sandbox },
         );
     }
     let connector = match config.upstream.scheme {
@@ -216,6 +222,7 @@ fn run(
     } else {
         "answers not searched for the key (shorter than 16 bytes)"
     };
+    let link = told.ready()?;
     let event_loop = EventLoop::new(Setup {
         listeners: listeners.sockets,
         notifier,
@@ -224,8 +231,7 @@ fn run(
         server_info,
         credential,
         connector,
-        host,
-        port,
+        link,
         proxy,
         policy: config.policy(),
         max_connections,
@@ -275,10 +281,10 @@ fn run(
     let told = starter.tell(0, &lines);
     told.map_err(|_| "--detach: nobody waits for the start any more".to_owned())?;
     event_loop.tell_ready(pid);
-    event_loop.run().map_err(|error| {
+    let ended = event_loop.run().map_err(|error| {
         format!("the event loop failed ({error}); start the relay anew, and report it as a bug")
-            .into()
-    })
+    })?;
+    Ok(ended?)
 }
 
 fn sandbox(config: &Config, port: u16) -> Sandbox {

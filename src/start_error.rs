@@ -2,6 +2,8 @@
 
 use std::io;
 
+use codex_responses_api_proxy::connector;
+use codex_responses_api_proxy::connector::link::ConnectorFailed;
 use codex_responses_api_proxy::http1::response::UpstreamFault;
 use codex_responses_api_proxy::process::harden::HardenError;
 use codex_responses_api_proxy::process::protections::Unmet;
@@ -10,6 +12,8 @@ use codex_responses_api_proxy::process::protections::Unmet;
 pub const FAILED: u8 = 1;
 /// Wrong use.
 pub const USAGE: u8 = 2;
+/// The connector ended before the relay did.
+const CONNECTOR: u8 = 16;
 
 /// Why the relay does not start.
 pub struct StartError {
@@ -34,6 +38,23 @@ impl From<HardenError> for StartError {
 impl From<Unmet> for StartError {
     fn from(unmet: Unmet) -> StartError {
         StartError { reason: unmet.to_string(), code: unmet.exit_code() }
+    }
+}
+
+impl From<connector::StartError> for StartError {
+    fn from(error: connector::StartError) -> StartError {
+        match error {
+            connector::StartError::Harden(error) => error.into(),
+            connector::StartError::Gone => ConnectorFailed.into(),
+        }
+    }
+}
+
+impl From<ConnectorFailed> for StartError {
+    fn from(ConnectorFailed: ConnectorFailed) -> StartError {
+        let reason = "the connector process has ended; start the relay anew, and report it as a bug \
+                      unless somebody killed it";
+        StartError { reason: reason.into(), code: CONNECTOR }
     }
 }
 

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use codex_responses_api_proxy::cli::{self, Command};
+use codex_responses_api_proxy::connector::wire::Target;
+use codex_responses_api_proxy::connector::{self, Told};
 use codex_responses_api_proxy::http1::request::Policy;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::report::Form;
@@ -82,6 +84,10 @@ fn start(upstream: &Upstream) -> u16 {
     trust.add(certs().ca_file().as_ref()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
+    let target =
+        Target { host: config.upstream.host.clone(), port: config.upstream.port, user: None };
+    let told = connector::fork(false).unwrap().tell(&target);
+    let Ok(link) = told.and_then(Told::ready) else { panic!("no connector") };
     thread::spawn(move || {
         let mut key = &b"sk-a-key-that-is-used-in-this-test-alone\n"[..];
         let read = |buffer: &mut [u8]| std::io::Read::read(&mut key, buffer);
@@ -98,8 +104,7 @@ fn start(upstream: &Upstream) -> u16 {
             )
             .unwrap_or_else(|_| panic!("the key")),
             connector: Connector::new(trust, Recording::Off).ok().map(|(connector, _)| connector),
-            host: config.upstream.host,
-            port: config.upstream.port,
+            link,
             proxy: None,
             policy: Policy::default(),
             max_connections: 8,

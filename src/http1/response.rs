@@ -21,6 +21,10 @@ pub enum UpstreamFault {
     Refused,
     /// No address can be reached.
     Unreachable,
+    /// No descriptor is left for the connection.
+    OutOfDescriptors,
+    /// What connects for the relay has ended.
+    ConnectorFailed,
     /// The certificate is not signed by a trusted issuer.
     TlsUnknownIssuer,
     /// The certificate is for another name.
@@ -82,6 +86,14 @@ impl UpstreamFault {
             UpstreamFault::Unreachable => {
                 ("upstream_unreachable", "The upstream could not be reached.")
             }
+            UpstreamFault::OutOfDescriptors => (
+                "out_of_descriptors",
+                "No file descriptor is left for a connection to the upstream.",
+            ),
+            UpstreamFault::ConnectorFailed => (
+                "connector_failed",
+                "What connects to the upstream has ended unexpectedly, and the relay ends too.",
+            ),
             UpstreamFault::TlsUnknownIssuer => (
                 "upstream_tls_unknown_issuer",
                 "The upstream's certificate has an unknown issuer; a private CA is given with --ca-file.",

@@ -3,26 +3,29 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use mio::{Events, Poll, Token, Waker};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
 
 use super::buffer::Scratch;
 use super::certificate::Certificate;
 use super::clock;
 use super::relay::READ;
-use super::resolver::{Lookup, Resolver};
 use super::tls::{Connector, Verifier, WIRE_RECORD};
 use super::upstream::{CONNECT, Flow, Origin, Space, Upstream};
+use crate::connector::link::{Dialed, Link};
 use crate::http1::response::UpstreamFault;
-use crate::http1::url::Host;
 use crate::process::confine::{ReadBack, Sandbox, Thread};
 use crate::process::egress::ConnectRequest;
 use crate::process::harden::HardenError;
 
 const UPSTREAM: Token = Token(0);
-const RESOLVER: Token = Token(1);
+const CONNECTOR: Token = Token(1);
 
 /// How long an upstream that has asked for a client certificate may take to refuse.
 const VERDICT: Duration = Duration::from_secs(2);
@@ -31,10 +34,8 @@ const VERDICT: Duration = Duration::from_secs(2);
 pub struct Setup {
     /// TLS, and the verifier that records the certificate; `None` for a plain upstream.
     pub connector: Option<(Connector, Arc<Verifier>)>,
-    /// Whom to connect to: the upstream, or the egress proxy.
-    pub host: Host,
-    /// The port.
-    pub port: u16,
+    /// The way to the process that connects.
+    pub link: Link,
     /// What the egress proxy is asked for.
     pub proxy: Option<ConnectRequest>,
     /// Confines each thread.
@@ -111,11 +112,12 @@ pub fn say(step: &str, text: &str) {
 }
 
 impl Check {
-    /// Makes everything that can fail. The resolver's thread runs and has confined itself.
+    /// Makes everything that can fail.
     pub fn new(setup: Setup) -> io::Result<Check> {
         let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), RESOLVER)?);
-        let resolver = Resolver::new(&setup.host, setup.port, waker, setup.sandbox)?;
+        let link = Rc::new(setup.link);
+        let fd = link.as_raw_fd();
+        poll.registry().register(&mut SourceFd(&fd), CONNECTOR, Interest::READABLE)?;
         let (connector, verifier) = setup.connector.unzip();
         let space = Space {
             wire: Scratch::new(READ + WIRE_RECORD),
@@ -123,7 +125,7 @@ impl Check {
             out: Scratch::new(READ),
             gather: Scratch::new(0),
         };
-        let origin = Origin { connector, resolver, proxy: setup.proxy };
+        let origin = Origin { connector, link, proxy: setup.proxy };
         Ok(Check { poll, origin, verifier, sandbox: setup.sandbox, space })
     }
 
@@ -137,19 +139,16 @@ impl Check {
     /// Connects, and says goodbye.
     pub fn run(mut self) -> Result<(), CheckError> {
         let mut events = Events::with_capacity(16);
-        let mut start = Instant::now();
+        let start = Instant::now();
         let mut up = Upstream::new(UPSTREAM, None, start, CONNECT);
-        if let Lookup::Addresses(addresses) = self.origin.resolver.addresses(start) {
-            say_addresses(&addresses);
-        }
-        let mut connected = false;
+        let mut connected = None;
         loop {
             let now = Instant::now();
             let Check { poll, origin, space, .. } = &mut self;
             let result = up.advance(origin, poll.registry(), space, now);
-            if let Some(peer) = up.peer().filter(|_| !connected) {
-                connected = true;
-                say("connected", &format!("{peer} in {} ms", (now - start).as_millis()));
+            if let (Some(peer), Some(took)) = (up.peer(), connected.take()) {
+                let took: Duration = took;
+                say("connected", &format!("{peer} in {} ms", took.as_millis()));
             }
             if let Err(fault) = result {
                 self.say_certificate();
@@ -166,10 +165,16 @@ impl Check {
             for event in &events {
                 if event.token() == UPSTREAM {
                     up.note(event);
-                } else if let Some(addresses) = self.origin.resolver.collect(Instant::now()) {
-                    say_addresses(&addresses);
-                    start = Instant::now();
-                    up.resolved(addresses, start);
+                    continue;
+                }
+                match self.origin.link.receive() {
+                    Ok(None) => {}
+                    Ok(Some(Dialed { result, connect, resolved, .. })) => {
+                        say_addresses(&resolved);
+                        connected = Some(connect);
+                        up.dialed(result);
+                    }
+                    Err(_) => up.dialed(Err(UpstreamFault::ConnectorFailed)),
                 }
             }
         }
@@ -239,13 +244,13 @@ impl Check {
     }
 }
 
-fn say_addresses(addresses: &[std::net::SocketAddr]) {
-    if !addresses.is_empty() {
-        let mut text = String::new();
-        for (index, address) in addresses.iter().enumerate() {
-            let comma = if index == 0 { "" } else { ", " };
-            let _ = write!(text, "{comma}{}", address.ip());
-        }
+fn say_addresses(addresses: &[Option<IpAddr>]) {
+    let mut text = String::new();
+    for address in addresses.iter().flatten() {
+        let comma = if text.is_empty() { "" } else { ", " };
+        let _ = write!(text, "{comma}{address}");
+    }
+    if !text.is_empty() {
         say("addresses", &text);
     }
 }

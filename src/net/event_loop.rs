@@ -1,18 +1,19 @@
 //! The loop: poll, note what is ready, accept, give each ready connection one turn, check deadlines.
 
 mod accept;
+mod dialing;
 mod drain;
 mod idle;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::net::TcpListener;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 
 use super::access_log::Log;
 use super::admission::{OVERLOADED_LINGERING, Places, REFUSED_LINGERING, Refusals};
@@ -21,15 +22,14 @@ use super::deadlines::Deadlines;
 use super::pool::Pool;
 use super::relay::{READ, Relay, Shared, Turn, WIRE};
 use super::report::Form;
-use super::resolver::Resolver;
 use super::sleep::SleepWatch;
 use super::slots::{Key, Side, Slots};
 use super::tls::Connector;
 use super::turns::Turns;
 use super::upstream::{Origin, Space};
+use crate::connector::link::{ConnectorFailed, Link};
 use crate::http1::pieces::Pieces;
 use crate::http1::request::Policy;
-use crate::http1::url::Host;
 use crate::process::confine::{ReadBack, Sandbox, Thread};
 use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
@@ -46,7 +46,10 @@ use drain::Drain;
 /// One for each listener: 127.0.0.1 and ::1.
 const LISTENERS: [Token; 2] = [Token(usize::MAX - 1), Token(usize::MAX - 4)];
 const SIGNALS: Token = Token(usize::MAX - 2);
-const RESOLVER: Token = Token(usize::MAX - 3);
+const CONNECTOR: Token = Token(usize::MAX - 3);
+
+/// When requests to the connector that found no room are sent again; it takes them all the time.
+const UNSENT: Duration = Duration::from_millis(5);
 
 /// What the loop works with.
 pub struct Setup {
@@ -64,10 +67,8 @@ pub struct Setup {
     pub credential: Credential,
     /// TLS; `None` for a plain upstream.
     pub connector: Option<Connector>,
-    /// The host to connect to: the upstream's, or the egress proxy's.
-    pub host: Host,
-    /// Its port.
-    pub port: u16,
+    /// The way to the process that connects.
+    pub link: Link,
     /// What the egress proxy is asked for.
     pub proxy: Option<ConnectRequest>,
     /// What is allowed beyond the one route.
@@ -117,6 +118,8 @@ pub struct EventLoop {
     accept_at: Option<Instant>,
     drain: Option<Drain>,
     sleep: SleepWatch,
+    /// The connector has ended before the relay.
+    failed: Option<ConnectorFailed>,
 }
 
 /// A connection's place among the deadlines.
@@ -143,13 +146,17 @@ impl EventLoop {
             SIGNALS,
             Interest::READABLE,
         )?;
-        let waker = Arc::new(Waker::new(poll.registry(), RESOLVER)?);
-        let resolver = Resolver::new(&setup.host, setup.port, waker, setup.sandbox)?;
+        let link = Rc::new(setup.link);
+        poll.registry().register(
+            &mut SourceFd(&link.as_raw_fd()),
+            CONNECTOR,
+            Interest::READABLE,
+        )?;
         let users = setup.peers.as_ref().map_or(1, Peers::count);
         let lingering = REFUSED_LINGERING + OVERLOADED_LINGERING;
         let log = Log::start(setup.form, setup.sandbox)?;
         let (origin, registry) = (
-            Origin { connector: setup.connector, resolver, proxy: setup.proxy },
+            Origin { connector: setup.connector, link, proxy: setup.proxy },
             poll.registry().try_clone()?,
         );
         let shared = Shared {
@@ -197,6 +204,7 @@ impl EventLoop {
             accept_at: None,
             drain: None,
             sleep: SleepWatch::new(Instant::now()),
+            failed: None,
         })
     }
 
@@ -210,8 +218,8 @@ impl EventLoop {
         self.notifier.ready(pid);
     }
 
-    /// Runs until a signal or `GET /shutdown` ends it.
-    pub fn run(mut self) -> io::Result<()> {
+    /// Runs until a signal or `GET /shutdown` ends it, or the connector is gone.
+    pub fn run(mut self) -> io::Result<Result<(), ConnectorFailed>> {
         let mut events = Events::with_capacity(256);
         let mut now = Instant::now();
         loop {
@@ -222,13 +230,14 @@ impl EventLoop {
                 result => result?,
             }
             now = Instant::now();
+            self.shared.origin.link.flush();
             if !self.shared.pool.is_empty()
                 && let Some(slept) = self.sleep.slept(now)
             {
                 self.wake_up(slept, now);
             }
             for event in &events {
-                self.note(event, now);
+                self.note(event);
             }
             self.look_after_idle(now);
             // Before the turns: a turn may take the only idle upstream connection, and a client
@@ -239,7 +248,7 @@ impl EventLoop {
             self.log_refusals(now);
             // After the turns: a request that came together with a signal is under way.
             if self.end(now).is_break() {
-                return Ok(());
+                return Ok(self.failed.map_or(Ok(()), Err));
             }
         }
     }
@@ -251,20 +260,21 @@ impl EventLoop {
         }
         let refusals = self.refusals.due();
         let drain = self.drain.map(|drain| drain.by);
-        let next = [self.shared.deadlines.next(), self.accept_at, drain, refusals];
+        let unsent = self.shared.origin.link.has_unsent().then_some(now + UNSENT);
+        let next = [self.shared.deadlines.next(), self.accept_at, drain, refusals, unsent];
         let next = next.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now))
     }
 
     /// Notes what an event says.
-    fn note(&mut self, event: &Event, now: Instant) {
+    fn note(&mut self, event: &Event) {
         match event.token() {
             token if LISTENERS.contains(&token) => {
                 self.doors.iter_mut().for_each(|door| door.is_waiting |= door.token == token);
                 self.accept_again = true;
             }
             SIGNALS => self.take_signals(),
-            RESOLVER => self.resolved(now),
+            CONNECTOR => self.dialed(),
             token => match Key::of(token) {
                 (key, Side::Downstream) => {
                     if let Some(relay) = self.downs.get(key) {
@@ -295,24 +305,6 @@ impl EventLoop {
                 self.turns.push_bulk(relay.user, key);
             } else {
                 self.turns.push_ready(relay.user, key);
-            }
-        }
-    }
-
-    /// Addresses have come, or the news that there are none.
-    fn resolved(&mut self, now: Instant) {
-        let Some(addresses) = self.shared.origin.resolver.collect(now) else {
-            return;
-        };
-        for key in self.shared.ups.keys() {
-            if let Some(up) = self.shared.ups.get(key)
-                && up.is_resolving()
-            {
-                up.resolved(addresses.clone(), now);
-                match up.owner {
-                    Some(owner) => self.wants_turn(owner),
-                    None => self.stirred.push(key),
-                }
             }
         }
     }

@@ -5,19 +5,19 @@ mod idle;
 
 use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mio::Token;
 
 use super::admission::User;
 use super::buffer::{Backlog, Scratch};
-use super::dial::Dial;
-use super::resolver::Resolver;
 use super::runs::{Sealer, fill, keep_rest, seal_rest, send};
 use super::slots::Key;
 use super::socket::{Got, Socket};
 use super::tls::{Connector, Tls};
 use super::tunnel::Tunnel;
+use crate::connector::link::{Link, Pending};
 use crate::http1::limits;
 use crate::http1::pieces::{self, Pieces};
 use crate::http1::response::UpstreamFault;
@@ -32,8 +32,8 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 pub struct Origin {
     /// TLS; `None` for a plain upstream.
     pub connector: Option<Connector>,
-    /// The addresses to connect to: its own, or the proxy's.
-    pub resolver: Resolver,
+    /// The way to the process that connects, to the upstream or to the proxy.
+    pub link: Rc<Link>,
     /// What the egress proxy is asked for; `None` when there is none.
     pub proxy: Option<ConnectRequest>,
 }
@@ -75,8 +75,12 @@ pub struct Upstream {
 }
 
 enum State {
-    Resolving,
-    Dialing(Dial),
+    /// Nothing has been done yet.
+    New,
+    /// The connector has been asked.
+    Dialing(Pending),
+    /// The connector has replied.
+    Dialed(Result<std::net::TcpStream, UpstreamFault>),
     Tunneling(Tunnel),
     Handshaking(Socket, Tls),
     Secure(Socket, Tls),
@@ -100,7 +104,7 @@ impl Upstream {
     /// A connection that will be made; [`Upstream::advance`] begins.
     pub fn new(token: Token, owner: Option<Key>, now: Instant, limit: Duration) -> Upstream {
         Upstream {
-            state: State::Resolving,
+            state: State::New,
             output: Backlog::default(),
             token,
             owner,
@@ -119,16 +123,23 @@ impl Upstream {
         matches!(self.state, State::Secure(..) | State::Plain(_))
     }
 
-    /// Waits for the addresses.
-    pub fn is_resolving(&self) -> bool {
-        matches!(self.state, State::Resolving)
+    /// Waits for the connector.
+    pub fn is_dialing(&self) -> bool {
+        matches!(self.state, State::Dialing(_))
+    }
+
+    /// The connector has replied; [`Upstream::advance`] goes on.
+    pub fn dialed(&mut self, result: Result<std::net::TcpStream, UpstreamFault>) {
+        if let State::Dialing(pending) = &mut self.state {
+            pending.settle();
+            self.state = State::Dialed(result);
+        }
     }
 
     /// What it is at, on the way to a usable connection.
     pub fn step(&self) -> &'static str {
         match self.state {
-            State::Resolving => "addresses",
-            State::Dialing(_) => "connect",
+            State::New | State::Dialing(_) | State::Dialed(_) => "connect",
             State::Tunneling(_) => "proxy",
             State::Handshaking(..) => "tls",
             State::Secure(..) | State::Plain(_) => "ready",
@@ -179,7 +190,7 @@ impl Upstream {
                 Some(socket)
             }
             State::Tunneling(tunnel) => Some(&tunnel.socket),
-            State::Resolving | State::Dialing(_) => None,
+            State::New | State::Dialing(_) | State::Dialed(_) => None,
         }
     }
 
@@ -189,32 +200,20 @@ impl Upstream {
                 Some(socket)
             }
             State::Tunneling(tunnel) => Some(&mut tunnel.socket),
-            State::Resolving | State::Dialing(_) => None,
+            State::New | State::Dialing(_) | State::Dialed(_) => None,
         }
     }
 
     /// Notes what an event says.
     pub fn note(&mut self, event: &mio::event::Event) {
-        match &mut self.state {
-            State::Dialing(dial) => {
-                dial.readable |= event.is_readable() || event.is_read_closed();
-                dial.read_closed |= event.is_read_closed() && !event.is_error();
-            }
-            _ => {
-                if let Some(socket) = self.socket_mut() {
-                    socket.note(event);
-                }
-            }
+        if let Some(socket) = self.socket_mut() {
+            socket.note(event);
         }
     }
 
     /// When it wants to be looked at without an event.
     pub fn wakes_at(&self) -> Option<Instant> {
-        let stagger = match &self.state {
-            State::Dialing(dial) => dial.wakes_at(),
-            _ => None,
-        };
-        [self.deadline, stagger].into_iter().flatten().min()
+        self.deadline
     }
 
     /// Sends what could not be sent before. A peer that takes no more shows that when it is read.

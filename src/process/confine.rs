@@ -3,11 +3,9 @@
 //! thread confines itself.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc::channel;
 use std::thread;
 
@@ -18,20 +16,6 @@ use super::status::{Status, StatusFile};
 use super::support::Support;
 use super::sys::Ruleset;
 
-/// What getaddrinfo(3) reads. Names are resolved when the rules are made: a file that is put in the
-/// place of one of these later is not seen.
-const RESOLVER_FILES: [&str; 8] = [
-    "/etc/hosts",
-    "/etc/resolv.conf",
-    "/etc/nsswitch.conf",
-    "/etc/host.conf",
-    "/etc/gai.conf",
-    "/etc/services",
-    "/etc/protocols",
-    "/etc/localtime",
-];
-/// DNS over TCP.
-const DNS: u16 = 53;
 /// One of these can be opened nearly everywhere, and by no thread that Landlock restricts.
 const TRIED: [&str; 4] = ["/", "/proc/self/status", "/dev/null", "/etc/passwd"];
 
@@ -40,8 +24,6 @@ const TRIED: [&str; 4] = ["/", "/proc/self/status", "/dev/null", "/etc/passwd"];
 pub enum Thread {
     /// The event loop, which holds the key.
     Loop,
-    /// Looks names up.
-    Resolver,
     /// Writes access lines.
     Log,
 }
@@ -52,7 +34,7 @@ pub struct Sandbox {
     landlock: Support,
     seccomp: Support,
     is_off: bool,
-    /// The one port that the loop connects to.
+    /// The one port that the connector connects to.
     port: u16,
     descriptors: Descriptors,
     /// The status before anything was put in force; `None` where it cannot be read.
@@ -140,11 +122,11 @@ impl Sandbox {
         // looked at from another thread, see `look_at_others`.
         let status = match thread {
             Thread::Log => None,
-            Thread::Loop | Thread::Resolver => StatusFile::open().ok(),
+            Thread::Loop => StatusFile::open().ok(),
         };
         let mut landlock_denies = false;
         if let Support::Present(version) = self.landlock {
-            landlock_denies = self.restrict(thread, version).map_err(|_| HardenError::Landlock)?;
+            landlock_denies = restrict(version).map_err(|_| HardenError::Landlock)?;
         }
         if let Support::Present(_) = self.seccomp {
             let filter = filter::of(thread, &self.descriptors).ok_or(HardenError::Seccomp)?;
@@ -173,46 +155,26 @@ impl Sandbox {
         let one_more = now.filters.is_none_or(|filters| filters > before);
         self.seccomp.version().is_none() || now.seccomp && one_more
     }
+}
 
-    /// Whether something that must be denied has been seen to be denied.
-    fn restrict(&self, thread: Thread, version: u32) -> io::Result<bool> {
-        let mut rights = landlock::rights(version);
-        let port = match thread {
-            Thread::Loop => Some(self.port),
-            Thread::Resolver => {
-                // It asks name servers over UDP, from any port, and tries where an address leads.
-                rights.net &= !(landlock::BIND_UDP | landlock::CONNECT_SEND_UDP);
-                Some(DNS)
-            }
-            Thread::Log => None,
-        };
-        let ruleset = Ruleset::new(&rights)?;
-        let knows_ports = rights.net & landlock::CONNECT_TCP != 0;
-        if let Some(port) = port.filter(|_| knows_ports) {
-            ruleset.allow_port(port, landlock::CONNECT_TCP)?;
-        }
-        if thread == Thread::Resolver {
-            for path in RESOLVER_FILES {
-                // One that is not there is not needed.
-                let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path);
-                if let Ok(file) = file {
-                    ruleset.allow_file(file.as_fd(), landlock::READ_FILE)?;
-                }
-            }
-        }
-        let path = TRIED.into_iter().find(|path| fs::File::open(path).is_ok());
-        ruleset.restrict_thread()?;
-        let is_denied = |result: ErrorKind| result == ErrorKind::PermissionDenied;
-        let file_is_denied =
-            path.map(|path| fs::File::open(path).is_err_and(|error| is_denied(error.kind())));
-        let port_is_denied = knows_ports.then(|| {
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).is_err_and(|error| is_denied(error.kind()))
-        });
-        match (file_is_denied, port_is_denied) {
-            (Some(false), _) | (_, Some(false)) => Err(ErrorKind::Other.into()),
-            (None, _) => Ok(false),
-            (Some(true), _) => Ok(true),
-        }
+/// Takes every right away, no file and no port stays. Whether something that must be denied has been seen
+/// to be denied.
+fn restrict(version: u32) -> io::Result<bool> {
+    let rights = landlock::rights(version);
+    let ruleset = Ruleset::new(&rights)?;
+    let knows_ports = rights.net & landlock::CONNECT_TCP != 0;
+    let path = TRIED.into_iter().find(|path| fs::File::open(path).is_ok());
+    ruleset.restrict_thread()?;
+    let is_denied = |result: ErrorKind| result == ErrorKind::PermissionDenied;
+    let file_is_denied =
+        path.map(|path| fs::File::open(path).is_err_and(|error| is_denied(error.kind())));
+    let port_is_denied = knows_ports.then(|| {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).is_err_and(|error| is_denied(error.kind()))
+    });
+    match (file_is_denied, port_is_denied) {
+        (Some(false), _) | (_, Some(false)) => Err(ErrorKind::Other.into()),
+        (None, _) => Ok(false),
+        (Some(true), _) => Ok(true),
     }
 }
 
@@ -231,7 +193,11 @@ impl fmt::Display for Sandbox {
                 write!(f, "; Landlock {version} (no files; ports not restricted by this kernel)")
             }
             Support::Present(version) => {
-                write!(f, "; Landlock {version} (no files, TCP to port {} only", self.port)?;
+                write!(
+                    f,
+                    "; Landlock {version} (no files; connector: TCP to port {} only",
+                    self.port
+                )?;
                 if version > landlock::NEWEST {
                     write!(f, "; by the rights of version {}", landlock::NEWEST)?;
                 }

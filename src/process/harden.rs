@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::os::fd::BorrowedFd;
 
 use super::status::Status;
 use super::sys::{self, FirstSteps, Inherited};
@@ -46,6 +47,24 @@ impl HardenError {
             HardenError::Incomplete => 14,
             HardenError::SuidDumpable => 15,
         }
+    }
+
+    /// The opposite of [`HardenError::exit_code`].
+    pub fn of_exit_code(code: u8) -> Option<HardenError> {
+        [
+            HardenError::Dumpable,
+            HardenError::Cores,
+            HardenError::NewPrivileges,
+            HardenError::User,
+            HardenError::Capabilities,
+            HardenError::Landlock,
+            HardenError::Seccomp,
+            HardenError::SecretMemory,
+            HardenError::Incomplete,
+            HardenError::SuidDumpable,
+        ]
+        .into_iter()
+        .find(|error| error.exit_code() == code)
     }
 }
 
@@ -114,7 +133,7 @@ pub fn base() -> Result<Beginning, HardenError> {
     // Some profiles refuse personality(2); nearly nobody sets this one.
     let _ = sys::clear_read_implies_exec();
     let executable_memory_denied = sys::deny_executable_memory();
-    sys::inherited_descriptors(Inherited::CloseOnExec, 3);
+    sys::inherited_descriptors(Inherited::CloseOnExec, 3, None);
     sys::wipe_variables(|name| {
         let prefixes: [&[u8]; 3] = [b"LD_", b"DYLD_", b"MALLOC_"];
         prefixes.iter().any(|prefix| name.starts_with(prefix)) || name == b"GLIBC_TUNABLES"
@@ -158,9 +177,9 @@ pub fn can_start() -> Result<(), String> {
 }
 
 /// Closes what was inherited, from `first` on, once the files of the command line have been read
-/// (`<(…)` is such a descriptor) and before anything of our own is opened.
-pub fn close_inherited(first: usize) {
-    sys::inherited_descriptors(Inherited::Close, first);
+/// (`<(…)` is such a descriptor) and before anything of our own is opened but the connector's link.
+pub fn close_inherited(first: usize, link: BorrowedFd<'_>) {
+    sys::inherited_descriptors(Inherited::Close, first, Some(link));
 }
 
 /// Becomes another user if one is named, gives up every capability in any case, and is still

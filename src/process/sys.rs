@@ -1,5 +1,8 @@
 //! Every unsafe call of the program, behind wrappers that are safe to call.
 
+pub mod child;
+pub mod fd_passing;
+
 use std::ffi::{CStr, c_char};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -355,16 +358,21 @@ pub enum Inherited {
     Close,
 }
 
-/// Sees to the descriptors from `first` on, which is 3 or more. Closing: only while none of them is our
-/// own.
-pub fn inherited_descriptors(what: Inherited, first: usize) {
+/// Sees to the descriptors from `first` on, which is 3 or more, but for one. Closing: only while no
+/// other is our own.
+pub fn inherited_descriptors(what: Inherited, first: usize, but: Option<BorrowedFd<'_>>) {
     let first = RawFd::try_from(first).unwrap_or(RawFd::MAX).max(3);
     let flags = match what {
         Inherited::CloseOnExec => libc::CLOSE_RANGE_CLOEXEC,
         Inherited::Close => 0,
     };
-    // SAFETY: no descriptor from `first` on has an owner in this process, as the caller says.
-    if unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) } == 0 {
+    let but = but.map(|fd| fd.as_raw_fd()).filter(|fd| *fd >= first).unwrap_or(first - 1);
+    let in_range = |first: RawFd, last: u32| {
+        // SAFETY: no descriptor in there has an owner in this process, as the caller says.
+        first as u32 > last
+            || unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0
+    };
+    if in_range(first, but as u32 - 1) && in_range(but + 1, u32::MAX) {
         return;
     }
     // Linux before 5.11, which has no close_range(2) or not this flag of it.
@@ -373,6 +381,7 @@ pub fn inherited_descriptors(what: Inherited, first: usize) {
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
     for fd in first..RawFd::try_from(limit.rlim_cur).unwrap_or(RawFd::MAX).min(1 << 20) {
         match what {
+            _ if fd == but => 0,
             // SAFETY: sets a flag, on a descriptor that may not exist.
             Inherited::CloseOnExec => unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) },
             // SAFETY: as above, no descriptor from `first` on has an owner.

@@ -45,16 +45,10 @@ pub struct Allowed {
     pub limited: &'static [&'static [Limited]],
 }
 
-/// The event loop: sockets that exist, new TCP sockets, memory.
+/// The event loop: sockets that exist, those that the connector passes, memory.
 pub const LOOP: Allowed = Allowed {
     any: &[COMMON, LOOP_CALLS, LOOP_X86],
     limited: &[MEMORY, ABORT, LOOP_SOCKETS, LOOP_FILES, DEBUG_CALLS],
-};
-
-/// The resolver: what getaddrinfo(3) does.
-pub const RESOLVER: Allowed = Allowed {
-    any: &[COMMON, RESOLVER_CALLS, RESOLVER_X86],
-    limited: &[MEMORY, ABORT, RESOLVER_SOCKETS, READ_ONLY_X86],
 };
 
 /// The access log: writes to stderr.
@@ -113,7 +107,7 @@ const fn futex(operation: i32) -> Condition {
 }
 
 /// The allocator's memory, which is never executable, and waiting for other threads.
-const MEMORY: &[Limited] = &[
+pub const MEMORY: &[Limited] = &[
     // Fresh private memory at an address of the kernel's choice.
     Limited {
         call: libc::SYS_mmap,
@@ -179,11 +173,9 @@ const LOOP_CALLS: &[c_long] = &[
     libc::SYS_recvfrom,
     // Waiting.
     libc::SYS_epoll_pwait,
-    // A connection to the upstream or the egress proxy; Landlock leaves one port.
-    libc::SYS_connect,
     // Connections that have ended.
     libc::SYS_close,
-    // Whether a connect has succeeded, and to which address.
+    // Where a connection leads.
     libc::SYS_getpeername,
     // TLS.
     libc::SYS_getrandom,
@@ -196,22 +188,6 @@ const LOOP_X86: &[c_long] = &[
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const LOOP_X86: &[c_long] = &[];
-
-/// The type of a socket without its flags.
-const TYPE: u32 = 0xf;
-
-const fn kind(kind: i32) -> Condition {
-    Condition::Bits(1, TYPE, kind as u32)
-}
-
-const V4: Condition = is(0, libc::AF_INET);
-const V6: Condition = is(0, libc::AF_INET6);
-const STREAM: Condition = kind(libc::SOCK_STREAM);
-const DATAGRAM: Condition = kind(libc::SOCK_DGRAM);
-/// The protocol that the type implies. MPTCP, which Landlock does not restrict, is another one.
-const IMPLIED: Condition = is(2, 0);
-const TCP: Condition = is(2, libc::IPPROTO_TCP);
-const UDP: Condition = is(2, libc::IPPROTO_UDP);
 
 const fn option(level: i32, name: i32) -> [Condition; 2] {
     [is(1, level), is(2, name)]
@@ -236,32 +212,13 @@ const LOOP_SOCKETS: &[Limited] = &[
     },
     // The end of what is sent.
     Limited { call: libc::SYS_shutdown, forms: &[&[is(1, libc::SHUT_WR)]] },
-    // A connection to the upstream: TCP and nothing else.
+    // The connector's replies.
     Limited {
-        call: libc::SYS_socket,
-        forms: &[
-            &[V4, STREAM, IMPLIED],
-            &[V4, STREAM, TCP],
-            &[V6, STREAM, IMPLIED],
-            &[V6, STREAM, TCP],
-        ],
+        call: libc::SYS_recvmsg,
+        forms: &[&[is(2, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT)]],
     },
-    // Resets, keep-alive, urgent data in its place, no delay, a bound on sends.
-    Limited {
-        call: libc::SYS_setsockopt,
-        forms: &[
-            &option(libc::SOL_SOCKET, libc::SO_LINGER),
-            &option(libc::SOL_SOCKET, libc::SO_KEEPALIVE),
-            &option(libc::SOL_SOCKET, libc::SO_OOBINLINE),
-            &option(libc::IPPROTO_TCP, libc::TCP_NODELAY),
-            &option(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
-            &option(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
-            &option(libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
-            &option(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
-        ],
-    },
-    // How a connect has ended.
-    Limited { call: libc::SYS_getsockopt, forms: &[&option(libc::SOL_SOCKET, libc::SO_ERROR)] },
+    // Resets.
+    Limited { call: libc::SYS_setsockopt, forms: &[&option(libc::SOL_SOCKET, libc::SO_LINGER)] },
 ];
 
 const LOOP_FILES: &[Limited] = &[
@@ -270,90 +227,3 @@ const LOOP_FILES: &[Limited] = &[
     // `--allow-uid` where netlink cannot be asked.
     Limited { call: libc::SYS_pread64, forms: &[&[Condition::Known(0, Known::SocketTables)]] },
 ];
-
-const RESOLVER_CALLS: &[c_long] = &[
-    // The resolver's files, answers of name servers.
-    libc::SYS_read,
-    libc::SYS_readv,
-    libc::SYS_writev,
-    libc::SYS_pread64,
-    libc::SYS_lseek,
-    libc::SYS_close,
-    libc::SYS_fstat,
-    libc::SYS_newfstatat,
-    libc::SYS_statx,
-    // Questions to name servers: over UDP, and on TCP port 53.
-    libc::SYS_connect,
-    libc::SYS_bind,
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_ppoll,
-    libc::SYS_getsockname,
-    libc::SYS_getpeername,
-    libc::SYS_getsockopt,
-    // What the C library asks on the way.
-    libc::SYS_uname,
-    libc::SYS_getuid,
-    libc::SYS_geteuid,
-    libc::SYS_getrandom,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_gettimeofday,
-];
-
-#[cfg(target_arch = "x86_64")]
-const RESOLVER_X86: &[c_long] =
-    &[libc::SYS_poll, libc::SYS_stat, libc::SYS_access, libc::SYS_time, libc::SYS_nanosleep];
-#[cfg(not(target_arch = "x86_64"))]
-const RESOLVER_X86: &[c_long] = &[libc::SYS_nanosleep];
-
-const WRITING: u32 =
-    (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u32;
-const RESOLVER_SOCKETS: &[Limited] = &[
-    // `/etc/hosts` and its like; Landlock leaves no other file.
-    Limited { call: libc::SYS_openat, forms: &[&[lacks(2, WRITING)]] },
-    // Name servers; netlink says which addresses this machine has. No Unix sockets: a socket that
-    // trusts this user may be behind one.
-    Limited {
-        call: libc::SYS_socket,
-        forms: &[
-            &[V4, DATAGRAM, IMPLIED],
-            &[V4, DATAGRAM, UDP],
-            &[V6, DATAGRAM, IMPLIED],
-            &[V6, DATAGRAM, UDP],
-            &[V4, STREAM, IMPLIED],
-            &[V4, STREAM, TCP],
-            &[V6, STREAM, IMPLIED],
-            &[V6, STREAM, TCP],
-            &[is(0, libc::AF_NETLINK), kind(libc::SOCK_RAW), is(2, libc::NETLINK_ROUTE)],
-        ],
-    },
-    Limited { call: libc::SYS_sendto, forms: &[&[lacks(3, FAST_OPEN)]] },
-    Limited { call: libc::SYS_sendmsg, forms: &[&[lacks(2, FAST_OPEN)]] },
-    Limited { call: libc::SYS_sendmmsg, forms: &[&[lacks(3, FAST_OPEN)]] },
-    // glibc asks to be told of unreachable name servers.
-    Limited {
-        call: libc::SYS_setsockopt,
-        forms: &[
-            &option(libc::IPPROTO_IP, libc::IP_RECVERR),
-            &option(libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
-        ],
-    },
-    // glibc asks how long an answer is; nothing that reaches a terminal.
-    Limited { call: libc::SYS_ioctl, forms: &[&[is(1, libc::FIONREAD as i32)]] },
-    // Flags, and nothing that makes signals or copies descriptors.
-    Limited {
-        call: libc::SYS_fcntl,
-        forms: &[
-            &[is(1, libc::F_GETFD)],
-            &[is(1, libc::F_SETFD)],
-            &[is(1, libc::F_GETFL)],
-            &[is(1, libc::F_SETFL)],
-        ],
-    },
-];
-
-#[cfg(target_arch = "x86_64")]
-const READ_ONLY_X86: &[Limited] =
-    &[Limited { call: libc::SYS_open, forms: &[&[lacks(1, WRITING)]] }];
-#[cfg(not(target_arch = "x86_64"))]
-const READ_ONLY_X86: &[Limited] = &[];

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 
+use codex_responses_api_proxy::connector::confine::Confinement;
 use codex_responses_api_proxy::net::report::{Form, end_on_panic};
 use codex_responses_api_proxy::process::confine::{Sandbox, Thread};
 use codex_responses_api_proxy::process::filter::Descriptors;
@@ -224,9 +226,9 @@ fn one_attempt() {
     ) else {
         return;
     };
-    let thread = match thread.as_str() {
+    let process = thread;
+    let thread = match process.as_str() {
         "loop" => Some(Thread::Loop),
-        "resolver" => Some(Thread::Resolver),
         "log" => Some(Thread::Log),
         _ => None,
     };
@@ -240,6 +242,18 @@ fn one_attempt() {
         let file = prepared.as_ref().map(|prepared| prepared.file);
         let descriptors = Descriptors { server_info: file, socket_tables: [file, None] };
         sandbox.with_descriptors(descriptors).confine(thread).expect("confined");
+    }
+    if ["connector", "lookup"].contains(&process.as_str()) {
+        let confinement = Confinement::new(sandbox).expect("filters");
+        confinement.connector(port.parse().unwrap()).expect("confined");
+        if process == "lookup" {
+            let hosts = std::fs::OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_PATH)
+                .open("/etc/hosts")
+                .unwrap();
+            confinement.lookup(&[hosts.into()]).expect("confined");
+        }
     }
     let Some(prepared) = prepared else {
         match what.as_str() {
@@ -316,22 +330,39 @@ const NEVER: [&str; 19] = [
 
 #[test]
 fn what_the_loop_may_not_do_kills_it() {
-    for what in NEVER.iter().chain(&["open", "bind", "unix socket", "udp socket", "socket option"])
-    {
+    for what in NEVER.iter().chain(&["open", "bind", "socket option"]) {
         assert_eq!(fate("loop", what, 443), Fate::Killed, "{what}");
     }
     assert_eq!(fate("loop", "memory", 443), Fate::Done);
-    assert_eq!(fate("loop", "tcp socket", 443), Fate::Done);
 }
 
 #[test]
-fn what_the_resolver_may_not_do_is_refused() {
-    for what in NEVER {
-        assert_eq!(fate("resolver", what, 443), Fate::Refused, "{what}");
+fn the_loop_makes_no_socket_of_any_family_and_reads_no_file_of_the_connectors() {
+    for what in ["unix socket", "udp socket", "tcp socket", "packet socket", "connect", "open"] {
+        assert!(possible(what, 443) || what == "connect", "{what}");
+        assert_eq!(fate("loop", what, 443), Fate::Killed, "{what}");
     }
-    assert_eq!(fate("resolver", "open", 443), Fate::Done);
-    assert_eq!(fate("resolver", "open another file", 443), Fate::Refused);
-    assert_eq!(fate("resolver", "udp socket", 443), Fate::Done);
+}
+
+#[test]
+fn what_the_connector_and_a_lookup_may_not_do_kills_them_or_is_refused() {
+    for process in ["connector", "lookup"] {
+        for what in NEVER {
+            let want = match (what, process) {
+                ("packet socket", _) | ("fork", "lookup") => Fate::Refused,
+                // One child for each lookup.
+                ("fork", _) => continue,
+                _ => Fate::Killed,
+            };
+            assert_eq!(fate(process, what, 443), want, "{process}: {what}");
+        }
+        assert_eq!(fate(process, "udp socket", 443), Fate::Done);
+        assert_eq!(fate(process, "unix socket", 443), Fate::Refused);
+    }
+    assert_eq!(fate("lookup", "open", 443), Fate::Done);
+    if Relay::to("https://localhost/").start().output_line("protections: ").contains("Landlock ") {
+        assert_eq!(fate("lookup", "open another file", 443), Fate::Refused);
+    }
 }
 
 #[test]
@@ -363,9 +394,12 @@ fn no_thread_opens_a_connection_past_landlock() {
             continue;
         }
         tried += 1;
-        for (thread, want) in
-            [("loop", Fate::Killed), ("resolver", Fate::Refused), ("log", Fate::Killed)]
-        {
+        for (thread, want) in [
+            ("loop", Fate::Killed),
+            ("connector", Fate::Refused),
+            ("lookup", Fate::Refused),
+            ("log", Fate::Killed),
+        ] {
             assert_eq!(fate_elsewhere(thread, what, 443, elsewhere), want, "{thread}: {what}");
         }
     }
@@ -418,7 +452,7 @@ fn the_loop_calls_with_the_arguments_that_it_uses_alone() {
 }
 
 #[test]
-fn the_resolver_reaches_no_unix_socket_no_terminal_and_no_signal() {
+fn the_connector_and_a_lookup_reach_no_unix_socket_no_terminal_and_no_signal() {
     for what in [
         "unix socket",
         "type into the terminal",
@@ -429,18 +463,19 @@ fn the_resolver_reaches_no_unix_socket_no_terminal_and_no_signal() {
         "signal the process",
     ] {
         if possible(what, 443) {
-            assert_eq!(fate("resolver", what, 443), Fate::Refused, "{what}");
+            assert_eq!(fate("connector", what, 443), Fate::Refused, "{what}");
+            assert_eq!(fate("lookup", what, 443), Fate::Refused, "{what}");
         }
     }
-    assert_eq!(fate("resolver", "socket option", 443), Fate::Refused);
+    assert_eq!(fate("lookup", "socket option", 443), Fate::Refused);
     for what in ["how much is there", "flags", "udp socket", "tcp socket"] {
-        assert_eq!(fate("resolver", what, 443), Fate::Done, "{what}");
+        assert_eq!(fate("lookup", what, 443), Fate::Done, "{what}");
     }
 }
 
 #[test]
 fn a_fault_in_a_confined_thread_is_told_and_ends_by_sigabrt() {
-    for thread in ["loop", "resolver", "log"] {
+    for thread in ["loop", "log"] {
         for (what, text) in
             [("panic", ": a constant text; "), ("a panic with bytes", ": a fault; ")]
         {
@@ -484,18 +519,18 @@ fn a_relay_without_memory_says_so_and_ends_by_sigabrt() {
 }
 
 #[test]
-fn the_loop_connects_to_the_upstreams_port_alone() {
+fn the_connector_connects_to_the_upstreams_port_alone() {
     let (upstream, other) =
         (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
     let port = upstream.local_addr().unwrap().port();
     let elsewhere = other.local_addr().unwrap().port();
     let fate = |thread, to| fate_elsewhere(thread, "connect", port, to);
-    assert_eq!(fate("loop", port), Fate::Done);
+    assert_eq!(fate("connector", port), Fate::Done);
     if Relay::to("https://localhost/").start().output_line("protections: ").contains("TCP to port")
     {
-        assert_eq!(fate("loop", elsewhere), Fate::Refused);
-        assert_eq!(fate("resolver", elsewhere), Fate::Refused);
-        assert_eq!(fate("resolver", port), Fate::Refused);
+        assert_eq!(fate("connector", elsewhere), Fate::Refused);
+        assert_eq!(fate("lookup", elsewhere), Fate::Refused);
+        assert_eq!(fate("lookup", port), Fate::Refused);
     } else {
         eprintln!("skipped: this kernel's Landlock knows no ports");
     }
@@ -526,7 +561,7 @@ fn every_thread_of_the_relay_is_confined_and_has_no_privilege() {
         assert!(line.contains("no seccomp (this kernel has none)"), "{line}");
         return;
     }
-    assert!(fs::read_dir(format!("/proc/{}/task", relay.pid())).unwrap().count() >= 3);
+    assert!(fs::read_dir(format!("/proc/{}/task", relay.pid())).unwrap().count() >= 2);
     assert_eq!(of_each_thread(&relay, "Seccomp:"), only("2"));
     assert_eq!(of_each_thread(&relay, "NoNewPrivs:"), only("1"));
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {

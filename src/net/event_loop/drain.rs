@@ -16,6 +16,8 @@ pub enum Cause {
     Signal(EndSignal),
     /// `GET /shutdown`.
     Shutdown,
+    /// The connector has ended.
+    ConnectorFailed,
 }
 
 impl Cause {
@@ -24,6 +26,7 @@ impl Cause {
         match self {
             Cause::Signal(signal) => signal.name(),
             Cause::Shutdown => "GET /shutdown",
+            Cause::ConnectorFailed => "connector_failed",
         }
     }
 }
@@ -53,6 +56,7 @@ impl EventLoop {
     pub(super) fn end(&mut self, now: Instant) -> ControlFlow<()> {
         let cause = match self.signalled.take() {
             Some(signal) => Some(Cause::Signal(signal)),
+            None if self.failed.is_some() => Some(Cause::ConnectorFailed),
             None => self.shared.shutdown.then_some(Cause::Shutdown),
         };
         let (drain, cause) = match (self.drain, cause) {
@@ -62,11 +66,14 @@ impl EventLoop {
         };
         let end = match cause {
             // One terminal that hangs up is told twice: by the kernel and by the shell.
-            None | Some(Cause::Shutdown | Cause::Signal(EndSignal::HangUp)) => match self.busy() {
-                0 => drain.cause.name(),
-                _ if now >= drain.by => "--grace",
-                _ => return ControlFlow::Continue(()),
-            },
+            None
+            | Some(Cause::Shutdown | Cause::ConnectorFailed | Cause::Signal(EndSignal::HangUp)) => {
+                match self.busy() {
+                    0 => drain.cause.name(),
+                    _ if now >= drain.by => "--grace",
+                    _ => return ControlFlow::Continue(()),
+                }
+            }
             Some(again) => again.name(),
         };
         self.cut_off(end, drain, now);

@@ -1,20 +1,17 @@
-//! The way to a usable connection: addresses, TCP, a tunnel where there is a proxy, TLS.
+//! The way to a usable connection: a connected socket from the connector, a tunnel where there is a
+//! proxy, TLS.
 
-use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::Instant;
 
 use mio::Registry;
+use mio::net::TcpStream;
 
 use super::{Origin, Space, State, Upstream};
 use crate::http1::response::UpstreamFault;
-use crate::net::dial::Dial;
-use crate::net::resolver::Lookup;
 use crate::net::runs::send;
-use crate::net::socket::{Got, Socket};
+use crate::net::socket::{EVENTS, Got, Socket};
 use crate::net::tls::{Connector, WIRE_RECORD};
 use crate::net::tunnel::Tunnel;
-use crate::process::sys;
 
 impl Upstream {
     /// Moves on towards a usable connection, as far as it goes now.
@@ -30,11 +27,13 @@ impl Upstream {
         }
         let result = match self.deadline {
             Some(deadline) if now >= deadline => Err(UpstreamFault::ConnectTimeout),
-            _ => self.connect(origin, registry, space, now),
+            _ => self.connect(origin, registry, space),
         };
         result.map_err(|fault| {
-            // The name may lead elsewhere by now.
-            origin.resolver.doubt();
+            // The name may lead elsewhere by now. Of what it could not connect to, the connector knows.
+            if !matches!(self.state, State::New | State::Dialing(_) | State::Dialed(_)) {
+                origin.link.doubt();
+            }
             // Until the tunnel stands it is the proxy, if there is one, that is at fault.
             match self.state {
                 State::Handshaking(..) => fault,
@@ -49,21 +48,21 @@ impl Upstream {
         origin: &mut Origin,
         registry: &Registry,
         space: &mut Space,
-        now: Instant,
     ) -> Result<(), UpstreamFault> {
-        if let State::Resolving = self.state {
-            let Lookup::Addresses(addresses) = origin.resolver.addresses(now) else {
-                return Ok(());
-            };
-            self.resolved(addresses, now);
+        if let State::New = self.state {
+            self.state = State::Dialing(origin.link.dial(self.token.0 as u64)?);
         }
-        if let State::Dialing(dial) = &mut self.state {
-            let Some(stream) = dial.advance(registry, self.token, now)? else {
-                return Ok(());
-            };
-            // The event that told of the connection may have told of bytes too, and of their end.
-            let socket = Socket::new(stream, dial.readable, true).read_closed(dial.read_closed);
-            let _ = sys::set_upstream_options(socket.fd());
+        if let State::Dialing(_) = self.state {
+            return Ok(());
+        }
+        if let State::Dialed(result) = &mut self.state {
+            let stream = std::mem::replace(result, Err(UpstreamFault::Unreachable))?;
+            let mut stream = TcpStream::from_std(stream);
+            registry
+                .register(&mut stream, self.token, EVENTS)
+                .map_err(|_| UpstreamFault::OutOfDescriptors)?;
+            // Whether there is something to read, an event will tell.
+            let socket = Socket::new(stream, false, true);
             self.state = match &origin.proxy {
                 Some(_) => State::Tunneling(Tunnel::new(socket)),
                 None => connected(socket, origin.connector.as_ref())?,
@@ -73,7 +72,7 @@ impl Upstream {
             if !tunnel.advance(request)? {
                 return Ok(());
             }
-            if let State::Tunneling(tunnel) = std::mem::replace(&mut self.state, State::Resolving) {
+            if let State::Tunneling(tunnel) = std::mem::replace(&mut self.state, State::New) {
                 self.state = connected(tunnel.socket, origin.connector.as_ref())?;
             }
         }
@@ -84,11 +83,6 @@ impl Upstream {
             self.deadline = None;
         }
         Ok(())
-    }
-
-    /// The addresses have come; none mean that the name does not resolve.
-    pub fn resolved(&mut self, addresses: Rc<[SocketAddr]>, now: Instant) {
-        self.state = State::Dialing(Dial::new(addresses, now));
     }
 
     fn shake_hands(&mut self, space: &mut Space) -> Result<(), UpstreamFault> {
@@ -125,9 +119,7 @@ impl Upstream {
                 _ => return Err(UpstreamFault::TlsFailed),
             }
         }
-        if let State::Handshaking(socket, tls) =
-            std::mem::replace(&mut self.state, State::Resolving)
-        {
+        if let State::Handshaking(socket, tls) = std::mem::replace(&mut self.state, State::New) {
             self.state = State::Secure(socket, tls);
         }
         Ok(())

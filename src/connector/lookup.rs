@@ -1,0 +1,196 @@
+//! Looking the name up: each time in a child process of its own, which confines itself, asks
+//! getaddrinfo(3), answers through a pipe and ends. What the C library reads is thus always what stands
+//! there now, and what it parses is parsed where nothing else is.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, PipeReader, Read, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::confine::Confinement;
+use super::wire::{ADDRESS, decode_address, encode_address};
+use crate::process::sys;
+use crate::process::sys::child::{self, end_now};
+
+/// What getaddrinfo(3) reads.
+const RESOLVER_FILES: [&str; 5] =
+    ["/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"];
+
+/// Seconds after which a lookup is given up. Name servers that do not answer take up to half of that.
+const LOOKUP: u32 = 60;
+
+/// Addresses that one lookup answers with.
+const ADDRESSES: usize = 16;
+const LONGEST: usize = 1 + ADDRESSES * ADDRESS;
+
+/// The first byte of an answer: the addresses follow.
+const FOUND: u8 = 1;
+/// A file was replaced in the meantime, so that what was found may come from nowhere.
+const REPLACED: u8 = 2;
+
+/// A lookup under way.
+pub struct Lookup {
+    answer: PipeReader,
+}
+
+/// What came of one.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// These addresses, which may be none.
+    Addresses(Vec<SocketAddr>),
+    /// To be repeated.
+    Again,
+}
+
+impl Lookup {
+    /// Begins one.
+    pub fn begin(name: &str, port: u16, confinement: &Confinement) -> io::Result<Lookup> {
+        let (answer, tell) = io::pipe()?;
+        let connector = std::process::id();
+        if sys::fork()?.is_none() {
+            let work = || in_child(name, port, confinement, connector, tell.into());
+            let done = catch_unwind(AssertUnwindSafe(work));
+            end_now(i32::from(!matches!(done, Ok(Some(())))));
+        }
+        Ok(Lookup { answer })
+    }
+
+    /// What to wait for.
+    pub fn fd(&self) -> RawFd {
+        self.answer.as_raw_fd()
+    }
+
+    /// Takes the answer that is there, or the end that came in its place.
+    pub fn finish(mut self) -> Answer {
+        let mut answer = [0; LONGEST + 1];
+        // One write brings all of it.
+        let n = self.answer.read(&mut answer).unwrap_or(0);
+        decode(&answer[..n]).unwrap_or(Answer::Addresses(Vec::new()))
+    }
+}
+
+fn decode(answer: &[u8]) -> Option<Answer> {
+    match answer.split_first()? {
+        (&FOUND, addresses) if answer.len() <= LONGEST => {
+            let addresses = addresses.chunks(ADDRESS).map(|bytes| decode_address(bytes).ok()?);
+            Some(Answer::Addresses(addresses.collect::<Option<_>>()?))
+        }
+        (&REPLACED, []) => Some(Answer::Again),
+        _ => None,
+    }
+}
+
+/// The whole life of the child.
+fn in_child(
+    name: &str,
+    port: u16,
+    confinement: &Confinement,
+    connector: u32,
+    tell: OwnedFd,
+) -> Option<()> {
+    let mut tell = File::from(child::keep_only(tell).ok()?);
+    child::end_after(LOOKUP);
+    if !child::end_with(connector).ok()? {
+        return None;
+    }
+    let (files, before) = resolver_files();
+    confinement.lookup(&files).ok()?;
+    drop(files);
+    let found = (name, port).to_socket_addrs();
+    let mut answer = vec![FOUND];
+    for address in found.into_iter().flatten().take(ADDRESSES) {
+        answer.extend(encode_address(Some(address)));
+    }
+    // Landlock knows the files of a moment ago. Another one in their place cannot be read, and the C
+    // library then takes it for empty.
+    if identities() != before {
+        answer = vec![REPLACED];
+    }
+    tell.write_all(&answer).ok()
+}
+
+/// Which file it is that has a name.
+type Identity = Option<(u64, u64)>;
+
+/// The files as they are now.
+fn resolver_files() -> (Vec<OwnedFd>, [Identity; RESOLVER_FILES.len()]) {
+    let mut files = Vec::new();
+    let before = RESOLVER_FILES.map(|path| {
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).ok()?;
+        let metadata = file.metadata().ok()?;
+        files.push(file.into());
+        Some((metadata.dev(), metadata.ino()))
+    });
+    (files, before)
+}
+
+fn identities() -> [Identity; RESOLVER_FILES.len()] {
+    RESOLVER_FILES.map(|path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino())))
+}
+
+/// Loads the modules that the C library looks names up with, for all children to come: once confined they
+/// can load none. No name is asked for, so no packet is sent.
+pub fn load_modules() {
+    if cfg!(not(target_env = "gnu")) {
+        return;
+    }
+    let configuration = fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
+    for service in services(&configuration) {
+        if let Ok(library) = CString::new(format!("libnss_{service}.so.2")) {
+            child::load_library(&library);
+        }
+    }
+}
+
+/// The services that `hosts` names, and those that are asked where nothing is named.
+fn services(configuration: &str) -> Vec<&str> {
+    let mut services = vec!["files", "dns"];
+    let line = configuration.lines().find_map(|line| line.trim().strip_prefix("hosts:"));
+    let mut line = line.unwrap_or_default().split('#').next().unwrap_or_default();
+    while let Some((before, after)) = line.split_once('[') {
+        services.extend(before.split_whitespace());
+        line = after.split_once(']').map_or("", |(_, after)| after);
+    }
+    services.extend(line.split_whitespace());
+    services.retain(|name| {
+        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    });
+    services
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_those_of_the_hosts_line() {
+        assert_eq!(services(""), ["files", "dns"]);
+        let text = "passwd: files sss\n hosts:\tfiles mdns4_minimal [NOTFOUND=return] resolve \
+                    [!UNAVAIL=return success=merge] dns myhostname # last\nhosts: other\n";
+        let want = ["files", "dns", "files", "mdns4_minimal", "resolve", "dns", "myhostname"];
+        assert_eq!(services(text), want);
+        assert_eq!(services("hosts: ../../x [a b"), ["files", "dns"]);
+        assert_eq!(services("#hosts: nis"), ["files", "dns"]);
+    }
+
+    #[test]
+    fn an_answer_is_read_strictly() {
+        let address: SocketAddr = "[2001:db8::1]:443".parse().unwrap();
+        let one = [&[FOUND][..], &encode_address(Some(address))].concat();
+        assert_eq!(decode(&one), Some(Answer::Addresses(vec![address])));
+        assert_eq!(decode(&[FOUND]), Some(Answer::Addresses(vec![])));
+        assert_eq!(decode(&[REPLACED]), Some(Answer::Again));
+        for wrong in [&[][..], &[0], &[REPLACED, 0], &one[..9], &[FOUND, 0]] {
+            assert_eq!(decode(wrong), None);
+        }
+        let none = [&[FOUND][..], &encode_address(None)].concat();
+        assert_eq!(decode(&none), None);
+        let many = [&[FOUND][..], &encode_address(Some(address)).repeat(ADDRESSES)].concat();
+        assert!(decode(&many).is_some());
+        let more = [&many[..], &encode_address(Some(address))].concat();
+        assert_eq!(decode(&more), None);
+    }
+}

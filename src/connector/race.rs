@@ -1,0 +1,132 @@
+//! Racing the addresses of one host (RFC 8305).
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+
+use crate::http1::response::UpstreamFault;
+
+/// How long one address is tried alone before the next is tried beside it (RFC 8305 §5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// A connection that is being made.
+struct Attempt {
+    address: SocketAddr,
+    stream: TcpStream,
+    /// It is worth a look.
+    ready: bool,
+}
+
+/// Attempts at a TCP connection, one address after the other and side by side.
+pub struct Race {
+    addresses: Rc<[SocketAddr]>,
+    next: usize,
+    next_at: Instant,
+    attempts: Vec<Attempt>,
+    fault: UpstreamFault,
+}
+
+impl Race {
+    /// Begins with the first address.
+    pub fn new(addresses: Rc<[SocketAddr]>, now: Instant) -> Race {
+        Race {
+            addresses,
+            next: 0,
+            next_at: now,
+            attempts: Vec::new(),
+            fault: UpstreamFault::Unreachable,
+        }
+    }
+
+    /// All addresses, tried or not.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// When the next attempt is due, should those under way not have led anywhere by then.
+    pub fn wakes_at(&self) -> Option<Instant> {
+        (self.next < self.addresses.len()).then_some(self.next_at)
+    }
+
+    /// Attempts under way.
+    pub fn count(&self) -> usize {
+        self.attempts.len()
+    }
+
+    /// What to wait for.
+    pub fn interests(&self) -> impl Iterator<Item = libc::pollfd> {
+        self.attempts.iter().map(|attempt| libc::pollfd {
+            fd: attempt.stream.as_raw_fd(),
+            events: libc::POLLOUT,
+            revents: 0,
+        })
+    }
+
+    /// Notes what was waited for, in the order of [`Race::interests`].
+    pub fn note<'a>(&mut self, mut polled: impl Iterator<Item = &'a libc::pollfd>) {
+        for attempt in &mut self.attempts {
+            attempt.ready |= polled.next().is_some_and(|fd| fd.revents != 0);
+        }
+    }
+
+    /// The first stream that stands, and where it leads. Attempts run side by side, begun one after the
+    /// other, as long as there is `room` for one.
+    pub fn advance(
+        &mut self,
+        room: &mut usize,
+        now: Instant,
+    ) -> Result<Option<(TcpStream, SocketAddr)>, UpstreamFault> {
+        loop {
+            let mut at = 0;
+            while at < self.attempts.len() {
+                let attempt = &mut self.attempts[at];
+                if !std::mem::take(&mut attempt.ready) {
+                    at += 1;
+                    continue;
+                }
+                match attempt.stream.take_error() {
+                    Ok(None) if attempt.stream.peer_addr().is_ok() => {
+                        let Attempt { address, stream, .. } = self.attempts.swap_remove(at);
+                        return Ok(Some((stream, address)));
+                    }
+                    Ok(None) => at += 1,
+                    Ok(Some(error)) | Err(error) => {
+                        self.note_error(&error);
+                        self.attempts.swap_remove(at);
+                        self.next_at = now;
+                    }
+                }
+            }
+            let due = self.next < self.addresses.len()
+                && (now >= self.next_at || self.attempts.is_empty());
+            if !due || *room == 0 {
+                break;
+            }
+            let address = self.addresses[self.next];
+            self.next += 1;
+            match TcpStream::connect(address) {
+                Ok(stream) => {
+                    *room -= 1;
+                    // On this machine it stands already, or has failed.
+                    self.attempts.push(Attempt { address, stream, ready: true });
+                    self.next_at = now + STAGGER;
+                }
+                Err(error) => self.note_error(&error),
+            }
+        }
+        let over = self.attempts.is_empty() && self.next == self.addresses.len();
+        if over { Err(self.fault) } else { Ok(None) }
+    }
+
+    fn note_error(&mut self, error: &io::Error) {
+        self.fault = match error.raw_os_error() {
+            Some(libc::ECONNREFUSED) => UpstreamFault::Refused,
+            Some(libc::EMFILE | libc::ENFILE) => UpstreamFault::OutOfDescriptors,
+            _ => self.fault,
+        };
+    }
+}

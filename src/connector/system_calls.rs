@@ -1,0 +1,312 @@
+//! The system calls of the connector and of a lookup, on x86_64 and aarch64, with glibc and with musl.
+//! `SECURITY.md` says of each what it is for.
+//!
+//! A lookup is a child of the connector and inherits its filters, so the connector's lists hold what a
+//! lookup needs too. Neither holds a secret.
+
+use libc::c_long;
+
+use crate::process::system_calls::Condition::Bits;
+use crate::process::system_calls::{Allowed, Limited, MEMORY};
+
+/// What the connector may call: its own work, and that of the lookups. Anything else is refused, and
+/// kills unless it stands in [`CONNECTOR_LIVES`].
+pub const CONNECTOR: Allowed = Allowed {
+    any: &[BOTH, BOTH_X86, OWN],
+    limited: &[MEMORY, READ_ONLY, READ_ONLY_X86, SOCKETS, OWN_SOCKETS, LIMITED, OWN_LIMITED],
+};
+
+/// What the connector and a lookup survive, refused or not.
+pub const CONNECTOR_LIVES: Allowed = Allowed {
+    any: &[BOTH, BOTH_X86, OWN, REFUSED, REFUSED_X86],
+    limited: &[NOT_EXECUTABLE, READ_ONLY, READ_ONLY_X86, OWN_LIMITED],
+};
+
+/// What a lookup may call once it has confined itself: what getaddrinfo(3) does. Anything else is
+/// refused.
+pub const LOOKUP: Allowed = Allowed {
+    any: &[BOTH, BOTH_X86],
+    limited: &[MEMORY, READ_ONLY, READ_ONLY_X86, SOCKETS, LIMITED],
+};
+
+const BOTH: &[c_long] = &[
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_lseek,
+    libc::SYS_close,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_ppoll,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_munmap,
+    libc::SYS_brk,
+    libc::SYS_uname,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getrandom,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_gettimeofday,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+    libc::SYS_sigaltstack,
+    libc::SYS_sched_yield,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+#[cfg(target_arch = "x86_64")]
+const BOTH_X86: &[c_long] = &[libc::SYS_poll, libc::SYS_stat, libc::SYS_access, libc::SYS_time];
+#[cfg(not(target_arch = "x86_64"))]
+const BOTH_X86: &[c_long] = &[];
+
+/// What the connector does beside: pipes and children for lookups, which confine themselves, and
+/// emptying the server-info file at the end.
+#[cfg(target_arch = "x86_64")]
+const OWN: &[c_long] = &[
+    libc::SYS_pipe2,
+    libc::SYS_dup3,
+    libc::SYS_close_range,
+    libc::SYS_getppid,
+    libc::SYS_set_robust_list,
+    libc::SYS_set_tid_address,
+    libc::SYS_rt_sigaction,
+    libc::SYS_setitimer,
+    libc::SYS_landlock_create_ruleset,
+    libc::SYS_landlock_add_rule,
+    libc::SYS_landlock_restrict_self,
+    libc::SYS_prlimit64,
+    libc::SYS_ftruncate,
+    libc::SYS_alarm,
+    libc::SYS_fork,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OWN: &[c_long] = &[
+    libc::SYS_pipe2,
+    libc::SYS_dup3,
+    libc::SYS_close_range,
+    libc::SYS_getppid,
+    libc::SYS_set_robust_list,
+    libc::SYS_set_tid_address,
+    libc::SYS_rt_sigaction,
+    libc::SYS_setitimer,
+    libc::SYS_landlock_create_ruleset,
+    libc::SYS_landlock_add_rule,
+    libc::SYS_landlock_restrict_self,
+    libc::SYS_prlimit64,
+    libc::SYS_ftruncate,
+];
+
+/// What C libraries and NSS modules try and do without: refused, and no reason to die. Which of its
+/// forms is refused does not matter for those that are limited.
+const REFUSED: &[c_long] = &[
+    // Limited, in SOCKETS, OWN_SOCKETS and LIMITED.
+    libc::SYS_socket,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockopt,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_fcntl,
+    libc::SYS_ioctl,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    // Not on a list.
+    libc::SYS_clone3,
+    libc::SYS_getdents64,
+    libc::SYS_readlinkat,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_statfs,
+    libc::SYS_fstatfs,
+    libc::SYS_getcwd,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_getgroups,
+    libc::SYS_getresuid,
+    libc::SYS_getresgid,
+    libc::SYS_sysinfo,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_getrusage,
+    libc::SYS_times,
+    libc::SYS_clock_getres,
+    libc::SYS_membarrier,
+    libc::SYS_rseq,
+    libc::SYS_socketpair,
+    libc::SYS_shutdown,
+    libc::SYS_recvmmsg,
+    libc::SYS_accept4,
+    libc::SYS_dup,
+    libc::SYS_flock,
+    libc::SYS_eventfd2,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_pselect6,
+    libc::SYS_tgkill,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_mlock,
+    libc::SYS_msync,
+    libc::SYS_mincore,
+];
+
+#[cfg(target_arch = "x86_64")]
+const REFUSED_X86: &[c_long] = &[
+    libc::SYS_lstat,
+    libc::SYS_readlink,
+    libc::SYS_getdents,
+    libc::SYS_getrlimit,
+    libc::SYS_select,
+    libc::SYS_pipe,
+    libc::SYS_dup2,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_create,
+    libc::SYS_eventfd,
+    libc::SYS_inotify_init,
+    libc::SYS_arch_prctl,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const REFUSED_X86: &[c_long] = &[];
+
+const ALL: u32 = u32::MAX;
+const EXEC: u32 = libc::PROT_EXEC as u32;
+
+/// Memory that can be executed kills.
+const NOT_EXECUTABLE: &[Limited] = &[
+    Limited { call: libc::SYS_mmap, forms: &[&[Bits(2, EXEC, 0)]] },
+    Limited { call: libc::SYS_mprotect, forms: &[&[Bits(2, EXEC, 0)]] },
+];
+
+const WRITING: u32 =
+    (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u32;
+
+/// Files are only read.
+const READ_ONLY: &[Limited] =
+    &[Limited { call: libc::SYS_openat, forms: &[&[Bits(2, WRITING, 0)]] }];
+#[cfg(target_arch = "x86_64")]
+const READ_ONLY_X86: &[Limited] =
+    &[Limited { call: libc::SYS_open, forms: &[&[Bits(1, WRITING, 0)]] }];
+#[cfg(not(target_arch = "x86_64"))]
+const READ_ONLY_X86: &[Limited] = &[];
+
+const V4: u32 = libc::AF_INET as u32;
+const V6: u32 = libc::AF_INET6 as u32;
+const NETLINK: u32 = libc::AF_NETLINK as u32;
+const STREAM: u32 = libc::SOCK_STREAM as u32;
+const DATAGRAM: u32 = libc::SOCK_DGRAM as u32;
+const RAW: u32 = libc::SOCK_RAW as u32;
+/// The type of a socket without its flags.
+const TYPE: u32 = 0xf;
+const TCP: u32 = libc::IPPROTO_TCP as u32;
+const UDP: u32 = libc::IPPROTO_UDP as u32;
+const ROUTE: u32 = libc::NETLINK_ROUTE as u32;
+const LEVEL_SOCKET: u32 = libc::SOL_SOCKET as u32;
+const LEVEL_IP: u32 = libc::IPPROTO_IP as u32;
+const LEVEL_IPV6: u32 = libc::IPPROTO_IPV6 as u32;
+/// It connects in place of connect(2), which Landlock would see.
+const FASTOPEN: u32 = libc::MSG_FASTOPEN as u32;
+
+/// TCP and UDP over IPv4 and IPv6, and the question for the addresses of this machine. No Unix socket,
+/// no MPTCP, no TCP Fast Open.
+const SOCKETS: &[Limited] = &[
+    Limited {
+        call: libc::SYS_socket,
+        forms: &[
+            &[Bits(0, ALL, V4), Bits(1, TYPE, STREAM), Bits(2, ALL, 0)],
+            &[Bits(0, ALL, V4), Bits(1, TYPE, STREAM), Bits(2, ALL, TCP)],
+            &[Bits(0, ALL, V6), Bits(1, TYPE, STREAM), Bits(2, ALL, 0)],
+            &[Bits(0, ALL, V6), Bits(1, TYPE, STREAM), Bits(2, ALL, TCP)],
+            &[Bits(0, ALL, V4), Bits(1, TYPE, DATAGRAM), Bits(2, ALL, 0)],
+            &[Bits(0, ALL, V4), Bits(1, TYPE, DATAGRAM), Bits(2, ALL, UDP)],
+            &[Bits(0, ALL, V6), Bits(1, TYPE, DATAGRAM), Bits(2, ALL, 0)],
+            &[Bits(0, ALL, V6), Bits(1, TYPE, DATAGRAM), Bits(2, ALL, UDP)],
+            &[Bits(0, ALL, NETLINK), Bits(1, TYPE, RAW), Bits(2, ALL, ROUTE)],
+        ],
+    },
+    Limited { call: libc::SYS_sendto, forms: &[&[Bits(3, FASTOPEN, 0)]] },
+    Limited { call: libc::SYS_sendmsg, forms: &[&[Bits(2, FASTOPEN, 0)]] },
+    Limited { call: libc::SYS_sendmmsg, forms: &[&[Bits(3, FASTOPEN, 0)]] },
+    Limited {
+        call: libc::SYS_getsockopt,
+        forms: &[&[Bits(1, ALL, LEVEL_SOCKET), Bits(2, ALL, libc::SO_ERROR as u32)]],
+    },
+    Limited {
+        call: libc::SYS_setsockopt,
+        forms: &[
+            &[Bits(1, ALL, LEVEL_IP), Bits(2, ALL, libc::IP_RECVERR as u32)],
+            &[Bits(1, ALL, LEVEL_IPV6), Bits(2, ALL, libc::IPV6_RECVERR as u32)],
+            &[Bits(1, ALL, LEVEL_IPV6), Bits(2, ALL, libc::IPV6_V6ONLY as u32)],
+        ],
+    },
+];
+
+/// What every connection to the upstream is given before it is handed over.
+const OWN_SOCKETS: &[Limited] = &[Limited {
+    call: libc::SYS_setsockopt,
+    forms: &[
+        &[Bits(1, ALL, LEVEL_SOCKET), Bits(2, ALL, libc::SO_KEEPALIVE as u32)],
+        &[Bits(1, ALL, LEVEL_SOCKET), Bits(2, ALL, libc::SO_OOBINLINE as u32)],
+        &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_NODELAY as u32)],
+        &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_KEEPIDLE as u32)],
+        &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_KEEPINTVL as u32)],
+        &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_KEEPCNT as u32)],
+        &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_USER_TIMEOUT as u32)],
+    ],
+}];
+
+/// No terminal is typed into (TIOCSTI), nobody is sent a signal (F_SETOWN).
+const LIMITED: &[Limited] = &[
+    Limited {
+        call: libc::SYS_fcntl,
+        forms: &[
+            &[Bits(1, ALL, libc::F_GETFD as u32)],
+            &[Bits(1, ALL, libc::F_SETFD as u32)],
+            &[Bits(1, ALL, libc::F_GETFL as u32)],
+            &[Bits(1, ALL, libc::F_SETFL as u32)],
+        ],
+    },
+    Limited {
+        call: libc::SYS_ioctl,
+        forms: &[&[Bits(1, ALL, libc::FIONREAD as u32)], &[Bits(1, ALL, SIOCGIFINDEX)]],
+    },
+];
+/// The index of a network interface, for `fe80::1%eth0`.
+const SIOCGIFINDEX: u32 = 0x8933;
+
+/// A child by fork(3), whatever the C library notes of it; what that does to itself.
+const OWN_LIMITED: &[Limited] = &[
+    Limited {
+        call: libc::SYS_clone,
+        forms: &[&[Bits(
+            0,
+            !(libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID) as u32,
+            libc::SIGCHLD as u32,
+        )]],
+    },
+    Limited {
+        call: libc::SYS_prctl,
+        forms: &[
+            &[Bits(0, ALL, libc::PR_SET_PDEATHSIG as u32)],
+            &[Bits(0, ALL, libc::PR_SET_NO_NEW_PRIVS as u32)],
+        ],
+    },
+    Limited { call: libc::SYS_seccomp, forms: &[&[Bits(0, ALL, libc::SECCOMP_SET_MODE_FILTER)]] },
+];

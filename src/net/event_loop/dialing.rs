@@ -1,0 +1,49 @@
+//! What the connector says: connections that it has made or could not make, and its end.
+
+use std::net::TcpStream;
+
+use mio::Token;
+
+use super::EventLoop;
+use crate::connector::link::ConnectorFailed;
+use crate::http1::response::UpstreamFault;
+use crate::net::slots::{Key, Side};
+
+impl EventLoop {
+    /// The connector has replied, or is gone.
+    pub(super) fn dialed(&mut self) {
+        loop {
+            match self.shared.origin.link.receive() {
+                Ok(None) => return,
+                Ok(Some(dialed)) => {
+                    if let (key, Side::Upstream) = Key::of(Token(dialed.id as usize)) {
+                        self.settle(key, dialed.result);
+                    }
+                }
+                Err(failed) => return self.connector_failed(failed),
+            }
+        }
+    }
+
+    /// A dial has ended. Where nobody waits for it any more, its connection is closed.
+    fn settle(&mut self, key: Key, result: Result<TcpStream, UpstreamFault>) {
+        if let Some(up) = self.shared.ups.get(key)
+            && up.is_dialing()
+        {
+            up.dialed(result);
+            match up.owner {
+                Some(owner) => self.wants_turn(owner),
+                None => self.stirred.push(key),
+            }
+        }
+    }
+
+    /// Without a connector there is nothing to wait for: whoever waits is told, and the relay ends when
+    /// the exchanges under way have.
+    fn connector_failed(&mut self, failed: ConnectorFailed) {
+        self.failed = Some(failed);
+        for key in self.shared.ups.keys() {
+            self.settle(key, Err(UpstreamFault::ConnectorFailed));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What a process that was forked does with itself: whom it ends with, which signals reach it, which
+//! descriptors, arguments and libraries it has.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use libc::{c_char, c_int};
+
+use super::{check, environ};
+
+/// Has the kernel kill this process when its parent ends. A change of user takes that back, so it comes
+/// after one. False: the parent, which had this id, is gone already.
+pub fn end_with(parent: u32) -> io::Result<bool> {
+    // SAFETY: prctl with plain numbers.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
+    Ok(std::os::unix::process::parent_id() == parent)
+}
+
+/// What a signal does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Nothing.
+    Ignored,
+    /// What the kernel has it do.
+    Default,
+}
+
+/// Settles what a signal does. An ignored SIGCHLD also has the kernel take the children that end.
+pub fn set_disposition(signal: c_int, disposition: Disposition) {
+    let handler = match disposition {
+        Disposition::Ignored => libc::SIG_IGN,
+        Disposition::Default => libc::SIG_DFL,
+    };
+    // SAFETY: no code of ours becomes a handler.
+    unsafe { libc::signal(signal, handler) };
+}
+
+/// Has SIGALRM end this process after so many seconds, whatever it inherited.
+pub fn end_after(seconds: u32) {
+    set_disposition(libc::SIGALRM, Disposition::Default);
+    super::unblock(&[libc::SIGALRM]);
+    // SAFETY: no memory is involved.
+    unsafe { libc::alarm(seconds) };
+}
+
+/// Ends the process at once: nothing is flushed, nothing is run.
+pub fn end_now(code: c_int) -> ! {
+    // SAFETY: no memory is involved.
+    unsafe { libc::_exit(code) }
+}
+
+/// The name that ps(1) shows.
+pub fn set_name(name: &CStr) {
+    // SAFETY: the kernel reads a string that outlives the call.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
+/// The process runs as root.
+pub fn is_root() -> bool {
+    // SAFETY: no memory is involved.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Has one descriptor, as number 3, and those below that number; closes every other.
+pub fn keep_only(fd: OwnedFd) -> io::Result<OwnedFd> {
+    const KEPT: c_int = 3;
+    let fd = if fd.as_raw_fd() == KEPT {
+        fd
+    } else {
+        // SAFETY: whatever has this number is not used any more, as the caller says.
+        check(unsafe { libc::dup3(fd.as_raw_fd(), KEPT, libc::O_CLOEXEC) })?;
+        std::mem::forget(fd);
+        // SAFETY: the number was just given to it.
+        unsafe { OwnedFd::from_raw_fd(KEPT) }
+    };
+    // SAFETY: whatever has these numbers is not used any more, as the caller says.
+    if unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, u32::MAX, 0) } != 0 {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the kernel fills one struct that outlives the call.
+        unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+        for fd in KEPT + 1..c_int::try_from(limit.rlim_cur).unwrap_or(c_int::MAX).min(1 << 16) {
+            // SAFETY: as above.
+            unsafe { libc::close(fd) };
+        }
+    }
+    Ok(fd)
+}
+
+/// Overwrites the arguments where the kernel put them, so that `/proc/PID/cmdline` shows them no more.
+/// Only while the process has one thread, and after the last look at them.
+pub fn wipe_arguments() {
+    let count = std::env::args_os().len();
+    // SAFETY: on Linux the kernel lays out, one after the other: the number of arguments, a pointer to
+    // each, null, and the environment's pointers, where `environ` points for as long as nobody calls
+    // setenv(3), which nothing here does. The number is compared before a pointer is followed.
+    unsafe {
+        let variables = environ;
+        if variables.is_null() || !(*variables.sub(1)).is_null() {
+            return;
+        }
+        let arguments = variables.sub(1 + count);
+        if arguments.sub(1).cast::<usize>().read() != count {
+            return;
+        }
+        for at in 0..count {
+            let argument: *mut c_char = *arguments.add(at);
+            let len = CStr::from_ptr(argument).count_bytes();
+            zeroize::Zeroize::zeroize(std::slice::from_raw_parts_mut(argument.cast::<u8>(), len));
+        }
+    }
+}
+
+/// Loads a shared library for good, where the C library can; runs what it does at its start, and
+/// nothing else of it.
+pub fn load_library(name: &CStr) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the caller names a library that the C library would load by itself later.
+    unsafe {
+        libc::dlopen(name.as_ptr(), libc::RTLD_LAZY)
+    };
+    #[cfg(not(target_env = "gnu"))]
+    let _ = name;
+}
+
+/// Waits for what the descriptors are asked for, so long at most. Interrupted: nothing has come.
+pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
+    // A part of a millisecond is waited for, not spun through.
+    let timeout = timeout.map_or(-1, |timeout| {
+        c_int::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX)
+    });
+    // SAFETY: the kernel fills the structs, which outlive the call.
+    match check(unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) }) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            fds.iter_mut().for_each(|fd| fd.revents = 0);
+            Ok(())
+        }
+        result => result.map(|_| ()),
+    }
+}
+
+/// Empties a file if it still holds these bytes, and no others.
+pub fn empty_if_it_holds(file: BorrowedFd<'_>, bytes: &[u8]) {
+    let mut content = vec![0; bytes.len() + 1];
+    // SAFETY: the kernel writes at most `len` bytes into memory that is ours alone.
+    let n = unsafe { libc::pread(file.as_raw_fd(), content.as_mut_ptr().cast(), content.len(), 0) };
+    if usize::try_from(n) == Ok(bytes.len()) && content[..bytes.len()] == *bytes {
+        // SAFETY: no memory is involved.
+        unsafe { libc::ftruncate(file.as_raw_fd(), 0) };
+    }
+}
