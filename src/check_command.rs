@@ -42,6 +42,9 @@ pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), Star
     let UpstreamUrl { scheme, path_and_query, .. } = &config.upstream;
     let scheme = if *scheme == Scheme::Http { "http" } else { "https" };
     check::say("upstream", &format!("{scheme}://{}{path_and_query}", config.upstream.authority()));
+    if let Some(mistake) = config.likely_mistake() {
+        check::say("warning", &mistake);
+    }
     if proxy.is_some() {
         check::say("proxy", &format!("{host}:{port}"));
     }

@@ -104,6 +104,18 @@ impl Config {
         }
     }
 
+    /// What is right by the rules and hardly meant: a base URL in place of an endpoint's.
+    pub fn likely_mistake(&self) -> Option<String> {
+        let path = self.upstream.path_and_query.split('?').next().unwrap_or_default();
+        let path = path.strip_suffix('/').unwrap_or(path);
+        path.ends_with("/v1").then(|| {
+            format!(
+                "--upstream-url ends in /v1, and requests go to exactly that path; most likely \
+                 {path}/responses is meant"
+            )
+        })
+    }
+
     /// What decides on requests and responses. Its lists are leaked: they last as long as the program.
     pub fn policy(&self) -> Policy {
         Policy {

@@ -134,7 +134,7 @@ fn run(
     }
     let user = config.user.as_ref().map(find_user).transpose()?;
     let told = forked.tell(&Target { host: host.clone(), port, user })?;
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<String> = config.likely_mistake().into_iter().collect();
     let token = match &config.client_token_file {
         Some(path) => Some(read_token(path, &mut warnings)?),
         None => None,

@@ -4,6 +4,7 @@
 
 pub mod exchange;
 pub mod strict;
+pub mod work;
 
 use std::collections::HashSet;
 
@@ -20,12 +21,13 @@ use codex_responses_api_proxy::process::credential::{
 
 pub use exchange::exchange;
 use strict::{Field, Parsed};
+pub use work::work;
 
 /// A property, by the name of its target.
 pub type Property = fn(&[u8]);
 
 /// Every property with its target's name.
-pub const ALL: [(&str, Property); 8] = [
+pub const ALL: [(&str, Property); 9] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked", chunked),
@@ -34,6 +36,7 @@ pub const ALL: [(&str, Property); 8] = [
     ("proxy", proxy),
     ("key_intake", key_intake),
     ("exchange", exchange),
+    ("work", work),
 ];
 
 /// Where an input is cut, as its first bytes say: the distances, and what is left of the input.

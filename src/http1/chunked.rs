@@ -2,6 +2,7 @@
 
 use super::field;
 use super::limits;
+use super::work;
 
 /// Reads chunked framing piece by piece. Any cut of the input gives the same data and the same end.
 #[derive(Clone, Debug)]
@@ -79,6 +80,7 @@ impl ChunkScanner {
             if self.state == State::End {
                 break;
             }
+            work::spend(1);
             self.state = self.byte(input[at])?;
             at += 1;
         }

@@ -3,6 +3,8 @@
 
 use core::ops::Range;
 
+use super::work;
+
 /// Runs longer than this go out by reference; shorter ones are cheaper to copy than to gather.
 const COPY: usize = 512;
 /// Runs in one list; a `writev` of this many parts fits on the stack.
@@ -94,6 +96,7 @@ impl Pieces {
             return;
         }
         let start = self.text.len();
+        work::spend(bytes.len());
         self.text.extend_from_slice(bytes);
         let now = self.text.len();
         if let Some(Piece::Text(_, end)) = self.runs.last_mut() {

@@ -232,3 +232,37 @@ fn each_layer_is_tried_for_real() {
         assert_eq!(text(&lines, "user"), "65534:65534");
     }
 }
+
+#[test]
+fn a_url_that_ends_in_v1_is_pointed_out_and_taken_as_it_stands() {
+    let upstream = Upstream::answering(super::support::ok("hello"));
+    for (path, hinted) in [
+        ("/v1", true),
+        ("/v1/", true),
+        ("/api/v1", true),
+        ("/v1?a=b", true),
+        ("/v1/responses", false),
+        ("/openai/v11", false),
+        ("", false),
+    ] {
+        let url = format!("https://localhost:{}{path}", upstream.port);
+        let (code, lines, err) = check(Relay::to(&url));
+        assert_eq!(code, 0, "{err}");
+        let warnings: Vec<_> = lines.iter().filter(|line| line.0 == "warning").collect();
+        assert_eq!(warnings.len(), usize::from(hinted), "{path}");
+        assert!(warnings.iter().all(|line| line.1.contains("/v1/responses")));
+
+        let relay = Relay::to(&url).start();
+        let answer = relay.connect().send(super::support::post("", "{}")).response();
+        assert_eq!(answer.status, 200);
+        // Whatever it prints at its start stands before the first exchange is served.
+        relay.signal(libc::SIGTERM);
+        let mut relay = relay;
+        assert_eq!(relay.exit_code(), 0);
+        let output = String::from_utf8(relay.output()).unwrap();
+        let warned = output.contains("warning: --upstream-url ends in /v1");
+        assert_eq!(warned, hinted, "{path}: {output}");
+    }
+    let request = upstream.requests().remove(0);
+    assert!(request.head.starts_with("POST /v1 HTTP/1.1\r\n"));
+}

@@ -1,0 +1,77 @@
+//! What a head costs, in steps of work (`http1::work`): no more than a small multiple of its length,
+//! whatever it holds and however it comes. Steps are counted in debug builds alone.
+
+use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep};
+use codex_responses_api_proxy::http1::pieces::Pieces;
+use codex_responses_api_proxy::http1::request::{Access, Policy};
+use codex_responses_api_proxy::http1::work::spent;
+
+/// Steps for each byte of a message that comes whole.
+const WHOLE: u64 = 24;
+/// For each byte of one that drips in. Its lines are parsed again up to 16 times.
+const DRIPPING: u64 = 64;
+/// For each message beside its bytes, and for each piece of it.
+const FIXED: u64 = 2_000;
+const PIECE: u64 = 8;
+
+/// One byte that says which side speaks; then cuts, and what that side says.
+pub fn work(data: &[u8]) {
+    let Some((flags, rest)) = data.split_first() else {
+        return;
+    };
+    let (ends, input) = super::cuts(rest);
+    let each_byte: Vec<usize> = (1..=input.len()).collect();
+    for ends in [vec![input.len()], ends, each_byte] {
+        let steps = if flags & 1 == 0 { ask(input, &ends) } else { respond(input, &ends) };
+        let each = if ends.len() == 1 { WHOLE } else { DRIPPING };
+        let most = FIXED + each * input.len() as u64 + PIECE * ends.len() as u64;
+        assert!(steps <= most, "{steps} steps for {} bytes in {}", input.len(), ends.len());
+    }
+}
+
+/// Steps for a client's bytes, before a connection is ready and with one.
+pub fn ask(input: &[u8], ends: &[usize]) -> u64 {
+    const DROPPED: &[&[u8]] = &[b"x-dropped", b"openai-project"];
+    let policy = Policy { dropped_fields: DROPPED, ..Policy::default() };
+    let mut exchange = Exchange::new(policy);
+    let (mut used, mut pieces, before) = (0, Pieces::default(), spent());
+    for end in ends {
+        loop {
+            pieces.clear();
+            let rest = &input[used..*end];
+            let access = Access::ready(exchange.is_waiting());
+            let (n, step) = exchange.downstream(rest, &access, &mut pieces);
+            used += n;
+            if exchange.is_complete() || step == RequestStep::Broken {
+                return spent() - before;
+            }
+            if step != RequestStep::Connect && (n == 0 || used == *end) {
+                break;
+            }
+        }
+    }
+    spent() - before
+}
+
+/// Steps for an upstream's bytes.
+pub fn respond(input: &[u8], ends: &[usize]) -> u64 {
+    let mut exchange = Exchange::new(Policy::default());
+    let request = b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut pieces = Pieces::default();
+    exchange.downstream(request, &Access::ready(true), &mut pieces);
+    let (mut used, before) = (0, spent());
+    for end in ends {
+        while exchange.is_under_way() {
+            pieces.clear();
+            let (n, step) = exchange.upstream(&input[used..*end], &mut pieces, &mut |_| false);
+            used += n;
+            if step != ResponseStep::Downstream {
+                return spent() - before;
+            }
+            if n == 0 || used == *end {
+                break;
+            }
+        }
+    }
+    spent() - before
+}
