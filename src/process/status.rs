@@ -55,11 +55,13 @@ impl Status {
 
     /// Of every other thread of this process that exists now.
     pub fn of_other_threads() -> io::Result<Vec<Status>> {
-        let own = super::sys::thread_id().to_string();
+        // By the numbers of the process namespace that `/proc` belongs to, which may be another one.
+        let link = std::fs::read_link("/proc/thread-self")?;
+        let own = link.file_name().ok_or(io::ErrorKind::InvalidData)?;
         let mut found = Vec::new();
         for thread in std::fs::read_dir("/proc/self/task")? {
             let thread = thread?;
-            if thread.file_name() != *own {
+            if thread.file_name() != own {
                 let text = std::fs::read(thread.path().join("status"))?;
                 found.push(Status::parse(&text).ok_or(io::ErrorKind::InvalidData)?);
             }
