@@ -222,6 +222,9 @@ fn run(
     } else {
         "answers not searched for the key (shorter than 16 bytes)"
     };
+    if let Some(file) = &server_info {
+        told.remember(file.as_fd(), file.line())?;
+    }
     let link = told.ready()?;
     let event_loop = EventLoop::new(Setup {
         listeners: listeners.sockets,

@@ -27,7 +27,7 @@ use addresses::Addresses;
 use confine::Confinement;
 use link::Link;
 use serve::Connector;
-use wire::{LONGEST, Target};
+use wire::{LONGEST, SERVER_INFO, Target};
 
 use crate::http1::url::Host;
 use crate::process::confine::Sandbox;
@@ -99,6 +99,13 @@ impl Told {
     /// The one descriptor of this process that it takes.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
+    }
+
+    /// Has it empty the server-info file, if that still holds this line, when this process is gone: one
+    /// that was killed cannot do so itself.
+    pub fn remember(&self, file: BorrowedFd<'_>, line: &[u8]) -> Result<(), StartError> {
+        let message = [&[SERVER_INFO], line].concat();
+        send_message(self.link.as_fd(), &message, Some(file)).map_err(|_| StartError::Gone)
     }
 
     /// Waits until it is confined.

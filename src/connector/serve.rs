@@ -12,9 +12,9 @@ use super::addresses::{Addresses, Next};
 use super::confine::Confinement;
 use super::lookup::{Answer, Lookup};
 use super::race::Race;
-use super::wire::{LONGEST, Outcome, Reply, Request, SHOWN};
+use super::wire::{LONGEST, Outcome, Reply, Request, SERVER_INFO, SHOWN};
 use crate::http1::response::UpstreamFault;
-use crate::process::sys::child::poll;
+use crate::process::sys::child::{empty_if_it_holds, poll};
 use crate::process::sys::fd_passing::{Passed, receive_message, send_message};
 use crate::process::sys::set_upstream_options;
 
@@ -50,6 +50,19 @@ pub struct Connector {
     disturbed: u32,
     dials: Vec<Dial>,
     replies: VecDeque<(Reply, Option<TcpStream>)>,
+    server_info: Option<ServerInfo>,
+}
+
+/// The file that says where the relay listens. The loop empties it; where it was killed, this does.
+struct ServerInfo {
+    file: OwnedFd,
+    line: Vec<u8>,
+}
+
+impl Drop for ServerInfo {
+    fn drop(&mut self) {
+        empty_if_it_holds(self.file.as_fd(), &self.line);
+    }
 }
 
 /// Where the descriptors stand that are waited for.
@@ -75,6 +88,7 @@ impl Connector {
             disturbed: 0,
             dials: Vec::new(),
             replies: VecDeque::new(),
+            server_info: None,
         }
     }
 
@@ -120,6 +134,10 @@ impl Connector {
             let mut message = [0; LONGEST];
             let n = match receive_message(self.link.as_fd(), &mut message) {
                 Ok((n, Passed::Nothing)) => n,
+                Ok((n, Passed::Descriptor(file))) => {
+                    self.remember(file, &message[..n])?;
+                    continue;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 _ => return Err(LoopGone),
@@ -138,6 +156,17 @@ impl Connector {
                 }
                 Request::Doubt => self.addresses.doubt(now),
             }
+        }
+    }
+
+    /// The server-info file.
+    fn remember(&mut self, file: OwnedFd, message: &[u8]) -> Result<(), LoopGone> {
+        match (message.split_first(), &self.server_info) {
+            (Some((&SERVER_INFO, line)), None) => {
+                self.server_info = Some(ServerInfo { file, line: line.to_vec() });
+                Ok(())
+            }
+            _ => Err(LoopGone),
         }
     }
 

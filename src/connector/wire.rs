@@ -79,6 +79,10 @@ pub enum Request {
     Doubt,
 }
 
+/// The first byte of a message that brings the server-info file; what was written to it follows. It comes
+/// at most once.
+pub const SERVER_INFO: u8 = 4;
+
 /// Bytes of a [`Request`].
 pub const REQUEST: usize = 9;
 

@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// to by then.
 pub struct ServerInfo {
     file: File,
+    line: String,
 }
 
 impl ServerInfo {
@@ -31,12 +32,14 @@ impl ServerInfo {
             fs::create_dir_all(parent)?;
         }
         let (mut file, beside) = create_beside(path)?;
-        let written = writeln!(file, "{{\"port\":{port},\"pid\":{pid}}}")
+        let line = format!("{{\"port\":{port},\"pid\":{pid}}}\n");
+        let written = file
+            .write_all(line.as_bytes())
             // Whatever the umask: it tells nothing secret, and another user needs it.
             .and_then(|()| file.set_permissions(fs::Permissions::from_mode(0o644)))
             .and_then(|()| fs::rename(&beside, path));
         match written {
-            Ok(()) => Ok(ServerInfo { file }),
+            Ok(()) => Ok(ServerInfo { file, line }),
             Err(error) => {
                 let _ = fs::remove_file(&beside);
                 Err(error)
@@ -45,7 +48,15 @@ impl ServerInfo {
     }
 }
 
-/// For the filter of system calls, which names it.
+impl ServerInfo {
+    /// What was written.
+    pub fn line(&self) -> &[u8] {
+        self.line.as_bytes()
+    }
+}
+
+/// For the filter of system calls, which names it, and for the connector, which empties it should the
+/// relay be killed.
 impl AsFd for ServerInfo {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -69,7 +80,8 @@ fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
         beside.push(name);
         beside.push(format!(".{:x}.{:x}.{attempt}", std::process::id(), moment.as_nanos()));
         let beside = path.with_file_name(beside);
-        let options = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside);
+        let options =
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&beside);
         match options {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             result => return result.map(|file| (file, beside)),

@@ -8,6 +8,7 @@ mod cancelling;
 mod certificates;
 mod check;
 mod command_line;
+mod connector;
 mod detach;
 mod dialing;
 mod differential;
