@@ -1,30 +1,37 @@
-//! `cargo run --release --example leak-check -- PID MARKER`: does a secret stand in the memory of a
-//! process, in its arguments or its environment? Of this relay or of any other program.
+//! `cargo run --release --example leak-check -- PID < KEYFILE`: does a secret, the first line of stdin,
+//! stand in the memory of a process, in its arguments or its environment? Of this relay or of any other
+//! program. Files that the process has mapped for reading only do not count: they are no copies that it made.
 
+use std::io::{Read, stdin};
 use std::process::ExitCode;
 
 mod memory;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (pid, marker) = match &arguments[..] {
-        [pid, marker] => (pid.parse().ok(), marker.as_bytes()),
-        _ => (None, &[][..]),
+    let pid = match &arguments[..] {
+        [pid] => pid.parse().ok(),
+        _ => None,
     };
-    let (Some(pid), true) = (pid, marker.len() >= memory::PIECE) else {
+    let mut secret = Vec::new();
+    let read = pid.is_some() && stdin().lock().read_to_end(&mut secret).is_ok();
+    let end = secret.iter().position(|byte| b"\r\n".contains(byte)).unwrap_or(secret.len());
+    let secret = &secret[..end];
+    let (Some(pid), true) = (pid, read && secret.len() >= memory::PIECE) else {
         eprintln!(
-            "usage: leak-check PID MARKER (12 bytes or more; the key that the process was given)"
+            "usage: leak-check PID < KEYFILE (12 bytes or more; the key that the process was given)"
         );
         return ExitCode::from(2);
     };
-    let scan = match memory::scan(pid, &memory::Needles::new(marker)) {
+    let scan = match memory::scan(pid, &memory::Needles::new(secret)) {
         Ok(scan) => scan,
         Err(error) => {
             eprintln!("cannot read the memory of {pid}: {error} (run this as root)");
             return ExitCode::from(2);
         }
     };
-    for hit in &scan.hits {
+    let hits: Vec<_> = scan.hits.iter().filter(|hit| !hit.is_of_file).collect();
+    for hit in &hits {
         println!(
             "{} bytes of it, {}, at {:#x} in {}",
             hit.length, hit.form, hit.address, hit.place
@@ -32,9 +39,9 @@ fn main() -> ExitCode {
     }
     println!(
         "{} copies or pieces in {} KiB; {} KiB that not even root can read",
-        scan.hits.len(),
+        hits.len(),
         scan.bytes / 1024,
         scan.refused / 1024
     );
-    if scan.hits.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if hits.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

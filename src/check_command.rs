@@ -2,12 +2,11 @@
 
 use codex_responses_api_proxy::cli::Config;
 use codex_responses_api_proxy::connector::Told;
-use codex_responses_api_proxy::http1::limits;
 use codex_responses_api_proxy::http1::url::{Host, Scheme, UpstreamUrl};
 use codex_responses_api_proxy::net::check::{self, Check};
 use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
-use codex_responses_api_proxy::process::credential::KeyError;
+use codex_responses_api_proxy::process::credential::{KeyError, locked_kib};
 use codex_responses_api_proxy::process::egress::ConnectRequest;
 use codex_responses_api_proxy::process::harden::{self, Beginning};
 use codex_responses_api_proxy::process::protections::{self, Callers, Protections};
@@ -54,7 +53,7 @@ pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), Star
         check::say("roots", &format!("built in, and {name} {path}{separator}{passed_over}"));
     }
     // As many as the key takes.
-    let pages = SecretPages::new(limits::KEY + limits::RECORD)
+    let pages = SecretPages::new(locked_kib(sys::page_size()) * 512)
         .map_err(|error| KeyError::Memory(error).to_string())?;
     let memory = pages.memory();
     config.requirement().memory(memory)?;

@@ -76,6 +76,8 @@ pub struct Config {
     pub allow_uids: Vec<u32>,
     /// Holds the token that callers must show.
     pub client_token_file: Option<PathBuf>,
+    /// Holds the key, in place of stdin.
+    pub key_file: Option<PathBuf>,
     /// Requests to forward in all.
     pub max_requests: Option<u64>,
     /// Whom to become.

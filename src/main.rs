@@ -2,7 +2,7 @@
 //! session (`--detach`), confine, run, exit code.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ use codex_responses_api_proxy::process::detach::{self, Outcome, Side, Starter};
 use codex_responses_api_proxy::process::egress::{self, Egress, EgressError};
 use codex_responses_api_proxy::process::filter::Descriptors;
 use codex_responses_api_proxy::process::harden::{self, Beginning};
+use codex_responses_api_proxy::process::key_source;
 use codex_responses_api_proxy::process::listeners::Listeners;
 use codex_responses_api_proxy::process::peer::Peers;
 use codex_responses_api_proxy::process::protections::{Callers, Protections};
@@ -27,7 +28,6 @@ use codex_responses_api_proxy::process::server_info::ServerInfo;
 use codex_responses_api_proxy::process::service_manager::{ActivationError, Handover, Notifier};
 use codex_responses_api_proxy::process::signals::{Session, Signals};
 use codex_responses_api_proxy::process::sys;
-use codex_responses_api_proxy::process::terminal::Prompt;
 use codex_responses_api_proxy::process::token::{ClientToken, Readers};
 
 mod check_command;
@@ -139,7 +139,13 @@ fn run(
         Some(path) => Some(read_token(path, &mut warnings)?),
         None => None,
     };
-    harden::close_inherited(handover.end(), told.fd());
+    if let (Some(path), false) = (&config.key_file, config.check) {
+        let readers = key_source::open(path)
+            .map_err(|error| format!("--key-file {}: {error}", path.display()))?;
+        requirement.key_file(readers)?;
+        warnings.extend(readers.warning(path));
+    }
+    warnings.extend(harden::close_inherited(handover.end(), told.fd()));
     let notifier = handover.notifier().unwrap_or_else(|warning| {
         warnings.push(warning);
         Notifier::default()
@@ -172,6 +178,10 @@ fn run(
         Scheme::Https => Some(Connector::new(trust, Recording::Off).map_err(no_connector)?.0),
     };
     let credential = read_key(config).map_err(|error| error.to_string())?;
+    key_source::close(config.key_file.is_some()).map_err(|error| {
+        format!("cannot close the key's file ({error}); give the key through a pipe")
+    })?;
+    warnings.extend(key_source::wipe_copies(&credential));
     requirement.memory(credential.memory())?;
     let session = if config.detach { Session::Own } else { Session::Inherited };
     let signals = Signals::take_over(session)
@@ -329,15 +339,7 @@ fn read_key(config: &Config) -> Result<Credential, KeyError> {
         config.upstream.authority(),
         config.auth_header.before_key()
     );
-    let stdin = io::stdin();
-    if stdin.is_terminal() {
-        let mut prompt = Prompt::new(stdin.as_fd()).map_err(KeyError::Read)?;
-        Credential::read(prefix.as_bytes(), config.key_form, |buffer| prompt.read(buffer))
-    } else {
-        Credential::read(prefix.as_bytes(), config.key_form, |buffer| {
-            sys::read(stdin.as_fd(), buffer)
-        })
-    }
+    key_source::read(prefix.as_bytes(), config.key_form)
 }
 
 fn print(text: &str) -> ExitCode {

@@ -52,9 +52,10 @@ fn cases(key: &[u8], width: usize, stride: usize, size: usize) -> Vec<Case> {
 
 fn credential(mut key: &[u8]) -> Credential {
     let read = |buffer: &mut [u8]| std::io::Read::read(&mut key, buffer);
-    Credential::read(b"POST / HTTP/1.1\r\nAuthorization: Bearer ", KeyForm::Word, read)
-        .ok()
-        .expect("a key")
+    match Credential::read(b"POST / HTTP/1.1\r\nAuthorization: Bearer ", KeyForm::Word, read) {
+        Ok(credential) => credential,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 static STEPS: AtomicU64 = AtomicU64::new(0);

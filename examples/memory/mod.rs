@@ -21,6 +21,8 @@ pub struct Hit {
     pub length: usize,
     /// `plain` or `base64`.
     pub form: &'static str,
+    /// It is part of a file that is mapped for reading only.
+    pub is_of_file: bool,
 }
 
 /// What a scan has seen.
@@ -103,7 +105,8 @@ pub fn scan(pid: u32, needles: &Needles) -> io::Result<Scan> {
     for name in ["cmdline", "environ"] {
         let bytes = fs::read(format!("/proc/{pid}/{name}"))?;
         needles.find(&bytes, |at, length, form| {
-            scan.hits.push(Hit { place: name.into(), address: at as u64, length, form });
+            let (place, address) = (name.into(), at as u64);
+            scan.hits.push(Hit { place, address, length, form, is_of_file: false });
         });
     }
     let memory = File::open(format!("/proc/{pid}/mem"))?;
@@ -134,7 +137,13 @@ pub fn scan(pid: u32, needles: &Needles) -> io::Result<Scan> {
             scan.bytes += got as u64;
             needles.find(&block[..got], |offset, length, form| {
                 let place = words.clone().nth(3).unwrap_or("anonymous memory").to_owned();
-                scan.hits.push(Hit { place, address: at + offset as u64, length, form });
+                let address = at + offset as u64;
+                // One that is deleted, or shared, may be memory by another name.
+                let is_of_file = !rights.contains('w')
+                    && rights.ends_with('p')
+                    && place.starts_with('/')
+                    && !line.ends_with("(deleted)");
+                scan.hits.push(Hit { place, address, length, form, is_of_file });
             });
             // What lies across two blocks is found in the second.
             let overlap = if got == want && at + (got as u64) < end { 4096 } else { 0 };

@@ -322,7 +322,7 @@ pub fn key_intake(data: &[u8]) {
         Ok(credential) => credential,
         Err(KeyError::Empty) => return assert!(key.is_empty()),
         Err(KeyError::TooLong(_)) => return assert!(line.len() > longest),
-        Err(KeyError::BadCharacter(_)) => return assert!(!fine),
+        Err(KeyError::BadCharacter(..)) => return assert!(!fine),
         Err(error) => panic!("{error}"),
     };
     assert!(fine && key.len() <= longest);

@@ -318,6 +318,18 @@ pub const FLAGS: &[Flag] = &[
         }),
     },
     Flag {
+        name: "key-file",
+        letter: None,
+        value: "FILE",
+        repeatable: false,
+        section: Section::Upstream,
+        help: "read the key from there and not from stdin",
+        action: Action::Value(|config, value| {
+            config.key_file = Some(value.path()?);
+            Ok(())
+        }),
+    },
+    Flag {
         name: "allow-token68",
         letter: None,
         value: "",
@@ -502,6 +514,7 @@ impl Default for Config {
             max_connections: limits::CONNECTIONS,
             allow_uids: Vec::new(),
             client_token_file: None,
+            key_file: None,
             max_requests: None,
             user: None,
             require_secret_memory: false,

@@ -45,7 +45,8 @@ impl KeyForm {
         }
     }
 
-    fn fits(self, key: &[u8]) -> bool {
+    /// The first byte that no key of this form has.
+    fn misfit(self, key: &[u8]) -> Option<usize> {
         let (word, marks): (_, &[u8]) = match self {
             KeyForm::Word => (key, b"-_"),
             KeyForm::Token68 => {
@@ -53,7 +54,66 @@ impl KeyForm {
                 (&key[..end], b"-._~+/")
             }
         };
-        !word.is_empty() && word.iter().all(|b| b.is_ascii_alphanumeric() || marks.contains(b))
+        let fits = |byte: &u8| byte.is_ascii_alphanumeric() || marks.contains(byte);
+        word.iter().position(|byte| !fits(byte)).or(word.is_empty().then_some(0))
+    }
+}
+
+/// What is wrong with a byte of the key: its kind, never the byte itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// `Bearer ` stands in front.
+    Scheme,
+    /// `NAME=` stands in front.
+    Variable,
+    /// A UTF-8 byte order mark stands in front.
+    ByteOrderMark,
+    /// Every such byte is one that `--allow-token68` allows, and the key is then a good one.
+    Token68,
+    /// This byte, counted from 1, is of this kind.
+    Byte(usize, &'static str),
+}
+
+impl Misfit {
+    fn of(form: KeyForm, key: &[u8], at: usize) -> Misfit {
+        let name =
+            key.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'_').count();
+        if key.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"Bearer ")) {
+            Misfit::Scheme
+        } else if key.starts_with("\u{feff}".as_bytes()) {
+            Misfit::ByteOrderMark
+        } else if name > 2 && key.get(name) == Some(&b'=') && name + 1 < key.len() {
+            Misfit::Variable
+        } else if form == KeyForm::Word && KeyForm::Token68.misfit(key).is_none() {
+            Misfit::Token68
+        } else {
+            let kind = match key[at] {
+                b' ' => "a space",
+                b'\t' => "a tab",
+                b'"' | b'\'' | b'`' => "a quotation mark",
+                b'.' | b'~' | b'+' | b'/' | b'=' => "one of . ~ + / =",
+                0..32 | 127 => "a control character",
+                128.. => "no ASCII",
+                _ => "a punctuation mark",
+            };
+            Misfit::Byte(at + 1, kind)
+        }
+    }
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Misfit::Scheme => f.write_str("\"Bearer \" stands before it; give the key alone"),
+            Misfit::Variable => f.write_str("NAME= stands before it; give the value alone"),
+            Misfit::ByteOrderMark => {
+                f.write_str("a byte order mark stands before it; save the file without one")
+            }
+            Misfit::Token68 => f.write_str(
+                "add --allow-token68 for one with '.', '~', '+', '/' or '=' (a JWT for example)",
+            ),
+            Misfit::Byte(at, kind) => write!(f, "byte {at} is {kind}; give the key alone"),
+        }
     }
 }
 
@@ -65,7 +125,7 @@ pub enum KeyError {
     /// More than fits.
     TooLong(KeyForm),
     /// A byte that no key of this form has.
-    BadCharacter(KeyForm),
+    BadCharacter(KeyForm, Misfit),
     /// read(2) failed.
     Read(io::Error),
     /// No memory fit to hold it.
@@ -88,13 +148,13 @@ impl fmt::Display for KeyError {
                 };
                 write!(f, "API key is too large: at most {} bytes{more}", form.longest())
             }
-            KeyError::BadCharacter(KeyForm::Word) => f.write_str(
-                "API key may only contain ASCII letters, numbers, '-' or '_'; add --allow-token68 for \
-                 one with '.', '~', '+', '/' or '=' (a JWT for example)",
-            ),
-            KeyError::BadCharacter(KeyForm::Token68) => f.write_str(
+            KeyError::BadCharacter(KeyForm::Word, misfit) => {
+                write!(f, "API key may only contain ASCII letters, numbers, '-' or '_'; {misfit}")
+            }
+            KeyError::BadCharacter(KeyForm::Token68, misfit) => write!(
+                f,
                 "API key may only contain ASCII letters, numbers, '-', '.', '_', '~', '+' or '/', and \
-                 '=' at its end",
+                 '=' at its end; {misfit}"
             ),
             KeyError::Read(error) => write!(
                 f,
@@ -103,7 +163,8 @@ impl fmt::Display for KeyError {
             KeyError::Memory(error) => write!(
                 f,
                 "no memory fit to hold the API key ({error}); raise the limit on locked memory \
-                 (ulimit -l) to 64 KiB or more"
+                 (ulimit -l) to {} KiB or more",
+                locked_kib(sys::page_size())
             ),
             KeyError::Random(error) => write!(
                 f,
@@ -112,6 +173,24 @@ impl fmt::Display for KeyError {
             ),
         }
     }
+}
+
+/// KiB of locked memory that all secrets of a relay take at most, rounded up: the longest key beside the
+/// longest URL, a client token, and an egress proxy's credentials.
+pub fn locked_kib(page: usize) -> usize {
+    let block = search::SPACE + limits::URL + limits::AUTH_HEADER + 128 + limits::TOKEN68;
+    let sizes = [block, limits::RECORD, 1024, 8 * 1024];
+    let whole: usize = sizes.iter().map(|size| size.next_multiple_of(page)).sum();
+    whole.next_power_of_two() / 1024
+}
+
+/// Where else a copy of the key was found, and wiped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyCopy<'a> {
+    /// In the environment, in the variable of this name.
+    Variable(&'a [u8]),
+    /// In the arguments.
+    Arguments,
 }
 
 /// The key, in pages of its own. Wiped when it goes.
@@ -158,8 +237,8 @@ impl Credential {
         if line.is_empty() {
             return Err(KeyError::Empty);
         }
-        if !form.fits(line) {
-            return Err(KeyError::BadCharacter(form));
+        if let Some(at) = form.misfit(line) {
+            return Err(KeyError::BadCharacter(form, Misfit::of(form, line, at)));
         }
         let key = scratch - length - 2..scratch - 2;
         let start = key.start - prefix.len();
@@ -180,6 +259,28 @@ impl Credential {
     /// Responses are searched for the key.
     pub fn is_searched_for(&self) -> bool {
         self.search.is_on()
+    }
+
+    /// Looks for the key in the environment and the arguments of this process, wipes it there, and calls
+    /// back. Of a short key, which may be part of anything, only whole values count. Only while the
+    /// process has one thread.
+    pub fn wipe_copies(&self, mut found: impl FnMut(KeyCopy<'_>)) {
+        const LONG: usize = 16;
+        let key = &self.pages.bytes()[self.key.clone()];
+        let is_copy = |text: &[u8]| match key.len() {
+            ..LONG => text == key,
+            _ => text.windows(key.len()).any(|window| window == key),
+        };
+        sys::wipe_values(is_copy, |name| {
+            found(KeyCopy::Variable(if is_copy(name) { b"" } else { name }));
+        });
+        let wiped = sys::with_arguments(|arguments| {
+            let arguments = arguments.split_mut(|byte| *byte == 0);
+            arguments.filter(|text| is_copy(text)).map(|text| text.zeroize()).count()
+        });
+        if wiped.is_some_and(|wiped| wiped > 0) {
+            found(KeyCopy::Arguments);
+        }
     }
 
     /// Hands the block and as much of `after` as one TLS record holds to `sink`, in one call.
@@ -317,44 +418,44 @@ mod tests {
             (b"\n", "Empty"),
             (b"\r\n", "Empty"),
             (b"\nkey", "Empty"),
-            (b" key", "BadCharacter(Word)"),
-            (b"key ", "BadCharacter(Word)"),
-            (b"k ey", "BadCharacter(Word)"),
-            (b"k\0ey", "BadCharacter(Word)"),
-            (b"k\rey", "BadCharacter(Word)"),
-            (b"k.ey", "BadCharacter(Word)"),
-            (b"k/ey", "BadCharacter(Word)"),
-            (b"key=", "BadCharacter(Word)"),
-            (b"k\xc3\xa9y", "BadCharacter(Word)"),
+            (b" key", "BadCharacter(Word, "),
+            (b"key ", "BadCharacter(Word, "),
+            (b"k ey", "BadCharacter(Word, "),
+            (b"k\0ey", "BadCharacter(Word, "),
+            (b"k\rey", "BadCharacter(Word, "),
+            (b"k.ey", "BadCharacter(Word, "),
+            (b"k/ey", "BadCharacter(Word, "),
+            (b"key=", "BadCharacter(Word, "),
+            (b"k\xc3\xa9y", "BadCharacter(Word, "),
             (&[b'a'; KeyForm::Word.longest() + 1], "TooLong(Word)"),
             (&[b'a'; KeyForm::Word.longest() + 2], "TooLong(Word)"),
             (&[b'a'; 1 << 20], "TooLong(Word)"),
         ] {
             let error = intake(input).err().unwrap();
-            assert_eq!(format!("{error:?}"), want);
+            assert!(format!("{error:?}").starts_with(want), "{error:?}, not {want}");
         }
         for (input, want) in [
             (&b""[..], "Empty"),
-            (b"=", "BadCharacter(Token68)"),
-            (b"==", "BadCharacter(Token68)"),
-            (b"=a", "BadCharacter(Token68)"),
-            (b"a=b", "BadCharacter(Token68)"),
-            (b"a= =", "BadCharacter(Token68)"),
-            (b"a b", "BadCharacter(Token68)"),
-            (b"a,b", "BadCharacter(Token68)"),
-            (b"a:b", "BadCharacter(Token68)"),
-            (b"a\"b", "BadCharacter(Token68)"),
-            (b"a\\b", "BadCharacter(Token68)"),
-            (b"a\rb", "BadCharacter(Token68)"),
-            (b"a\0b", "BadCharacter(Token68)"),
-            (b"a\x7fb", "BadCharacter(Token68)"),
-            (b"k\xc3\xa9y", "BadCharacter(Token68)"),
+            (b"=", "BadCharacter(Token68, "),
+            (b"==", "BadCharacter(Token68, "),
+            (b"=a", "BadCharacter(Token68, "),
+            (b"a=b", "BadCharacter(Token68, "),
+            (b"a= =", "BadCharacter(Token68, "),
+            (b"a b", "BadCharacter(Token68, "),
+            (b"a,b", "BadCharacter(Token68, "),
+            (b"a:b", "BadCharacter(Token68, "),
+            (b"a\"b", "BadCharacter(Token68, "),
+            (b"a\\b", "BadCharacter(Token68, "),
+            (b"a\rb", "BadCharacter(Token68, "),
+            (b"a\0b", "BadCharacter(Token68, "),
+            (b"a\x7fb", "BadCharacter(Token68, "),
+            (b"k\xc3\xa9y", "BadCharacter(Token68, "),
             (&[b'a'; limits::TOKEN68 + 1], "TooLong(Token68)"),
             (&[b'a'; limits::TOKEN68 + 2], "TooLong(Token68)"),
             (&[b'a'; 1 << 20], "TooLong(Token68)"),
         ] {
             let error = token68(input).err().unwrap();
-            assert_eq!(format!("{error:?}"), want);
+            assert!(format!("{error:?}").starts_with(want), "{error:?}, not {want}");
         }
         let error =
             Credential::read(
@@ -363,6 +464,36 @@ mod tests {
                 |_| Err(io::ErrorKind::PermissionDenied.into()),
             );
         assert!(matches!(error, Err(KeyError::Read(_))));
+    }
+
+    #[test]
+    fn of_a_byte_that_does_not_fit_the_kind_and_the_place_are_told() {
+        for (key, want) in [
+            (&b"Bearer sk-123"[..], Misfit::Scheme),
+            (b"OPENAI_API_KEY=sk-123", Misfit::Variable),
+            (b"\xef\xbb\xbfsk-123", Misfit::ByteOrderMark),
+            (b"sk-123.a~b+c/d==", Misfit::Token68),
+            (b"sk-12 3", Misfit::Byte(6, "a space")),
+            (b"\"sk-123\"", Misfit::Byte(1, "a quotation mark")),
+            (b"sk-1\t", Misfit::Byte(5, "a tab")),
+            (b"sk-1\x1b", Misfit::Byte(5, "a control character")),
+            (b"sk-\xc3\xa9", Misfit::Byte(4, "no ASCII")),
+            (b"sk,1", Misfit::Byte(3, "a punctuation mark")),
+            (b"sk.1 2", Misfit::Byte(3, "one of . ~ + / =")),
+            (b"=", Misfit::Byte(1, "one of . ~ + / =")),
+        ] {
+            match intake(key) {
+                Err(KeyError::BadCharacter(KeyForm::Word, misfit)) => assert_eq!(misfit, want),
+                _ => panic!("{want:?}"),
+            }
+        }
+        let error = token68(b"a=b").err().unwrap();
+        assert!(matches!(error, KeyError::BadCharacter(_, Misfit::Byte(2, _))), "{error}");
+    }
+
+    #[test]
+    fn the_limit_on_locked_memory_that_is_named_is_enough() {
+        assert_eq!([4, 16, 64].map(|kib| locked_kib(kib * 1024)), [64, 128, 256]);
     }
 
     #[test]

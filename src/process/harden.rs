@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::BorrowedFd;
 
 use super::status::Status;
-use super::sys::{self, FirstSteps, Inherited};
+use super::sys::{self, FirstSteps, Inherited, Reached};
 
 /// A step that failed. Each has its exit code, those of the reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,8 +178,15 @@ pub fn can_start() -> Result<(), String> {
 
 /// Closes what was inherited, from `first` on, once the files of the command line have been read
 /// (`<(…)` is such a descriptor) and before anything of our own is opened but the connector's link.
-pub fn close_inherited(first: usize, link: BorrowedFd<'_>) {
-    sys::inherited_descriptors(Inherited::Close, first, Some(link));
+/// Returns what to warn of when some may be left.
+pub fn close_inherited(first: usize, link: BorrowedFd<'_>) -> Option<String> {
+    match sys::inherited_descriptors(Inherited::Close, first, Some(link)) {
+        Reached::All => None,
+        Reached::Below(end) => Some(format!(
+            "inherited descriptors from {end} on may still be open: neither close_range(2) nor /proc is \
+             there; let one of them through to the relay"
+        )),
+    }
 }
 
 /// Becomes another user if one is named, gives up every capability in any case, and is still

@@ -8,6 +8,7 @@ pub mod egress;
 #[cfg(feature = "relay")]
 pub mod filter;
 pub mod harden;
+pub mod key_source;
 #[cfg(feature = "relay")]
 pub mod landlock;
 pub mod listeners;

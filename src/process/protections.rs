@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::confine::{ReadBack, Sandbox};
 use super::harden::{Beginning, HardenError};
+use super::key_source::KeyReaders;
 use super::sys::{Sealed, SecretMemory};
 
 /// Everything that the start line tells of protections.
@@ -128,6 +129,16 @@ impl Requirement {
     /// Asks for what is known before the key is read.
     pub fn before_the_key(self, beginning: &Beginning, sandbox: &Sandbox) -> Result<(), Unmet> {
         self.missing(before_the_key(beginning, sandbox))
+    }
+
+    /// Asks for a key file that not every local user can read.
+    pub fn key_file(self, readers: KeyReaders) -> Result<(), Unmet> {
+        match readers {
+            KeyReaders::Owner | KeyReaders::Group => Ok(()),
+            KeyReaders::Everyone => {
+                self.missing(vec!["a key file that not everybody can read (chmod o-r it)".into()])
+            }
+        }
     }
 
     /// Asks for memory.

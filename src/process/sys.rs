@@ -337,6 +337,48 @@ pub fn wipe_variables(is_unwanted: impl Fn(&[u8]) -> bool) {
     }
 }
 
+/// Overwrites each variable of the environment whose value `is_secret`, and removes it, and calls back
+/// with its name. Only while the process has one thread.
+pub fn wipe_values(is_secret: impl Fn(&[u8]) -> bool, mut found: impl FnMut(&[u8])) {
+    // SAFETY: the list is the C library's own, ends with null, and nobody else changes it: there is
+    // no other thread. The references end with the call.
+    unsafe {
+        let mut at = environ;
+        while !at.is_null() && !(*at).is_null() {
+            let entry = CStr::from_ptr(*at).to_bytes();
+            if let Some(equals) = entry.iter().position(|byte| *byte == b'=')
+                && is_secret(&entry[equals + 1..])
+            {
+                found(&entry[..equals]);
+                let entry = std::slice::from_raw_parts_mut((*at).cast::<u8>(), entry.len());
+                zeroize::Zeroize::zeroize(entry);
+            }
+            at = at.add(1);
+        }
+    }
+    // An entry that was overwritten has no name.
+    wipe_variables(<[u8]>::is_empty);
+}
+
+/// Shows the arguments where the kernel put them, each with its zero byte behind it, for changing.
+/// Only while the process has one thread.
+pub fn with_arguments<R>(look: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // Fields 48 and 49 of proc_pid_stat(5); the name, which may hold anything, ends with the last
+    // parenthesis, and what follows that is field 3.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(45);
+    let start = number(fields.next()?)?;
+    let end = number(fields.next()?)?;
+    if start == 0 || start >= end {
+        return None;
+    }
+    let start = ptr::with_exposed_provenance_mut::<u8>(start);
+    // SAFETY: the kernel names its own copy of the arguments, which is writable memory of this process
+    // for as long as it runs; nothing else refers to it while `look` runs, since there is no other
+    // thread.
+    Some(look(unsafe { std::slice::from_raw_parts_mut(start, end - start.addr()) }))
+}
+
 /// Gives up every way to gain privileges by execve(2), for good: what Landlock and seccomp ask for.
 /// Reads back that it is so.
 pub fn deny_new_privileges() -> io::Result<()> {
@@ -358,9 +400,22 @@ pub enum Inherited {
     Close,
 }
 
+/// Which of the descriptors from 3 on were reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// All of them.
+    All,
+    /// Those below this number: the kernel says of no other whether they are there.
+    Below(RawFd),
+}
+
 /// Sees to the descriptors from `first` on, which is 3 or more, but for one. Closing: only while no
 /// other is our own.
-pub fn inherited_descriptors(what: Inherited, first: usize, but: Option<BorrowedFd<'_>>) {
+pub fn inherited_descriptors(
+    what: Inherited,
+    first: usize,
+    but: Option<BorrowedFd<'_>>,
+) -> Reached {
     let first = RawFd::try_from(first).unwrap_or(RawFd::MAX).max(3);
     let flags = match what {
         Inherited::CloseOnExec => libc::CLOSE_RANGE_CLOEXEC,
@@ -373,13 +428,10 @@ pub fn inherited_descriptors(what: Inherited, first: usize, but: Option<Borrowed
             || unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0
     };
     if in_range(first, but as u32 - 1) && in_range(but + 1, u32::MAX) {
-        return;
+        return Reached::All;
     }
-    // Linux before 5.11, which has no close_range(2) or not this flag of it.
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the kernel fills one struct that outlives the call.
-    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
-    for fd in first..RawFd::try_from(limit.rlim_cur).unwrap_or(RawFd::MAX).min(1 << 20) {
+    // Linux before 5.11 has no close_range(2) or not this flag of it; a container may refuse it.
+    let see_to = |fd: RawFd| {
         match what {
             _ if fd == but => 0,
             // SAFETY: sets a flag, on a descriptor that may not exist.
@@ -387,7 +439,34 @@ pub fn inherited_descriptors(what: Inherited, first: usize, but: Option<Borrowed
             // SAFETY: as above, no descriptor from `first` on has an owner.
             Inherited::Close => unsafe { libc::close(fd) },
         };
+    };
+    if let Some(open) = open_descriptors() {
+        open.into_iter().filter(|fd| *fd >= first).for_each(see_to);
+        return Reached::All;
     }
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills one struct that outlives the call.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    let end = RawFd::try_from(limit.rlim_cur).unwrap_or(RawFd::MAX).min(1 << 20);
+    (first..end).for_each(see_to);
+    Reached::Below(end)
+}
+
+/// The descriptors that are open, as /proc lists them: those above the soft limit too, which they stay
+/// when that is lowered.
+fn open_descriptors() -> Option<Vec<RawFd>> {
+    let entries = std::fs::read_dir("/proc/self/fd").ok()?;
+    // What lists them is a descriptor itself, and closed when this returns.
+    let number = |name: &str| RawFd::try_from(number(name)?).ok();
+    entries.map(|entry| number(entry.ok()?.file_name().to_str()?)).collect()
+}
+
+/// A number as /proc writes it.
+fn number(digits: &str) -> Option<usize> {
+    digits.bytes().try_fold(0_usize, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| usize::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
 }
 
 /// Takes over `count` descriptors from `first` on that the starter left open for this process; `None`

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::credential::locked_kib;
 use super::sys::{self, SecretPages};
 
 /// Bytes of a token, at most.
@@ -69,8 +70,9 @@ impl std::fmt::Display for TokenError {
             ),
             TokenError::Memory(error) => write!(
                 f,
-                "cannot be kept in locked memory ({error}); raise the limit on it (ulimit -l) to 64 \
-                 KiB or more"
+                "cannot be kept in locked memory ({error}); raise the limit on it (ulimit -l) to {} \
+                 KiB or more",
+                locked_kib(sys::page_size())
             ),
         }
     }

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
 use codex_responses_api_proxy::http1::limits;
 
-use super::support::relay::{end_of, marker_key, program};
+use super::support::relay::{emulated, end_of, inherit, marker_key, program, random_hex};
 use super::support::{Relay, Upstream, ok, post, read_until};
 
 /// Bytes of a key, at most: with `Bearer ` they make 1024.
@@ -106,7 +107,8 @@ fn arrives_as_token68(key: &str, long: bool) {
     let request = &upstream.requests()[0];
     let line = format!("\r\n{field}{key}\r\nX-A: aaa");
     assert!(request.head.matches(&line).count() == 1, "the key, whole");
-    assert!(request.head.ends_with("aaa\r\nContent-Length: 2\r\n\r\n") && request.body == b"{}");
+    assert!(request.head.ends_with("\r\nContent-Length: 2\r\n\r\n") && request.body == b"{}");
+    assert!(request.head.contains("aaa\r\n"));
 }
 
 #[test]
@@ -291,5 +293,251 @@ fn at_a_terminal_the_key_is_asked_for_without_echo_which_comes_back_whatever_hap
         if let Some(code) = code {
             assert_eq!(status.code(), Some(code));
         }
+    }
+}
+
+/// A folder of its own, gone at the end.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        let path = std::env::temp_dir().join(format!("key-{}", random_hex()));
+        std::fs::create_dir(&path).unwrap();
+        Folder(path)
+    }
+
+    /// A file of this mode that holds this.
+    fn file(&self, name: &str, mode: u32, content: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What descriptor 0 of the relay is.
+fn stdin_of(relay: &Relay) -> String {
+    let link = std::fs::read_link(format!("/proc/{}/fd/0", relay.pid())).unwrap();
+    link.to_str().unwrap().to_owned()
+}
+
+/// Starts it with these arguments, and nothing on stdin but what must not be read.
+fn with_key_file(upstream: &Upstream, key: &str, args: &[&str]) -> Relay {
+    let other = "sk-not-this-one-0123456789";
+    let mut starter = Relay::to(&upstream.url()).args(args).key(other);
+    let (mut relay, mut stdin) = starter.spawn_without_key(Stdio::piped());
+    let _ = writeln!(stdin, "{other}");
+    relay.key = key.to_owned();
+    let line = relay.line_with("listening");
+    relay.port = line.rsplit_once(':').unwrap().1.parse().unwrap();
+    relay.line_with("protections: ");
+    relay
+}
+
+#[test]
+fn a_key_file_is_read_in_place_of_stdin_through_links_and_pipes_and_closed() {
+    let (folder, key) = (Folder::new(), marker_key());
+    let file = folder.file("key", 0o600, &format!("{key}\n"));
+    let link = folder.0.join("link").to_str().unwrap().to_owned();
+    std::os::unix::fs::symlink("key", &link).unwrap();
+    let pipe = folder.0.join("pipe").to_str().unwrap().to_owned();
+    let name = std::ffi::CString::new(pipe.clone()).unwrap();
+    // SAFETY: the kernel reads a string that outlives the call.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    for path in [&file, &link, &pipe] {
+        let writer = (path == &pipe).then(|| {
+            let (pipe, key) = (pipe.clone(), key.clone());
+            std::thread::spawn(move || std::fs::write(pipe, key).unwrap())
+        });
+        let upstream = Upstream::answering(ok("fine"));
+        let relay = with_key_file(&upstream, &key, &["--key-file", path]);
+        assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+        upstream.requests()[0].head_without_key(&key);
+        if let Some(writer) = writer {
+            writer.join().unwrap();
+        }
+        if emulated() {
+            return;
+        }
+        assert_eq!(stdin_of(&relay), "/dev/null");
+        for entry in std::fs::read_dir(format!("/proc/{}/fd", relay.pid())).unwrap() {
+            let target = std::fs::read_link(entry.unwrap().path()).unwrap();
+            assert!(!target.starts_with(&folder.0), "the key's file is still open");
+        }
+    }
+}
+
+#[test]
+fn a_key_file_may_be_a_descriptor_as_a_shell_makes_it() {
+    let key = marker_key();
+    let (read, mut write) = std::io::pipe().unwrap();
+    writeln!(write, "{key}").unwrap();
+    drop(write);
+    let upstream = Upstream::answering(ok("fine"));
+    let path = format!("/dev/fd/{}", read.as_raw_fd());
+    let starter = Relay::to(&upstream.url()).args(["--key-file", &path]);
+    let mut starter = starter.command(|command| inherit(command, read.as_raw_fd()));
+    let (mut relay, _stdin) = starter.spawn_without_key(Stdio::piped());
+    let line = relay.line_with("listening");
+    relay.port = line.rsplit_once(':').unwrap().1.parse().unwrap();
+    relay.key = key.clone();
+    assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+    upstream.requests()[0].head_without_key(&key);
+}
+
+#[test]
+fn a_key_file_that_others_can_read_is_warned_about() {
+    let (folder, key) = (Folder::new(), marker_key());
+    for (mode, want) in [(0o644, "every local user"), (0o640, "its group"), (0o400, "")] {
+        let file = folder.file(&format!("key-{mode:o}"), mode, &key);
+        let upstream = Upstream::answering(ok("fine"));
+        let relay = with_key_file(&upstream, &key, &["--key-file", &file]);
+        if want.is_empty() {
+            assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+            let output = String::from_utf8(relay.output()).unwrap();
+            assert!(!output.contains("can be read"), "{output}");
+        } else {
+            let line = relay.line_with("can be read by");
+            assert!(line.contains(want) && line.contains("chmod"), "{line}");
+        }
+    }
+    let file = folder.file("key", 0o604, &key);
+    let (code, _, err) =
+        Relay::bare().args(["--require-hardening", "--key-file", &file]).run(b"sk-on-stdin\n");
+    assert!(code != 0 && err.contains("a key file that not everybody can read"), "{err}");
+}
+
+#[test]
+fn what_is_no_key_file_is_refused_with_the_reason() {
+    let folder = Folder::new();
+    let missing = folder.0.join("missing").to_str().unwrap().to_owned();
+    let empty = folder.file("empty", 0o600, "");
+    for (path, want) in [
+        (folder.0.to_str().unwrap(), "is neither a file nor a pipe"),
+        ("/dev/zero", "is neither a file nor a pipe"),
+        (&missing, "cannot be read"),
+        (&empty, "API key must be provided"),
+    ] {
+        let (code, _, err) = Relay::bare().args(["--key-file", path]).run(b"sk-on-stdin\n");
+        assert_eq!((code, err.lines().count()), (1, 1), "{err}");
+        assert!(err.contains(want), "{err}");
+    }
+}
+
+#[test]
+fn a_file_on_stdin_is_not_open_any_more_once_the_key_is_read_and_a_pipe_is() {
+    if emulated() {
+        return;
+    }
+    let (folder, key) = (Folder::new(), marker_key());
+    let file = File::open(folder.file("key", 0o600, &key)).unwrap();
+    let mut child = program().stdin(file).stderr(Stdio::piped()).spawn().unwrap();
+    read_until(child.stderr.as_mut().unwrap(), "protections").expect("it starts");
+    let target = std::fs::read_link(format!("/proc/{}/fd/0", child.id()));
+    let _ = child.kill();
+    end_of(&mut child);
+    assert_eq!(target.unwrap().to_str(), Some("/dev/null"));
+    let relay = Relay::bare().start();
+    assert!(stdin_of(&relay).starts_with("pipe:"));
+}
+
+#[test]
+fn a_key_that_also_stands_in_the_environment_is_wiped_there_and_reported() {
+    let key = marker_key();
+    let starter = Relay::bare().key(&key);
+    let starter = starter.env("OPENAI_API_KEY", &key).env("X_NOTE", &format!("Bearer {key}"));
+    let relay = starter.env("KEPT", "this").start();
+    for name in ["OPENAI_API_KEY", "X_NOTE"] {
+        let line = relay.line_with("environment");
+        assert!(line.contains(&format!("env -u {name}")), "{line}");
+    }
+    if emulated() {
+        return;
+    }
+    match std::fs::read(format!("/proc/{}/environ", relay.pid())) {
+        Ok(environ) => {
+            assert!(!environ.windows(key.len()).any(|text| text == key.as_bytes()));
+            assert!(environ.windows(9).any(|text| text == b"KEPT=this"), "too much is wiped");
+        }
+        Err(error) => eprintln!("skipped: reading the environment of another process: {error}"),
+    }
+}
+
+#[test]
+fn a_key_that_also_stands_in_the_arguments_is_wiped_there_and_reported() {
+    let key = marker_key();
+    // Port 0 is any; a name of a file may be anything.
+    let file = std::env::temp_dir().join(format!("{key}.json"));
+    let relay = Relay::bare().key(&key).args(["--server-info", file.to_str().unwrap()]).start();
+    relay.line_with("the key also stood in the arguments");
+    let arguments = std::fs::read(format!("/proc/{}/cmdline", relay.pid())).unwrap();
+    drop(relay);
+    let _ = std::fs::remove_file(file);
+    assert!(!arguments.windows(key.len()).any(|text| text == key.as_bytes()));
+}
+
+#[test]
+fn an_inherited_descriptor_above_the_soft_limit_is_closed_without_close_range() {
+    if emulated() {
+        return;
+    }
+    let mark = Folder::new();
+    let file = File::open(mark.file("inherited", 0o600, "x")).unwrap();
+    let fd = file.as_raw_fd();
+    // Root gets descriptors above its soft limit by lowering that afterwards.
+    let high = move || {
+        let limit = libc::rlimit { rlim_cur: 256, rlim_max: 4_096 };
+        let more = libc::rlimit { rlim_cur: 4_096, rlim_max: 4_096 };
+        // SAFETY: async-signal-safe calls on memory that outlives them.
+        let done = unsafe {
+            libc::setrlimit(libc::RLIMIT_NOFILE, &more) == 0
+                && libc::dup2(fd, 3_000) == 3_000
+                && libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0
+        };
+        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    let start = |listing: bool| {
+        let starter = Relay::bare().args(["--max-connections", "16"]).command(|command| {
+            // SAFETY: between fork and exec it does no more than that.
+            unsafe { command.pre_exec(high) };
+        });
+        let starter = starter.refusing(libc::SYS_close_range, None, libc::ENOSYS);
+        if listing {
+            starter.start()
+        } else {
+            starter.refusing(libc::SYS_getdents64, None, libc::ENOSYS).start()
+        }
+    };
+    let relay = start(true);
+    let open = std::fs::read_link(format!("/proc/{}/fd/3000", relay.pid()));
+    assert!(open.is_err(), "descriptor 3000 is still open");
+    let output = String::from_utf8(relay.output()).unwrap();
+    assert!(!output.contains("inherited descriptors"), "{output}");
+    // Where they cannot be listed either, that is said.
+    let line = start(false).line_with("inherited descriptors");
+    assert!(line.contains("may still be open"), "{line}");
+}
+
+#[test]
+fn what_kind_of_byte_stands_where_is_told_and_the_flag_only_where_it_helps() {
+    for (key, want, helps) in [
+        ("Bearer sk-0123", "\"Bearer \" stands before it", false),
+        ("OPENAI_API_KEY=sk-0123", "NAME= stands before it", false),
+        ("\u{feff}sk-0123", "a byte order mark stands before it", false),
+        ("sk-01 23", "byte 6 is a space", false),
+        ("'sk-0123'", "byte 1 is a quotation mark", false),
+        ("sk-0123.x y", "byte 8 is one of", false),
+        ("sk-0123.x", "add --allow-token68", true),
+    ] {
+        let (code, _, err) = Relay::bare().run(key.as_bytes());
+        assert_eq!((code, err.lines().count()), (1, 1), "{err}");
+        assert!(err.contains(want) && err.contains("--allow-token68") == helps, "{err}");
+        assert!(!err.contains("0123"), "a part of the key is shown");
     }
 }

@@ -325,6 +325,12 @@ fn a_scan_finds_what_is_there() {
             assert!(found == want || (want == 34 && found >= 30), "{found} of {want} at {at}");
         }
     }
+    // A file that is mapped for reading is told apart: this text stands in the program.
+    match scan(std::process::id(), &Needles::new(b"a text that stands in this program's constants"))
+    {
+        Ok(scan) => assert!(scan.hits.iter().any(|hit| hit.is_of_file)),
+        Err(error) => eprintln!("skipped: {error}"),
+    }
     // And in a process: this one.
     let held: Arc<Mutex<Vec<u8>>> = Arc::new(Mutex::new(secret.to_vec()));
     let (tell, told) = channel();

@@ -1,0 +1,150 @@
+//! Where the key is read from: `--key-file`, or stdin; and what is left of that afterwards.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use super::credential::{Credential, KeyCopy, KeyError, KeyForm};
+use super::sys::{self, Standard};
+use super::terminal::Prompt;
+
+/// Who can read the file of `--key-file`, besides its owner and root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyReaders {
+    /// Nobody, or it is a pipe.
+    Owner,
+    /// The file's group.
+    Group,
+    /// Every local user.
+    Everyone,
+}
+
+/// Why `--key-file` cannot be used.
+#[derive(Debug)]
+pub enum KeyFileError {
+    /// It cannot be opened.
+    Open(io::Error),
+    /// A folder, a device or a socket.
+    Kind,
+}
+
+impl fmt::Display for KeyFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyFileError::Open(error) => write!(
+                f,
+                "cannot be read: {error}; name a file that the user who starts the relay may read"
+            ),
+            KeyFileError::Kind => f.write_str(
+                "is neither a file nor a pipe; name the file that holds the key, or use <(COMMAND)",
+            ),
+        }
+    }
+}
+
+/// Opens the file, following links, in place of stdin, so that the key is read as it would be from
+/// there. Before any change of user.
+pub fn open(path: &Path) -> Result<KeyReaders, KeyFileError> {
+    let fits = |metadata: &fs::Metadata| metadata.is_file() || metadata.file_type().is_fifo();
+    // Asked before, since opening a device may do something.
+    if !fits(&fs::metadata(path).map_err(KeyFileError::Open)?) {
+        return Err(KeyFileError::Kind);
+    }
+    let file = File::open(path).map_err(KeyFileError::Open)?;
+    let metadata = file.metadata().map_err(KeyFileError::Open)?;
+    if !fits(&metadata) {
+        return Err(KeyFileError::Kind);
+    }
+    sys::replace(Standard::Input, file.as_fd()).map_err(KeyFileError::Open)?;
+    Ok(readers(&metadata))
+}
+
+impl KeyReaders {
+    /// What there is to warn of.
+    pub fn warning(self, path: &Path) -> Option<String> {
+        let (readers, change) = match self {
+            KeyReaders::Owner => return None,
+            KeyReaders::Group => ("its group", "g-r"),
+            KeyReaders::Everyone => ("every local user", "go-r"),
+        };
+        let path = path.display();
+        Some(format!("--key-file {path} can be read by {readers}; chmod {change} it"))
+    }
+}
+
+fn readers(metadata: &fs::Metadata) -> KeyReaders {
+    match metadata.mode() {
+        _ if !metadata.is_file() => KeyReaders::Owner,
+        mode if mode & 0o004 != 0 => KeyReaders::Everyone,
+        mode if mode & 0o040 != 0 => KeyReaders::Group,
+        _ => KeyReaders::Owner,
+    }
+}
+
+/// Reads the key from stdin, at a terminal by asking for it.
+pub fn read(prefix: &[u8], form: KeyForm) -> Result<Credential, KeyError> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        let mut prompt = Prompt::new(stdin.as_fd()).map_err(KeyError::Read)?;
+        Credential::read(prefix, form, |buffer| prompt.read(buffer))
+    } else {
+        Credential::read(prefix, form, |buffer| sys::read(stdin.as_fd(), buffer))
+    }
+}
+
+/// Wipes what else of the key this process has; returns what to warn of.
+pub fn wipe_copies(credential: &Credential) -> Vec<String> {
+    let mut warnings = Vec::new();
+    credential.wipe_copies(|copy| {
+        warnings.push(match copy {
+            KeyCopy::Variable(name) => {
+                // Shown as it is only where that does no harm.
+                let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+                let plain = !name.is_empty() && name.iter().all(is_plain);
+                let name = if plain { String::from_utf8_lossy(name) } else { "NAME".into() };
+                format!(
+                    "the key also stood in the environment, in {name}, where it is wiped now; start \
+                     the relay by env -u {name}"
+                )
+            }
+            KeyCopy::Arguments => "the key also stood in the arguments, where it is wiped now; who \
+                                   looked at them saw it: change it"
+                .to_owned(),
+        });
+    });
+    warnings
+}
+
+/// Puts an empty stdin in the place of a file that the key was read from. A pipe stays unless it is
+/// that of `--key-file`: whoever writes to it later would be killed by SIGPIPE.
+pub fn close(of_flag: bool) -> io::Result<()> {
+    let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    if !of_flag && !stdin.metadata()?.is_file() {
+        return Ok(());
+    }
+    match File::open("/dev/null") {
+        Ok(null) if null.metadata()?.file_type().is_char_device() => {
+            sys::replace(Standard::Input, null.as_fd())
+        }
+        // Without /dev: a pipe that nobody writes to.
+        _ => sys::replace(Standard::Input, io::pipe()?.0.as_fd()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_and_pipes_will_do() {
+        for path in ["/", "/dev/null", "/dev/zero"] {
+            assert!(matches!(open(Path::new(path)), Err(KeyFileError::Kind)), "{path}");
+        }
+        let missing = open(Path::new("/nowhere/key"));
+        assert!(matches!(missing, Err(KeyFileError::Open(_))));
+    }
+}
