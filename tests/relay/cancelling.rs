@@ -162,6 +162,27 @@ fn a_client_that_leaves_while_its_connection_is_being_made_leaves_no_port_in_tim
 }
 
 #[test]
+fn a_response_before_the_end_of_the_request_leaves_no_port_in_time_wait() {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let upstream = Upstream::plain(move |peer| {
+        peer.head();
+        peer.write("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno");
+        let end = end(peer);
+        let _ = tell.lock().unwrap().send(end);
+    });
+    let before = waiting(&upstream);
+    let relay = Relay::to(&upstream.url()).start();
+    for _ in 0..5 {
+        let mut client = relay.connect();
+        client.send("POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{");
+        assert_eq!(client.response().status, 413);
+        assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "connection reset");
+    }
+    assert!(waiting(&upstream) <= before);
+}
+
+#[test]
 fn a_timeout_of_the_upstream_leaves_no_port_in_time_wait() {
     let (upstream, told) = telling(true, "");
     let before = waiting(&upstream);

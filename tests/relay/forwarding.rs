@@ -252,7 +252,8 @@ fn framing_is_written_anew() {
 fn broken_chunks_reach_nobody_as_a_whole_request() {
     let (tell, told) = channel();
     let tell = Mutex::new(tell);
-    let upstream = Upstream::tls(move |peer| {
+    // Plain, since a reset may meet a TLS server within its handshake, and it would see nothing.
+    let upstream = Upstream::plain(move |peer| {
         let mut seen = Vec::new();
         let _ = peer.read_to_end(&mut seen);
         tell.lock().unwrap().send(String::from_utf8(seen).unwrap()).unwrap();
@@ -272,7 +273,6 @@ fn broken_chunks_reach_nobody_as_a_whole_request() {
     // One that was made for nobody ends with the relay.
     drop(relay);
     for _ in 0..upstream.connections() {
-        // Where nothing was sent, the handshake has ended all the same.
         let seen = told.recv_timeout(DEADLINE).unwrap();
         assert!(seen.matches("POST ").count() <= 1, "a second request");
         assert!(!seen.ends_with("0\r\n\r\n"), "an end that the client did not send");

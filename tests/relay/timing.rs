@@ -242,13 +242,13 @@ fn an_upstream_that_takes_an_upload_slowly_is_waited_for() {
         peer.head();
         // Slow all the way, and longer than the time it has.
         for _ in 0..6 {
-            let _ = told.lock().unwrap().recv_timeout(SECOND / 2);
+            let _ = told.lock().unwrap().recv_timeout(SECOND);
             peer.take(SIZE / 6);
         }
         peer.write(ok("fine"));
         peer.closed();
     });
-    let relay = demanding(&upstream);
+    let relay = Relay::to(&upstream.url()).args(["--upstream-timeout", "4"]).start();
     let mut client = relay.connect();
     let mut stream = client.stream.try_clone().unwrap();
     let body = "x".repeat(SIZE);

@@ -147,6 +147,12 @@ impl Relay {
             || self.response_start == ResponseStart::DuringRequest
             || shared.ups.get(key).is_none_or(|up| !up.is_drained() || !up.is_between_records())
         {
+            // The upstream may still wait for the rest of the request, which is not sent.
+            if !self.exchange.is_over()
+                && let Some(up) = shared.ups.get(key)
+            {
+                up.cancel();
+            }
             shared.ups.remove(key);
         } else if shared.pool.put(key, &mut shared.ups, now) {
             shared.deadlines.set(place(key, Side::Upstream), now + pool::IDLE);
