@@ -11,6 +11,7 @@ use codex_responses_api_proxy::process::egress::ConnectRequest;
 use codex_responses_api_proxy::process::harden::{self, Beginning};
 use codex_responses_api_proxy::process::protections::{self, Callers, Protections};
 use codex_responses_api_proxy::process::sys::{self, SecretPages};
+use codex_responses_api_proxy::process::upstream_users::UpstreamUsers;
 
 use super::start_error::{StartError, no_connector, no_loop};
 
@@ -24,6 +25,8 @@ pub struct Way {
     pub port: u16,
     /// What the egress proxy is asked for.
     pub proxy: Option<ConnectRequest>,
+    /// Who may hold the other end of the connection, where that matters.
+    pub upstream_users: Option<UpstreamUsers>,
     /// Roots.
     pub trust: Trust,
     /// Which certificates of the file cannot be roots.
@@ -37,7 +40,7 @@ pub struct Way {
 /// `--check`: goes on as the relay does, but with no key, no port, and one connection that carries
 /// nothing.
 pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), StartError> {
-    let Way { told, host, port, proxy, trust, passed_over, user, sandbox } = way;
+    let Way { told, host, port, proxy, upstream_users, trust, passed_over, user, sandbox } = way;
     let UpstreamUrl { scheme, path_and_query, .. } = &config.upstream;
     let scheme = if *scheme == Scheme::Http { "http" } else { "https" };
     check::say("upstream", &format!("{scheme}://{}{path_and_query}", config.upstream.authority()));
@@ -67,7 +70,7 @@ pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), Star
         Scheme::Https => Some(Connector::new(trust, Recording::On).map_err(no_connector)?),
     };
     let link = told.ready()?;
-    let setup = check::Setup { connector, link, proxy, sandbox };
+    let setup = check::Setup { connector, link, proxy, upstream_users, sandbox };
     let check = Check::new(setup).map_err(no_loop)?;
     let sealed = sys::seal_program();
     sandbox.look_at_others()?;

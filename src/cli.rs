@@ -73,7 +73,9 @@ pub struct Config {
     /// Client connections at one time.
     pub max_connections: usize,
     /// Local users who may connect; empty: all.
-    pub allow_uids: Vec<u32>,
+    pub allow_uids: Vec<UserName>,
+    /// Users who may hold a loopback upstream that gets a secret in the clear.
+    pub upstream_uids: UpstreamUids,
     /// Holds the token that callers must show.
     pub client_token_file: Option<PathBuf>,
     /// Holds the key, in place of stdin.
@@ -148,6 +150,15 @@ pub enum UserName {
     Name(CString),
 }
 
+/// The values of `--upstream-uid`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamUids {
+    /// These, besides root and the relay's own.
+    Named(Vec<UserName>),
+    /// `any`: it is not checked.
+    Any,
+}
+
 /// What is wrong with the command line.
 #[derive(Debug)]
 pub enum UsageError {
@@ -161,6 +172,10 @@ pub enum UsageError {
     Number(&'static str, u64, u64),
     /// Not a user.
     User,
+    /// The value of this flag is not a user.
+    UserName(&'static str),
+    /// `any` and further values of this flag.
+    AnyAndMore(&'static str),
     /// `--upstream-url` cannot be used.
     Url(UrlError),
     /// http:// to a host that is not loopback.
@@ -190,6 +205,12 @@ impl fmt::Display for UsageError {
                 write!(f, "--{flag} takes a whole number from {least} to {most}")
             }
             UsageError::User => f.write_str("--user takes the name or number of a user, and :GID"),
+            UsageError::UserName(flag) => {
+                write!(f, "--{flag} takes the name of a user, or a number up to {LAST_ID}")
+            }
+            UsageError::AnyAndMore(flag) => {
+                write!(f, "--{flag} any trusts every user; leave the other --{flag} out")
+            }
             UsageError::Url(error) => write!(f, "--upstream-url: {error}"),
             UsageError::Plaintext => f.write_str(
                 "--upstream-url: http:// would send the key in the clear; use https://, or add \
@@ -306,6 +327,16 @@ impl Value {
         if self.text.is_empty() { Err(UsageError::NoPath(self.flag)) } else { Ok(self.text.into()) }
     }
 
+    fn user_name(self) -> Result<UserName, UsageError> {
+        let flag = self.flag;
+        let text = self.text()?;
+        match whole_number(text.as_bytes()) {
+            Some(id @ 0..=LAST_ID) => Ok(UserName::Id(id as u32)),
+            _ if text.bytes().all(|byte| byte.is_ascii_digit()) => Err(UsageError::UserName(flag)),
+            _ => CString::new(text).map(UserName::Name).or(Err(UsageError::UserName(flag))),
+        }
+    }
+
     fn user(self) -> Result<User, UsageError> {
         let text = self.text()?;
         let id = |digits: &str| whole_number(digits.as_bytes()).filter(|id| *id <= LAST_ID);
@@ -384,7 +415,22 @@ mod tests {
             (&["--port", "+80"], "--port takes a whole number from 0 to 65535"),
             (&["--port="], "--port takes a whole number from 0 to 65535"),
             (&["--port", "00000000000000000080"], "--port takes a whole number from 0 to 65535"),
-            (&["--allow-uid", "root"], "--allow-uid takes a whole number from 0 to 4294967294"),
+            (
+                &["--allow-uid", "4294967295"],
+                "--allow-uid takes the name of a user, or a number up to 4294967294",
+            ),
+            (
+                &["--upstream-uid="],
+                "--upstream-uid takes the name of a user, or a number up to 4294967294",
+            ),
+            (
+                &["--upstream-uid=any", "--upstream-uid=1"],
+                "--upstream-uid any trusts every user; leave the other --upstream-uid out",
+            ),
+            (
+                &["--upstream-uid=1", "--upstream-uid=any"],
+                "--upstream-uid any trusts every user; leave the other --upstream-uid out",
+            ),
             (&["--user", ""], "--user takes the name or number of a user, and :GID"),
             (&["--user", "1:x"], "--user takes the name or number of a user, and :GID"),
             (&["--user", "a:4294967295"], "--user takes the name or number of a user, and :GID"),
@@ -418,7 +464,13 @@ mod tests {
             user("nobody:7"),
             User { user: UserName::Name(c"nobody".into()), group: Some(7) }
         );
-        assert_eq!(config(&["--allow-uid", "1", "--allow-uid=0"]).allow_uids, [1, 0]);
+        let both = [UserName::Name(c"agent".into()), UserName::Id(0)];
+        assert_eq!(config(&["--allow-uid", "agent", "--allow-uid=0"]).allow_uids, both);
+        let upstream = |arguments: &[&str]| config(arguments).upstream_uids;
+        assert_eq!(upstream(&[]), UpstreamUids::Named(vec![]));
+        assert_eq!(upstream(&["--upstream-uid", "any"]), UpstreamUids::Any);
+        let named = upstream(&["--upstream-uid", "agent", "--upstream-uid=0"]);
+        assert_eq!(named, UpstreamUids::Named(both.to_vec()));
     }
 
     #[test]

@@ -53,6 +53,7 @@
 //! | which field carries the key | [`http1::auth_header`] |
 //! | what happens when, in one exchange | [`http1::exchange`] |
 //! | the key's whole life | [`process::credential`] |
+//! | whose process is at the other end of a connection | [`process::socket_owner`], [`process::upstream_users`], [`process::peer`], [`users`] |
 //! | the egress proxy and its credentials | [`http1::proxy`], [`process::egress`], [`net::tunnel`] |
 //! | every `unsafe` block | [`process::sys`] |
 //! | who gets a place, and who a turn | [`net::admission`], [`net::turns`] |
@@ -84,3 +85,5 @@ pub mod net;
 pub mod pem;
 #[cfg(feature = "process")]
 pub mod process;
+#[cfg(feature = "relay")]
+pub mod users;

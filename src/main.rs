@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-use codex_responses_api_proxy::cli::{self, Command, Config, User, UserName, flags};
+use codex_responses_api_proxy::cli::{self, Command, Config, flags};
 use codex_responses_api_proxy::connector;
 use codex_responses_api_proxy::connector::wire::Target;
 use codex_responses_api_proxy::http1::url::Scheme;
@@ -29,6 +29,8 @@ use codex_responses_api_proxy::process::service_manager::{ActivationError, Hando
 use codex_responses_api_proxy::process::signals::{Session, Signals};
 use codex_responses_api_proxy::process::sys;
 use codex_responses_api_proxy::process::token::{ClientToken, Readers};
+use codex_responses_api_proxy::process::upstream_users::UpstreamUsers;
+use codex_responses_api_proxy::users::{self, UserError};
 
 mod check_command;
 mod start_error;
@@ -132,7 +134,7 @@ fn run(
         let reason = format!("the limit on open files ({files}) is too low; raise ulimit -n");
         return Err(reason.into());
     }
-    let user = config.user.as_ref().map(find_user).transpose()?;
+    let user = config.user.as_ref().map(users::with_group).transpose().map_err(no_user)?;
     let told = forked.tell(&Target { host: host.clone(), port, user })?;
     let mut warnings: Vec<String> = config.likely_mistake().into_iter().collect();
     let token = match &config.client_token_file {
@@ -151,27 +153,20 @@ fn run(
         Notifier::default()
     });
     sys::make_room_for_descriptors(files.min(wanted));
-    let peers = match config.allow_uids.as_slice() {
-        [] => None,
-        uids => Some(Peers::new(uids.to_vec()).map_err(|error| {
-            format!(
-                "--allow-uid: the kernel does not tell whose connections are ({error}); leave it out \
-                 and ask for a token with --client-token-file"
-            )
-        })?),
-    };
-    let descriptors = Descriptors {
-        server_info: None,
-        socket_tables: peers.as_ref().map(Peers::tables).unwrap_or_default(),
-    };
+    let reach = users::clear_reach(config, proxy.as_ref());
+    let upstream_users = users::of_upstream(config, reach, user).map_err(no_user)?;
+    let peers = users::of_clients(config).map_err(no_user)?;
+    let tables = [
+        peers.as_ref().map(Peers::tables).unwrap_or_default(),
+        upstream_users.as_ref().map(UpstreamUsers::tables).unwrap_or_default(),
+    ];
+    let descriptors = Descriptors { server_info: None, socket_tables: tables };
     let sandbox = sandbox(config, port).with_descriptors(descriptors);
     requirement.before_the_key(&beginning, &sandbox)?;
     if config.check {
-        return check(
-            config,
-            beginning,
-            Way { told, host, port, proxy, trust, passed_over, user, sandbox },
-        );
+        let way =
+            Way { told, host, port, proxy, upstream_users, trust, passed_over, user, sandbox };
+        return check(config, beginning, way);
     }
     let connector = match config.upstream.scheme {
         Scheme::Http => None,
@@ -215,6 +210,13 @@ fn run(
     if proxy.is_some() {
         notes.push(format!("upstream through the proxy {host}:{port}"));
     }
+    match (&upstream_users, reach) {
+        (Some(users), _) => notes.push(users.describe()),
+        (None, Some(_)) => {
+            notes.push("A LOCAL UPSTREAM MAY BE ANY USER'S (--upstream-uid any)".into());
+        }
+        (None, None) => {}
+    }
     if peers.as_ref().is_some_and(Peers::reads_tables) {
         notes.push("--allow-uid by /proc/net/tcp".into());
     }
@@ -246,6 +248,7 @@ fn run(
         connector,
         link,
         proxy,
+        upstream_users,
         policy: config.policy(),
         max_connections,
         client_timeout: config.client_timeout,
@@ -304,21 +307,11 @@ fn sandbox(config: &Config, port: u16) -> Sandbox {
     if config.no_sandbox { Sandbox::off() } else { Sandbox::new(port) }
 }
 
-/// The ids of `--user`.
-fn find_user(user: &User) -> Result<(u32, u32), StartError> {
-    let (uid, group) = match &user.user {
-        UserName::Id(uid) => (*uid, user.group.or_else(|| sys::group_of(*uid))),
-        UserName::Name(name) => {
-            let (uid, group) = sys::user_named(name).ok_or_else(|| {
-                usage("--user: there is no user of that name; say UID:GID".into())
-            })?;
-            (uid, user.group.or(Some(group)))
-        }
-    };
-    let gid = group.ok_or_else(|| {
-        usage(format!("--user: the group of {uid} is not known; say --user {uid}:GID"))
-    })?;
-    Ok((uid, gid))
+fn no_user(error: UserError) -> StartError {
+    match error {
+        UserError::Clients(_) | UserError::Upstream(_) => StartError::from(error.to_string()),
+        _ => usage(error.to_string()),
+    }
 }
 
 fn read_token(path: &Path, warnings: &mut Vec<String>) -> Result<ClientToken, StartError> {

@@ -106,6 +106,7 @@ fn start(upstream: &Upstream) -> u16 {
             connector: Connector::new(trust, Recording::Off).ok().map(|(connector, _)| connector),
             link,
             proxy: None,
+            upstream_users: None,
             policy: Policy::default(),
             max_connections: 8,
             client_timeout: config.client_timeout,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Config, LAST_ID, UsageError, Value};
+use super::{Config, UpstreamUids, UsageError, Value};
 use crate::http1::auth_header::AuthHeader;
 use crate::http1::limits;
 use crate::http1::url::UpstreamUrl;
@@ -304,6 +304,26 @@ pub const FLAGS: &[Flag] = &[
         action: Action::Switch(|config| config.allow_plaintext_upstream = true),
     },
     Flag {
+        name: "upstream-uid",
+        letter: None,
+        value: "UID|NAME|any",
+        repeatable: true,
+        section: Section::Upstream,
+        help: "trust this user's process at the other end of an http:// upstream, or of a proxy with a \
+               password, on this machine, besides root's and the relay's own (repeatable)",
+        action: Action::Value(|config, value| {
+            let flag = value.flag;
+            match &mut config.upstream_uids {
+                UpstreamUids::Named(users) if value.text != "any" => users.push(value.user_name()?),
+                UpstreamUids::Named(users) if users.is_empty() => {
+                    config.upstream_uids = UpstreamUids::Any;
+                }
+                _ => return Err(UsageError::AnyAndMore(flag)),
+            }
+            Ok(())
+        }),
+    },
+    Flag {
         name: "auth-header",
         letter: None,
         value: "'NAME: {}'",
@@ -374,12 +394,12 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         name: "allow-uid",
         letter: None,
-        value: "UID",
+        value: "UID|NAME",
         repeatable: true,
         section: Section::Users,
         help: "connections of this local user only (repeatable)",
         action: Action::Value(|config, value| {
-            config.allow_uids.push(value.number(0, LAST_ID)? as u32);
+            config.allow_uids.push(value.user_name()?);
             Ok(())
         }),
     },
@@ -513,6 +533,7 @@ impl Default for Config {
             access_log: false,
             max_connections: limits::CONNECTIONS,
             allow_uids: Vec::new(),
+            upstream_uids: UpstreamUids::Named(Vec::new()),
             client_token_file: None,
             key_file: None,
             max_requests: None,

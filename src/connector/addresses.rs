@@ -46,8 +46,8 @@ impl Addresses {
     }
 
     /// Nothing is ever asked.
-    pub fn literal(address: SocketAddr) -> Addresses {
-        let good = Some((Rc::from([address]), None));
+    pub fn literal(addresses: &[SocketAddr]) -> Addresses {
+        let good = Some((Rc::from(addresses), None));
         Addresses { good, asked: None, failed: None, not_before: None }
     }
 
@@ -170,7 +170,7 @@ mod tests {
         let soon = start + 6 * MS;
         assert_eq!(addresses.next(soon, soon), Next::Wait(Some(start + PACE)));
         assert_eq!(addresses.next(soon, start + PACE), Next::Lookup);
-        let mut literal = Addresses::literal(parse(&[B])[0]);
+        let mut literal = Addresses::literal(&parse(&[B]));
         literal.doubt(start);
         assert_eq!(used(literal.next(start, start)), parse(&[B]));
     }

@@ -18,7 +18,7 @@ pub mod wire;
 
 use std::fs::OpenOptions;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -155,9 +155,13 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
         return;
     };
     let (name, addresses) = match target.host {
+        // In a race, whoever listens on the family that the upstream does not use would win it.
+        Host::Name(_) if target.host.is_localhost() => {
+            (None, literal(&[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], target.port))
+        }
         Host::Name(name) => (Some(name), Addresses::of_a_name()),
-        Host::V4(octets) => (None, literal(octets.into(), target.port)),
-        Host::V6(octets) => (None, literal(octets.into(), target.port)),
+        Host::V4(octets) => (None, literal(&[octets.into()], target.port)),
+        Host::V6(octets) => (None, literal(&[octets.into()], target.port)),
     };
     if name.is_some() {
         lookup::load_modules();
@@ -174,8 +178,9 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
     }
 }
 
-fn literal(ip: IpAddr, port: u16) -> Addresses {
-    Addresses::literal(SocketAddr::new(ip, port))
+fn literal(ips: &[IpAddr], port: u16) -> Addresses {
+    let addresses: Vec<_> = ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+    Addresses::literal(&addresses)
 }
 
 /// Leaves behind whatever it was forked with: environment, arguments, descriptors, signals, session.

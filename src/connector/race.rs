@@ -13,6 +13,15 @@ use crate::http1::response::UpstreamFault;
 /// How long one address is tried alone before the next is tried beside it (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
 
+/// How several addresses are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Side by side (RFC 8305).
+    Raced,
+    /// The next one only when the one before has refused the connection.
+    InTurn,
+}
+
 /// A connection that is being made.
 struct Attempt {
     address: SocketAddr,
@@ -23,6 +32,7 @@ struct Attempt {
 
 /// Attempts at a TCP connection, one address after the other and side by side.
 pub struct Race {
+    order: Order,
     addresses: Rc<[SocketAddr]>,
     next: usize,
     next_at: Instant,
@@ -32,8 +42,9 @@ pub struct Race {
 
 impl Race {
     /// Begins with the first address.
-    pub fn new(addresses: Rc<[SocketAddr]>, now: Instant) -> Race {
+    pub fn new(addresses: Rc<[SocketAddr]>, order: Order, now: Instant) -> Race {
         Race {
+            order,
             addresses,
             next: 0,
             next_at: now,
@@ -49,7 +60,7 @@ impl Race {
 
     /// When the next attempt is due, should those under way not have led anywhere by then.
     pub fn wakes_at(&self) -> Option<Instant> {
-        (self.next < self.addresses.len()).then_some(self.next_at)
+        (self.order == Order::Raced && self.next < self.addresses.len()).then_some(self.next_at)
     }
 
     /// Attempts under way.
@@ -102,7 +113,7 @@ impl Race {
                 }
             }
             let due = self.next < self.addresses.len()
-                && (now >= self.next_at || self.attempts.is_empty());
+                && (self.attempts.is_empty() || self.order == Order::Raced && now >= self.next_at);
             if !due || *room == 0 {
                 break;
             }
@@ -128,5 +139,8 @@ impl Race {
             Some(libc::EMFILE | libc::ENFILE) => UpstreamFault::OutOfDescriptors,
             _ => self.fault,
         };
+        if self.order == Order::InTurn && error.raw_os_error() != Some(libc::ECONNREFUSED) {
+            self.next = self.addresses.len();
+        }
     }
 }

@@ -11,7 +11,7 @@ use mio::net::TcpStream;
 use super::addresses::{Addresses, Next};
 use super::confine::Confinement;
 use super::lookup::{Answer, Lookup};
-use super::race::Race;
+use super::race::{Order, Race};
 use super::wire::{LONGEST, Outcome, Reply, Request, SERVER_INFO, SHOWN};
 use crate::http1::response::UpstreamFault;
 use crate::process::sys::child::{empty_if_it_holds, poll};
@@ -240,7 +240,8 @@ impl Connector {
                 match self.addresses.next(dial.since, now) {
                     Next::Use(addresses) => {
                         dial.resolved_at = now;
-                        break dial.race.insert(Race::new(addresses, now));
+                        let order = if self.name.is_some() { Order::Raced } else { Order::InTurn };
+                        break dial.race.insert(Race::new(addresses, order, now));
                     }
                     Next::Wait(at) => return Ok(Step::Wait(at)),
                     Next::Fail => return Err(UpstreamFault::Dns),

@@ -25,6 +25,9 @@ pub enum UpstreamFault {
     OutOfDescriptors,
     /// What connects for the relay has ended.
     ConnectorFailed,
+    /// A secret would go in the clear to a process of this machine that is not known to be a
+    /// trusted user's.
+    NotTrusted,
     /// The certificate is not signed by a trusted issuer.
     TlsUnknownIssuer,
     /// The certificate is for another name.
@@ -93,6 +96,12 @@ impl UpstreamFault {
             UpstreamFault::ConnectorFailed => (
                 "connector_failed",
                 "What connects to the upstream has ended unexpectedly, and the relay ends too.",
+            ),
+            UpstreamFault::NotTrusted => (
+                "upstream_not_trusted",
+                "Nothing was sent: what listens at the loopback address of the upstream, or of the \
+                 egress proxy, does not belong to a user whom the relay trusts. If it is the right \
+                 program, name its user with --upstream-uid; if not, end it.",
             ),
             UpstreamFault::TlsUnknownIssuer => (
                 "upstream_tls_unknown_issuer",

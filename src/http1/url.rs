@@ -24,6 +24,17 @@ pub enum Host {
     V6([u8; 16]),
 }
 
+impl Host {
+    /// `localhost` or a name below it. Such a name means this machine (RFC 6761 §6.3) and is never
+    /// looked up: a file or a name server could say otherwise.
+    pub fn is_localhost(&self) -> bool {
+        match self {
+            Host::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+            Host::V4(_) | Host::V6(_) => false,
+        }
+    }
+}
+
 /// As in a URL: an IPv6 address stands in brackets.
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,10 +146,10 @@ impl UpstreamUrl {
         &self.authority
     }
 
-    /// 127.0.0.0/8, ::1 or localhost.
+    /// 127.0.0.0/8, ::1, localhost or a name below it.
     pub fn is_loopback(&self) -> bool {
         match &self.host {
-            Host::Name(name) => name == "localhost",
+            Host::Name(_) => self.host.is_localhost(),
             Host::V4(octets) => octets[0] == 127,
             Host::V6(octets) => u128::from_be_bytes(*octets) == 1,
         }
@@ -244,6 +255,9 @@ mod tests {
             ("https://a.b:8443/x", "a.b:8443", 8443, "/x", false),
             ("http://localhost:80/", "localhost", 80, "/", true),
             ("http://localhost:443/", "localhost:443", 443, "/", true),
+            ("http://a.LOCALHOST:1/", "a.localhost:1", 1, "/", true),
+            ("https://notlocalhost/", "notlocalhost", 443, "/", false),
+            ("https://localhost.example/", "localhost.example", 443, "/", false),
             ("http://127.9.9.9:1", "127.9.9.9:1", 1, "/", true),
             ("http://[::1]:8080/a?b", "[::1]:8080", 8080, "/a?b", true),
             ("https://[2001:DB8::1]/", "[2001:db8::1]", 443, "/", false),

@@ -23,6 +23,7 @@ use crate::http1::response::UpstreamFault;
 use crate::process::confine::{ReadBack, Sandbox, Thread};
 use crate::process::egress::ConnectRequest;
 use crate::process::harden::HardenError;
+use crate::process::upstream_users::UpstreamUsers;
 
 const UPSTREAM: Token = Token(0);
 const CONNECTOR: Token = Token(1);
@@ -38,6 +39,8 @@ pub struct Setup {
     pub link: Link,
     /// What the egress proxy is asked for.
     pub proxy: Option<ConnectRequest>,
+    /// Who may hold the other end of the connection, where that matters.
+    pub upstream_users: Option<UpstreamUsers>,
     /// Confines each thread.
     pub sandbox: Sandbox,
 }
@@ -125,7 +128,8 @@ impl Check {
             out: Scratch::new(READ),
             gather: Scratch::new(0),
         };
-        let origin = Origin { connector, link, proxy: setup.proxy };
+        let users = setup.upstream_users;
+        let origin = Origin { connector, link, proxy: setup.proxy, users };
         Ok(Check { poll, origin, verifier, sandbox: setup.sandbox, space })
     }
 

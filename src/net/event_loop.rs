@@ -15,6 +15,8 @@ use mio::net::TcpListener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use self::accept::Accepted;
+use self::drain::Drain;
 use super::access_log::Log;
 use super::admission::{OVERLOADED_LINGERING, Places, REFUSED_LINGERING, Refusals};
 use super::buffer::Scratch;
@@ -40,8 +42,8 @@ use crate::process::service_manager::Notifier;
 use crate::process::signals::{EndSignal, Signals};
 use crate::process::sys;
 use crate::process::token::ClientToken;
+use crate::process::upstream_users::UpstreamUsers;
 use accept::Door;
-use drain::Drain;
 
 /// One for each listener: 127.0.0.1 and ::1.
 const LISTENERS: [Token; 2] = [Token(usize::MAX - 1), Token(usize::MAX - 4)];
@@ -71,6 +73,8 @@ pub struct Setup {
     pub link: Link,
     /// What the egress proxy is asked for.
     pub proxy: Option<ConnectRequest>,
+    /// Who may hold the other end of a connection to the upstream, where that matters.
+    pub upstream_users: Option<UpstreamUsers>,
     /// What is allowed beyond the one route.
     pub policy: Policy,
     /// Client connections at one time.
@@ -114,6 +118,8 @@ pub struct EventLoop {
     pass: Vec<Key>,
     /// Upstream connections that work for nobody, on which something has come.
     stirred: Vec<Key>,
+    /// Holds something only while a batch of connections is accepted.
+    accepted: Vec<Accepted>,
     accept_again: bool,
     accept_at: Option<Instant>,
     drain: Option<Drain>,
@@ -155,8 +161,9 @@ impl EventLoop {
         let users = setup.peers.as_ref().map_or(1, Peers::count);
         let lingering = REFUSED_LINGERING + OVERLOADED_LINGERING;
         let log = Log::start(setup.form, setup.sandbox)?;
+        let Setup { connector, proxy, upstream_users, .. } = setup;
         let (origin, registry) = (
-            Origin { connector: setup.connector, link, proxy: setup.proxy },
+            Origin { connector, link, proxy, users: upstream_users },
             poll.registry().try_clone()?,
         );
         let shared = Shared {
@@ -200,6 +207,7 @@ impl EventLoop {
             turns: Turns::new(users),
             pass: Vec::new(),
             stirred: Vec::new(),
+            accepted: Vec::new(),
             accept_again: false,
             accept_at: None,
             drain: None,

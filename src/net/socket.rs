@@ -72,6 +72,11 @@ impl Socket {
         self.stream.peer_addr().ok()
     }
 
+    /// Its own address and the one at the other end, while it is connected.
+    pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        Some((self.stream.local_addr().ok()?, self.peer()?))
+    }
+
     /// Looks once whether bytes or the end have come that no event has told of yet.
     pub fn is_silent(&mut self) -> bool {
         let looked = self.stream.peek(&mut [0]);

@@ -24,6 +24,7 @@ use crate::http1::response::UpstreamFault;
 use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
 use crate::process::sys;
+use crate::process::upstream_users::UpstreamUsers;
 
 /// How long it may take until a connection is usable: DNS, TCP, the proxy and TLS together.
 pub const CONNECT: Duration = Duration::from_secs(10);
@@ -36,6 +37,9 @@ pub struct Origin {
     pub link: Rc<Link>,
     /// What the egress proxy is asked for; `None` when there is none.
     pub proxy: Option<ConnectRequest>,
+    /// Who may hold the other end, where a secret goes there in the clear; `None` where none does, or
+    /// with `--upstream-uid any`.
+    pub users: Option<UpstreamUsers>,
 }
 
 /// Scratch space for one turn of one connection.

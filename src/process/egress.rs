@@ -94,6 +94,7 @@ fn first<R>(names: &[&'static CStr], mut look: impl FnMut(&'static CStr, &[u8]) 
 pub struct ConnectRequest {
     pages: SecretPages,
     len: usize,
+    has_credentials: bool,
 }
 
 impl ConnectRequest {
@@ -117,7 +118,7 @@ impl ConnectRequest {
         }
         put(b"\r\n");
         pages.seal(pages.len())?;
-        Ok(ConnectRequest { pages, len })
+        Ok(ConnectRequest { pages, len, has_credentials: encoded > 0 })
     }
 
     /// Writes once what stands behind the first `sent` bytes; returns how many went. 0 when there is
@@ -127,6 +128,11 @@ impl ConnectRequest {
             [] => Ok(0),
             rest => sink.write(rest),
         }
+    }
+
+    /// It shows the proxy a user name or password.
+    pub fn has_credentials(&self) -> bool {
+        self.has_credentials
     }
 
     /// So many bytes are all of it.

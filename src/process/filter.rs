@@ -17,8 +17,8 @@ use super::system_calls::{self, Allowed, Condition, Known};
 pub struct Descriptors {
     /// The server-info file, which is emptied at the end.
     pub server_info: Option<RawFd>,
-    /// The kernel's tables of sockets.
-    pub socket_tables: [Option<RawFd>; 2],
+    /// The kernel's tables of sockets: those that are asked about clients, and about the upstream.
+    pub socket_tables: [[Option<RawFd>; 2]; 2],
 }
 
 /// The filter of a thread, made by it. `None`: the lists are wrong, which a test finds.
@@ -93,7 +93,7 @@ fn values(known: Known, descriptors: &Descriptors) -> Vec<u32> {
         |fds: &[Option<RawFd>]| fds.iter().flatten().map(|fd| fd.cast_unsigned()).collect();
     match known {
         Known::ServerInfo => numbers(&[descriptors.server_info]),
-        Known::SocketTables => numbers(&descriptors.socket_tables),
+        Known::SocketTables => numbers(descriptors.socket_tables.as_flattened()),
         Known::Process => vec![std::process::id()],
         Known::Thread => vec![sys::thread_id()],
     }
@@ -107,7 +107,7 @@ mod tests {
     fn every_list_makes_a_filter() {
         for descriptors in [
             Descriptors::default(),
-            Descriptors { server_info: Some(7), socket_tables: [Some(8), Some(9)] },
+            Descriptors { server_info: Some(7), socket_tables: [[Some(8), Some(9)], [None; 2]] },
         ] {
             for thread in [Thread::Loop, Thread::Log] {
                 let filter = of(thread, &descriptors).unwrap();
@@ -131,7 +131,8 @@ mod tests {
         let rules = |descriptors: &Descriptors| rules(&system_calls::LOOP, descriptors).unwrap();
         let none = rules(&Descriptors::default());
         assert!(!none.contains_key(&libc::SYS_ftruncate) && !none.contains_key(&libc::SYS_pread64));
-        let descriptors = Descriptors { server_info: Some(7), socket_tables: [Some(8), Some(9)] };
+        let descriptors =
+            Descriptors { server_info: Some(7), socket_tables: [[Some(8), Some(9)], [None; 2]] };
         let all = rules(&descriptors);
         assert_eq!(all[&libc::SYS_ftruncate].len(), 1);
         assert_eq!(all[&libc::SYS_pread64].len(), 2, "one for each table");

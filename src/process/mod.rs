@@ -12,12 +12,14 @@ pub mod key_source;
 #[cfg(feature = "relay")]
 pub mod landlock;
 pub mod listeners;
+pub mod overflow_uid;
 pub mod peer;
 #[cfg(feature = "relay")]
 pub mod protections;
 pub mod server_info;
 pub mod service_manager;
 pub mod signals;
+pub mod socket_owner;
 pub mod status;
 #[cfg(feature = "relay")]
 pub mod support;
@@ -26,3 +28,4 @@ pub mod sys;
 pub mod system_calls;
 pub mod terminal;
 pub mod token;
+pub mod upstream_users;

@@ -558,6 +558,23 @@ pub fn replace(standard: Standard, by: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::dup2(by.as_raw_fd(), standard as c_int) }).map(|_| ())
 }
 
+/// The user ids of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserIds {
+    /// Of the user that started it.
+    pub real: u32,
+    /// That the kernel goes by.
+    pub effective: u32,
+}
+
+/// The user ids of this process.
+pub fn user_ids() -> io::Result<UserIds> {
+    let (mut real, mut effective, mut saved) = (0, 0, 0);
+    // SAFETY: the kernel fills three numbers that are ours alone.
+    check(unsafe { libc::getresuid(&mut real, &mut effective, &mut saved) })?;
+    Ok(UserIds { real, effective })
+}
+
 /// The user id and its group, from the system's user database.
 pub fn user_named(name: &CStr) -> Option<(u32, u32)> {
     let mut space = [0; 4096];
@@ -659,7 +676,15 @@ pub fn socket_diagnosis() -> io::Result<OwnedFd> {
     // SAFETY: no memory is involved.
     let fd = check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG) })?;
     // SAFETY: the descriptor was just made and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: plain memory; all zero is the kernel's own address.
+    let mut kernel: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    kernel.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    let len = size_of_val(&kernel) as libc::socklen_t;
+    // SAFETY: the kernel reads `len` bytes that outlive the call. From here on no other process can
+    // send anything to this socket.
+    check(unsafe { libc::connect(fd.as_raw_fd(), ptr::from_ref(&kernel).cast(), len) })?;
+    Ok(fd)
 }
 
 /// Sends a question on a datagram socket.

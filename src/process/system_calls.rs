@@ -177,6 +177,8 @@ const LOOP_CALLS: &[c_long] = &[
     libc::SYS_close,
     // Where a connection leads.
     libc::SYS_getpeername,
+    // The address of a connection of its own.
+    libc::SYS_getsockname,
     // TLS.
     libc::SYS_getrandom,
 ];

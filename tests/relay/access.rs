@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::support::{End, Relay, Upstream, ok, post};
+use super::far_end::{OTHER, STRANGER, Source, as_user, connect_from, is_root};
+use super::support::{Client, DEADLINE, End, Relay, Upstream, ok, post};
 
 const SHUTDOWN: &str = "GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -111,12 +113,153 @@ fn without_netlink_the_tables_are_read() {
 }
 
 #[test]
-fn a_user_id_that_is_none_is_wrong_use() {
-    for value in ["", "root", "-1", "+1", "4294967296", "1x"] {
-        let (code, _, err) = Relay::bare().args(["--allow-uid", value]).run(b"");
-        assert_eq!(code, 2, "{err}");
-        assert!(err.contains("--allow-uid"), "{err}");
+fn a_user_that_is_none_is_wrong_use() {
+    for flag in ["--allow-uid", "--upstream-uid"] {
+        for value in ["", "no-such-user", "-1", "+1", "4294967295", "4294967296", "1x"] {
+            let (code, _, err) = Relay::bare().args([&format!("{flag}={value}")]).run(b"");
+            assert_eq!(code, 2, "{err}");
+            assert!(err.contains(flag), "{err}");
+        }
+        let (_, _, err) = Relay::bare().args([flag, "no\x1b[31m-such-user"]).run(b"");
+        assert!(err.contains("there is no user of that name (no\\u{1b}[31m-such-user);"), "{err}");
     }
+}
+
+/// The name of this process's user, if it has one.
+fn my_name() -> Option<String> {
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let mut words = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    words.find(|words| words[2] == me()).map(|words| words[0].to_owned())
+}
+
+#[test]
+fn users_are_known_by_their_names_too() {
+    let Some(name) = my_name() else {
+        return eprintln!("skipped: this user has no name");
+    };
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).args(["--allow-uid", &name]).start();
+    assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+    let relay = Relay::to(&upstream.url()).args(["--allow-uid", "daemon"]).start();
+    assert_eq!(relay.connect().send(post("", "{}")).response().code(), "user_not_allowed");
+}
+
+#[test]
+fn a_reset_connection_is_not_its_ports_next_users() {
+    if !is_root() {
+        return;
+    }
+    for source in Source::ALL {
+        let upstream = Upstream::answering(ok("fine"));
+        let starter = Relay::to(&upstream.url()).args(["--allow-uid", &OTHER.to_string()]);
+        let relay = source.of(starter).start();
+        let to = SocketAddr::from(([127, 0, 0, 1], relay.port));
+        relay.stop();
+        let refused = as_user(STRANGER, move || {
+            let mut stream = connect_from(([127, 0, 0, 1], 0).into(), to);
+            stream.write_all(post("", "{\"who\":\"stranger\"}").as_bytes()).unwrap();
+            let from = stream.local_addr().unwrap();
+            reset(stream);
+            from
+        });
+        // The port is free again, and its next user may use the relay.
+        let allowed = as_user(OTHER, move || connect_from(refused, to));
+        relay.signal(libc::SIGCONT);
+        let mut client = Client { stream: allowed, buffer: Vec::new() };
+        client.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        client.send(post("", "{\"who\":\"allowed\"}"));
+        assert_eq!(client.response().status, 200);
+        let bodies: Vec<_> = upstream.requests().into_iter().map(|request| request.body).collect();
+        assert_eq!(bodies, [b"{\"who\":\"allowed\"}"], "{source:?}");
+    }
+}
+
+/// Closes with a reset, which leaves no trace of the connection on this side.
+fn reset(stream: TcpStream) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let (value, size) = (std::ptr::from_ref(&linger).cast(), size_of_val(&linger) as u32);
+    // SAFETY: the kernel reads a struct that outlives the call.
+    let done = unsafe {
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, value, size)
+    };
+    assert_eq!(done, 0);
+}
+
+#[test]
+fn the_uid_of_users_who_are_not_mapped_is_refused() {
+    // Here all are mapped, or the harness could not say.
+    let all = fs::read_to_string("/proc/self/uid_map").unwrap().contains(" 4294967295");
+    let unmapped = fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap();
+    let unmapped = unmapped.trim();
+    if all {
+        let upstream = Upstream::answering(ok("fine"));
+        let relay = Relay::to(&upstream.url()).args(["--allow-uid", unmapped]).start();
+        assert_eq!(relay.connect().send(post("", "{}")).response().code(), "user_not_allowed");
+    }
+    let in_a_user_namespace = |flag: &str| {
+        let starter = Relay::bare().args(["--upstream-url", "http://localhost/", flag, unmapped]);
+        starter.command(|command| {
+            // SAFETY: between fork and exec it makes one system call.
+            unsafe {
+                command.pre_exec(|| match libc::unshare(libc::CLONE_NEWUSER) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                })
+            };
+        })
+    };
+    // SAFETY: no memory is involved; the child ends at once.
+    let may = unsafe {
+        match libc::fork() {
+            0 => libc::_exit(libc::unshare(libc::CLONE_NEWUSER)),
+            child => {
+                let mut status = 0;
+                libc::waitpid(child, &mut status, 0);
+                status == 0
+            }
+        }
+    };
+    if !may {
+        return eprintln!("skipped: user namespaces are not to be had here");
+    }
+    for flag in ["--allow-uid", "--upstream-uid"] {
+        let (code, _, err) = in_a_user_namespace(flag).run(b"sk-key\n");
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains(&format!("{flag} {unmapped}: in this user namespace")), "{err}");
+    }
+}
+
+/// So many bytes of read(2), readv(2) and pread(2) calls have been made by a process.
+fn reads(relay: &Relay) -> usize {
+    let io = fs::read_to_string(format!("/proc/{}/io", relay.pid())).unwrap();
+    let line = io.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap();
+    line.parse().unwrap()
+}
+
+#[test]
+fn one_read_of_the_tables_serves_all_that_were_accepted_with_it() {
+    if !is_root() {
+        return;
+    }
+    let relay = Source::Proc
+        .of(Relay::to("https://localhost/v1/responses").args(["--allow-uid", "4242"]))
+        .start();
+    // Connections that come together, and what they cost in calls.
+    let cost = |count: usize| {
+        relay.stop();
+        let before = reads(&relay);
+        let clients: Vec<_> = (0..count).map(|_| relay.connect()).collect();
+        relay.signal(libc::SIGCONT);
+        for mut client in clients {
+            let answer = client.send(post("", "{}")).response();
+            assert_eq!(answer.code(), "user_not_allowed");
+        }
+        reads(&relay) - before
+    };
+    // Other tests make the tables longer and shorter meanwhile.
+    let few = (0..5).map(|_| cost(1)).max().unwrap();
+    let many = cost(50);
+    assert!(few >= 2 && many < 10 * few, "{few} reads for one, {many} for 50");
 }
 
 /// A file that is gone with the value.

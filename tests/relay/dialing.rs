@@ -47,10 +47,15 @@ impl Drop for Temporary {
     }
 }
 
-/// Starts it where these are `/etc/hosts` and the one name server.
+/// Starts it where these and localhost's are the lines of `/etc/hosts`, and this the one name server.
 fn start(starter: Starter, hosts: &str, server: IpAddr) -> Relay {
+    start_with(starter, &format!("127.0.0.1 localhost\n{hosts}"), server)
+}
+
+/// Starts it where this is `/etc/hosts`.
+fn start_with(starter: Starter, hosts: &str, server: IpAddr) -> Relay {
     let files = [
-        ("/etc/hosts", Temporary::new(&format!("127.0.0.1 localhost\n{hosts}"))),
+        ("/etc/hosts", Temporary::new(hosts)),
         ("/etc/resolv.conf", Temporary::new(&format!("nameserver {server}\n"))),
         ("/etc/nsswitch.conf", Temporary::new("hosts: files dns\n")),
     ];
@@ -220,6 +225,45 @@ fn localhost_may_be_either_family() {
         let relay = start(Relay::to(&upstream.url()), "::1 localhost\n", NO_SERVER);
         assert_eq!(ask(&mut relay.connect()), (200, "six".into()));
     }
+}
+
+#[test]
+fn localhost_is_never_looked_up() {
+    if !is_root() {
+        return;
+    }
+    let wrong = v4(9);
+    let listener = TcpListener::bind((HERE, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let plain = Upstream::on(listener, None, closing("here"));
+    let elsewhere =
+        Upstream::on(TcpListener::bind((wrong, port)).unwrap(), None, closing("elsewhere"));
+    let (server, asked) = name_server(move || Some(vec![wrong]));
+    for name in ["localhost", "LOCALHOST", "a.b.localhost"] {
+        for hosts in ["", "127.0.0.9 localhost a.b.localhost\n"] {
+            let relay = start_with(Relay::to(&plain.url_at(name)), hosts, server);
+            assert_eq!(ask(&mut relay.connect()), (200, "here".into()), "{name} by {hosts:?}");
+        }
+    }
+    assert_eq!(elsewhere.connections(), 0);
+    // Over TLS it is no other.
+    let secure = on(HERE, 0, "here");
+    let relay = start_with(Relay::to(&secure.url()), "127.0.0.9 localhost\n", server);
+    assert_eq!(ask(&mut relay.connect()), (200, "here".into()));
+    // A proxy's name is no other either.
+    let listener = TcpListener::bind((HERE, 0)).unwrap();
+    let proxy = listener.local_addr().unwrap().port();
+    let refusing = Upstream::on(listener, None, |peer| {
+        if peer.head().is_some() {
+            peer.write("HTTP/1.1 407 Authenticate\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let starter = Relay::to("https://upstream.test/v1/responses")
+        .env("https_proxy", &format!("http://localhost:{proxy}"));
+    let relay = start_with(starter, "127.0.0.9 localhost\n", server);
+    assert_eq!(ask(&mut relay.connect()), (502, "proxy_auth_required".into()));
+    assert_eq!(refusing.connections(), 1);
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod differential;
 mod duplex;
 mod encoded;
 mod ending;
+mod far_end;
 mod fields;
 mod forwarding;
 mod hardening;

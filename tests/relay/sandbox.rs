@@ -240,7 +240,8 @@ fn one_attempt() {
     let prepared = (!what.contains("panic")).then(Prepared::new);
     if let Some(thread) = thread {
         let file = prepared.as_ref().map(|prepared| prepared.file);
-        let descriptors = Descriptors { server_info: file, socket_tables: [file, None] };
+        let descriptors =
+            Descriptors { server_info: file, socket_tables: [[file, None], [None; 2]] };
         sandbox.with_descriptors(descriptors).confine(thread).expect("confined");
     }
     if ["connector", "lookup"].contains(&process.as_str()) {
@@ -553,9 +554,12 @@ fn only(value: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_thread_of_the_relay_is_confined_and_has_no_privilege() {
-    let upstream = Upstream::answering(ok("fine"));
-    let relay = Relay::to(&upstream.url()).args(["--access-log", "--http-shutdown"]).start();
-    assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+    // A name that has to be looked up, so that there is a thread which does.
+    let relay = Relay::to("https://upstream.test/v1/responses").args(["--access-log"]).start();
+    assert_eq!(
+        relay.connect().send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response().status,
+        403
+    );
     if emulated() {
         let line = relay.output_line("protections: ");
         assert!(line.contains("no seccomp (this kernel has none)"), "{line}");

@@ -31,45 +31,65 @@ pub(super) struct Door {
     pub(super) is_waiting: bool,
 }
 
+/// A connection that has been accepted and has no place yet.
+pub(super) struct Accepted {
+    stream: TcpStream,
+    client: SocketAddr,
+    identity: Identity,
+}
+
 impl EventLoop {
     /// Accepts a batch.
     pub(super) fn accept(&mut self, now: Instant) {
-        if self.accept_at.is_some_and(|at| now >= at) {
-            self.accept_at = None;
-            self.accept_again = true;
+        if let Some(at) = self.accept_at {
+            // Until then the news of further connections changes nothing.
+            self.accept_again = now >= at;
+            self.accept_at = self.accept_at.filter(|at| now < *at);
         }
         if !self.accept_again {
             return;
         }
         self.accept_again = false;
+        let mut accepted = std::mem::take(&mut self.accepted);
         for index in 0..self.doors.len() {
-            for _ in 0..ACCEPTS {
-                let Some(door) = self.doors.get_mut(index).filter(|door| door.is_waiting) else {
-                    break;
-                };
-                match door.listener.accept() {
-                    Ok((stream, peer)) => {
-                        let local = door.address;
-                        self.admit(stream, peer, local, now);
-                    }
-                    Err(error) => match error.kind() {
-                        io::ErrorKind::WouldBlock => door.is_waiting = false,
-                        // The peer has gone already; the next may be there.
-                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                        // Out of descriptors or memory: asking again at once would spin.
-                        _ => {
-                            self.accept_at = Some(now + PAUSE);
-                            return;
-                        }
-                    },
-                }
+            // All are accepted before the kernel is asked whose they are.
+            self.accept_batch(index, &mut accepted, now);
+            self.identify(index, &mut accepted, now);
+            for Accepted { stream, identity, .. } in accepted.drain(..) {
+                self.admit(stream, identity, now);
             }
         }
-        self.accept_again = self.doors.iter().any(|door| door.is_waiting);
+        self.accepted = accepted;
+        self.accept_again =
+            self.accept_at.is_none() && self.doors.iter().any(|door| door.is_waiting);
     }
 
-    fn admit(&mut self, mut stream: TcpStream, peer: SocketAddr, local: SocketAddr, now: Instant) {
-        let (admission, user) = self.admission(peer, local, now);
+    fn accept_batch(&mut self, index: usize, accepted: &mut Vec<Accepted>, now: Instant) {
+        for _ in 0..ACCEPTS {
+            let Some(door) = self.doors.get_mut(index).filter(|door| door.is_waiting) else {
+                return;
+            };
+            match door.listener.accept() {
+                Ok((stream, client)) => {
+                    let identity = Identity::Allowed(0);
+                    accepted.push(Accepted { stream, client, identity });
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => door.is_waiting = false,
+                    // The peer has gone already; the next may be there.
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    // Out of descriptors or memory: asking again at once would spin.
+                    _ => {
+                        self.accept_at = Some(now + PAUSE);
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn admit(&mut self, mut stream: TcpStream, identity: Identity, now: Instant) {
+        let (admission, user) = self.admission(identity, now);
         let reject = match admission {
             Admission::Serve => None,
             Admission::UserRefused => Some(Reject::UserNotAllowed),
@@ -104,13 +124,8 @@ impl EventLoop {
 
     /// Decides what a connection is admitted as, once, before anything is done for it. A full table
     /// makes room by closing an idle connection.
-    fn admission(
-        &mut self,
-        peer: SocketAddr,
-        local: SocketAddr,
-        now: Instant,
-    ) -> (Admission, User) {
-        let user = match self.identify(peer, local) {
+    fn admission(&mut self, identity: Identity, now: Instant) -> (Admission, User) {
+        let user = match identity {
             Identity::Allowed(position) => User(position),
             Identity::Refused(uid) => {
                 self.refusals.note(uid, now);
@@ -130,13 +145,17 @@ impl EventLoop {
         (Admission::Serve, user)
     }
 
-    fn identify(&mut self, peer: SocketAddr, local: SocketAddr) -> Identity {
-        match (&mut self.peers, peer, local) {
-            (None, ..) => Identity::Allowed(0),
-            (Some(peers), SocketAddr::V4(peer), SocketAddr::V4(local)) => {
-                peers.identify(peer, local)
-            }
-            _ => Identity::Refused(None),
+    /// Whose each connection is, once, before anything is done for it.
+    fn identify(&mut self, index: usize, accepted: &mut [Accepted], now: Instant) {
+        let (Some(peers), Some(door)) = (&mut self.peers, self.doors.get(index)) else {
+            return;
+        };
+        let mut batch = peers.batch(door.address);
+        for Accepted { stream, client, identity } in accepted {
+            *identity = batch.identify(*client, || stream.peer_addr().is_ok());
+        }
+        if !batch.pause().is_zero() {
+            self.accept_at = self.accept_at.max(Some(now + batch.pause()));
         }
     }
 

@@ -12,6 +12,7 @@ use crate::net::runs::send;
 use crate::net::socket::{EVENTS, Got, Socket};
 use crate::net::tls::{Connector, WIRE_RECORD};
 use crate::net::tunnel::Tunnel;
+use crate::process::upstream_users::{FarEnd, UpstreamUsers};
 
 impl Upstream {
     /// Moves on towards a usable connection, as far as it goes now.
@@ -63,6 +64,9 @@ impl Upstream {
                 .map_err(|_| UpstreamFault::OutOfDescriptors)?;
             // Whether there is something to read, an event will tell.
             let socket = Socket::new(stream, false, true);
+            if let Some(users) = &mut origin.users {
+                check_far_end(users, &socket)?;
+            }
             self.state = match &origin.proxy {
                 Some(_) => State::Tunneling(Tunnel::new(socket)),
                 None => connected(socket, origin.connector.as_ref())?,
@@ -123,6 +127,19 @@ impl Upstream {
             self.state = State::Secure(socket, tls);
         }
         Ok(())
+    }
+}
+
+/// Asks who holds the other end. Once for each connection: it stays with its owner, who may hand it on
+/// to others.
+fn check_far_end(users: &mut UpstreamUsers, socket: &Socket) -> Result<(), UpstreamFault> {
+    let (local, peer) = socket.addresses().ok_or(UpstreamFault::Closed)?;
+    match users.far_end(local, peer) {
+        FarEnd::Trusted | FarEnd::Elsewhere => Ok(()),
+        FarEnd::Closed => Err(UpstreamFault::Closed),
+        // A connection that has been reset meanwhile has no other end.
+        FarEnd::NotTrusted if socket.peer().is_none() => Err(UpstreamFault::Closed),
+        FarEnd::NotTrusted => Err(UpstreamFault::NotTrusted),
     }
 }
 

@@ -1,0 +1,57 @@
+//! Users that a user namespace does not map: the kernel calls all of them by one uid.
+
+use std::fs;
+
+/// What the kernel uses unless `/proc/sys/kernel/overflowuid` says otherwise.
+const USUAL: u32 = 65_534;
+/// How many uids there are: all numbers of 32 bits but the last, which means none.
+const ALL: u64 = u32::MAX as u64;
+
+/// The uid that stands for every user who is not mapped here. `None` where all users are mapped, as
+/// they are outside of any container. Without `/proc` that cannot be known.
+pub fn overflow_uid() -> Option<u32> {
+    let map = fs::read("/proc/self/uid_map").unwrap_or_default();
+    if is_complete(&map) {
+        return None;
+    }
+    let uid = fs::read("/proc/sys/kernel/overflowuid").ok();
+    let uid = uid.and_then(|text| decimal(text.trim_ascii())?.try_into().ok());
+    Some(uid.unwrap_or(USUAL))
+}
+
+/// The lines `inside outside count` cover every uid.
+fn is_complete(map: &[u8]) -> bool {
+    let count = |line: &[u8]| {
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        words.nth(2).and_then(decimal).unwrap_or(0)
+    };
+    map.split(|byte| *byte == b'\n').map(count).fold(0, u64::saturating_add) >= ALL
+}
+
+/// 1 to 10 digits.
+fn decimal(word: &[u8]) -> Option<u64> {
+    if !(1..=10).contains(&word.len()) {
+        return None;
+    }
+    word.iter().try_fold(0u64, |n, b| b.is_ascii_digit().then(|| n * 10 + u64::from(b - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_is_complete_when_no_uid_is_missing() {
+        for (map, complete) in [
+            ("         0          0 4294967295\n", true),
+            ("0 0 1000\n1000 1000 4294966295\n", true),
+            ("0 0 1000\n1001 1001 4294966294\n", false),
+            ("         0       1000          1\n", false),
+            ("0 1000 1\n1 100000 65536\n", false),
+            ("", false),
+            ("0 0 x\n", false),
+        ] {
+            assert_eq!(is_complete(map.as_bytes()), complete, "{map}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The users that the command line names, looked up in the system's user database.
+
+use std::fmt;
+use std::io;
+
+use crate::cli::{Config, UpstreamUids, User, UserName};
+use crate::http1::url::Scheme;
+use crate::process::egress::ConnectRequest;
+use crate::process::overflow_uid::overflow_uid;
+use crate::process::peer::Peers;
+use crate::process::sys;
+use crate::process::upstream_users::{Reach, UpstreamUsers};
+
+/// Why a user cannot be meant.
+#[derive(Debug)]
+pub enum UserError {
+    /// This flag names a user that does not exist.
+    Missing(&'static str, String),
+    /// The group of this user is not known.
+    NoGroup(u32),
+    /// The kernel calls all users who are not mapped by this uid.
+    Unmapped(&'static str, u32),
+    /// The kernel does not tell whose a client is.
+    Clients(io::Error),
+    /// The kernel does not tell whose an upstream is.
+    Upstream(io::Error),
+}
+
+impl fmt::Display for UserError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UserError::Missing(flag, name) => write!(
+                f,
+                "{flag}: there is no user of that name ({name}); correct it, or give the user's number"
+            ),
+            UserError::NoGroup(uid) => {
+                write!(f, "--user: the group of {uid} is not known; say --user {uid}:GID")
+            }
+            UserError::Unmapped(flag, uid) => write!(
+                f,
+                "{flag} {uid}: in this user namespace that number stands for every user who is not \
+                 mapped (/proc/self/uid_map); map the user and give the number that it has here"
+            ),
+            UserError::Clients(error) => write!(
+                f,
+                "--allow-uid: the kernel does not tell whose connections are ({error}); leave it out \
+                 and ask for a token with --client-token-file"
+            ),
+            UserError::Upstream(error) => write!(
+                f,
+                "--upstream-uid: the kernel does not tell whose the upstream on this machine is \
+                 ({error}); mount /proc, or trust every local user with --upstream-uid any"
+            ),
+        }
+    }
+}
+
+/// The ids of `--user`.
+pub fn with_group(user: &User) -> Result<(u32, u32), UserError> {
+    let (uid, group) = match &user.user {
+        UserName::Id(uid) => (*uid, user.group.or_else(|| sys::group_of(*uid))),
+        UserName::Name(_) => {
+            let (uid, group) = find("--user", &user.user)?;
+            (uid, user.group.or(group))
+        }
+    };
+    Ok((uid, group.ok_or(UserError::NoGroup(uid))?))
+}
+
+/// The uids of users that are told apart by what the kernel says of a socket.
+fn of_sockets(flag: &'static str, names: &[UserName]) -> Result<Vec<u32>, UserError> {
+    let unmapped = overflow_uid();
+    let uid = |name| match find(flag, name)?.0 {
+        uid if Some(uid) == unmapped => Err(UserError::Unmapped(flag, uid)),
+        uid => Ok(uid),
+    };
+    names.iter().map(uid).collect()
+}
+
+/// Who may connect; `None` when everybody may.
+pub fn of_clients(config: &Config) -> Result<Option<Peers>, UserError> {
+    match of_sockets("--allow-uid", &config.allow_uids)?.as_slice() {
+        [] => Ok(None),
+        uids => Peers::new(uids.to_vec()).map(Some).map_err(UserError::Clients),
+    }
+}
+
+/// Where the other end of a connection may be over which a secret goes in the clear, if there is one.
+pub fn clear_reach(config: &Config, proxy: Option<&ConnectRequest>) -> Option<Reach> {
+    match config.upstream.scheme {
+        Scheme::Http if config.allow_plaintext_upstream => Some(Reach::Anywhere),
+        Scheme::Http => Some(Reach::Here),
+        Scheme::Https => proxy.filter(|proxy| proxy.has_credentials()).map(|_| Reach::Anywhere),
+    }
+}
+
+/// Who may hold the other end of such a connection; `None` when that does not matter.
+pub fn of_upstream(
+    config: &Config,
+    reach: Option<Reach>,
+    user: Option<(u32, u32)>,
+) -> Result<Option<UpstreamUsers>, UserError> {
+    let UpstreamUids::Named(names) = &config.upstream_uids else {
+        return Ok(None);
+    };
+    let named = of_sockets("--upstream-uid", names)?;
+    let open = |reach| UpstreamUsers::new(reach, &named, user.map(|(uid, _)| uid));
+    reach.map(open).transpose().map_err(UserError::Upstream)
+}
+
+/// The uid, and the group if the user was found by name.
+fn find(flag: &'static str, name: &UserName) -> Result<(u32, Option<u32>), UserError> {
+    match name {
+        UserName::Id(uid) => Ok((*uid, None)),
+        UserName::Name(name) => {
+            let missing =
+                || UserError::Missing(flag, name.to_string_lossy().escape_default().collect());
+            sys::user_named(name).map(|(uid, group)| (uid, Some(group))).ok_or_else(missing)
+        }
+    }
+}
