@@ -2,7 +2,7 @@
 
 use super::sys::Rights;
 
-/// Read a file. The one right that the resolver gets back, on its files.
+/// Read a file. The one right that a lookup gets back, on its files.
 pub const READ_FILE: u64 = 1 << 2;
 /// Bind a TCP socket to a port.
 pub const BIND_TCP: u64 = 1 << 0;
