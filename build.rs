@@ -2,6 +2,7 @@
 
 use std::env::var;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,6 +11,15 @@ fn main() {
     let commit = working_copy().or_else(packaged).unwrap_or_else(|| "unknown".into());
     println!("cargo:rustc-env=COMMIT={commit}");
     println!("cargo:rustc-env=TARGET={}", var("TARGET").unwrap_or_default());
+    // Tests that need root are ignored unless root builds them. The program itself does not know.
+    println!("cargo:rustc-check-cfg=cfg(root)");
+    for name in ["USER", "LOGNAME", "HOME", "SUDO_USER"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    if is_root && var("PROFILE").is_ok_and(|profile| profile == "debug") {
+        println!("cargo:rustc-cfg=root");
+    }
 }
 
 /// The commit of a repository of our own: where the sources lie in somebody else's, git would tell of

@@ -69,7 +69,7 @@ pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), Star
         Scheme::Http => None,
         Scheme::Https => Some(Connector::new(trust, Recording::On).map_err(no_connector)?),
     };
-    let link = told.ready()?;
+    let link = told.ready(None)?;
     let setup = check::Setup { connector, link, proxy, upstream_users, sandbox };
     let check = Check::new(setup).map_err(no_loop)?;
     let sealed = sys::seal_program();

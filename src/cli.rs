@@ -257,7 +257,9 @@ pub fn parse(
         let (index, flag) = match argument {
             Arg::Long(name) => Flag::named(name)
                 .ok_or_else(|| UsageError::Unknown(name.to_owned(), Flag::similar(name)))?,
-            Arg::Short(letter) if let Some(found) = Flag::with_letter(letter) => found,
+            Arg::Short(letter) => {
+                Flag::with_letter(letter).ok_or_else(|| Arg::Short(letter).unexpected())?
+            }
             other => return Err(other.unexpected().into()),
         };
         if std::mem::replace(&mut given[index], true) && !flag.repeatable {

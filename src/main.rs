@@ -24,7 +24,7 @@ use codex_responses_api_proxy::process::key_source;
 use codex_responses_api_proxy::process::listeners::Listeners;
 use codex_responses_api_proxy::process::peer::Peers;
 use codex_responses_api_proxy::process::protections::{Callers, Protections};
-use codex_responses_api_proxy::process::server_info::ServerInfo;
+use codex_responses_api_proxy::process::server_info::{Later, ServerInfo};
 use codex_responses_api_proxy::process::service_manager::{ActivationError, Handover, Notifier};
 use codex_responses_api_proxy::process::signals::{Session, Signals};
 use codex_responses_api_proxy::process::sys;
@@ -187,16 +187,7 @@ fn run(
         None => Listeners::bind(config.port).map_err(|error| error.to_string())?,
     };
     let listening = listeners.port;
-    let server_info = match &config.server_info {
-        Some(path) => Some(ServerInfo::write(path, listening, std::process::id()).map_err(|error| {
-            format!(
-                "cannot write --server-info {}: {error}; name a file in a folder that the relay's \
-                 user may write to",
-                path.display()
-            )
-        })?),
-        None => None,
-    };
+    let server_info = open_server_info(config, listening)?;
     harden::drop_privileges(user)?;
     let descriptors = Descriptors {
         server_info: server_info.as_ref().map(|file| file.as_fd().as_raw_fd()),
@@ -234,11 +225,9 @@ fn run(
     } else {
         "answers not searched for the key (shorter than 16 bytes)"
     };
-    if let Some(file) = &server_info {
-        told.remember(file.as_fd(), file.line())?;
-    }
-    let link = told.ready()?;
-    let event_loop = EventLoop::new(Setup {
+    let info = server_info.as_ref().filter(|file| file.is_file());
+    let link = told.ready(info.map(|file| (file.as_fd(), file.line())))?;
+    let mut event_loop = EventLoop::new(Setup {
         listeners: listeners.sockets,
         notifier,
         signals,
@@ -267,6 +256,9 @@ fn run(
     let sealed = sys::seal_program();
     sandbox.look_at_others()?;
     let uid = sys::user_id();
+    // All other threads are confined, and nothing but this one's own confinement can fail any more.
+    let published = event_loop.publish();
+    published.map_err(|error| no_server_info(config, &error))?;
     let read_back = event_loop.confine()?;
     let callers = Callers::new(!config.allow_uids.is_empty(), config.client_token_file.is_some());
     let protections = Protections {
@@ -301,6 +293,29 @@ fn run(
         format!("the event loop failed ({error}); start the relay anew, and report it as a bug")
     })?;
     Ok(ended?)
+}
+
+fn open_server_info(config: &Config, port: u16) -> Result<Option<ServerInfo>, StartError> {
+    let Some(path) = &config.server_info else {
+        return Ok(None);
+    };
+    let later = if config.user.is_some() { Later::OtherUser } else { Later::SameUser };
+    let info = ServerInfo::open(path, port, std::process::id(), later)
+        .map_err(|error| no_server_info(config, &error))?;
+    if config.detach && info.is(io::stdout()) {
+        let error = io::Error::other("with --detach, stdout is left");
+        return Err(no_server_info(config, &error).into());
+    }
+    Ok(Some(info))
+}
+
+fn no_server_info(config: &Config, error: &io::Error) -> String {
+    let path = config.server_info.as_deref().unwrap_or(Path::new(""));
+    format!(
+        "cannot write --server-info {}: {error}; name a file in a folder that the relay's user may \
+         write to",
+        path.display()
+    )
 }
 
 fn sandbox(config: &Config, port: u16) -> Sandbox {

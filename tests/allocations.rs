@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use codex_responses_api_proxy::cli::{self, Command};
+use codex_responses_api_proxy::connector;
 use codex_responses_api_proxy::connector::wire::Target;
-use codex_responses_api_proxy::connector::{self, Told};
 use codex_responses_api_proxy::http1::request::Policy;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::report::Form;
@@ -87,7 +87,7 @@ fn start(upstream: &Upstream) -> u16 {
     let target =
         Target { host: config.upstream.host.clone(), port: config.upstream.port, user: None };
     let told = connector::fork(false).unwrap().tell(&target);
-    let Ok(link) = told.and_then(Told::ready) else { panic!("no connector") };
+    let Ok(link) = told.and_then(|told| told.ready(None)) else { panic!("no connector") };
     thread::spawn(move || {
         let mut key = &b"sk-a-key-that-is-used-in-this-test-alone\n"[..];
         let read = |buffer: &mut [u8]| std::io::Read::read(&mut key, buffer);

@@ -271,3 +271,28 @@ fn every_test_that_security_md_names_is_there() {
         assert!(tests.contains(&format!("fn {test}()")), "there is no test {name}");
     }
 }
+
+#[test]
+fn what_needs_root_is_ignored_for_others_and_no_skip_is_swallowed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/relay");
+    let mut count = 0;
+    for file in fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.display();
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        assert!(
+            !text.contains("eprintln!(\"skipped"),
+            "{name}: libtest swallows it; call skipped()"
+        );
+        assert!(!text.contains("geteuid() } != 0"), "{name}: call needs_root()");
+        for test in text.split("#[test]\n").skip(1) {
+            let body = test.split("\n}\n").next().unwrap();
+            if body.contains("needs_root()") || body.contains("may_read(") {
+                let attribute = "#[cfg_attr(not(root), ignore = \"needs root\")]";
+                assert!(test.starts_with(attribute), "{name}: {attribute} is missing: {body}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 10, "{count}");
+}

@@ -1,7 +1,7 @@
 //! This relay beside nginx, HAProxy and the reference, on one machine, over loopback:
 //!
 //! ```text
-//! cargo run --release --example peers -- [OPTIONS] [relay] [nginx] [haproxy] [reference]
+//! cargo run --release -p benches -- [OPTIONS] [relay] [nginx] [haproxy] [reference]
 //!
 //! --quick             short runs, one round
 //! --rounds N          (default: 3)
@@ -45,8 +45,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 const SECTIONS: [&str; 6] = ["saturation", "latency", "bulk", "streams", "start", "scale"];
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/results");
-const PARTIAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers");
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/results");
+const PARTIAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/peers");
 
 struct Options {
     quick: bool,
@@ -135,7 +135,7 @@ fn work(options: &Options) -> Result<(), Box<dyn Error>> {
 /// Puts the table where the README has the one before it.
 fn update_readme(table: &str) -> io::Result<()> {
     const PLACE: [&str; 2] = ["<!-- made by benches/peers -->\n", "<!-- end -->\n"];
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
     let text = fs::read_to_string(path)?;
     let parts = text.split_once(PLACE[0]).and_then(|(before, rest)| {
         let (_, after) = rest.split_once(PLACE[1])?;

@@ -102,7 +102,7 @@ fn relay() -> Result<PathBuf, String> {
     if let Some(binary) = std::env::var_os("RELAY_BINARY") {
         return std::fs::canonicalize(binary).map_err(|e| format!("RELAY_BINARY: {e}"));
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let built = Command::new(cargo)
         .args(["build", "--release", "--bin", "codex-responses-api-proxy"])

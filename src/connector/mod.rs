@@ -103,17 +103,23 @@ impl Told {
 
     /// Has it empty the server-info file, if that still holds this line, when this process is gone: one
     /// that was killed cannot do so itself.
-    pub fn remember(&self, file: BorrowedFd<'_>, line: &[u8]) -> Result<(), StartError> {
+    fn remember(&self, file: BorrowedFd<'_>, line: &[u8]) -> Result<(), StartError> {
         let message = [&[SERVER_INFO], line].concat();
         send_message(self.link.as_fd(), &message, Some(file)).map_err(|_| StartError::Gone)
     }
 
-    /// Waits until it is confined.
-    pub fn ready(self) -> Result<Link, StartError> {
+    /// Waits until it is confined, and then tells it of the server-info file and its line, if there is
+    /// one. Not before: a message that it has not read when it ends would take its report away.
+    pub fn ready(self, info: Option<(BorrowedFd<'_>, &[u8])>) -> Result<Link, StartError> {
         let by = Instant::now() + START;
         let mut report = [0; 2];
         match receive(self.link.as_fd(), &mut report, Some(by)) {
-            Some(1) if report[0] == 0 => Ok(Link::new(self.link)),
+            Some(1) if report[0] == 0 => {
+                if let Some((file, line)) = info {
+                    self.remember(file, line)?;
+                }
+                Ok(Link::new(self.link))
+            }
             Some(1) => Err(match HardenError::of_exit_code(report[0]) {
                 Some(error) => StartError::Harden(error),
                 None => StartError::Gone,

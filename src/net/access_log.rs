@@ -16,6 +16,12 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 /// One exchange, without a byte that a peer chose.
 pub struct Line {
+    /// Which line it is.
+    pub stage: Stage,
+    /// The number of the client's connection since the start of the program.
+    pub connection: u64,
+    /// The number of the request on its connection.
+    pub request: u64,
     /// `responses`, `shutdown` or `refused`.
     pub route: &'static str,
     /// The final status that was sent.
@@ -28,12 +34,23 @@ pub struct Line {
     pub connect: Option<Duration>,
     /// Time until the first byte of the answer.
     pub first_byte: Option<Duration>,
-    /// Time from the first byte of the request to the end.
+    /// Time since the last byte from the upstream, if one came.
+    pub since_last_byte: Option<Duration>,
+    /// Time from the first byte of the request until now.
     pub total: Duration,
     /// The upstream connection had served before.
     pub reused: bool,
     /// `complete`, an `error.code`, or how the exchange was cut off.
     pub end: &'static str,
+}
+
+/// When the line of an exchange is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The exchange takes long and goes on.
+    Slow,
+    /// The exchange has ended.
+    Ended,
 }
 
 /// Writes lines on a thread of its own, because stderr may block and belongs to others too: its
@@ -161,13 +178,31 @@ fn write_lines(form: Form, queue: &Queue) {
 /// The line without its closing brace.
 fn format(line: &Line, now: SystemTime, out: &mut Vec<u8>) -> io::Result<()> {
     let time = Timestamp::of(now);
-    write!(out, "{{\"time\":\"{time}\",\"route\":\"{}\"", line.route)?;
+    write!(out, "{{\"time\":\"{time}\"")?;
+    if line.stage == Stage::Slow {
+        write!(out, ",\"event\":\"slow\"")?;
+    }
+    let start = Timestamp::of(now.checked_sub(line.total).unwrap_or(now));
+    let (connection, request) = (line.connection, line.request);
+    write!(out, ",\"start\":\"{start}\",\"connection\":{connection},\"request\":{request}")?;
+    write!(out, ",\"route\":\"{}\"", line.route)?;
     optional(out, "status", line.status)?;
     write!(out, ",\"bytes_in\":{},\"bytes_out\":{}", line.bytes_in, line.bytes_out)?;
     optional(out, "connect_ms", line.connect.map(|d| d.as_millis()))?;
     optional(out, "first_byte_ms", line.first_byte.map(|d| d.as_millis()))?;
+    match line.since_last_byte {
+        None => write!(out, ",\"last_byte\":null")?,
+        Some(ago) => {
+            let at = Timestamp::of(now.checked_sub(ago).unwrap_or(now));
+            write!(out, ",\"last_byte\":\"{at}\"")?;
+        }
+    }
     let total = line.total.as_millis();
-    write!(out, ",\"total_ms\":{total},\"reused\":{},\"end\":\"{}\"", line.reused, line.end)
+    write!(out, ",\"total_ms\":{total},\"reused\":{}", line.reused)?;
+    match line.stage {
+        Stage::Slow => Ok(()),
+        Stage::Ended => write!(out, ",\"end\":\"{}\"", line.end),
+    }
 }
 
 fn optional(
@@ -190,6 +225,10 @@ mod tests {
     #[test]
     fn a_line_is_one_json_object() {
         let line = Line {
+            stage: Stage::Ended,
+            connection: 7,
+            request: 2,
+            since_last_byte: Some(Duration::from_millis(1)),
             route: "responses",
             status: None,
             bytes_in: 1,
@@ -205,8 +244,10 @@ mod tests {
             .unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "{\"time\":\"1970-01-02T01:02:03.004Z\",\"route\":\"responses\",\"status\":null,\
-             \"bytes_in\":1,\"bytes_out\":2,\"connect_ms\":3,\"first_byte_ms\":null,\"total_ms\":4,\
+            "{\"time\":\"1970-01-02T01:02:03.004Z\",\"start\":\"1970-01-02T01:02:03.000Z\",\
+             \"connection\":7,\"request\":2,\"route\":\"responses\",\"status\":null,\
+             \"bytes_in\":1,\"bytes_out\":2,\"connect_ms\":3,\"first_byte_ms\":null,\
+             \"last_byte\":\"1970-01-02T01:02:03.003Z\",\"total_ms\":4,\
              \"reused\":true,\"end\":\"client_closed\""
         );
     }

@@ -185,6 +185,7 @@ impl EventLoop {
             moved: 0,
             requests_left: setup.max_requests.unwrap_or(u64::MAX),
             log,
+            connections: 0,
             client_timeout: setup.client_timeout,
             upstream_timeout: setup.upstream_timeout,
             shutdown: false,
@@ -214,6 +215,11 @@ impl EventLoop {
             sleep: SleepWatch::new(Instant::now()),
             failed: None,
         })
+    }
+
+    /// Tells by `--server-info` where the relay listens.
+    pub fn publish(&mut self) -> io::Result<()> {
+        self.server_info.as_mut().map_or(Ok(()), |info| info.publish())
     }
 
     /// Confines the loop's thread, which is the one that calls.

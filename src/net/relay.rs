@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use mio::Registry;
 
-use super::access_log::{Line, Log};
+use super::access_log::{Line, Log, Stage};
 use super::admission::{Admission, IdleConnection, User};
 use super::buffer::{Backlog, Scratch};
 use super::deadlines::Deadlines;
@@ -43,6 +43,10 @@ const ROUNDS: usize = 2;
 /// Bytes read that end a turn before that. A turn that uses them up takes some 50 µs, and what is
 /// small waits for one of these on each of its two ways through the loop.
 const SHARE: usize = 2 * limits::RECORD;
+
+/// After so long, an exchange gets a line that calls it slow, and after each further so long again.
+const SLOW: Duration = Duration::from_secs(60);
+const SLOW_AGAIN: Duration = Duration::from_secs(300);
 
 /// What all connections of the loop share.
 pub struct Shared {
@@ -72,6 +76,8 @@ pub struct Shared {
     pub requests_left: u64,
     /// What goes to stderr.
     pub log: Log,
+    /// Client connections so far.
+    pub connections: u64,
     /// `--client-timeout`.
     pub client_timeout: Duration,
     /// `--upstream-timeout`.
@@ -119,6 +125,10 @@ pub struct Relay {
     pub heavy: bool,
     /// Requests that came before on this connection.
     served: bool,
+    /// The number of this connection since the start of the program.
+    pub number: u64,
+    /// The number of the request that is under way, or comes next.
+    request: u64,
     /// The last time that the client did what it is waited for.
     stall: Instant,
     /// The last time that the upstream did.
@@ -147,11 +157,13 @@ struct Times {
     connect: Option<Duration>,
     first_byte: Option<Instant>,
     reused: bool,
+    /// When the exchange is next called slow.
+    slow_at: Instant,
 }
 
 impl Times {
     fn new(begun: Instant) -> Times {
-        Times { begun, connect: None, first_byte: None, reused: false }
+        Times { begun, connect: None, first_byte: None, reused: false, slow_at: begun + SLOW }
     }
 }
 
@@ -183,6 +195,8 @@ impl Relay {
             listed: false,
             heavy: false,
             served: false,
+            number: 0,
+            request: 1,
             stall: now,
             heard: now,
             write_ended: false,
@@ -327,6 +341,11 @@ impl Relay {
     }
 
     fn log(&mut self, end: &'static str, shared: &mut Shared, now: Instant) {
+        let end = if end == "complete" { self.exchange.code.unwrap_or(end) } else { end };
+        self.log_line(Stage::Ended, end, shared, now);
+    }
+
+    fn log_line(&self, stage: Stage, end: &'static str, shared: &mut Shared, now: Instant) {
         let log = &mut shared.log;
         // Connections of refused users are counted, and logged together.
         if !log.has_exchanges() || self.admission == Admission::UserRefused {
@@ -334,6 +353,13 @@ impl Relay {
         }
         let exchange = &self.exchange;
         log.exchange(&Line {
+            stage,
+            connection: self.number,
+            request: self.request,
+            since_last_byte: self
+                .times
+                .first_byte
+                .map(|_| now.saturating_duration_since(self.heard)),
             route: match exchange.route {
                 Some(Route::Responses) => "responses",
                 Some(Route::Shutdown) => "shutdown",
@@ -349,7 +375,7 @@ impl Relay {
                 .map(|t| t.saturating_duration_since(self.times.begun)),
             total: now.saturating_duration_since(self.times.begun),
             reused: self.times.reused,
-            end: if end == "complete" { exchange.code.unwrap_or(end) } else { end },
+            end,
         });
     }
 }

@@ -1,62 +1,190 @@
 //! The one-line JSON file that tells others where the relay listens.
+//!
+//! It is made in two steps. [`ServerInfo::open`] finds the place while the process still is who started
+//! it; [`ServerInfo::publish`] writes the line once requests are served. Which way it is written depends on
+//! what is there:
+//!
+//! | there is | what is done |
+//! |---|---|
+//! | nothing, a regular file, a link | a new file is made beside and renamed, so that the line appears whole |
+//! | a regular file in a folder where that is impossible | the line is written into the file |
+//! | a device, a pipe, a FIFO, `/dev/stdout` | the line is written to it |
+//!
+//! A path whose folders others can change is walked component by component: see [`Folder`].
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::sys::paths::{self, Kind};
+
+/// Links that are followed on the way to one file, as many as Linux follows.
+const LINKS: usize = 40;
+
+/// Who the process is when the line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Later {
+    /// The same user.
+    SameUser,
+    /// Another one (`--user`), who may not be allowed to rename the file.
+    OtherUser,
+}
 
 /// The file, held open so that it can be emptied when it is no longer true, whatever its name leads
 /// to by then.
 pub struct ServerInfo {
     file: File,
-    line: String,
+    way: Way,
+    line: Vec<u8>,
+}
+
+enum Way {
+    /// A new file of a name of its own, which is to be renamed.
+    Beside { folder: Folder, temporary: CString, name: CString },
+    /// A new file that has its name already.
+    Renamed,
+    /// A file that was there, of which others may have a descriptor.
+    InPlace,
+    /// Nothing that can be emptied.
+    Stream,
 }
 
 impl ServerInfo {
-    /// Writes `{"port":PORT,"pid":PID}` and a newline, whole or not at all: into a new file beside
-    /// the target, which then takes its name. A symlink in its place is replaced, never followed.
-    pub fn write(path: &Path, port: u16, pid: u32) -> io::Result<ServerInfo> {
-        match fs::symlink_metadata(path) {
-            Ok(found) if !found.is_file() && !found.is_symlink() => {
-                return Err(io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    "it exists and is not a regular file",
-                ));
+    /// Finds the place and makes or opens the file, which stays empty or as it was.
+    pub fn open(path: &Path, port: u16, pid: u32, later: Later) -> io::Result<ServerInfo> {
+        let line = format!("{{\"port\":{port},\"pid\":{pid}}}\n").into_bytes();
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let name = CString::new(name.as_bytes())?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder = Folder::open(parent.unwrap_or(Path::new(".")))?;
+        match paths::kind_at(folder.fd.as_fd(), &name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok((Kind::Folder, _)) => return Err(io::ErrorKind::IsADirectory.into()),
+            Ok((Kind::File, _)) => {}
+            Ok((Kind::Link, owner)) => {
+                // A link of another user is replaced, whatever it leads to.
+                let is_trusted = folder.owner_is_trusted && is_trusted(owner);
+                if is_trusted && is_stream(path, &folder, &name) {
+                    return ServerInfo::stream(path, line);
+                }
             }
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+            Ok((Kind::Other, _)) => return ServerInfo::stream(path, line),
         }
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs::create_dir_all(parent)?;
-        }
-        let (mut file, beside) = create_beside(path)?;
-        let line = format!("{{\"port\":{port},\"pid\":{pid}}}\n");
-        let written = file
-            .write_all(line.as_bytes())
-            // Whatever the umask: it tells nothing secret, and another user needs it.
-            .and_then(|()| file.set_permissions(fs::Permissions::from_mode(0o644)))
-            .and_then(|()| fs::rename(&beside, path));
-        match written {
-            Ok(()) => Ok(ServerInfo { file, line }),
-            Err(error) => {
-                let _ = fs::remove_file(&beside);
-                Err(error)
+        let beside = match folder.owner_is_trusted {
+            true => create_beside(&folder, &name),
+            false => Err(untrusted()),
+        };
+        match beside {
+            Ok((file, temporary)) => {
+                let way = Way::Beside { folder, temporary, name };
+                let mut info = ServerInfo { file, way, line };
+                // Whatever the umask: it tells nothing secret, and another user needs it.
+                info.file.set_permissions(Permissions::from_mode(0o644))?;
+                if later == Later::OtherUser {
+                    info.rename()?;
+                }
+                Ok(info)
             }
+            Err(error) if is_refusal(&error) => {
+                let file = in_place(&folder, &name, error)?;
+                Ok(ServerInfo { file, way: Way::InPlace, line })
+            }
+            Err(error) => Err(error),
         }
     }
-}
 
-impl ServerInfo {
-    /// What was written.
+    /// Writes `{"port":PORT,"pid":PID}` and a newline.
+    pub fn publish(&mut self) -> io::Result<()> {
+        if matches!(self.way, Way::Stream) {
+            // One write: a pipe takes so little whole or not at all.
+            return match self.file.write(&self.line)? {
+                n if n == self.line.len() => Ok(()),
+                _ => Err(io::ErrorKind::WriteZero.into()),
+            };
+        }
+        if matches!(self.way, Way::Beside { .. }) {
+            self.write()?;
+            self.rename()?;
+        }
+        match self.way {
+            Way::InPlace | Way::Renamed => self.write(),
+            Way::Beside { .. } | Way::Stream => Ok(()),
+        }
+    }
+
+    fn write(&self) -> io::Result<()> {
+        self.file.write_all_at(&self.line, 0)?;
+        self.file.set_len(self.line.len() as u64)
+    }
+
+    /// Gives the new file its name. Where another file cannot be replaced, that one is written to.
+    fn rename(&mut self) -> io::Result<()> {
+        let Way::Beside { folder, temporary, name } = &self.way else {
+            return Ok(());
+        };
+        match paths::rename_at(folder.fd.as_fd(), temporary, name) {
+            Ok(()) => self.way = Way::Renamed,
+            Err(error) if is_refusal(&error) => {
+                let there = in_place(folder, name, error)?;
+                let _ = paths::remove_at(folder.fd.as_fd(), temporary);
+                // The number of the descriptor stays: the filter of system calls names it.
+                paths::replace_descriptor(self.file.as_fd(), there.as_fd())?;
+                self.way = Way::InPlace;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn stream(path: &Path, line: Vec<u8>) -> io::Result<ServerInfo> {
+        let mut options = File::options();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(
+            options.write(true),
+            libc::O_NONBLOCK | libc::O_NOCTTY,
+        );
+        let file = options.open(path).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENXIO) => io::Error::other("nobody reads it"),
+            _ => error,
+        })?;
+        if file.metadata()?.file_type().is_block_device() {
+            return Err(io::Error::other("it is a block device"));
+        }
+        Ok(ServerInfo { file, way: Way::Stream, line })
+    }
+
+    /// What is written.
     pub fn line(&self) -> &[u8] {
-        self.line.as_bytes()
+        &self.line
+    }
+
+    /// Whether it is a file that can be emptied.
+    pub fn is_file(&self) -> bool {
+        !matches!(self.way, Way::Stream)
+    }
+
+    /// Whether it is the same pipe, device or file.
+    pub fn is(&self, other: impl AsFd) -> bool {
+        let id = |fd: OwnedFd| File::from(fd).metadata().map(|data| (data.dev(), data.ino()));
+        let other = other.as_fd().try_clone_to_owned().and_then(id);
+        let ours = self.file.metadata().map(|data| (data.dev(), data.ino()));
+        matches!((ours, other), (Ok(ours), Ok(other)) if ours == other)
+    }
+
+    /// Whether it still holds this relay's line. A file that cannot be read does not.
+    fn holds_our_line(&self) -> bool {
+        let mut there = Vec::with_capacity(2 * self.line.len());
+        let limit = self.line.len() as u64 + 1;
+        let read = (&self.file).take(limit).read_to_end(&mut there);
+        read.is_ok() && there == self.line
     }
 }
 
-/// For the filter of system calls, which names it, and for the connector, which empties it should the
-/// relay be killed.
 impl AsFd for ServerInfo {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -66,25 +194,161 @@ impl AsFd for ServerInfo {
 /// Nobody finds a stale port.
 impl Drop for ServerInfo {
     fn drop(&mut self) {
-        let _ = self.file.set_len(0);
+        match &self.way {
+            Way::Beside { folder, temporary, .. } => {
+                let _ = paths::remove_at(folder.fd.as_fd(), temporary);
+            }
+            Way::Renamed => drop(self.file.set_len(0)),
+            // The next relay may have written into the same file already.
+            Way::InPlace if self.holds_our_line() => drop(self.file.set_len(0)),
+            Way::InPlace | Way::Stream => {}
+        }
     }
 }
 
-/// A new file in the same folder. `create_new` is O_EXCL, which follows no link and opens nothing
-/// that somebody put there.
-fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+/// A file that is there and cannot be replaced, because of `reason`.
+fn in_place(folder: &Folder, name: &CString, reason: io::Error) -> io::Result<File> {
+    // Reading is for the end: whether it still holds this relay's line.
+    let open = |mode| paths::open_at(folder.fd.as_fd(), name, mode | libc::O_NONBLOCK, 0);
+    let opened = open(libc::O_RDWR).or_else(|_| open(libc::O_WRONLY));
+    // What is said is why it could not be replaced.
+    let Ok(opened) = opened else { return Err(reason) };
+    let file = File::from(opened);
+    let found = file.metadata()?;
+    // A second name would be a file of another purpose.
+    if !found.is_file() || found.nlink() > 1 {
+        return Err(reason);
+    }
+    Ok(file)
+}
+
+/// A folder, reached through folders and links that nobody else can change: each belongs to root or to
+/// this user, or is missing and made. The last one may be another user's, since a file in it may be
+/// written to though none is made there.
+struct Folder {
+    fd: OwnedFd,
+    owner_is_trusted: bool,
+}
+
+impl Folder {
+    fn open(path: &Path) -> io::Result<Folder> {
+        let root = paths::open_folder(None, c"/")?;
+        // In a user namespace root may have another number: whoever has the root folder.
+        let (_, root_user) = paths::kind_at(root.as_fd(), c".")?;
+        let is_trusted = |owner| owner == root_user || is_trusted(owner);
+        let mut at = if path.is_absolute() {
+            Folder { fd: root, owner_is_trusted: true }
+        } else {
+            let fd = paths::open_folder(None, c".")?;
+            let (_, owner) = paths::kind_at(fd.as_fd(), c".")?;
+            Folder { fd, owner_is_trusted: is_trusted(owner) }
+        };
+        let mut names: Vec<OsString> = names(path);
+        names.reverse();
+        let mut links = 0;
+        while let Some(name) = names.pop() {
+            let name = CString::new(name.as_bytes())?;
+            let owner = match paths::kind_at(at.fd.as_fd(), &name) {
+                Ok((Kind::Folder, owner)) => owner,
+                Ok((Kind::Link, owner)) => {
+                    links += 1;
+                    if !is_trusted(owner) || !at.owner_is_trusted {
+                        return Err(untrusted());
+                    }
+                    if links > LINKS {
+                        return Err(io::Error::from_raw_os_error(libc::ELOOP));
+                    }
+                    let target = PathBuf::from(OsString::from_vec(paths::read_link_at(
+                        at.fd.as_fd(),
+                        &name,
+                    )?));
+                    if target.is_absolute() {
+                        at = Folder { fd: paths::open_folder(None, c"/")?, owner_is_trusted: true };
+                    }
+                    names.extend(self::names(&target).into_iter().rev());
+                    continue;
+                }
+                Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if !at.owner_is_trusted {
+                        return Err(untrusted());
+                    }
+                    at.make(&name)?;
+                    paths::effective_user()
+                }
+                Err(error) => return Err(error),
+            };
+            let fd = paths::open_folder(Some(at.fd.as_fd()), &name)?;
+            at = Folder { fd, owner_is_trusted: at.owner_is_trusted && is_trusted(owner) };
+        }
+        Ok(at)
+    }
+
+    /// Makes a folder that everybody may look into, whatever the umask.
+    fn make(&self, name: &CString) -> io::Result<()> {
+        paths::make_folder_at(self.fd.as_fd(), name)?;
+        let made = paths::open_at(self.fd.as_fd(), name, libc::O_RDONLY | libc::O_DIRECTORY, 0)?;
+        File::from(made).set_permissions(Permissions::from_mode(0o755))
+    }
+}
+
+fn names(path: &Path) -> Vec<OsString> {
+    let name = |component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        _ => None,
+    };
+    path.components().filter_map(name).collect()
+}
+
+fn is_trusted(owner: u32) -> bool {
+    owner == 0 || owner == paths::effective_user()
+}
+
+fn untrusted() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "another user can change the way to it; make the file first, or name one in a folder of root's \
+         or of the relay's user",
+    )
+}
+
+/// Replacing is impossible, which writing into the file may not be.
+fn is_refusal(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+        || matches!(
+            error.raw_os_error(),
+            Some(libc::EACCES | libc::EPERM | libc::EBUSY | libc::EROFS)
+        )
+}
+
+/// A link to a device or pipe, or to a descriptor such as `/dev/stdout`.
+fn is_stream(path: &Path, folder: &Folder, name: &CString) -> bool {
+    let target = paths::read_link_at(folder.fd.as_fd(), name).unwrap_or_default();
+    let is_descriptor = target.starts_with(b"/proc/self/fd/") || is_of_proc(path);
+    is_descriptor
+        || fs::metadata(path).is_ok_and(|found| {
+            let kind = found.file_type();
+            kind.is_char_device() || kind.is_fifo()
+        })
+}
+
+/// One of `/proc/PID/fd`, also by the name `/dev/fd`.
+fn is_of_proc(path: &Path) -> bool {
+    let folder = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
+    folder.is_some_and(|folder| folder.starts_with("/proc") && folder.ends_with(OsStr::new("fd")))
+}
+
+/// A new file in the same folder. O_EXCL follows no link and opens nothing that somebody put there.
+fn create_beside(folder: &Folder, name: &CString) -> io::Result<(File, CString)> {
     for attempt in 0..16u32 {
         let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut beside = std::ffi::OsString::from(".");
-        beside.push(name);
-        beside.push(format!(".{:x}.{:x}.{attempt}", std::process::id(), moment.as_nanos()));
-        let beside = path.with_file_name(beside);
-        let options =
-            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&beside);
-        match options {
+        let unique = format!(".{:x}.{:x}.{attempt}", std::process::id(), moment.as_nanos());
+        let temporary = CString::new([b".", name.as_bytes(), unique.as_bytes()].concat())?;
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+        match paths::open_at(folder.fd.as_fd(), &temporary, flags, 0o600) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => return result.map(|file| (file, beside)),
+            result => return result.map(|fd| (File::from(fd), temporary)),
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())

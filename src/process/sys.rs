@@ -14,6 +14,7 @@ use libc::{c_int, c_void};
 
 mod early;
 mod hardening;
+pub mod paths;
 mod program;
 
 pub use early::{FirstSteps, first_steps, found_first};

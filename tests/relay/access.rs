@@ -9,8 +9,8 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::far_end::{OTHER, STRANGER, Source, as_user, connect_from, is_root};
-use super::support::{Client, DEADLINE, End, Relay, Upstream, ok, post};
+use super::far_end::{OTHER, STRANGER, Source, as_user, connect_from};
+use super::support::{Client, DEADLINE, End, Relay, Upstream, needs_root, ok, post, skipped};
 
 const SHUTDOWN: &str = "GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -42,11 +42,6 @@ fn a_user_that_is_named_is_admitted_and_any_other_is_not() {
 
 /// Sends a request with curl as another user; the status.
 fn curl_as(uid: u32, port: u16) -> Option<String> {
-    // SAFETY: no memory is involved.
-    if unsafe { libc::geteuid() } != 0 {
-        eprintln!("skipped: becoming another user needs root");
-        return None;
-    }
     let url = format!("http://127.0.0.1:{port}/v1/responses");
     let output = Command::new("curl")
         .args([
@@ -64,13 +59,14 @@ fn curl_as(uid: u32, port: u16) -> Option<String> {
     match output {
         Ok(output) => Some(String::from_utf8(output.stdout).unwrap()),
         Err(_) => {
-            eprintln!("skipped: curl is not installed");
+            skipped("curl is not installed");
             None
         }
     }
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn another_users_process_is_told_apart_from_ours() {
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::to(&upstream.url()).args(["--allow-uid", "65533"]).start();
@@ -135,7 +131,7 @@ fn my_name() -> Option<String> {
 #[test]
 fn users_are_known_by_their_names_too() {
     let Some(name) = my_name() else {
-        return eprintln!("skipped: this user has no name");
+        return skipped("this user has no name");
     };
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::to(&upstream.url()).args(["--allow-uid", &name]).start();
@@ -145,10 +141,9 @@ fn users_are_known_by_their_names_too() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_reset_connection_is_not_its_ports_next_users() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     for source in Source::ALL {
         let upstream = Upstream::answering(ok("fine"));
         let starter = Relay::to(&upstream.url()).args(["--allow-uid", &OTHER.to_string()]);
@@ -220,7 +215,7 @@ fn the_uid_of_users_who_are_not_mapped_is_refused() {
         }
     };
     if !may {
-        return eprintln!("skipped: user namespaces are not to be had here");
+        return skipped("user namespaces are not to be had here");
     }
     for flag in ["--allow-uid", "--upstream-uid"] {
         let (code, _, err) = in_a_user_namespace(flag).run(b"sk-key\n");
@@ -237,10 +232,9 @@ fn reads(relay: &Relay) -> usize {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn one_read_of_the_tables_serves_all_that_were_accepted_with_it() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let relay = Source::Proc
         .of(Relay::to("https://localhost/v1/responses").args(["--allow-uid", "4242"]))
         .start();
@@ -378,12 +372,9 @@ fn a_token_file_that_others_may_write_is_refused_and_one_they_may_read_is_warned
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_token_file_of_the_agents_own_is_taken_as_in_the_readme() {
-    // SAFETY: no memory is involved.
-    if unsafe { libc::geteuid() } != 0 {
-        eprintln!("skipped: a file of another user needs root");
-        return;
-    }
+    needs_root();
     let file = TokenFile::new("agents", b"0123456789abcdef\n");
     fs::set_permissions(&file.0, fs::Permissions::from_mode(0o600)).unwrap();
     std::os::unix::fs::chown(&file.0, Some(65_533), None).unwrap();

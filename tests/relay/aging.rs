@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 
 use super::lifecycle::Folder;
 use super::support::relay::binary;
-use super::support::{DEADLINE, Peer, Relay, Upstream, ok, post};
+use super::support::{DEADLINE, Peer, Relay, Upstream, ok, post, skipped};
 
 #[test]
 fn a_request_that_meets_the_end_of_an_idle_connection_goes_out_on_a_fresh_one() {
@@ -77,7 +77,7 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
 fn a_connection_that_was_idle_while_the_machine_slept_is_as_old_as_it_is() {
     let program = std::fs::read(binary()).unwrap();
     if !program.windows(8).any(|window| window == b"ld-linux") {
-        eprintln!("skipped: a static program takes no other clock");
+        skipped("a static program takes no other clock");
         return;
     }
     let folder = Folder::new("clock");

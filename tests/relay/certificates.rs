@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::version::{TLS12, TLS13};
 
 use super::support::upstream::{memory_file, server_config};
-use super::support::{DEADLINE, Relay, Response, Upstream, certs, ok, post};
+use super::support::{DEADLINE, Relay, Response, Upstream, certs, ok, post, skipped};
 
 /// As `openssl req -x509` makes it: self-signed, and a CA.
 fn self_signed_ca(name: &str, last_year: i32) -> (rcgen::Certificate, KeyPair) {
@@ -159,7 +159,7 @@ impl Folder {
                 true
             }
             Err(_) => {
-                eprintln!("skipped: there is no openssl program here");
+                skipped("there is no openssl program here");
                 false
             }
         }

@@ -12,7 +12,7 @@ use codex_responses_api_proxy::cli::flags::FLAGS;
 use super::key::terminal;
 use super::support::relay::emulated;
 use super::support::upstream::memory_file;
-use super::support::{Client, Relay, Upstream, certs, ok, post};
+use super::support::{Client, Relay, Upstream, certs, ok, post, skipped};
 
 const HINT: &str = "Try 'codex-responses-api-proxy --help'.\n";
 
@@ -173,7 +173,7 @@ fn bundles_of_hundreds_of_certificates_are_trusted() {
     );
     match std::fs::read_to_string("/etc/ssl/certs/ca-certificates.crt") {
         Ok(system) => drop(works(system + &good)),
-        Err(_) => eprintln!("skipped: there is no system bundle here"),
+        Err(_) => skipped("there is no system bundle here"),
     }
 }
 

@@ -14,13 +14,15 @@ use std::time::Duration;
 use super::lifecycle::Folder;
 use super::support::relay::{Starter, emulated};
 use super::support::upstream::Kind;
-use super::support::{Client, Peer, Relay, Upstream, certs, ok, pace, post, wait_for};
+use super::support::{
+    Client, Peer, Relay, Upstream, certs, needs_root, ok, pace, post, skipped, wait_for,
+};
 
 fn is_root() -> bool {
     // SAFETY: no memory is involved.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
-        eprintln!("skipped: another user and a mount namespace need root");
+        skipped("another user and a mount namespace need root");
     }
     root
 }
@@ -252,10 +254,9 @@ fn v4(last: u8) -> IpAddr {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn hosts_is_read_anew_after_a_rename_and_when_it_comes_into_being() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = on(v4(1), 0);
     let port = upstream.address().port();
     let etc = Etc::new("hosts");
@@ -294,10 +295,9 @@ fn name_server(address: Ipv4Addr) {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn resolv_conf_is_read_anew_after_a_rename_of_it_and_of_what_it_links_to() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = on(v4(1), 0);
     let port = upstream.address().port();
     let (first, second) = (Ipv4Addr::new(127, 53, 0, 11), Ipv4Addr::new(127, 53, 0, 12));
@@ -318,10 +318,9 @@ fn resolv_conf_is_read_anew_after_a_rename_of_it_and_of_what_it_links_to() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_root_without_hosts_starts_at_once() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let etc = Etc::new("no-hosts");
     etc.put("resolv.conf", "nameserver 127.53.0.13\n");
     fs::remove_file(etc.0.file("hosts")).unwrap();
@@ -359,7 +358,7 @@ enum nss_status _nss_standin_gethostbyname4_r(const char *name, struct gaih_addr
 #[test]
 fn modules_of_nsswitch_conf_are_loaded_before_it_is_confined() {
     if !is_root() || cfg!(not(target_env = "gnu")) || std::env::var("RELAY_BINARY").is_ok() {
-        eprintln!("skipped: it takes root, and a program that is linked with glibc");
+        skipped("it takes root, and a program that is linked with glibc");
         return;
     }
     let etc = Etc::new("nss");
@@ -370,7 +369,7 @@ fn modules_of_nsswitch_conf_are_loaded_before_it_is_confined() {
         .args([&module, &etc.0.file("module.c")])
         .status();
     if !built.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: there is no C compiler");
+        skipped("there is no C compiler");
         return;
     }
     etc.put("nsswitch.conf", "hosts: files standin\n");

@@ -10,7 +10,10 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use super::key::{asked, echo_is_back};
 use super::lifecycle::Folder;
 use super::support::relay::{Starter, ends, inherit, marker_key, port_of_start, program};
-use super::support::{Client, DEADLINE, Relay, Upstream, comes, ok, post, wait_for};
+use super::support::skip::is_root;
+use super::support::{
+    Client, DEADLINE, Relay, Upstream, comes, needs_root, ok, post, skipped, wait_for,
+};
 
 /// A relay that has left; it ends with the test.
 pub struct Detached {
@@ -97,15 +100,6 @@ pub fn detach(name: &str, starter: Starter, key: &str) -> (Detached, String) {
     (relay, err)
 }
 
-fn is_root() -> bool {
-    // SAFETY: no memory is involved.
-    let root = unsafe { libc::geteuid() } == 0;
-    if !root {
-        eprintln!("skipped: the files of a process that is not dumpable are root's");
-    }
-    root
-}
-
 #[test]
 fn it_returns_0_once_the_relay_listens_and_its_pipes_end() {
     let upstream = Upstream::answering(ok("fine"));
@@ -124,6 +118,7 @@ fn it_returns_0_once_the_relay_listens_and_its_pipes_end() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn the_relay_has_a_session_of_its_own_and_no_descriptor_of_whoever_started_it() {
     let inherited = File::open("/dev/zero").unwrap();
     let starter = Relay::bare().command(|command| inherit(command, inherited.as_raw_fd()));
@@ -132,9 +127,7 @@ fn the_relay_has_a_session_of_its_own_and_no_descriptor_of_whoever_started_it() 
     // State, parent, group, session, terminal.
     assert_eq!(fields[3], relay.pid.to_string());
     assert_eq!(fields[4], "0");
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let mut null = 0;
     for entry in fs::read_dir(format!("/proc/{}/fd", relay.pid)).unwrap().flatten() {
         let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
@@ -186,6 +179,8 @@ fn a_file_as_stderr_is_kept_and_gets_the_access_log() {
     relay.folder.wait_for("log", |text| text.contains(access));
     if is_root() {
         assert_eq!(fs::read_link(format!("/proc/{}/fd/2", relay.pid)).unwrap(), log);
+    } else {
+        skipped("the files of a process that is not dumpable are root's");
     }
 }
 
@@ -244,13 +239,14 @@ fn what_fails_after_stderr_was_left_is_told_too() {
     );
     let (code, _, err) = run(with_info(starter, &folder), b"key\n").unwrap();
     if code == 0 {
-        eprintln!("skipped: this kernel has no Landlock");
+        skipped("this kernel has no Landlock");
         drop(Detached::find(folder));
         return;
     }
     assert_eq!(code, 11, "{err}");
     assert!(err.contains("Landlock") && err.lines().count() == 1, "{err}");
-    assert_eq!(fs::read(folder.file("info")).unwrap(), b"");
+    // Emptied, or never made: that depends on which thread fails first.
+    assert!(fs::read(folder.file("info")).unwrap_or_default().is_empty());
 }
 
 #[test]

@@ -16,19 +16,10 @@ use std::time::{Duration, Instant};
 
 use super::support::relay::{Starter, random_hex};
 use super::support::upstream::Kind;
-use super::support::{Client, Peer, Relay, Upstream, certs, post};
+use super::support::{Client, Peer, Relay, Upstream, certs, needs_root, post, skipped};
 
 const NAME: &str = "upstream.test";
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-fn is_root() -> bool {
-    // SAFETY: no memory is involved.
-    let root = unsafe { libc::geteuid() } == 0;
-    if !root {
-        eprintln!("skipped: a mount namespace needs root");
-    }
-    root
-}
 
 /// A file that is gone when this goes; whoever has mounted it keeps it.
 struct Temporary(PathBuf);
@@ -183,7 +174,7 @@ fn v4(last: u8) -> IpAddr {
 fn literal_addresses_need_no_name_server() {
     let v6: IpAddr = Ipv6Addr::LOCALHOST.into();
     if TcpListener::bind((v6, 0)).is_err() {
-        eprintln!("skipped: this machine has no IPv6");
+        skipped("this machine has no IPv6");
         return;
     }
     let upstream = on(v6, 0, "six");
@@ -195,10 +186,9 @@ fn literal_addresses_need_no_name_server() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn every_address_is_tried_before_the_client_is_told() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = on(HERE, 0, "here");
     let hosts = |last: u8| {
         let all = [2, 3, 4, 5, last].map(|n| format!("127.0.0.{n} {NAME}\n"));
@@ -212,10 +202,9 @@ fn every_address_is_tried_before_the_client_is_told() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn localhost_may_be_either_family() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = on(HERE, 0, "four");
     let relay = start(Relay::to(&upstream.url()), "::1 localhost\n", NO_SERVER);
     assert_eq!(ask(&mut relay.connect()), (200, "four".into()));
@@ -228,10 +217,9 @@ fn localhost_may_be_either_family() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn localhost_is_never_looked_up() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let wrong = v4(9);
     let listener = TcpListener::bind((HERE, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -267,10 +255,9 @@ fn localhost_is_never_looked_up() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn an_address_that_hangs_is_overtaken_after_250_ms() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = on(HERE, 0, "here");
     let port = upstream.port;
     let v6: IpAddr = Ipv6Addr::LOCALHOST.into();
@@ -293,10 +280,9 @@ fn an_address_that_hangs_is_overtaken_after_250_ms() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_name_that_moves_is_followed_when_connections_fail() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = on(HERE, 0, "here");
     let strange = Upstream::on(
         TcpListener::bind((v4(3), upstream.port)).unwrap(),
@@ -326,11 +312,10 @@ fn a_name_that_moves_is_followed_when_connections_fail() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 #[ignore = "takes a minute"]
 fn a_name_is_looked_up_again_after_a_minute() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let first = on(HERE, 0, "first");
     let second = on(v4(2), first.port, "second");
     let now = Arc::new(Mutex::new(vec![HERE]));
@@ -360,10 +345,9 @@ fn a_name_is_looked_up_again_after_a_minute() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_name_server_that_hangs_holds_nothing_up() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = on(HERE, 0, "here");
     let now: Arc<Mutex<Option<Vec<IpAddr>>>> = Arc::default();
     let shared = now.clone();

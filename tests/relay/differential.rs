@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use super::support::relay::inherit;
-use super::support::{Relay, Request, Upstream, ok};
+use super::support::{Relay, Request, Upstream, ok, skipped};
 use super::vectors::format::{self, Case, Outcome};
 
 /// A real server in front of an upstream of ours. Ends with the value.
@@ -38,7 +38,7 @@ fn program(name: &str) -> Option<PathBuf> {
 /// already, by port and by descriptor: whoever connects before the server is ready waits there.
 fn start(name: &str, args: &[&str], write: impl Fn(&str, u16, RawFd) -> String) -> Option<Server> {
     let Some(program) = program(name) else {
-        eprintln!("skipped: {name} is not installed");
+        skipped(&format!("{name} is not installed"));
         return None;
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

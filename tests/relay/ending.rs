@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::lifecycle::{Folder, SHUTDOWN, halfway, idle};
 use super::support::relay::{Starter, end_of, ends};
-use super::support::{End, Relay, Upstream, comes, ok, post, quiet, wait_for};
+use super::support::{End, Relay, Upstream, comes, needs_root, ok, post, quiet, wait_for};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -242,15 +242,12 @@ fn a_shell_that_puts_it_into_the_background_protects_it_from_its_own_interrupts(
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn as_the_first_process_of_a_container_it_ends_by_signals() {
     if super::support::relay::emulated() {
         return;
     }
-    // SAFETY: no memory is involved.
-    if unsafe { libc::geteuid() } != 0 {
-        eprintln!("skipped: a process namespace needs root");
-        return;
-    }
+    needs_root();
     // unshare(1) forks: its child, with --fork, is the first process.
     let mut relay = Relay::under(&["unshare", "--pid", "--fork", "--kill-child"]).start();
     let children = format!("/proc/{0}/task/{0}/children", relay.pid());

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use super::proxy::HERE;
 use super::support::relay::Starter;
-use super::support::{Peer, Relay, Upstream, ok, post, wait_for};
+use super::support::{Peer, Relay, Upstream, needs_root, ok, post, skipped, wait_for};
 
 /// A local user who has nothing to do with the relay.
 pub const STRANGER: u32 = 65_531;
@@ -35,16 +35,6 @@ impl Source {
             }
         }
     }
-}
-
-/// Whether this test may become other users; says so if not.
-pub fn is_root() -> bool {
-    // SAFETY: no memory is involved.
-    let root = unsafe { libc::geteuid() } == 0;
-    if !root {
-        eprintln!("skipped: becoming another user needs root");
-    }
-    root
 }
 
 /// Runs this on a thread of its own that belongs to another user, as do the threads it starts.
@@ -240,15 +230,14 @@ fn trusting(url: &str, uid: u32) -> Starter {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_stranger_who_holds_the_upstreams_port_gets_nothing() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     for at in ["127.0.0.1:0", "[::1]:0"] {
         for kind in KINDS {
             let at = at.parse().unwrap();
             let Some((first, second)) = as_user(STRANGER, move || listen(kind, at)) else {
-                eprintln!("skipped: {kind:?} at {at}");
+                skipped(&format!("{kind:?} at {at}"));
                 continue;
             };
             let url = url(first.local_addr().unwrap());
@@ -279,15 +268,14 @@ fn a_stranger_who_holds_the_upstreams_port_gets_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_connection_that_nobody_has_accepted_is_the_listeners() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     for kind in KINDS {
         for source in Source::ALL {
             let at = "127.0.0.1:0".parse().unwrap();
             let Some((squatted, second)) = as_user(STRANGER, move || listen(kind, at)) else {
-                eprintln!("skipped: {kind:?}");
+                skipped(&format!("{kind:?}"));
                 continue;
             };
             let url = url(squatted.local_addr().unwrap());
@@ -315,10 +303,9 @@ fn a_connection_that_nobody_has_accepted_is_the_listeners() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn root_the_relays_own_user_and_the_one_that_started_it_are_trusted() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let at = "127.0.0.1:0";
     for uid in [0, STRANGER] {
         let listener = as_user(uid, move || TcpListener::bind(at).unwrap());
@@ -349,10 +336,9 @@ fn root_the_relays_own_user_and_the_one_that_started_it_are_trusted() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_worker_that_accepts_for_root_is_trusted_when_it_is_named() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     for source in Source::ALL {
         // Root listens, another user accepts: so a connection is of either, by the moment.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -367,10 +353,9 @@ fn a_worker_that_accepts_for_root_is_trusted_when_it_is_named() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn nobody_is_asked_with_any() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let listener = as_user(STRANGER, || TcpListener::bind("127.0.0.1:0").unwrap());
     let url = url(listener.local_addr().unwrap());
     let _server = Server::start(STRANGER, listener);
@@ -384,16 +369,15 @@ fn nobody_is_asked_with_any() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn localhost_is_one_address_and_the_other_only_where_that_is_refused() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     for name in ["localhost", "a.localhost"] {
         let real = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = real.local_addr().unwrap().port();
         let at = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
         let Ok(squatted) = as_user(STRANGER, move || TcpListener::bind(at)) else {
-            eprintln!("skipped: this machine has no IPv6");
+            skipped("this machine has no IPv6");
             return;
         };
         let real = Server::start(0, real);
@@ -417,10 +401,9 @@ fn localhost_is_one_address_and_the_other_only_where_that_is_refused() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_proxys_password_goes_to_no_stranger() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     for source in Source::ALL {
         let listener = as_user(STRANGER, || TcpListener::bind("127.0.0.1:0").unwrap());
         let at = listener.local_addr().unwrap();
@@ -457,7 +440,7 @@ fn in_a_network(work: impl FnOnce() + Send + 'static) {
         {
             match Command::new("ip").args(line.split(' ')).status() {
                 Ok(status) => assert!(status.success(), "ip {line}"),
-                Err(_) => return eprintln!("skipped: iproute2 is not installed"),
+                Err(_) => return skipped("iproute2 is not installed"),
             }
         }
         work();
@@ -466,10 +449,9 @@ fn in_a_network(work: impl FnOnce() + Send + 'static) {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_stranger_on_another_address_of_this_machine_gets_nothing() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     in_a_network(|| {
         for source in Source::ALL {
             let targets = [
@@ -497,10 +479,9 @@ fn a_stranger_on_another_address_of_this_machine_gets_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn check_says_that_the_upstream_is_a_strangers() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let listener = as_user(STRANGER, || TcpListener::bind("127.0.0.1:0").unwrap());
     let url = url(listener.local_addr().unwrap());
     let _server = Server::start(STRANGER, listener);

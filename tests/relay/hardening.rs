@@ -10,18 +10,9 @@ use std::process::{Command, Stdio};
 use codex_responses_api_proxy::process::sys;
 
 use super::support::relay::{Starter, binary, emulated};
-use super::support::{Relay, Upstream, ok, post};
+use super::support::{Relay, Upstream, needs_root, ok, post, skipped};
 
 const KEY: &[u8] = b"sk-a-key-that-goes-nowhere\n";
-
-fn is_root() -> bool {
-    // SAFETY: no memory is involved.
-    let root = unsafe { libc::geteuid() } == 0;
-    if !root {
-        eprintln!("skipped: this needs root");
-    }
-    root
-}
 
 /// Runs it in a mount namespace of its own, after a shell has changed what is mounted.
 fn mounted(script: &str) -> Starter {
@@ -100,8 +91,10 @@ fn a_missing_layer_is_named_with_its_cause() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_landlock_that_is_not_known_is_told_from_one_that_is_refused_by_the_list_of_modules() {
-    if emulated() || !is_root() {
+    needs_root();
+    if emulated() {
         return;
     }
     let lsm = "mount -t tmpfs none /sys && mkdir -p /sys/kernel/security";
@@ -163,8 +156,10 @@ fn ends_check(starter: Starter, text: &str) {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn what_cannot_be_read_back_is_not_claimed() {
-    if emulated() || !is_root() {
+    needs_root();
+    if emulated() {
         return;
     }
     let without = || mounted("mount -t tmpfs none /proc");
@@ -187,13 +182,15 @@ fn copy_with_mode(mode: u32) -> (Scrap, Starter) {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_program_that_its_user_may_read_is_said_to_be_open_at_its_start() {
-    if emulated() || !is_root() {
+    needs_root();
+    if emulated() {
         return;
     }
     let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
     if !["", "0"].contains(&yama.trim()) {
-        eprintln!("skipped: Yama keeps every process closed here");
+        skipped("Yama keeps every process closed here");
         return;
     }
     let open = "processes of uid 65534 could attach until it had closed itself";
@@ -213,8 +210,10 @@ fn a_program_that_its_user_may_read_is_said_to_be_open_at_its_start() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn yama_counts() {
-    if emulated() || !is_root() {
+    needs_root();
+    if emulated() {
         return;
     }
     // A stand-in for the sysctl, where this kernel has none of its own.
@@ -234,7 +233,7 @@ fn a_tracer_is_reported_and_refused_where_hardening_is_required() {
         return;
     }
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        eprintln!("skipped: strace is not installed");
+        skipped("strace is not installed");
         return;
     }
     let traced = || Relay::under(&["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=none"]);
@@ -245,8 +244,10 @@ fn a_tracer_is_reported_and_refused_where_hardening_is_required() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_change_of_user_under_suid_dumpable_ends_the_start() {
-    if emulated() || !is_root() {
+    needs_root();
+    if emulated() {
         return;
     }
     for (value, code) in [("1", 15), ("0", 0), ("2", 0)] {
@@ -267,14 +268,16 @@ fn a_change_of_user_under_suid_dumpable_ends_the_start() {
 /// Between setresuid(2) and the next PR_SET_DUMPABLE the process has capabilities that a process of
 /// its new user does not have.
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn capabilities_go_last_when_the_user_changes() {
-    if emulated() || !is_root() {
+    needs_root();
+    if emulated() {
         return;
     }
     let log = Scrap::new("trace", b"");
     let tool = ["strace", "-f", "-qq", "-o", log.text(), "-e", "trace=prctl,setresuid,capset"];
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        eprintln!("skipped: strace is not installed");
+        skipped("strace is not installed");
         return;
     }
     protections(Relay::under(&tool).args(["--user", "65534:65534"]));
@@ -339,7 +342,7 @@ fn the_program_is_read_only_and_sealed_and_the_pages_of_the_key_are_not() {
     let line = relay.output_line("protections: ");
     has(&line, "; RELRO");
     let Some(mappings) = mappings(relay.pid()) else {
-        eprintln!("skipped: reading the mappings of another process needs root");
+        skipped("reading the mappings of another process needs root");
         return;
     };
     let program = fs::canonicalize(binary()).unwrap();
@@ -404,8 +407,10 @@ fn executable_memory_is_denied_where_the_kernel_can() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn memory_is_not_executable_whatever_the_personality() {
-    if emulated() || !is_root() {
+    needs_root();
+    if emulated() {
         return;
     }
     let upstream = Upstream::answering(ok("fine"));
@@ -457,8 +462,10 @@ fn a_start_without_random_numbers_says_so() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_start_without_dev_and_with_closed_descriptors_says_so() {
-    if emulated() || !is_root() {
+    needs_root();
+    if emulated() {
         return;
     }
     let script = "mount -t tmpfs none /dev && exec \"$@\" >&-";
@@ -499,6 +506,6 @@ fn variables_that_steer_the_allocator_or_the_loader_are_wiped() {
                 lacks(&text, wiped);
             }
         }
-        Err(_) => eprintln!("skipped: reading the environment of another process needs root"),
+        Err(_) => skipped("reading the environment of another process needs root"),
     }
 }

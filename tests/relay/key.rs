@@ -10,7 +10,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use codex_responses_api_proxy::http1::limits;
 
 use super::support::relay::{emulated, end_of, inherit, marker_key, program, random_hex};
-use super::support::{Relay, Upstream, ok, post, read_until};
+use super::support::{Relay, Upstream, ok, post, read_until, skipped};
 
 /// Bytes of a key, at most: with `Bearer ` they make 1024.
 const LONGEST: usize = 1017;
@@ -465,7 +465,7 @@ fn a_key_that_also_stands_in_the_environment_is_wiped_there_and_reported() {
             assert!(!environ.windows(key.len()).any(|text| text == key.as_bytes()));
             assert!(environ.windows(9).any(|text| text == b"KEPT=this"), "too much is wiped");
         }
-        Err(error) => eprintln!("skipped: reading the environment of another process: {error}"),
+        Err(error) => skipped(&format!("reading the environment of another process: {error}")),
     }
 }
 

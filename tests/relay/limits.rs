@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use codex_responses_api_proxy::http1::limits;
 
-use super::support::{Client, End, Peer, Relay, Upstream, ok, post, quiet};
+use super::support::{Client, End, Peer, Relay, Upstream, ok, post, quiet, skipped};
 
 /// A POST whose head has exactly so many bytes.
 fn head_of(len: usize) -> String {
@@ -201,7 +201,7 @@ fn without_a_flag_1024_connections_are_taken_and_no_more() {
     let (_listener, url) = silent_upstream();
     let relay = Relay::to(&url).start();
     if relay.output_line("protections: ").contains("--max-connections lowered") {
-        eprintln!("skipped: too few descriptors");
+        skipped("too few descriptors");
         return;
     }
     let crowd: Vec<Client> = (0..limits::CONNECTIONS).map(|_| busy(&relay)).collect();

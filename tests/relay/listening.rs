@@ -9,9 +9,9 @@ use std::os::unix::process::CommandExt;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use super::places::is_root;
 use super::support::relay::{Starter, random_hex};
-use super::support::{Client, DEADLINE, Relay, Upstream, ok, post, quiet};
+use super::support::skip::is_root;
+use super::support::{Client, DEADLINE, Relay, Upstream, needs_root, ok, post, quiet, skipped};
 
 fn connect_v6(port: u16) -> Client {
     let stream = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
@@ -24,7 +24,7 @@ fn connect_v6(port: u16) -> Client {
 fn has_v6() -> bool {
     let has = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
     if !has {
-        eprintln!("skipped: this machine has no IPv6");
+        skipped("this machine has no IPv6");
     }
     has
 }
@@ -60,21 +60,19 @@ fn a_port_that_somebody_holds_on_ipv6_ends_the_start() {
 
 /// Runs a test in a network namespace of its own, after these shell commands.
 fn in_namespace(setup: &'static str, test: impl FnOnce() + Send) {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             // SAFETY: no memory is involved; the namespace is this thread's and its children's.
             if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                eprintln!("skipped: no network namespace can be made here");
+                skipped("no network namespace can be made here");
                 return;
             }
             let done = std::process::Command::new("sh").args(["-ec", setup]).status();
             if done.is_ok_and(|status| status.success()) {
                 test();
             } else {
-                eprintln!("skipped: the namespace cannot be set up");
+                skipped("the namespace cannot be set up");
             }
         });
         thread.join().unwrap();
@@ -186,10 +184,9 @@ fn one_socket_is_enough_and_other_processes_sockets_are_not_taken() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn the_sockets_stay_with_a_relay_that_changes_its_user_and_leaves() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = Upstream::answering(ok("fine"));
     let (sockets, port) = loopback_pair();
     let starter = activated(sockets, "$$").upstream(&upstream.url());

@@ -10,14 +10,18 @@ use super::support::{End, Relay, Upstream, ok, post};
 
 /// The values of a line, in order, after it was checked that these are its names and no others.
 fn values(line: &str) -> Vec<String> {
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 14] = [
         "time",
+        "start",
+        "connection",
+        "request",
         "route",
         "status",
         "bytes_in",
         "bytes_out",
         "connect_ms",
         "first_byte_ms",
+        "last_byte",
         "total_ms",
         "reused",
         "end",
@@ -46,7 +50,7 @@ fn values(line: &str) -> Vec<String> {
 /// route, status, bytes_in, bytes_out, reused, end
 fn gist(line: &str) -> [String; 6] {
     let values = values(line);
-    [1, 2, 3, 4, 8, 9].map(|at| values[at].clone())
+    [4, 5, 6, 7, 12, 13].map(|at| values[at].clone())
 }
 
 #[test]
@@ -59,11 +63,11 @@ fn each_exchange_is_one_line() {
     assert_eq!(gist(&line), ["responses", "200", "3", "5", "false", "complete"]);
     let time = &values(&line)[0];
     assert!(time.len() == 24 && time.ends_with('Z') && &time[10..11] == "T", "{time}");
-    assert_ne!(values(&line)[5], "null", "a connection had to be made");
+    assert_ne!(values(&line)[8], "null", "a connection had to be made");
     client.send(post("", "{}!")).response();
     let line = relay.line();
     assert_eq!(gist(&line), ["responses", "200", "3", "5", "true", "complete"]);
-    assert_eq!(values(&line)[5], "null", "none had to be made");
+    assert_eq!(values(&line)[8], "null", "none had to be made");
     client.send("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
     assert_eq!(gist(&relay.line()), ["refused", "403", "0", "0", "false", "route_not_allowed"]);
     client.send("GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
@@ -175,14 +179,14 @@ fn a_stderr_that_nobody_reads_holds_nothing_up_and_the_lost_lines_are_counted() 
         line.clear();
         lines.read_line(&mut line).unwrap();
         seen += 1;
-        lost = values(line.trim_end()).get(10).map_or(0, |lost| lost.parse().unwrap());
+        lost = values(line.trim_end()).get(14).map_or(0, |lost| lost.parse().unwrap());
         assert!(seen < 2 * count, "no line counts the lost ones");
     }
     assert!(lost > 100, "{lost}");
     drop(relay);
     let mut rest = String::new();
     lines.read_to_string(&mut rest).unwrap();
-    assert!(rest.lines().all(|line| values(line).len() >= 10));
+    assert!(rest.lines().all(|line| values(line).len() >= 14));
 }
 
 #[test]
@@ -238,4 +242,105 @@ fn without_it_the_start_lines_are_text() {
     let relay = Relay::bare().start();
     let text = String::from_utf8(relay.output()).unwrap();
     assert!(text.lines().count() == 4 && !text.contains('{'), "{text}");
+}
+
+#[test]
+fn connections_and_requests_are_numbered_and_a_line_says_when_the_exchange_began() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).args(["--access-log"]).start();
+    for connection in ["1", "2"] {
+        let mut client = relay.connect();
+        for request in ["1", "2"] {
+            client.send(post("", "{}")).response();
+            let values = values(&relay.line());
+            assert_eq!([&values[2], &values[3]], [connection, request]);
+            // Of one form, so that they can be compared as texts.
+            assert!(values[1] <= values[10] && values[10] <= values[0], "{values:?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn an_exchange_that_hangs_is_called_slow_while_it_lasts() {
+    let upstream = Upstream::tls(|peer| {
+        peer.request();
+        peer.write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc");
+        super::support::pace(std::time::Duration::from_secs(80));
+    });
+    let relay = Relay::to(&upstream.url()).args(["--access-log"]).start();
+    let mut client = relay.connect();
+    client.send(post("", "{}")).head();
+    super::support::pace(std::time::Duration::from_secs(55));
+    let line = relay.line();
+    assert!(line.contains("\",\"event\":\"slow\",\"start\":\""), "{line}");
+    assert!(line.contains("\"bytes_out\":3,") && !line.contains("\"end\""), "{line}");
+    drop(client);
+    assert_eq!(gist(&relay.line())[5], "client_closed");
+}
+
+/// The recipes of docs/access-log.md, each a line that begins with jq.
+#[test]
+fn every_jq_recipe_of_the_documentation_works() {
+    use std::io::Write;
+    use std::process::Command;
+    if Command::new("jq").arg("--version").output().is_err() {
+        super::support::skipped("jq is not installed");
+        return;
+    }
+    let upstream = Upstream::answering("HTTP/1.1 429 Slow\r\nContent-Length: 2\r\n\r\nno");
+    let relay = Relay::to(&upstream.url()).args(["--access-log"]).start();
+    relay.connect().send(post("", "{}")).response();
+    relay.connect().send("GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+    relay.line_with("route_not_allowed");
+    let log = std::env::temp_dir().join(super::support::relay::random_hex());
+    let slow = "{\"event\":\"slow\",\"connection\":9,\"request\":1,\"total_ms\":60001,\"bytes_out\":3,\
+                \"last_byte\":\"x\"}\n{\"event\":\"user_refused\",\"uid\":7,\"count\":2}\n";
+    let mut file = File::create(&log).unwrap();
+    file.write_all(&relay.output()).unwrap();
+    file.write_all(slow.as_bytes()).unwrap();
+    let page = include_str!("../../docs/access-log.md");
+    let recipes: Vec<&str> = page.lines().filter(|line| line.starts_with("jq ")).collect();
+    let mut outputs = Vec::new();
+    for recipe in &recipes {
+        let command = recipe.replace("relay.log", log.to_str().unwrap());
+        let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+        assert!(output.status.success(), "{recipe}: {}", String::from_utf8_lossy(&output.stderr));
+        outputs
+            .push(String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<String>());
+    }
+    std::fs::remove_file(&log).unwrap();
+    assert_eq!(
+        outputs,
+        [
+            "",
+            "[9,1,\"x\",3]",
+            "[{\"status\":429,\"count\":1}]",
+            "[{\"end\":\"route_not_allowed\",\"count\":1}]",
+            "[{\"uid\":7,\"count\":2}]",
+        ]
+    );
+}
+
+#[test]
+fn after_copytruncate_the_log_goes_on_at_its_new_end() {
+    let folder = super::lifecycle::Folder::new("rotated");
+    let (path, moved) = (folder.file("log"), folder.file("log.1"));
+    let file = File::options().create(true).append(true).open(&path).unwrap();
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).args(["--access-log"]).spawn(Stdio::from(file));
+    folder.wait_for("log", |text| text.ends_with("}\n"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let port = port_of_start(text.lines().next().unwrap());
+    let ask = || super::support::Client::connect(port).send(post("", "{}")).response();
+    std::fs::copy(&path, &moved).unwrap();
+    File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+    ask();
+    folder.wait_for("log", |text| text.starts_with("{\"time\"") && text.lines().count() == 1);
+    // Moved away, the file is written to all the same.
+    std::fs::rename(&path, &moved).unwrap();
+    ask();
+    folder.wait_for("log.1", |text| text.lines().count() == 2);
+    assert!(!path.exists());
+    drop(relay);
 }

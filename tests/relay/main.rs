@@ -33,6 +33,7 @@ mod preconnect;
 mod proxy;
 mod routing;
 mod sandbox;
+mod server_info;
 mod splitting;
 mod support;
 mod timing;

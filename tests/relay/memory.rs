@@ -8,7 +8,7 @@ use std::thread;
 
 use super::support::relay::{Starter, emulated, marker_key};
 use super::support::upstream::Kind;
-use super::support::{Client, Peer, Relay, Upstream, certs, ok, post};
+use super::support::{Client, Peer, Relay, Upstream, certs, needs_root, ok, post, skipped};
 
 #[path = "../../examples/memory/mod.rs"]
 pub mod scanner;
@@ -22,7 +22,7 @@ pub fn may_read(relay: &Relay) -> bool {
     }
     let may = std::fs::File::open(format!("/proc/{}/mem", relay.pid())).is_ok();
     if !may {
-        eprintln!("skipped: reading the memory of another process needs root and ptrace");
+        skipped("reading the memory of another process needs root and ptrace");
     }
     may
 }
@@ -121,6 +121,7 @@ fn upstreams() -> [Upstream; 2] {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn no_copy_of_the_key_is_readable_after_a_thousand_requests() {
     for upstream in upstreams() {
         let relay = Relay::to(&upstream.url()).args(["--access-log"]).start();
@@ -138,6 +139,7 @@ fn no_copy_of_the_key_is_readable_after_a_thousand_requests() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn no_copy_of_the_key_is_readable_while_64_are_under_way() {
     for upstream in upstreams() {
         let relay = Relay::to(&upstream.url()).start();
@@ -172,6 +174,7 @@ fn no_copy_of_the_key_is_readable_while_64_are_under_way() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn no_copy_of_the_key_is_readable_after_tls_has_failed() {
     for kind in [Kind::UnknownIssuer, Kind::Expired] {
         let upstream = Upstream::new(Some(certs().config(kind, rustls::ALL_VERSIONS)), |_| {});
@@ -188,6 +191,7 @@ fn no_copy_of_the_key_is_readable_after_tls_has_failed() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn no_copy_of_a_secret_is_readable_in_a_detached_relay_or_in_its_parent() {
     let (key, password) = (marker_key(), marker_key());
     let starter = Relay::bare().env("https_proxy", &format!("http://user:{password}@127.0.0.1:1"));
@@ -196,7 +200,7 @@ fn no_copy_of_a_secret_is_readable_in_a_detached_relay_or_in_its_parent() {
             return;
         }
         if std::fs::File::open(format!("/proc/{relay}/mem")).is_err() {
-            eprintln!("skipped: reading the memory of another process needs root and ptrace");
+            skipped("reading the memory of another process needs root and ptrace");
             return;
         }
         let refused = [&key, &password].map(|secret| {
@@ -218,6 +222,7 @@ fn without_secret_memory(starter: Starter) -> Starter {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn without_secret_memory_there_is_exactly_one_copy_and_the_start_line_says_so() {
     for upstream in upstreams() {
         let relay = without_secret_memory(Relay::to(&upstream.url())).start();
@@ -254,6 +259,7 @@ fn secret_memory_that_is_required_and_missing_ends_the_start() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_core_made_by_root_does_not_hold_the_key() {
     let upstream = Upstream::tls(obey);
     let relay = Relay::to(&upstream.url()).start();
@@ -277,17 +283,14 @@ fn a_core_made_by_root_does_not_hold_the_key() {
             assert_eq!(hits, 0, "pieces of the key in the core");
             assert!(core.len() > 500_000);
         }
-        _ => eprintln!("skipped: gcore is not installed, or may not attach"),
+        _ => skipped("gcore is not installed, or may not attach"),
     }
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn the_same_user_can_neither_read_its_memory_nor_attach() {
-    // SAFETY: no memory is involved.
-    if unsafe { libc::geteuid() } != 0 {
-        eprintln!("skipped: becoming another user needs root");
-        return;
-    }
+    needs_root();
     let relay = Relay::bare().open_files(1_024).start();
     for file in ["mem", "environ", "maps", "auxv"] {
         let path = format!("/proc/{}/{file}", relay.pid());
@@ -303,7 +306,7 @@ fn the_same_user_can_neither_read_its_memory_nor_attach() {
     let file = core.with_extension(relay.pid().to_string());
     match made {
         Ok(made) => assert!(!made.status.success() && !file.exists(), "a core was made"),
-        Err(_) => eprintln!("skipped: gcore is not installed"),
+        Err(_) => skipped("gcore is not installed"),
     }
 }
 
@@ -329,7 +332,7 @@ fn a_scan_finds_what_is_there() {
     match scan(std::process::id(), &Needles::new(b"a text that stands in this program's constants"))
     {
         Ok(scan) => assert!(scan.hits.iter().any(|hit| hit.is_of_file)),
-        Err(error) => eprintln!("skipped: {error}"),
+        Err(error) => skipped(&format!("{error}")),
     }
     // And in a process: this one.
     let held: Arc<Mutex<Vec<u8>>> = Arc::new(Mutex::new(secret.to_vec()));
@@ -337,7 +340,7 @@ fn a_scan_finds_what_is_there() {
     tell.send(held.clone()).unwrap();
     match scan(std::process::id(), &needles) {
         Ok(scan) => assert!(!scan.hits.is_empty()),
-        Err(error) => eprintln!("skipped: {error}"),
+        Err(error) => skipped(&error.to_string()),
     }
     drop(told);
 }

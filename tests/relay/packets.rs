@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::support::{DEADLINE, Relay, Upstream, ok, post};
+use super::support::{DEADLINE, Relay, Upstream, ok, post, skipped};
 
 /// Packets with data that have come in on this connection.
 fn packets(stream: &TcpStream) -> u32 {
@@ -172,6 +172,7 @@ fn sockets(relay: &Relay) -> Option<Vec<[bool; 2]>> {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn neither_side_waits_for_more_to_send_or_for_a_peer_that_has_gone() {
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::to(&upstream.url()).start();
@@ -179,7 +180,7 @@ fn neither_side_waits_for_more_to_send_or_for_a_peer_that_has_gone() {
     assert_eq!(client.send(post("", "{}")).response().status, 200);
     match sockets(&relay) {
         Some(sockets) => assert_eq!(sockets, [[true, true]; 2]),
-        None => eprintln!("skipped: taking the sockets of another process needs root and ptrace"),
+        None => skipped("taking the sockets of another process needs root and ptrace"),
     }
 }
 

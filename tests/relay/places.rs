@@ -5,20 +5,10 @@ use std::net::TcpStream;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, ok, pace, post};
+use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, needs_root, ok, pace, post};
 
 pub const AGENT: u32 = 65_533;
 pub const OTHER: u32 = 65_532;
-
-/// Whether other users can be had. Says so.
-pub fn is_root() -> bool {
-    // SAFETY: no memory is involved.
-    let is_root = unsafe { libc::geteuid() } == 0;
-    if !is_root {
-        eprintln!("skipped: becoming another user needs root");
-    }
-    is_root
-}
 
 /// Does something on a thread that is another user to the kernel.
 pub fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> T {
@@ -67,10 +57,9 @@ fn told(mut client: Client) -> String {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn refused_connections_write_few_lines_and_the_allowed_user_is_served_meanwhile() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     const REFUSED: u64 = 5_000;
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::to(&upstream.url())
@@ -115,10 +104,9 @@ fn refused_connections_write_few_lines_and_the_allowed_user_is_served_meanwhile(
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_refused_user_holds_no_place() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::to(&upstream.url())
         .args(["--max-connections", "2"])
@@ -175,10 +163,9 @@ fn a_table_full_of_requests_under_way_keeps_them() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_user_with_idle_connections_does_not_keep_another_out() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::to(&upstream.url())
         .args(["--max-connections", "8"])
@@ -205,10 +192,9 @@ fn a_user_with_idle_connections_does_not_keep_another_out() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_user_with_requests_under_way_gets_no_more_while_another_waits() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = Upstream::plain(answers_when_told);
     let relay = Relay::to(&upstream.url())
         .args(["--max-connections", "4"])
@@ -234,10 +220,9 @@ fn a_user_with_requests_under_way_gets_no_more_while_another_waits() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_user_who_moves_much_on_many_connections_does_not_hold_up_another() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = Upstream::plain(|peer| {
         while let Some(request) = peer.request() {
             if request.fields("x-wait").is_empty() {

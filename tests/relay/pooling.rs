@@ -2,8 +2,8 @@
 
 use std::sync::mpsc::channel;
 
-use super::places::{AGENT, OTHER, allowing, connect_as, is_root};
-use super::support::{Client, DEADLINE, Peer, Relay, Upstream, ok, post};
+use super::places::{AGENT, OTHER, allowing, connect_as};
+use super::support::{Client, DEADLINE, Peer, Relay, Upstream, needs_root, ok, post};
 
 /// An upstream that takes the body of an early answered request for the next request, and answers
 /// that one when a further one has come.
@@ -23,10 +23,9 @@ fn desynchronised(peer: &mut Peer) {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_pooled_connection_serves_only_the_user_who_used_it_before() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = Upstream::plain(desynchronised);
     let relay = Relay::to(&upstream.url()).args(allowing(&[AGENT, OTHER])).start();
     for _ in 0..8 {
@@ -45,10 +44,9 @@ fn a_pooled_connection_serves_only_the_user_who_used_it_before() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_user_uses_connections_again_and_so_does_anybody_one_that_was_never_used() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = Upstream::plain(|peer| {
         while peer.request().is_some() {
             let number = peer.number.to_string();
@@ -70,10 +68,9 @@ fn a_user_uses_connections_again_and_so_does_anybody_one_that_was_never_used() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn one_allowed_user_alone_shares_connections_as_ever() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::to(&upstream.url()).args(allowing(&[AGENT, AGENT])).start();
     for _ in 0..4 {

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use super::memory::{may_read, none};
 use super::support::relay::{Starter, random_hex};
 use super::support::upstream::memory_file;
-use super::support::{Client, DEADLINE, Relay, Upstream, ok, post, read_until};
+use super::support::{Client, DEADLINE, Relay, Upstream, ok, post, read_until, skipped};
 use crate::memory::scanner::{Needles, scan};
 
 /// An address of this machine that is not loopback as the rules go, but leads there.
@@ -41,7 +41,7 @@ impl Tinyproxy {
                 .stderr(Stdio::null())
                 .spawn();
             let Ok(child) = child else {
-                eprintln!("skipped: tinyproxy is not installed");
+                skipped("tinyproxy is not installed");
                 return None;
             };
             let mut proxy = Tinyproxy { child, port: free };
@@ -376,6 +376,7 @@ fn a_proxy_that_recovers_is_used_again() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn the_proxys_credentials_are_nowhere_to_be_read() {
     // So long that a piece of any stray copy outlives what is put in its place.
     let secret: String = (0..60).map(|_| random_hex()).collect();

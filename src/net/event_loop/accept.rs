@@ -116,6 +116,10 @@ impl EventLoop {
         if admission == Admission::Serve {
             self.prepare(user, now);
         }
+        self.shared.connections += 1;
+        if let Some(relay) = self.downs.get(key) {
+            relay.number = self.shared.connections;
+        }
         self.with(key, |relay, shared| match reject {
             None => relay.turn(shared, now),
             Some(reject) => relay.turn_away(reject, shared, now),

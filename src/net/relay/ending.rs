@@ -51,6 +51,7 @@ impl Relay {
         self.exchange.next();
         self.head = Backlog::default();
         self.served = true;
+        self.request += 1;
         self.idle_since = now;
         self.hungry = false;
         self.stall = now;

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Over, Relay, Shared, Turn};
+use super::{Over, Relay, SLOW_AGAIN, Shared, Turn};
 use crate::http1::refusal::Reject;
 use crate::http1::response::UpstreamFault;
+use crate::net::access_log::Stage;
 use crate::net::event_loop::place;
 use crate::net::slots::Side;
 
@@ -20,7 +21,17 @@ impl Relay {
             self.release(shared);
             return Turn::Close;
         }
+        if self.slow_by(shared).is_some_and(|when| now >= when) {
+            self.log_line(Stage::Slow, "", shared, now);
+            self.times.slow_at = now + SLOW_AGAIN;
+        }
         self.turn(shared, now)
+    }
+
+    /// When the exchange is to be called slow in the log.
+    fn slow_by(&self, shared: &Shared) -> Option<Instant> {
+        let is_told = shared.log.has_exchanges() && self.exchange.is_under_way();
+        is_told.then_some(self.times.slow_at)
     }
 
     pub(super) fn out_of_time(&mut self, shared: &mut Shared, now: Instant) -> Result<(), Over> {
@@ -82,7 +93,7 @@ impl Relay {
     }
 
     pub(super) fn set_deadline(&self, shared: &mut Shared) {
-        let times = [self.client_by(shared), self.upstream_by(shared)];
+        let times = [self.client_by(shared), self.upstream_by(shared), self.slow_by(shared)];
         if let Some(when) = times.into_iter().flatten().min() {
             shared.deadlines.set(place(self.key, Side::Downstream), when);
         }

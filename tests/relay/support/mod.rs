@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod relay;
+pub mod skip;
 pub mod upstream;
 
 use std::io::Read;
@@ -14,6 +15,8 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 
 pub use client::{Client, End, Response, body, post};
 pub use relay::Relay;
+#[allow(unused_imports, reason = "not every crate of tests needs both")]
+pub use skip::{needs_root, skipped};
 pub use upstream::{Peer, Request, Upstream, certs};
 
 /// Waits for this event of poll(2), or an end, no longer than so long; whether it came.

@@ -2,18 +2,32 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once, OnceLock};
 
+use super::skip::{is_root, remove_at_exit, skipped};
 use super::{Client, DEADLINE, certs, comes, wait_for};
 
 /// The program under test: the one that was built with the tests, or `RELAY_BINARY`, a static one
 /// for example.
 pub fn binary() -> String {
-    std::env::var("RELAY_BINARY")
-        .unwrap_or_else(|_| env!("CARGO_BIN_EXE_codex-responses-api-proxy").to_owned())
+    if let Ok(binary) = std::env::var("RELAY_BINARY") {
+        return binary;
+    }
+    match option_env!("CARGO_BIN_EXE_codex-responses-api-proxy") {
+        Some(binary) => binary.to_owned(),
+        // Of the benches, cargo builds the library alone.
+        None => {
+            let bench = std::env::current_exe().unwrap();
+            let program = bench.parent().unwrap().with_file_name("codex-responses-api-proxy");
+            assert!(program.exists(), "build the program first: cargo build --release");
+            program.to_str().unwrap().to_owned()
+        }
+    }
 }
 
 /// The emulator that runs it, for a program of another architecture.
@@ -26,7 +40,7 @@ fn emulator() -> Option<String> {
 pub fn emulated() -> bool {
     let emulated = emulator().is_some();
     if emulated {
-        eprintln!("skipped: from outside, the emulator is seen and not the relay");
+        skipped("from outside, the emulator is seen and not the relay");
     }
     emulated
 }
@@ -77,6 +91,7 @@ impl Relay {
 
     /// Run by a tool that is to watch it.
     pub fn under(tool: &[&str]) -> Starter {
+        raise_open_files();
         let binary = binary();
         let words: Vec<&str> = tool.iter().copied().chain([binary.as_str()]).collect();
         let mut command = Command::new(words[0]);
@@ -229,6 +244,7 @@ impl Starter {
 
     /// It finds this limit on open files and cannot raise it: without privileges.
     pub fn open_files(mut self, limit: u64) -> Starter {
+        self = self.reachable();
         let lower = move || {
             let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
             // SAFETY: async-signal-safe calls on memory that outlives them.
@@ -240,6 +256,24 @@ impl Starter {
         };
         // SAFETY: between fork and exec it does no more than that.
         unsafe { self.command.pre_exec(lower) };
+        self
+    }
+
+    /// Another user runs it; for root.
+    pub fn run_by(self, uid: u32) -> Starter {
+        self.reachable().command(|command| {
+            command.uid(uid).gid(uid);
+        })
+    }
+
+    /// Makes it the program that every user can reach.
+    fn reachable(mut self) -> Starter {
+        if emulator().is_none() && is_root() {
+            let command = Command::new(reachable_binary());
+            let old = std::mem::replace(&mut self.command, command);
+            self.command.args(old.get_args()).env_clear();
+            self.command.envs(old.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        }
         self
     }
 
@@ -339,6 +373,44 @@ pub fn port_of_start(line: &str) -> u16 {
     assert!(line.contains(",\"event\":\"start\","), "not listening: {line}");
     let (_, port) = line.split_once(",\"port\":").unwrap();
     port.split([',', '}']).next().unwrap().parse().unwrap()
+}
+
+/// The program at a path that every user can reach: a copy where its own folder is private.
+fn reachable_binary() -> PathBuf {
+    static REACHABLE: OnceLock<PathBuf> = OnceLock::new();
+    let is_reachable = |path: &Path| {
+        let open = |path: &Path| path.metadata().is_ok_and(|data| data.mode() & 0o001 != 0);
+        path.ancestors().all(open)
+    };
+    let reachable = REACHABLE.get_or_init(|| {
+        let program = std::fs::canonicalize(binary()).unwrap();
+        if is_reachable(&program) {
+            return program;
+        }
+        let places = [std::env::temp_dir(), "/tmp".into(), "/var/tmp".into(), "/dev/shm".into()];
+        let place =
+            places.iter().find(|place| is_reachable(place)).expect("a folder for everybody");
+        let copy = place.join(format!("relay-for-others-{}", random_hex()));
+        std::fs::copy(program, &copy).unwrap();
+        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+        remove_at_exit(copy.clone());
+        copy
+    });
+    reachable.clone()
+}
+
+/// The tests hold many more connections than the usual soft limit on open files allows.
+fn raise_open_files() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the kernel fills and reads one struct that outlives the calls.
+        unsafe {
+            libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    });
 }
 
 /// Waits for the end of a child.

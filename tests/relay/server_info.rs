@@ -1,0 +1,219 @@
+//! `--server-info`: where the line goes, and what is never touched.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use super::lifecycle::Folder;
+use super::support::relay::Starter;
+use super::support::{DEADLINE, Relay, comes, needs_root};
+
+const OWNER: u32 = 65_533;
+const RUNNER: u32 = 65_532;
+
+fn with_info(starter: Starter, path: &Path) -> Starter {
+    starter.args(["--server-info", path.to_str().unwrap()])
+}
+
+fn line(relay: &Relay) -> String {
+    format!("{{\"port\":{},\"pid\":{}}}\n", relay.port, relay.pid())
+}
+
+fn end(mut relay: Relay) {
+    relay.signal(libc::SIGTERM);
+    assert_eq!(relay.exit_code(), 0);
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A folder of another user in which a file waits that everybody may write to.
+fn prepared(name: &str, text: &str) -> Folder {
+    let folder = Folder::new(name);
+    let info = folder.file("info");
+    fs::write(&info, text).unwrap();
+    set_mode(&info, 0o666);
+    chown(&info, Some(OWNER), None).unwrap();
+    set_mode(&folder.0, 0o755);
+    chown(&folder.0, Some(OWNER), None).unwrap();
+    folder
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_file_that_may_be_written_but_not_replaced_is_written_in_place_and_emptied() {
+    needs_root();
+    for user in [None, Some(RUNNER)] {
+        let folder =
+            prepared("in-place", "what stood there before, longer than the line will be\n");
+        let info = folder.file("info");
+        let before = fs::metadata(&info).unwrap();
+        let starter = with_info(Relay::bare(), &info);
+        let relay = match user {
+            Some(user) => starter.run_by(user).start(),
+            None => starter.start(),
+        };
+        let now = fs::metadata(&info).unwrap();
+        assert_eq!((now.ino(), now.mode(), now.uid()), (before.ino(), before.mode(), OWNER));
+        assert_eq!(fs::read_to_string(&info).unwrap(), line(&relay));
+        end(relay);
+        assert_eq!(fs::read(&info).unwrap(), b"");
+        assert_eq!(fs::metadata(&info).unwrap().ino(), before.ino());
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "something is left beside it");
+    }
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn in_place_a_relay_that_ends_leaves_its_successors_line_alone() {
+    needs_root();
+    let folder = prepared("successor", "");
+    let info = folder.file("info");
+    let first = with_info(Relay::bare(), &info).start();
+    let second = with_info(Relay::bare(), &info).start();
+    end(first);
+    assert_eq!(fs::read_to_string(&info).unwrap(), line(&second));
+    end(second);
+    assert_eq!(fs::read(&info).unwrap(), b"");
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_file_that_is_a_mount_of_its_own_is_written_in_place() {
+    needs_root();
+    let folder = Folder::new("mount");
+    let (info, shared) = (folder.file("info"), folder.file("shared"));
+    fs::write(&info, "").unwrap();
+    fs::write(&shared, "").unwrap();
+    let mounting = "mount --bind \"$0\" \"$1\"; shift; exec \"$@\"";
+    let tool = ["unshare", "--mount", "sh", "-ec", mounting];
+    let paths = [shared.to_str().unwrap(), info.to_str().unwrap()];
+    let relay = with_info(Relay::under(&[&tool[..], &paths].concat()), &info).start();
+    assert_eq!(fs::read_to_string(&shared).unwrap(), line(&relay));
+    assert_eq!(fs::read(&info).unwrap(), b"", "the file below the mount");
+    end(relay);
+    assert_eq!(fs::read(&shared).unwrap(), b"");
+}
+
+#[test]
+fn a_fifo_gets_the_line_and_one_without_a_reader_holds_nothing_up() {
+    let folder = Folder::new("fifo");
+    let fifo = folder.file("fifo");
+    let name = CString::new(fifo.to_str().unwrap()).unwrap();
+    // SAFETY: the name is a valid C string.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let (code, _, err) = with_info(Relay::bare(), &fifo).run(b"key\n");
+    assert_eq!(code, 1);
+    assert!(err.contains("cannot write --server-info") && err.contains("nobody reads it"), "{err}");
+    // With both ends here, the line is there to be read once the relay listens.
+    let reader = File::options().read(true).write(true).open(&fifo).unwrap();
+    let relay = with_info(Relay::bare(), &fifo).start();
+    assert!(comes(&reader, libc::POLLIN, DEADLINE));
+    let mut text = String::new();
+    BufReader::new(reader).read_line(&mut text).unwrap();
+    assert_eq!(text, line(&relay));
+    end(relay);
+    assert!(fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo());
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_device_and_standard_output_are_written_to_and_never_replaced() {
+    needs_root();
+    // A /dev of its own: what is wrong with the program must not break the machine.
+    let devices = "mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; mknod /dev/disk b 7 99; \
+                   ln -s /proc/self/fd /dev/fd; ln -s /proc/self/fd/1 /dev/stdout; exec \"$0\" \"$@\"";
+    let tool = ["unshare", "--mount", "sh", "-ec", devices];
+    for path in ["/dev/null", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        let mut relay = with_info(Relay::under(&tool), Path::new(path)).start();
+        let root = format!("/proc/{}/root", relay.pid());
+        let kind = |name: &str| fs::symlink_metadata(format!("{root}{name}")).unwrap().file_type();
+        assert!(kind("/dev/null").is_char_device() && kind("/dev/stdout").is_symlink(), "{path}");
+        let want = line(&relay);
+        relay.signal(libc::SIGTERM);
+        assert_eq!(relay.exit_code(), 0);
+        let output = String::from_utf8(relay.output()).unwrap();
+        assert_eq!(output.contains(&want), path != "/dev/null", "{path}: {output}");
+    }
+    let (code, _, err) = with_info(Relay::under(&tool), Path::new("/dev/disk")).run(b"key\n");
+    assert_eq!(code, 1, "{err}");
+}
+
+#[test]
+fn folders_that_are_missing_are_for_everyone_whatever_the_umask() {
+    let folder = Folder::new("umask");
+    let info = folder.file("made/on/info");
+    let starter = with_info(Relay::bare(), &info).command(|command| {
+        let umask = || {
+            // SAFETY: sets a number.
+            unsafe { libc::umask(0o077) };
+            Ok(())
+        };
+        // SAFETY: between fork and exec it does no more than that.
+        unsafe { command.pre_exec(umask) };
+    });
+    let relay = starter.start();
+    for (name, want) in [("made", 0o755), ("made/on", 0o755), ("made/on/info", 0o644)] {
+        let mode = fs::metadata(folder.file(name)).unwrap().mode() & 0o7777;
+        assert_eq!(mode, want, "{name}");
+    }
+    end(relay);
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn nothing_is_made_where_another_user_can_change_the_way() {
+    needs_root();
+    let folder = Folder::new("foreign");
+    let (foreign, mine) = (folder.file("foreign"), folder.file("mine"));
+    fs::create_dir(&foreign).unwrap();
+    fs::create_dir(&mine).unwrap();
+    chown(&foreign, Some(OWNER), None).unwrap();
+    let link = folder.file("link");
+    symlink(&mine, &link).unwrap();
+    std::os::unix::fs::lchown(&link, Some(OWNER), None).unwrap();
+    for path in ["foreign/info", "foreign/made/info", "link/info", "link/made/info"] {
+        let (code, _, err) = with_info(Relay::bare(), &folder.file(path)).run(b"key\n");
+        assert_eq!(code, 1, "{path}");
+        assert!(err.contains("another user can change the way to it"), "{err}");
+        assert!(err.contains("make the file first"), "{err}");
+    }
+    for place in [&foreign, &mine] {
+        assert_eq!(fs::read_dir(place).unwrap().count(), 0, "something was made");
+    }
+    // A file with a second name is not written to.
+    let info = foreign.join("info");
+    fs::write(folder.file("precious"), "precious").unwrap();
+    fs::hard_link(folder.file("precious"), &info).unwrap();
+    let (code, ..) = with_info(Relay::bare(), &info).run(b"key\n");
+    assert_eq!(code, 1);
+    assert_eq!(fs::read_to_string(&info).unwrap(), "precious");
+    // A link of root's is followed, as /var/run is.
+    let link = folder.file("trusted");
+    symlink(&mine, &link).unwrap();
+    end(with_info(Relay::bare(), &link.join("info")).start());
+    assert!(mine.join("info").exists());
+}
+
+#[test]
+fn a_start_that_fails_at_its_last_steps_never_tells_of_a_port() {
+    let folder = Folder::new("unconfined");
+    let info = folder.file("info");
+    // The resolver's thread confines itself first, and cannot.
+    let starter = Relay::bare().args(["--upstream-url", "https://upstream.test/"]).refusing(
+        libc::SYS_landlock_restrict_self,
+        None,
+        libc::EPERM,
+    );
+    let (code, _, err) = with_info(starter, &info).run(b"key\n");
+    if code == 0 {
+        super::support::skipped("this kernel has no Landlock");
+        return;
+    }
+    assert_eq!(code, 11, "{err}");
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0, "a file was left");
+}
