@@ -81,17 +81,26 @@ pub enum Name {
 impl Name {
     /// Looks a field name up; case does not matter.
     pub fn of(name: &[u8]) -> Name {
-        let known = Name::alike(name);
-        let is_exact = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
-        if known != Name::Other && !name.iter().all(is_exact) {
-            return Name::Withheld;
+        let exact = Name::known(name, |name, known| name.eq_ignore_ascii_case(known.as_bytes()));
+        if exact != Name::Other {
+            return exact;
         }
-        known
+        // Most names differ in the first letter, which costs no call.
+        let first = name.first().map_or(0, u8::to_ascii_lowercase);
+        let alike = |name: &[u8], known: &str| {
+            first == known.as_bytes()[0] && is_alike(name, known.as_bytes())
+        };
+        match Name::known(name, alike) {
+            Name::Other => Name::Other,
+            _ => Name::Withheld,
+        }
     }
 
-    /// The known name that this one is alike; all of them are letters and hyphens.
-    fn alike(name: &[u8]) -> Name {
-        let is = |known: &str| is_alike(name, known.as_bytes());
+    /// The known name that this one is, by that comparison.
+    #[inline(always)]
+    fn known(name: &[u8], is: impl Fn(&[u8], &str) -> bool) -> Name {
+        let proxy = |name: &[u8]| is(&name[..6], "proxy-");
+        let is = |known: &str| is(name, known);
         // By length first: nearly every field of a real request is settled by that alone.
         match name.len() {
             2 if is("te") => Name::HopByHop,
@@ -116,7 +125,7 @@ impl Name {
             17 if is("x-method-override") => Name::Withheld,
             22 if is("x-http-method-override") => Name::Withheld,
             // Proxy-Authorization, Proxy-Connection, Proxy-Authenticate and their kin.
-            6.. if is_alike(&name[..6], b"proxy-") => Name::HopByHop,
+            6.. if proxy(name) => Name::HopByHop,
             _ => Name::Other,
         }
     }
