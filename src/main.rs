@@ -104,6 +104,7 @@ fn run(
     if handover.is_activated() && config.port != 0 {
         return Err(usage(ActivationError::Port.to_string()));
     }
+    let beginning = if config.no_sandbox { beginning } else { beginning.deny_executable_memory() };
     // Before anything secret is read: it keeps no copy of what this process has from here on.
     let forked = connector::fork(!config.no_sandbox)
         .map_err(|error| format!("cannot start the connector ({error}); raise ulimit -u"))?;

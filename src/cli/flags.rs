@@ -463,7 +463,7 @@ pub const FLAGS: &[Flag] = &[
         value: "",
         repeatable: false,
         section: Section::Hardening,
-        help: "no seccomp and no Landlock: for debugging only",
+        help: "no seccomp, no Landlock, no MDWE: for debugging only",
         action: Action::Switch(|config| config.no_sandbox = true),
     },
     Flag {

@@ -122,9 +122,8 @@ pub struct Beginning {
     pub executable_memory_denied: bool,
 }
 
-/// Non-dumpable, no core files, no new privileges, no memory that is writable and executable, no
-/// variable that steers a dynamic loader or the allocator, nothing inherited to pass on. Only while
-/// the process has one thread.
+/// Non-dumpable, no core files, no new privileges, no variable that steers a dynamic loader or the
+/// allocator, nothing inherited to pass on. Only while the process has one thread.
 pub fn base() -> Result<Beginning, HardenError> {
     sys::deny_dumps().map_err(|_| HardenError::Dumpable)?;
     sys::deny_cores().map_err(|_| HardenError::Cores)?;
@@ -132,7 +131,6 @@ pub fn base() -> Result<Beginning, HardenError> {
     sys::ignore_file_size_signal();
     // Some profiles refuse personality(2); nearly nobody sets this one.
     let _ = sys::clear_read_implies_exec();
-    let executable_memory_denied = sys::deny_executable_memory();
     sys::inherited_descriptors(Inherited::CloseOnExec, 3, None);
     sys::wipe_variables(|name| {
         let prefixes: [&[u8]; 3] = [b"LD_", b"DYLD_", b"MALLOC_"];
@@ -144,8 +142,17 @@ pub fn base() -> Result<Beginning, HardenError> {
     Ok(Beginning {
         open_to: was_open.then_some(user),
         tracer: Status::read().ok().map(|status| status.tracer).filter(|tracer| *tracer != 0),
-        executable_memory_denied,
+        executable_memory_denied: false,
     })
+}
+
+impl Beginning {
+    /// From here on no memory is writable and executable, and none becomes executable, where the
+    /// kernel can deny it. Part of the sandbox, because a debugger such as valgrind translates the
+    /// program into memory of this kind.
+    pub fn deny_executable_memory(self) -> Beginning {
+        Beginning { executable_memory_denied: sys::deny_executable_memory(), ..self }
+    }
 }
 
 /// Yama lets a process attach to its own descendants only, or to none.

@@ -397,6 +397,8 @@ fn executable_memory_is_denied_where_the_kernel_can() {
             .status;
         assert!(status.success());
     }
+    // A debugger that translates the program can be used with this flag.
+    lacks(&protections(Relay::bare().args(["--no-sandbox"])), "MDWE");
     // An older kernel: it starts without a complaint.
     let older = Relay::bare().refusing(libc::SYS_prctl, Some(65), libc::EINVAL);
     lacks(&protections(older), "MDWE");
