@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
 use crate::http1::response::UpstreamFault;
+use crate::process::sys::reset_on_close;
 
 /// How long one address is tried alone before the next is tried beside it (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -38,6 +39,15 @@ pub struct Race {
     next_at: Instant,
     attempts: Vec<Attempt>,
     fault: UpstreamFault,
+}
+
+/// Attempts that are not needed any more leave no port in TIME_WAIT.
+impl Drop for Race {
+    fn drop(&mut self) {
+        for attempt in &self.attempts {
+            let _ = reset_on_close(attempt.stream.as_fd());
+        }
+    }
 }
 
 impl Race {
@@ -142,5 +152,28 @@ impl Race {
         if self.order == Order::InTurn && error.raw_os_error() != Some(libc::ECONNREFUSED) {
             self.next = self.addresses.len();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_is_not_needed_any_more_is_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let now = Instant::now();
+        let mut race = Race::new(Rc::from([address]), Order::Raced, now);
+        // On loopback the connection is there when connect(2) returns.
+        let stream = TcpStream::connect(address).unwrap();
+        race.attempts.push(Attempt { address, stream, ready: false });
+        let (mut peer, _) = listener.accept().unwrap();
+        drop(race);
+        let end = peer.read(&mut [0]).unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
     }
 }

@@ -16,7 +16,7 @@ use super::wire::{LONGEST, Outcome, Reply, Request, SERVER_INFO, SHOWN};
 use crate::http1::response::UpstreamFault;
 use crate::process::sys::child::{empty_if_it_holds, poll};
 use crate::process::sys::fd_passing::{Passed, receive_message, send_message};
-use crate::process::sys::set_upstream_options;
+use crate::process::sys::{reset_on_close, set_upstream_options};
 
 /// Dials that wait for an end; the loop has places for fewer.
 const DIALS: usize = 1 << 18;
@@ -285,7 +285,9 @@ impl Connector {
                     (io::ErrorKind::Interrupted, _) => {}
                     // Too many descriptors of this user are on their way.
                     (_, Some(libc::ETOOMANYREFS)) if stream.is_some() => {
-                        *stream = None;
+                        if let Some(unsent) = stream.take() {
+                            let _ = reset_on_close(unsent.as_fd());
+                        }
                         reply.outcome = Outcome::Failed(UpstreamFault::OutOfDescriptors);
                     }
                     _ => return Err(LoopGone),

@@ -263,6 +263,7 @@ const OWN_SOCKETS: &[Limited] = &[Limited {
     call: libc::SYS_setsockopt,
     forms: &[
         &[Bits(1, ALL, LEVEL_SOCKET), Bits(2, ALL, libc::SO_KEEPALIVE as u32)],
+        &[Bits(1, ALL, LEVEL_SOCKET), Bits(2, ALL, libc::SO_LINGER as u32)],
         &[Bits(1, ALL, LEVEL_SOCKET), Bits(2, ALL, libc::SO_OOBINLINE as u32)],
         &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_NODELAY as u32)],
         &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_KEEPIDLE as u32)],

@@ -5,6 +5,7 @@ mod idle;
 
 use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -340,10 +341,12 @@ impl Upstream {
     /// cancelled. An orderly end would leave a port in TIME_WAIT for each, until none is left. Where
     /// the upstream has ended its side already, no end does that.
     pub fn cancel(&mut self) {
-        if let Some(socket) = self.socket()
-            && !socket.is_read_closed()
-        {
-            let _ = sys::reset_on_close(socket.fd());
+        let fd = match &self.state {
+            State::Dialed(Ok(stream)) => Some(stream.as_fd()),
+            _ => self.socket().filter(|socket| !socket.is_read_closed()).map(Socket::fd),
+        };
+        if let Some(fd) = fd {
+            let _ = sys::reset_on_close(fd);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the connector says: connections that it has made or could not make, and its end.
 
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 
 use mio::Token;
 
@@ -8,6 +9,7 @@ use super::EventLoop;
 use crate::connector::link::ConnectorFailed;
 use crate::http1::response::UpstreamFault;
 use crate::net::slots::{Key, Side};
+use crate::process::sys;
 
 impl EventLoop {
     /// The connector has replied, or is gone.
@@ -25,15 +27,21 @@ impl EventLoop {
         }
     }
 
-    /// A dial has ended. Where nobody waits for it any more, its connection is closed.
+    /// A dial has ended. A connection that no session and no pool waits for any more is reset, so that
+    /// cancelled requests leave no ports in TIME_WAIT.
     fn settle(&mut self, key: Key, result: Result<TcpStream, UpstreamFault>) {
-        if let Some(up) = self.shared.ups.get(key)
-            && up.is_dialing()
-        {
-            up.dialed(result);
-            match up.owner {
-                Some(owner) => self.wants_turn(owner),
-                None => self.stirred.push(key),
+        match self.shared.ups.get(key) {
+            Some(up) if up.is_dialing() => {
+                up.dialed(result);
+                match up.owner {
+                    Some(owner) => self.wants_turn(owner),
+                    None => self.stirred.push(key),
+                }
+            }
+            _ => {
+                if let Ok(unclaimed) = result {
+                    let _ = sys::reset_on_close(unclaimed.as_fd());
+                }
             }
         }
     }
