@@ -81,54 +81,58 @@ pub enum Name {
 impl Name {
     /// Looks a field name up; case does not matter.
     pub fn of(name: &[u8]) -> Name {
-        let exact = Name::known(name, |name, known| name.eq_ignore_ascii_case(known.as_bytes()));
-        if exact != Name::Other {
-            return exact;
-        }
-        // Most names differ in the first letter, which costs no call.
-        let first = name.first().map_or(0, u8::to_ascii_lowercase);
-        let alike = |name: &[u8], known: &str| {
-            first == known.as_bytes()[0] && is_alike(name, known.as_bytes())
-        };
-        match Name::known(name, alike) {
-            Name::Other => Name::Other,
-            _ => Name::Withheld,
-        }
-    }
-
-    /// The known name that this one is, by that comparison.
-    #[inline(always)]
-    fn known(name: &[u8], is: impl Fn(&[u8], &str) -> bool) -> Name {
-        let proxy = |name: &[u8]| is(&name[..6], "proxy-");
-        let is = |known: &str| is(name, known);
-        // By length first: nearly every field of a real request is settled by that alone.
-        match name.len() {
-            2 if is("te") => Name::HopByHop,
-            4 if is("host") => Name::Host,
-            5 if is("range") => Name::Withheld,
-            6 if is("expect") => Name::Expect,
-            6 if is("origin") => Name::Origin,
-            7 if is("upgrade") => Name::Upgrade,
-            7 if is("trailer") => Name::HopByHop,
-            8 if is("if-range") => Name::Withheld,
-            10 if is("connection") => Name::Connection,
-            10 if is("keep-alive") => Name::HopByHop,
-            12 if is("content-type") => Name::ContentType,
-            13 if is("authorization") => Name::Authorization,
-            13 if is("x-http-method") || is("x-rewrite-url") => Name::Withheld,
-            14 if is("content-length") => Name::ContentLength,
-            14 if is("sec-fetch-site") => Name::SecFetchSite,
-            14 if is("accept-charset") || is("x-original-url") => Name::Withheld,
-            15 if is("accept-encoding") => Name::Withheld,
-            16 if is("content-encoding") => Name::ContentEncoding,
-            17 if is("transfer-encoding") => Name::TransferEncoding,
-            17 if is("x-method-override") => Name::Withheld,
-            22 if is("x-http-method-override") => Name::Withheld,
+        // Length and first letter settle nearly every field of a real request. No known name begins
+        // with a mark, so what is alike has the same first letter.
+        match (name.len(), name.first().map_or(0, |first| first | 0x20)) {
+            (2, b't') => Name::HopByHop.of_any(name, [b"te"]),
+            (4, b'h') => Name::Host.of_any(name, [b"host"]),
+            (5, b'r') => Name::Withheld.of_any(name, [b"range"]),
+            (6, b'e') => Name::Expect.of_any(name, [b"expect"]),
+            (6, b'o') => Name::Origin.of_any(name, [b"origin"]),
+            (7, b'u') => Name::Upgrade.of_any(name, [b"upgrade"]),
+            (7, b't') => Name::HopByHop.of_any(name, [b"trailer"]),
+            (8, b'i') => Name::Withheld.of_any(name, [b"if-range"]),
+            (10, b'c') => Name::Connection.of_any(name, [b"connection"]),
+            (10, b'k') => Name::HopByHop.of_any(name, [b"keep-alive"]),
+            (12, b'c') => Name::ContentType.of_any(name, [b"content-type"]),
+            (13, b'a') => Name::Authorization.of_any(name, [b"authorization"]),
+            (13, b'x') => Name::Withheld.of_any(name, [b"x-http-method", b"x-rewrite-url"]),
+            (14, b'c') => Name::ContentLength.of_any(name, [b"content-length"]),
+            (14, b's') => Name::SecFetchSite.of_any(name, [b"sec-fetch-site"]),
+            (14, b'a') => Name::Withheld.of_any(name, [b"accept-charset"]),
+            (14, b'x') => Name::Withheld.of_any(name, [b"x-original-url"]),
+            (15, b'a') => Name::Withheld.of_any(name, [b"accept-encoding"]),
+            (16, b'c') => Name::ContentEncoding.of_any(name, [b"content-encoding"]),
+            (17, b't') => Name::TransferEncoding.of_any(name, [b"transfer-encoding"]),
+            (17, b'x') => Name::Withheld.of_any(name, [b"x-method-override"]),
+            (22, b'x') => Name::Withheld.of_any(name, [b"x-http-method-override"]),
             // Proxy-Authorization, Proxy-Connection, Proxy-Authenticate and their kin.
-            6.. if proxy(name) => Name::HopByHop,
+            (6.., b'p') => Name::HopByHop.of_any(&name[..6], [b"proxy-"]),
             _ => Name::Other,
         }
     }
+
+    /// This, if the name is one of these; withheld, if it is alike.
+    #[inline(always)]
+    fn of_any<const LEN: usize, const N: usize>(self, name: &[u8], known: [&[u8; LEN]; N]) -> Name {
+        let Ok(name) = <&[u8; LEN]>::try_from(name) else {
+            return Name::Other;
+        };
+        for known in known {
+            if is_same(name, known) {
+                return self;
+            }
+        }
+        if known.iter().any(|known| is_alike(name, *known)) { Name::Withheld } else { Name::Other }
+    }
+}
+
+/// Two names that differ in nothing but case; `known` is in lower case. Written without branches, for
+/// lengths that the compiler knows.
+#[inline(always)]
+fn is_same<const LEN: usize>(name: &[u8; LEN], known: &[u8; LEN]) -> bool {
+    let case = |known: &u8| if known.is_ascii_lowercase() { 0x20 } else { 0 };
+    name.iter().zip(known).fold(0, |all, (x, y)| all | ((x | case(y)) ^ y)) == 0
 }
 
 /// What the length fields of one head say, before it is judged.

@@ -61,6 +61,11 @@ pub struct Field<'b> {
 }
 
 impl<'b> Fields<'_, 'b> {
+    /// What the lines stand in.
+    pub fn input(&self) -> &'b [u8] {
+        self.input
+    }
+
     /// The field lines in order.
     pub fn iter(&self) -> impl Iterator<Item = Field<'b>> {
         let start = |header: &httparse::Header| offset(self.input, header.name.as_bytes());

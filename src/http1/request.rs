@@ -2,7 +2,8 @@
 
 use super::field::{self, Connection, Lengths, Name, Nominated};
 use super::framing::Framing;
-use super::head::{Field, RequestHead};
+use super::head::{Field, Fields, RequestHead};
+use super::limits;
 use super::pieces::Pieces;
 use super::refusal::Reject;
 use super::target::{HostKind, Route};
@@ -87,8 +88,10 @@ pub fn judge(
     let mut guard = None;
     let mut expectation = None;
     let mut authorization = None;
-    for Field { name, value, .. } in head.fields.iter() {
-        match Name::of(name) {
+    let mut names = [Name::Other; limits::FIELDS];
+    for (Field { name, value, .. }, known) in head.fields.iter().zip(&mut names) {
+        *known = Name::of(name);
+        match *known {
             Name::ContentLength => lengths.content_length(value),
             Name::TransferEncoding => lengths.transfer_encoding(value),
             Name::Connection if !connection.note(value) => return Err(Reject::Malformed),
@@ -137,7 +140,7 @@ pub fn judge(
         (None, _) => Err(Reject::RouteNotAllowed),
     };
     if verdict == Ok(Route::Responses) {
-        forward(head, &connection, framing, policy, upstream);
+        forward(head, &names, &connection, framing, policy, upstream);
     }
     Ok(Request {
         verdict,
@@ -164,13 +167,14 @@ fn has_token(authorization: Option<&[u8]>, access: &Access<'_>) -> bool {
 /// order and spelling, and framing of our own.
 fn forward(
     head: &RequestHead<'_, '_>,
+    names: &[Name],
     connection: &Connection,
     framing: Framing,
     policy: Policy,
     upstream: &mut Pieces,
 ) {
     upstream.credential();
-    travelling(&head.fields, connection, head.input, upstream, |known, name| {
+    travelling(&head.fields, names, connection, upstream, |known, name| {
         let travels = matches!(
             known,
             Name::Other | Name::SecFetchSite | Name::ContentEncoding | Name::ContentType
@@ -191,31 +195,32 @@ fn forward(
 }
 
 /// Adds the field lines that `keeps` lets pass and that Connection does not nominate, as runs of
-/// the input that are as long as can be.
+/// the input that are as long as can be. `names` are what the fields' names mean, in order.
 pub(super) fn travelling(
-    fields: &super::head::Fields<'_, '_>,
+    fields: &Fields<'_, '_>,
+    names: &[Name],
     connection: &Connection,
-    input: &[u8],
     out: &mut Pieces,
     keeps: impl Fn(Name, &[u8]) -> bool,
 ) {
+    let known = || fields.iter().zip(names.iter().copied());
     let nominated = connection.nominates.then(|| {
-        let is_connection = |field: &Field<'_>| Name::of(field.name) == Name::Connection;
-        Nominated::by(fields.iter().filter(is_connection).map(|field| field.value))
+        let connections = known().filter(|(_, known)| *known == Name::Connection);
+        Nominated::by(connections.map(|(field, _)| field.value))
     });
     let mut run = 0..0;
-    for Field { name, line, .. } in fields.iter() {
+    for (Field { name, line, .. }, known) in known() {
         let is_nominated = nominated.as_ref().is_some_and(|names| names.contains(name));
-        if is_nominated || !keeps(Name::of(name), name) {
+        if is_nominated || !keeps(known, name) {
             continue;
         }
         if run.end != line.start {
-            out.input(input, run.clone());
+            out.input(fields.input(), run.clone());
             run.start = line.start;
         }
         run.end = line.end;
     }
-    out.input(input, run);
+    out.input(fields.input(), run);
 }
 
 #[cfg(test)]

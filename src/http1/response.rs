@@ -3,6 +3,7 @@
 use super::field::{self, Connection, Lengths, Name};
 use super::framing::Framing;
 use super::head::{Field, ResponseHead};
+use super::limits;
 use super::pieces::Pieces;
 use super::refusal::Canned;
 use super::request::travelling;
@@ -238,8 +239,10 @@ pub fn judge(
     let mut connection = Connection::default();
     let mut keep_alive = false;
     let mut is_encoded = false;
-    for Field { name, value, .. } in head.fields.iter() {
-        match Name::of(name) {
+    let mut names = [Name::Other; limits::FIELDS];
+    for (Field { name, value, .. }, known) in head.fields.iter().zip(&mut names) {
+        *known = Name::of(name);
+        match *known {
             Name::ContentLength => lengths.content_length(value),
             Name::TransferEncoding => lengths.transfer_encoding(value),
             Name::Connection => {
@@ -267,7 +270,7 @@ pub fn judge(
     downstream.text(b" ");
     downstream.input(head.input, head.reason.clone());
     downstream.text(b"\r\n");
-    travelling(&head.fields, &connection, head.input, downstream, |name, _| {
+    travelling(&head.fields, &names, &connection, downstream, |name, _| {
         !matches!(
             name,
             Name::HopByHop
@@ -336,6 +339,9 @@ fn has_other_bytes(value: &[u8]) -> bool {
             return false;
         };
         let (name, set) = (parameter[..equals].trim_ascii(), parameter[equals + 1..].trim_ascii());
+        if set.eq_ignore_ascii_case(b"utf-8") {
+            return false;
+        }
         let set = set.strip_prefix(b"\"").unwrap_or(set);
         let begins = |known: &&str| {
             set.get(..known.len()).is_some_and(|set| set.eq_ignore_ascii_case(known.as_bytes()))
