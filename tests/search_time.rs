@@ -77,8 +77,8 @@ fn trap(each: bool) {
 
 /// Instructions of the search in each case's piece.
 fn count(key: &[u8], cases: &[Case]) -> Vec<u64> {
-    let credential = credential(key);
-    let search = |case: &Case| {
+    let mut credential = credential(key);
+    let mut search = |case: &Case| {
         let mut position = SearchPosition::default();
         let before = credential.reflected(&mut position, &case.before);
         STEPS.store(0, Ordering::Relaxed);

@@ -1,10 +1,10 @@
 //! The key's whole life.
 //!
 //! ```text
-//!   guard | read-only pages                     | writable pages        | guard
-//!         | search tables, POST … Bearer KEY CRLF | fields … first of body|
-//!                        └───── the block ──────┘ └─ copied in by splice ─┘
-//!                        └─────────── one slice: one TLS record ──────────┘
+//!   guard | read-only pages        | writable pages                         | guard
+//!         | POST … Bearer KEY CRLF | fields … first of body | search tables |
+//!           └───── the block ────┘   └─ copied in by splice ┘
+//!           └─────────── one slice: one TLS record ─────────┘
 //! ```
 //!
 //! The block ends where the writable pages begin, so that a record can be sealed from one slice in
@@ -178,8 +178,8 @@ impl fmt::Display for KeyError {
 /// KiB of locked memory that all secrets of a relay take at most, rounded up: the longest key beside the
 /// longest URL, a client token, and an egress proxy's credentials.
 pub fn locked_kib(page: usize) -> usize {
-    let block = search::SPACE + limits::URL + limits::AUTH_HEADER + 128 + limits::TOKEN68;
-    let sizes = [block, limits::RECORD, 1024, 8 * 1024];
+    let block = limits::URL + limits::AUTH_HEADER + 128 + limits::TOKEN68;
+    let sizes = [block, limits::RECORD + search::SPACE, 1024, 8 * 1024];
     let whole: usize = sizes.iter().map(|size| size.next_multiple_of(page)).sum();
     whole.next_power_of_two() / 1024
 }
@@ -224,12 +224,13 @@ impl Credential {
         source: &mut impl FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> Result<Credential, KeyError> {
         let longest = form.longest();
-        let scratch = (search::SPACE + prefix.len() + longest + 2).next_multiple_of(page);
-        let mut pages =
-            SecretPages::of(page, scratch + limits::RECORD).map_err(KeyError::Memory)?;
+        let scratch = (prefix.len() + longest + 2).next_multiple_of(page);
+        let mut pages = SecretPages::of(page, scratch + limits::RECORD + search::SPACE)
+            .map_err(KeyError::Memory)?;
 
         // What goes wrong from here on drops the pages, and that wipes them.
-        let (block, read) = pages.open_mut().split_at_mut(scratch);
+        let (block, rest) = pages.open_mut().split_at_mut(scratch);
+        let (read, tables) = rest.split_at_mut(limits::RECORD);
         let length = read_line(&mut read[..longest + 2], source)?
             .filter(|length| *length <= longest)
             .ok_or(KeyError::TooLong(form))?;
@@ -242,7 +243,7 @@ impl Credential {
         }
         let key = scratch - length - 2..scratch - 2;
         let start = key.start - prefix.len();
-        let search = Search::new(line, &mut block[..search::SPACE]).map_err(KeyError::Random)?;
+        let search = Search::new(line, tables).map_err(KeyError::Random)?;
         block[start..key.start].copy_from_slice(prefix);
         block[key.clone()].copy_from_slice(line);
         block[key.end..].copy_from_slice(b"\r\n");
@@ -307,9 +308,9 @@ impl Credential {
 
     /// Looks for the key in the next piece of a response; see [`search`] for how much of it is found,
     /// and for what the time that this takes depends on.
-    pub fn reflected(&self, position: &mut SearchPosition, piece: &[u8]) -> bool {
-        let bytes = self.pages.bytes();
-        self.search.finds(&bytes[self.key.clone()], &bytes[..search::SPACE], position, piece)
+    pub fn reflected(&mut self, position: &mut SearchPosition, piece: &[u8]) -> bool {
+        let (block, rest) = self.pages.split_mut();
+        self.search.finds(&block[self.key.clone()], &mut rest[limits::RECORD..], position, piece)
     }
 }
 
@@ -519,8 +520,9 @@ mod tests {
     fn the_pages_are_no_more_than_the_form_of_the_key_needs() {
         for (credential, longest) in [(intake(b"key"), 1017), (token68(b"key"), 8192)] {
             let pages = credential.ok().unwrap().pages;
-            let whole = search::SPACE + PREFIX.len() + longest + 2 + limits::RECORD;
-            assert_eq!(pages.len(), whole.next_multiple_of(pages.page()));
+            let block = (PREFIX.len() + longest + 2).next_multiple_of(pages.page());
+            let rest = (limits::RECORD + search::SPACE).next_multiple_of(pages.page());
+            assert_eq!(pages.len(), block + rest);
         }
     }
 
@@ -530,10 +532,10 @@ mod tests {
             ("eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9", "eyJpc3MiOiJodHRwczovL2lzc3Vlci8ifQ");
         let signature = "0a1b2c3d4e5f6a7b8c9d0e1f2a3b4c5d6e7f8a9b0c1";
         let jwt = format!("{head}.{claims}.{signature}");
-        let credential = token68(jwt.as_bytes()).ok().unwrap();
-        let found =
-            |text: &str| credential.reflected(&mut SearchPosition::default(), text.as_bytes());
+        let mut credential = token68(jwt.as_bytes()).ok().unwrap();
         assert!(credential.is_searched_for());
+        let mut found =
+            |text: &str| credential.reflected(&mut SearchPosition::default(), text.as_bytes());
         assert!(found(&jwt) && found(signature) && found(&signature[20..]));
         // Another token of the same issuer is nobody's secret here.
         assert!(!found(&format!("{head}.{claims}.x")) && !found(&signature[28..]));
@@ -609,7 +611,7 @@ mod tests {
             (intake(longest.as_bytes()), &longest),
             (token68(token.as_bytes()), token),
         ] {
-            let credential = credential.ok().unwrap();
+            let mut credential = credential.ok().unwrap();
             for cut in 0..=key.len() {
                 let mut position = SearchPosition::default();
                 let (first, second) = key.as_bytes().split_at(cut);
@@ -625,7 +627,7 @@ mod tests {
 
     #[test]
     fn short_keys_are_not_searched_for() {
-        let credential = intake(b"012345678901234").ok().unwrap();
+        let mut credential = intake(b"012345678901234").ok().unwrap();
         assert!(!credential.is_searched_for());
         assert!(!credential.reflected(&mut SearchPosition::default(), b"012345678901234"));
         assert!(intake(b"0123456789012345").ok().unwrap().is_searched_for());

@@ -16,6 +16,7 @@ mod early;
 mod hardening;
 pub mod paths;
 mod program;
+pub mod windows;
 
 pub use early::{FirstSteps, first_steps, found_first};
 pub use hardening::*;
@@ -162,6 +163,21 @@ impl SecretPages {
         // and `&mut self` keeps every other reference away.
         unsafe {
             std::slice::from_raw_parts_mut(self.data().add(self.sealed), self.len - self.sealed)
+        }
+    }
+
+    /// The sealed bytes, and those that are not, for writing.
+    pub fn split_mut(&mut self) -> (&[u8], &mut [u8]) {
+        // SAFETY: the two ranges are inside the mapping and do not overlap; the second is writable, and
+        // `&mut self` keeps every other reference away.
+        unsafe {
+            (
+                std::slice::from_raw_parts(self.data(), self.sealed),
+                std::slice::from_raw_parts_mut(
+                    self.data().add(self.sealed),
+                    self.len - self.sealed,
+                ),
+            )
         }
     }
 

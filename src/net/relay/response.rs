@@ -97,7 +97,7 @@ impl Relay {
         let mut at = 0;
         while at < bytes.len() && self.exchange.is_under_way() {
             shared.pieces.clear();
-            let (credential, search) = (&shared.credential, &mut self.search);
+            let (credential, search) = (&mut shared.credential, &mut self.search);
             let (used, step) =
                 self.exchange.upstream(&bytes[at..], &mut shared.pieces, &mut |piece| {
                     credential.reflected(search, piece)

@@ -10,16 +10,20 @@
 //! # Time
 //!
 //! Every local user can read this process's CPU clock to the nanosecond. So the work must not tell how
-//! much of a window is the key's. A hash of all its bytes, with a secret factor, is looked up in a
+//! much of a window is the key's. A hash of all its bytes, with secret factors, is looked up in a
 //! filter, and only a hash that is in there leads to further work: that of a whole window of the
 //! key, or one that collides by chance. A window that differs from the key in one byte collides no more
 //! often than any other. A window is wider than the public beginning of any known kind of key
 //! (`sk-svcacct-`), so that no window can be guessed byte by byte. The beginning of each piece is
 //! searched together with the end of the one before, always, and with the same work.
 //!
+//! Collisions show in the clock. Someone who saw many of them could compute the factors, then the
+//! hashes that the filter holds, and try beginnings of the key against these without asking again. So
+//! new factors are drawn, and new tables made, after every [`COLLISIONS`].
+//!
 //! # Where bytes of the key are
 //!
-//! The factor, the filter and the table of offsets stand in the secret pages, as the key does.
+//! The factors, the filter and the table of offsets stand in the secret pages, as the key does.
 //! [`SearchPosition`] holds the last 30 bytes of the response, and wipes them when it goes.
 
 use std::io;
@@ -28,6 +32,7 @@ use std::ops::Range;
 use zeroize::Zeroize;
 
 use crate::process::sys;
+use crate::process::sys::windows::{self, BLOCK, FILTER_BYTES, Factors, Filter};
 
 /// Shorter keys are not searched for: half of them would stand in many a response.
 const SHORTEST_KEY: usize = 16;
@@ -41,21 +46,20 @@ const LONGEST: usize = 1024;
 const LONG_PART: usize = 32;
 /// Bytes of a response that are kept for the next piece: one fewer than what is always found.
 const SEAM: usize = 30;
-/// Windows that are looked up together.
-const BLOCK: usize = 8;
+/// Collisions until new factors are drawn. In text that nobody has chosen for it, one of 10,000 windows
+/// collides at a key of 164 bytes.
+const COLLISIONS: u32 = 64;
 /// The end of one piece and the beginning of the next.
 const JOINT: usize = 2 * SEAM;
 /// Positions that the first half of a short key is compared with at once.
 const LANES: usize = 64;
 
-/// Bytes of the filter. It stays in the processor's first cache.
-const FILTER_BYTES: usize = 8 * 1024;
 /// Places in the table of offsets: at least twice as many as the key has windows.
 const PLACES: usize = 2 * LONGEST;
 
 /// Where each table stands in the space that [`Search::new`] is given.
-const FACTOR: Range<usize> = 0..8;
-const FILTER: Range<usize> = FACTOR.end..FACTOR.end + FILTER_BYTES;
+const FACTORS: Range<usize> = 0..size_of::<Factors>();
+const FILTER: Range<usize> = FACTORS.end..FACTORS.end + FILTER_BYTES;
 const OFFSETS: Range<usize> = FILTER.end..FILTER.end + 2 * PLACES;
 
 /// Bytes of secret pages that the tables take.
@@ -97,27 +101,37 @@ pub(super) struct Search {
     method: Method,
     /// Where it stands in the key.
     part: Range<usize>,
+    /// Windows that were not the key's and had one of its hashes, since the factors were drawn.
+    collisions: u32,
 }
 
 impl Search {
-    /// Chooses what to search for, and fills `space`, zeroed and [`SPACE`] bytes long.
+    /// Chooses what to search for, and fills `space`, [`SPACE`] bytes long.
     pub(super) fn new(key: &[u8], space: &mut [u8]) -> io::Result<Search> {
         let (method, part) = choose(key);
-        let search = Search { method, part };
-        let width = match method {
-            Method::Off | Method::Whole => return Ok(search),
+        let mut search = Search { method, part, collisions: 0 };
+        search.draw(key, space)?;
+        Ok(search)
+    }
+
+    /// Draws new factors and makes the tables for them.
+    fn draw(&mut self, key: &[u8], space: &mut [u8]) -> io::Result<()> {
+        let width = match self.method {
+            Method::Off | Method::Whole => return Ok(()),
             Method::Narrow => NARROW,
             Method::Wide => WIDE,
         };
-        let (factor, tables) = space.split_at_mut(FACTOR.end);
-        sys::random(factor)?;
-        let factor = odd(factor);
-        let (filter, offsets) = tables.split_at_mut(FILTER_BYTES);
+        self.collisions = 0;
+        sys::random(&mut space[FACTORS])?;
+        let factors = factors(&space[FACTORS]);
+        let (filter, offsets) = space[FILTER.start..].split_at_mut(FILTER_BYTES);
+        filter.fill(0);
+        offsets.fill(0);
         let (filter, offsets) = (filter.as_chunks_mut().0, offsets.as_chunks_mut::<2>().0);
-        for (offset, window) in key[search.part.clone()].windows(width).enumerate() {
-            let hash = hash(factor, window);
-            let (word, bit) = filter_place(hash);
-            filter[word] = (u32::from_le_bytes(filter[word]) | 1 << bit).to_le_bytes();
+        for (offset, window) in key[self.part.clone()].windows(width).enumerate() {
+            let hash = hash(&factors, window);
+            let (word, bits) = filter_place(hash);
+            filter[word] = (u32::from_le_bytes(filter[word]) | bits).to_le_bytes();
             let mut place = first_place(hash);
             while offsets[place] != [0; 2] {
                 place = (place + 1) % PLACES;
@@ -125,7 +139,7 @@ impl Search {
             // Zero says that a place is empty.
             offsets[place] = (offset as u16 + 1).to_le_bytes();
         }
-        Ok(search)
+        Ok(())
     }
 
     /// Responses are searched at all.
@@ -136,9 +150,9 @@ impl Search {
     /// Looks into the next piece of a response, and across its beginning. `key` and `space` are
     /// those that [`Search::new`] saw.
     pub(super) fn finds(
-        &self,
+        &mut self,
         key: &[u8],
-        space: &[u8],
+        space: &mut [u8],
         position: &mut SearchPosition,
         piece: &[u8],
     ) -> bool {
@@ -146,11 +160,12 @@ impl Search {
             return false;
         }
         let part = &key[self.part.clone()];
-        let finds = |text: &[u8]| match self.method {
+        let collisions = &mut self.collisions;
+        let mut finds = |text: &[u8]| match self.method {
             Method::Off => false,
             Method::Whole => sys::with_wide_vectors(|| holds(text, part)),
-            Method::Narrow => Tables::new(space, part).find::<NARROW, 8>(text),
-            Method::Wide => Tables::new(space, part).find::<WIDE, 12>(text),
+            Method::Narrow => Tables::new(space, part, collisions).find::<NARROW, 8>(text),
+            Method::Wide => Tables::new(space, part, collisions).find::<WIDE, 12>(text),
         };
         // The same work for every piece, whatever either side of the joint holds.
         let mut joint = [0; JOINT];
@@ -165,6 +180,10 @@ impl Search {
         joint.zeroize();
         if found {
             position.seam.zeroize();
+        }
+        if self.collisions >= COLLISIONS {
+            // Without random numbers the tables stay what they are.
+            let _ = self.draw(key, space);
         }
         found
     }
@@ -197,101 +216,123 @@ fn choose(key: &[u8]) -> (Method, Range<usize>) {
 const NARROW: usize = 16;
 const WIDE: usize = 20;
 
-/// The secret factor of all hashes.
-fn odd(factor: &[u8]) -> u64 {
-    word(factor, 0) | 1
+/// The secret factors of all hashes.
+fn factors(bytes: &[u8]) -> Factors {
+    let words = bytes.as_chunks().0.first_chunk().expect("FACTORS has this length");
+    words.map(|word| u32::from_le_bytes(word) | 1)
 }
 
+/// Hashes a window of up to 20 bytes: the sum of its words, each times its factor. The highest 21 bits
+/// count. (Multiply-shift hashing: of two windows that differ, they are the same for one choice of
+/// factors in 2^20 at most.)
 #[inline(always)]
-fn word(text: &[u8], at: usize) -> u64 {
-    text[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
+fn hash(factors: &Factors, window: &[u8]) -> u32 {
+    let words = window.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word));
+    let products = words.zip(factors).map(|(word, factor)| word.wrapping_mul(*factor));
+    products.fold(0, u32::wrapping_add)
 }
 
-/// Hashes a window of 16 to 24 bytes: one number that every byte changes, times the secret factor.
-/// The highest bits count (multiply-shift hashing: two numbers that differ agree in all 16 for one
-/// factor in 2^15).
+/// The number of the filter's word for a hash, and the two bits in it.
 #[inline(always)]
-fn hash(factor: u64, window: &[u8]) -> u64 {
-    let (first, second) = (word(window, 0), word(window, 8));
-    let last = word(window, window.len() - 8);
-    first
-        .wrapping_add(second.wrapping_mul(3))
-        .wrapping_add(last.wrapping_mul(9))
-        .wrapping_mul(factor)
-}
-
-/// The filter's word and bit for a hash: its highest 16 bits.
-#[inline(always)]
-fn filter_place(hash: u64) -> (usize, u32) {
-    ((hash >> 53) as usize, (hash >> 48) as u32 % u32::BITS)
+fn filter_place(hash: u32) -> (usize, u32) {
+    ((hash >> 21) as usize, 1 << ((hash >> 16) % 32) | 1 << ((hash >> 11) % 32))
 }
 
 /// Where a hash's offset stands in the table of offsets, or in one of the next places.
-fn first_place(hash: u64) -> usize {
-    (hash >> 32) as usize % PLACES
+fn first_place(hash: u32) -> usize {
+    (hash >> 8) as usize % PLACES
 }
 
 /// The tables, as they are read.
 struct Tables<'a> {
-    factor: u64,
-    filter: &'a [[u8; 4]; FILTER_BYTES / 4],
+    factors: Factors,
+    filter: &'a Filter,
     offsets: &'a [[u8; 2]],
     part: &'a [u8],
+    collisions: &'a mut u32,
 }
 
 impl Tables<'_> {
-    fn new<'a>(space: &'a [u8], part: &'a [u8]) -> Tables<'a> {
+    fn new<'a>(space: &'a [u8], part: &'a [u8], collisions: &'a mut u32) -> Tables<'a> {
         let filter = space[FILTER].as_chunks().0.first_chunk();
         Tables {
-            factor: odd(&space[FACTOR]),
+            factors: factors(&space[FACTORS]),
             filter: filter.expect("FILTER has this length"),
             offsets: space[OFFSETS].as_chunks().0,
             part,
+            collisions,
         }
     }
 
     /// Looks at each window of this width, one every `STRIDE` bytes.
-    fn find<const WIDTH: usize, const STRIDE: usize>(&self, text: &[u8]) -> bool {
-        let windows = (text.len() + STRIDE).saturating_sub(WIDTH) / STRIDE;
-        let mut at = 0;
-        for _ in 0..windows / BLOCK {
-            let block = &text[at..at + (BLOCK - 1) * STRIDE + WIDTH];
-            let mut hits = 0;
-            for start in 0..BLOCK {
-                hits |= self.look_up(hash(self.factor, &block[start * STRIDE..][..WIDTH]));
-            }
-            if hits & 1 != 0 && self.confirm::<WIDTH, STRIDE>(block) {
+    fn find<const WIDTH: usize, const STRIDE: usize>(&mut self, text: &[u8]) -> bool {
+        let mut rest = text;
+        loop {
+            let passed =
+                windows::unlisted_blocks::<WIDTH, STRIDE>(self.filter, &self.factors, rest);
+            let passed = passed.unwrap_or_else(|| self.unlisted_blocks::<WIDTH, STRIDE>(rest));
+            rest = &rest[passed * BLOCK * STRIDE..];
+            // A block that holds a hash of the filter, or the last windows.
+            let windows = ((rest.len() + STRIDE).saturating_sub(WIDTH) / STRIDE).min(BLOCK);
+            if self.is_any_listed::<WIDTH, STRIDE>(windows, rest)
+                && self.confirm::<WIDTH, STRIDE>(&rest[..(windows - 1) * STRIDE + WIDTH])
+            {
                 return true;
             }
-            at += BLOCK * STRIDE;
+            if windows < BLOCK {
+                return false;
+            }
+            rest = &rest[BLOCK * STRIDE..];
         }
-        let mut hits = 0;
-        for start in 0..windows % BLOCK {
-            hits |= self.look_up(hash(self.factor, &text[at + start * STRIDE..][..WIDTH]));
-        }
-        hits & 1 != 0 && self.confirm::<WIDTH, STRIDE>(&text[at..])
     }
 
-    /// The lowest bit says whether a hash is in the filter.
+    /// As [`windows::unlisted_blocks`], for every processor.
+    fn unlisted_blocks<const WIDTH: usize, const STRIDE: usize>(&self, text: &[u8]) -> usize {
+        let mut rest = text;
+        while let Some(block) = rest.get(..(BLOCK - 1) * STRIDE + WIDTH) {
+            if self.is_any_listed::<WIDTH, STRIDE>(BLOCK, block) {
+                break;
+            }
+            rest = &rest[BLOCK * STRIDE..];
+        }
+        (text.len() - rest.len()) / (BLOCK * STRIDE)
+    }
+
+    /// Looks so many windows up, all of them in any case.
     #[inline(always)]
-    fn look_up(&self, hash: u64) -> u32 {
-        let (word, bit) = filter_place(hash);
-        u32::from_le_bytes(self.filter[word]) >> bit
+    fn is_any_listed<const WIDTH: usize, const STRIDE: usize>(
+        &self,
+        windows: usize,
+        text: &[u8],
+    ) -> bool {
+        (0..windows).fold(false, |any, nth| {
+            any | self.is_listed(hash(&self.factors, &text[nth * STRIDE..][..WIDTH]))
+        })
+    }
+
+    /// A hash is in the filter.
+    #[inline(always)]
+    fn is_listed(&self, hash: u32) -> bool {
+        let (word, bits) = filter_place(hash);
+        u32::from_le_bytes(self.filter[word]) & bits == bits
     }
 
     /// Compares the windows whose hashes are in the filter with those of the key.
     #[cold]
     #[inline(never)]
-    fn confirm<const WIDTH: usize, const STRIDE: usize>(&self, text: &[u8]) -> bool {
+    fn confirm<const WIDTH: usize, const STRIDE: usize>(&mut self, text: &[u8]) -> bool {
         text.windows(WIDTH).step_by(STRIDE).any(|window| {
-            let hash = hash(self.factor, window);
-            self.look_up(hash) & 1 == 1 && self.is_in_the_key(hash, window)
+            let hash = hash(&self.factors, window);
+            let is_listed = self.is_listed(hash);
+            let is_found = is_listed && self.is_in_the_key(hash, window);
+            *self.collisions += u32::from(is_listed && !is_found);
+            is_found
         })
     }
 
     /// Compares a window with each of the key's that may have its hash, without stopping at a
     /// difference.
-    fn is_in_the_key(&self, hash: u64, window: &[u8]) -> bool {
+    fn is_in_the_key(&self, hash: u32, window: &[u8]) -> bool {
         let mut place = first_place(hash);
         loop {
             let offset = usize::from(u16::from_le_bytes(self.offsets[place]));
@@ -365,11 +406,11 @@ mod tests {
         }
 
         /// Whether it is found in a response that comes in these pieces.
-        fn finds<'a>(&self, pieces: impl IntoIterator<Item = &'a [u8]>) -> bool {
+        fn finds<'a>(&mut self, pieces: impl IntoIterator<Item = &'a [u8]>) -> bool {
             let mut position = SearchPosition::default();
             pieces
                 .into_iter()
-                .any(|piece| self.search.finds(&self.key, &self.space, &mut position, piece))
+                .any(|piece| self.search.finds(&self.key, &mut self.space, &mut position, piece))
         }
     }
 
@@ -392,7 +433,7 @@ mod tests {
     #[test]
     fn so_many_bytes_of_any_part_are_found_at_every_place_and_fewer_are_not() {
         for (len, found, not_found) in PROMISES {
-            let searched = Searched::new(key(len));
+            let mut searched = Searched::new(key(len));
             for from in 0..=len - not_found {
                 for at in 0..13 {
                     let mut text = filled(3 * SEAM + 113);
@@ -414,7 +455,7 @@ mod tests {
     #[test]
     fn so_many_bytes_are_found_however_the_response_is_cut_into_two_or_three() {
         for (len, found, not_found) in PROMISES {
-            let searched = Searched::new(key(len));
+            let mut searched = Searched::new(key(len));
             for from in [0, 1, (len - found) / 2, len - found] {
                 for (run, want) in [(found, true), (not_found, false)] {
                     let run = &searched.key[from..from + run];
@@ -436,7 +477,7 @@ mod tests {
     #[test]
     fn pieces_of_any_size_make_no_difference() {
         for (len, found, not_found) in PROMISES {
-            let searched = Searched::new(key(len));
+            let mut searched = Searched::new(key(len));
             for size in 1..=70 {
                 for at in 0..size.min(24) {
                     let text = [&filled(at), &searched.key[len - found..], &filled(50)].concat();
@@ -452,11 +493,11 @@ mod tests {
     #[test]
     fn a_piece_that_completes_what_is_always_found_is_never_let_through() {
         for (len, found, _) in PROMISES {
-            let searched = Searched::new(key(len));
+            let mut searched = Searched::new(key(len));
             let mut position = SearchPosition::default();
             let mut passed = 0;
             for byte in searched.key.chunks(1) {
-                if searched.search.finds(&searched.key, &searched.space, &mut position, byte) {
+                if searched.search.finds(&searched.key, &mut searched.space, &mut position, byte) {
                     break;
                 }
                 passed += 1;
@@ -469,10 +510,10 @@ mod tests {
     #[test]
     fn a_key_that_lacks_its_first_or_last_byte_or_one_in_the_middle_is_found() {
         for (len, ..) in PROMISES {
-            let searched = Searched::new(key(len));
+            let mut searched = Searched::new(key(len));
             let mut other = searched.key.clone();
             other[len / 4] = b'.';
-            for text in [&searched.key[1..], &searched.key[..len - 1], &other] {
+            for text in [&other[..], &key(len)[1..], &key(len)[..len - 1]] {
                 assert!(searched.finds([text]));
                 assert!(searched.finds(text.chunks(7)));
             }
@@ -482,8 +523,8 @@ mod tests {
     #[test]
     fn of_a_short_key_the_first_half_is_found_wherever_it_stands_and_a_byte_less_is_not() {
         for len in [16, 17, 25, 30] {
-            let searched = Searched::new(key(len));
-            let half = &searched.key[..len / 2];
+            let mut searched = Searched::new(key(len));
+            let half = &key(len)[..len / 2];
             for at in (0..150).filter(|at| at % 64 < 3 || at % 64 > 45) {
                 for (run, want) in
                     [(half, true), (&half[1..], false), (&half[..len / 2 - 1], false)]
@@ -499,8 +540,85 @@ mod tests {
                 }
             }
         }
-        let searched = Searched::new(key(SHORTEST_KEY - 1));
-        assert!(!searched.search.is_on() && !searched.finds([&searched.key[..]]));
+        let mut searched = Searched::new(key(SHORTEST_KEY - 1));
+        assert!(!searched.search.is_on() && !searched.finds([&key(SHORTEST_KEY - 1)[..]]));
+    }
+
+    #[test]
+    fn eight_windows_at_once_and_each_alone_are_the_same() {
+        for len in [40, 164, LONGEST] {
+            let mut searched = Searched::new(key(len));
+            let Searched { key, space, search } = &mut searched;
+            let tables = Tables::new(space, &key[search.part.clone()], &mut search.collisions);
+            let width = if search.method == Method::Narrow { NARROW } else { WIDE };
+            let mut state = 1_u32;
+            let mut random = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as usize
+            };
+            let (mut stops, texts) = (0, 1_500);
+            for _ in 0..texts {
+                let mut text: Vec<u8> = (0..random() % 2_000).map(|_| random() as u8).collect();
+                // A window of the key in every second text.
+                if let Some(room) = text.len().checked_sub(width)
+                    && random() % 2 == 0
+                {
+                    let (at, from) = (random() % (room + 1), random() % (key.len() - width));
+                    text[at..at + width].copy_from_slice(&key[from..from + width]);
+                }
+                let (wide, each, bytes) = match search.method {
+                    Method::Narrow => (
+                        windows::unlisted_blocks::<NARROW, 8>(
+                            tables.filter,
+                            &tables.factors,
+                            &text,
+                        ),
+                        tables.unlisted_blocks::<NARROW, 8>(&text),
+                        8 * BLOCK,
+                    ),
+                    _ => (
+                        windows::unlisted_blocks::<WIDE, 12>(tables.filter, &tables.factors, &text),
+                        tables.unlisted_blocks::<WIDE, 12>(&text),
+                        12 * BLOCK,
+                    ),
+                };
+                // The wide one may leave the last block to the other.
+                let is_end = text.len() < each * bytes + 2 * bytes;
+                let same = wide.is_none_or(|wide| wide == each || is_end && wide + 1 == each);
+                assert!(same, "{wide:?} and {each} of {}", text.len());
+                stops += usize::from(!is_end);
+            }
+            assert!((20..texts).contains(&stops), "{stops} stops");
+        }
+    }
+
+    #[test]
+    fn after_so_many_collisions_the_factors_are_others_and_the_key_is_found_all_the_same() {
+        let mut searched = Searched::new(key(LONGEST));
+        let mut before = searched.space.clone();
+        let mut state = 1_u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        let mut draws = 0;
+        for _ in 0..2_000 {
+            let piece: Vec<u8> = (0..16_384).map(|_| random()).collect();
+            assert!(!searched.finds([&piece[..]]));
+            if before != searched.space {
+                let bits =
+                    |space: &[u8]| space[FILTER].iter().map(|byte| byte.count_ones()).sum::<u32>();
+                assert!(bits(&before).abs_diff(bits(&searched.space)) < 120, "the old tables stay");
+                before = searched.space.clone();
+                draws += 1;
+                if draws == 2 {
+                    break;
+                }
+            }
+        }
+        assert_eq!(draws, 2);
+        let text = [&filled(200), &key(LONGEST)[500..531]].concat();
+        assert!(searched.finds([&text[..]]));
     }
 
     #[test]
@@ -508,7 +626,7 @@ mod tests {
         for key in
             [&b"a".repeat(16)[..], &b"ab".repeat(20), &b"abc".repeat(40), &b"a".repeat(LONGEST)]
         {
-            let searched = Searched::new(key.to_vec());
+            let mut searched = Searched::new(key.to_vec());
             for at in 0..30 {
                 let text = [&filled(at), key].concat();
                 assert!(searched.finds([&text[..]]) && searched.finds(text.chunks(3)));
