@@ -5,6 +5,14 @@
 /// Bytes of a request or response head, from the first byte of the start line to the end of the
 /// empty line; also of a trailer section.
 pub const HEAD: usize = 64 * 1024;
+/// Bytes of all request heads that are buffered at one time: unfinished ones, and those that wait for
+/// an upstream connection. Beyond, the oldest unfinished one gets 408.
+pub const HEADS: usize = 32 * 1024 * 1024;
+/// All pauses of one request body together may last so many times `--client-timeout`, and a second
+/// more for each [`UPLOAD_RATE`] bytes.
+pub const UPLOAD_PATIENCE: u32 = 5;
+/// Bytes of a request body that make up for a second of its pauses.
+pub const UPLOAD_RATE: u32 = 500;
 /// Bytes of a request line, without its CRLF.
 pub const REQUEST_LINE: usize = 8 * 1024;
 /// Field lines in a head, and in a trailer section.

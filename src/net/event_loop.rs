@@ -141,6 +141,7 @@ impl EventLoop {
         for (listener, token) in setup.listeners.into_iter().zip(LISTENERS) {
             listener.set_nonblocking(true)?;
             sys::set_stream_options(listener.as_fd())?;
+            sys::bound_buffers(listener.as_fd())?;
             let address = listener.local_addr()?;
             let mut listener = TcpListener::from_std(listener);
             poll.registry().register(&mut listener, token, Interest::READABLE)?;
@@ -182,6 +183,7 @@ impl EventLoop {
             },
             pieces: Pieces::default(),
             token: setup.token,
+            head_bytes: 0,
             moved: 0,
             requests_left: setup.max_requests.unwrap_or(u64::MAX),
             log,
@@ -258,6 +260,7 @@ impl EventLoop {
             // accepted after that would have a second one made.
             self.accept(now);
             self.give_turns(now);
+            self.bound_heads(now);
             self.expire(now);
             self.log_refusals(now);
             // After the turns: a request that came together with a signal is under way.
@@ -341,7 +344,11 @@ impl EventLoop {
         let Some(mut relay) = self.downs.take(key) else {
             return;
         };
-        match act(&mut relay, &mut self.shared) {
+        let turn = act(&mut relay, &mut self.shared);
+        let head_bytes = if turn == Turn::Close { 0 } else { relay.buffered_head() };
+        let before = std::mem::replace(&mut relay.head_bytes, head_bytes);
+        self.shared.head_bytes = self.shared.head_bytes - before + head_bytes;
+        match turn {
             Turn::Close => {
                 self.places.leave(relay.admission, relay.user);
                 self.downs.remove(key);

@@ -8,6 +8,7 @@
 mod ending;
 mod request;
 mod response;
+mod room;
 mod timing;
 
 use std::io::Write;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use mio::Registry;
 
 use super::access_log::{Line, Log, Stage};
-use super::admission::{Admission, IdleConnection, User};
+use super::admission::{Admission, User};
 use super::buffer::{Backlog, Scratch};
 use super::deadlines::Deadlines;
 use super::pool::Pool;
@@ -70,6 +71,8 @@ pub struct Shared {
     pub pieces: Pieces,
     /// `--client-token-file`.
     pub token: Option<ClientToken>,
+    /// Bytes of all request heads that are buffered.
+    pub head_bytes: usize,
     /// Bytes read in this turn.
     pub moved: usize,
     /// `--max-requests`: how many more may be forwarded.
@@ -131,8 +134,12 @@ pub struct Relay {
     request: u64,
     /// The last time that the client did what it is waited for.
     stall: Instant,
+    /// For how long the pauses of its body may still last.
+    patience: Duration,
     /// The last time that the upstream did.
     heard: Instant,
+    /// Bytes of its head that are counted among those of all.
+    pub head_bytes: usize,
     /// The client has been sent the end of the connection, while the rest of its request goes up.
     write_ended: bool,
     /// How far the response has been searched for the key.
@@ -198,7 +205,9 @@ impl Relay {
             number: 0,
             request: 1,
             stall: now,
+            patience: Duration::ZERO,
             heard: now,
+            head_bytes: 0,
             write_ended: false,
             search: SearchPosition::default(),
             response_start: ResponseStart::AfterRequest,
@@ -229,34 +238,6 @@ impl Relay {
     pub fn turn_away(&mut self, reject: Reject, shared: &mut Shared, now: Instant) -> Turn {
         self.refuse(reject, shared);
         self.turn(shared, now)
-    }
-
-    /// The connection as one that can be closed for another's sake: no request is under way, none
-    /// has come that was not read yet, and no response waits for the client.
-    pub fn as_idle(&self) -> Option<IdleConnection<Key>> {
-        let since = if self.lingering {
-            self.stall
-        } else if self.socket.is_readable() || !self.output.is_empty() {
-            return None;
-        } else if self.exchange.is_idle() {
-            self.idle_since
-        } else if self.exchange.is_complete() {
-            // What is left of a request that has its response does not keep the place.
-            self.times.begun
-        } else {
-            return None;
-        };
-        Some(IdleConnection { key: self.key, user: self.user, since })
-    }
-
-    /// Gives the place up for another connection. A client in the middle of a head is told.
-    pub fn evict(&mut self, shared: &mut Shared, now: Instant) -> Turn {
-        if self.exchange.is_idle() && !self.input.is_empty() {
-            self.refuse(Reject::Timeout, shared);
-            self.log("complete", shared, now);
-        }
-        self.release(shared);
-        Turn::Close
     }
 
     /// Gives up the upstream connection and cancels whatever is under way on it.

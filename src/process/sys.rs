@@ -839,6 +839,17 @@ pub fn set_upstream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &120_000)
 }
 
+/// Bytes that the kernel keeps for a client's connection in each direction, before it doubles them for
+/// its own book-keeping. What a client does not read, or sends while the upstream takes nothing, is
+/// bounded by that. Set on a listener: its connections have it from there.
+pub const CLIENT_BUFFER: c_int = 208 * 1024;
+
+/// Bounds what the kernel buffers for each connection of a listener.
+pub fn bound_buffers(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &CLIENT_BUFFER)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &CLIENT_BUFFER)
+}
+
 /// A set of signals.
 fn signal_set(signals: &[c_int]) -> libc::sigset_t {
     // SAFETY: a zeroed sigset_t is plain memory, which sigemptyset then makes an empty set.

@@ -7,7 +7,12 @@ use std::time::Duration;
 
 use codex_responses_api_proxy::http1::limits;
 
-use super::support::{Client, End, Peer, Relay, Upstream, ok, post, quiet, skipped};
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+
+use super::support::{
+    Client, DEADLINE, End, Peer, Relay, Upstream, ok, pace, post, quiet, skipped,
+};
 
 /// A POST whose head has exactly so many bytes.
 fn head_of(len: usize) -> String {
@@ -241,6 +246,116 @@ fn enough_descriptors_are_asked_for() {
 fn the_table_of_descriptors_has_its_size_from_the_start() {
     let relay = Relay::to("https://localhost/").args(["--max-connections", "400"]).start();
     assert!(relay.memory("FDSize:") >= 2 * 400 + 64);
+}
+
+#[test]
+fn the_heads_of_all_clients_together_are_bounded() {
+    const CLIENTS: usize = 1024;
+    let part = limits::HEADS / CLIENTS;
+    let relay = Relay::bare().args(["--max-connections", "1100"]).start();
+    if relay.output_line("protections: ").contains("--max-connections lowered") {
+        skipped("too few descriptors");
+        return;
+    }
+    let start = "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nA: ";
+    let head = format!("{start}{}", "a".repeat(part - start.len()));
+    let mut crowd: Vec<Client> = (0..CLIENTS).map(|_| relay.connect()).collect();
+    for client in &mut crowd {
+        client.send(&head);
+    }
+    // All of it has been read: a request that comes after it is answered.
+    let get = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    assert_eq!(relay.connect().send(get).response().status, 403);
+    for client in &crowd {
+        assert!(quiet(&client.stream, Duration::ZERO), "n is not too many");
+    }
+    // One byte more: the oldest head goes, and no other.
+    crowd[CLIENTS / 2].send("a");
+    assert_eq!(crowd[0].response().code(), "request_timeout");
+    assert_eq!(relay.connect().send(get).response().status, 403);
+    for client in &crowd[1..] {
+        assert!(quiet(&client.stream, Duration::ZERO));
+    }
+}
+
+/// Sends a body in parts of so many bytes, one each tenth of a second; its status.
+fn drip(relay: &Relay, parts: usize, size: usize) -> u16 {
+    let mut client = relay.connect();
+    let body = "x".repeat(parts * size);
+    let request = post("", &body);
+    client.send(&request[..request.len() - body.len()]);
+    for _ in 0..parts {
+        pace(Duration::from_millis(100));
+        client.try_send(&body[..size]);
+    }
+    client.response().status
+}
+
+#[test]
+fn a_body_comes_at_a_rate_or_not_at_all() {
+    let upstream = Upstream::tls(|peer| {
+        while let Some(head) = peer.head() {
+            // The relay may give the body up.
+            let mut body = vec![0; client_length(&head)];
+            if peer.read_exact(&mut body).is_err() {
+                return;
+            }
+            peer.write(ok("fine"));
+        }
+    });
+    let relay = Relay::to(&upstream.url()).args(["--client-timeout", "1"]).start();
+    let rate = limits::UPLOAD_RATE as usize / 10;
+    // Each byte is in time, and all of them together are not.
+    let parts = 10 * limits::UPLOAD_PATIENCE as usize + 20;
+    assert_eq!(drip(&relay, parts, 1), 408);
+    assert_eq!(drip(&relay, parts, 4 * rate), 200);
+}
+
+fn client_length(head: &str) -> usize {
+    super::support::client::fields(head, "content-length")[0].parse().unwrap()
+}
+
+#[test]
+fn a_client_that_waits_for_the_upstream_may_wait() {
+    // The upstream reads nothing for longer than the client's time, and then all of it.
+    let (tell, told) = channel();
+    let told = Mutex::new(told);
+    let upstream = Upstream::plain(move |peer| {
+        let _ = told.lock().unwrap().recv_timeout(DEADLINE);
+        while peer.request().is_some() {
+            peer.write(ok("fine"));
+        }
+    });
+    let relay = Relay::to(&upstream.url()).args(["--client-timeout", "1"]).start();
+    let mut client = relay.connect();
+    let body = "x".repeat(32 << 20);
+    let mut stream = client.stream.try_clone().unwrap();
+    let sender = std::thread::spawn(move || stream.write_all(post("", &body).as_bytes()));
+    pace(Duration::from_millis(2_500));
+    tell.send(()).unwrap();
+    sender.join().unwrap().unwrap();
+    assert_eq!(client.response().status, 200);
+}
+
+#[test]
+fn the_kernel_buffers_little_for_a_client() {
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url()).start();
+    let mut client = relay.connect();
+    assert_eq!(client.send(post("", "{}")).response().status, 200);
+    let port = format!("= :{}", relay.port);
+    let sockets = std::process::Command::new("ss").args(["-tmnH", "sport"]).arg(port).output();
+    let Ok(sockets) = sockets else {
+        skipped("ss is not installed");
+        return;
+    };
+    let text = String::from_utf8(sockets.stdout).unwrap();
+    let bound = |name: &str| -> Vec<usize> {
+        let words = text.split([',', '(']);
+        words.filter_map(|word| word.strip_prefix(name)?.parse().ok()).collect()
+    };
+    // The kernel doubles what is asked for.
+    assert_eq!((bound("rb"), bound("tb")), (vec![2 * 208 * 1024], vec![2 * 208 * 1024]), "{text}");
 }
 
 /// A connection from an address of its own, so that a hundred thousand of them find ports.

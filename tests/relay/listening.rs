@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use super::places::{AGENT, OTHER, allowing, as_user};
 use super::support::relay::{Starter, random_hex};
 use super::support::skip::is_root;
 use super::support::{Client, DEADLINE, Relay, Upstream, needs_root, ok, post, quiet, skipped};
@@ -43,6 +44,29 @@ fn both_loopback_addresses_are_bound_and_served_alike() {
     }
     // Nobody else can have it.
     assert!(TcpListener::bind((Ipv6Addr::LOCALHOST, relay.port)).is_err());
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn users_are_told_apart_on_ipv6_too() {
+    needs_root();
+    if !has_v6() {
+        return;
+    }
+    let upstream = Upstream::answering(ok("fine"));
+    for tables in [false, true] {
+        let mut starter = Relay::to(&upstream.url()).args(allowing(&[AGENT]));
+        if tables {
+            starter =
+                starter.refusing(libc::SYS_socket, Some(libc::AF_NETLINK), libc::EAFNOSUPPORT);
+        }
+        let relay = starter.start();
+        let port = relay.port;
+        let answer = as_user(AGENT, || connect_v6(port).send(post("", "{}")).response());
+        assert_eq!(answer.status, 200);
+        let answer = as_user(OTHER, || connect_v6(port).try_send(post("", "{}")).response());
+        assert_eq!(answer.code(), "user_not_allowed");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use mio::net::{TcpListener, TcpStream};
 
 use super::EventLoop;
 use crate::http1::exchange::Exchange;
+use crate::http1::limits;
 use crate::http1::refusal::Reject;
 use crate::net::admission::{Admission, User};
 use crate::net::relay::Relay;
@@ -179,6 +180,19 @@ impl EventLoop {
                     .number("count", count);
                 self.shared.log.event(&event);
             }
+        }
+    }
+
+    /// Drops heads, the oldest unfinished one first, until all together are within their bound.
+    pub(super) fn bound_heads(&mut self, now: Instant) {
+        while self.shared.head_bytes > limits::HEADS {
+            let heads = self.downs.values().filter(|relay| relay.buffered_head() > 0);
+            // `None` last: a head that is whole and waits for an upstream connection.
+            let order = |relay: &&Relay| (relay.head_since().is_none(), relay.head_since());
+            let Some(key) = heads.min_by_key(order).map(Relay::key) else {
+                return;
+            };
+            self.with(key, |relay, shared| relay.drop_head(shared, now));
         }
     }
 }

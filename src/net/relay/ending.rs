@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Over, READ, Relay, Shared, Times};
+use crate::http1::limits;
 use crate::net::buffer::Backlog;
 use crate::net::socket::Got;
 
@@ -53,6 +54,7 @@ impl Relay {
         self.served = true;
         self.request += 1;
         self.idle_since = now;
+        self.patience = shared.client_timeout * limits::UPLOAD_PATIENCE;
         self.hungry = false;
         self.stall = now;
         self.times = Times::new(now);

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{Over, READ, Relay, ResponseStart, Shared, Times};
 use crate::http1::exchange::RequestStep;
+use crate::http1::limits;
 use crate::http1::refusal::Reject;
 use crate::http1::request::Access;
 use crate::http1::response::UpstreamFault;
@@ -23,6 +24,10 @@ impl Relay {
                 // Every byte that the upstream takes extends its time.
                 let unsent = up.unsent();
                 up.flush();
+                if unsent > 0 {
+                    // Until now the client waited for the upstream.
+                    self.stall = now;
+                }
                 if up.unsent() < unsent {
                     self.heard = now;
                 }
@@ -52,6 +57,7 @@ impl Relay {
             Got::Bytes(n) => {
                 shared.moved += n;
                 shared.downstream.add(n);
+                self.note_upload(n, shared.client_timeout, now);
             }
             Got::Nothing => return Ok(false),
             Got::End | Got::Broken if self.exchange.is_under_way() => {
@@ -212,6 +218,7 @@ impl Relay {
             shared.requests_left -= 1;
             self.search = SearchPosition::default();
             self.response_start = ResponseStart::AfterRequest;
+            self.patience = shared.client_timeout * limits::UPLOAD_PATIENCE;
             up.used_by = Some(self.user);
             self.times.reused = std::mem::replace(&mut up.reused, true);
             self.stall = now;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Over, Relay, SLOW_AGAIN, Shared, Turn};
+use crate::http1::limits;
 use crate::http1::refusal::Reject;
 use crate::http1::response::UpstreamFault;
 use crate::net::access_log::Stage;
@@ -73,11 +74,25 @@ impl Relay {
         } else if self.exchange.is_uploading()
             || (self.exchange.is_complete() && (!self.exchange.closes() || self.upstream.is_some()))
         {
-            shared.client_timeout
+            self.patience.min(shared.client_timeout)
         } else {
             return None;
         };
         Some(self.stall + limit)
+    }
+
+    /// Bytes have come. Those of a body buy back some of the time for which the relay waited for them;
+    /// a head has its whole time once.
+    pub(super) fn note_upload(&mut self, bytes: usize, client_timeout: Duration, now: Instant) {
+        let limit = client_timeout * limits::UPLOAD_PATIENCE;
+        if self.exchange.is_idle() {
+            self.patience = limit;
+            return;
+        }
+        let waited = now.saturating_duration_since(self.stall);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let bought = Duration::from_secs(1) * bytes / limits::UPLOAD_RATE;
+        self.patience = (self.patience.saturating_sub(waited) + bought).min(limit);
     }
 
     /// Until when the upstream has to do its part. It has none to do while it has taken everything
