@@ -333,7 +333,7 @@ fn what_keeps_it_from_starting_is_told_with_what_to_do() {
         (start(&["--server-info", "/proc/none/info"]), 1, "; name a file in a folder that"),
         (start(&["--client-token-file", "/nonexistent"]), 1, "; name a file that the relay's user"),
         (start(&["--client-token-file", empty]), 1, "; write a random token into it"),
-        (start(&["--user", "no such user"]), 2, "; say UID:GID"),
+        (start(&["--user", "no such user"]), 2, "; correct it, or give the user's number"),
         (prctl(libc::PR_SET_DUMPABLE), 5, "; let prctl(2) through"),
         (without(libc::SYS_prlimit64, None), 7, "; let setrlimit(2) and prlimit(2) through"),
         (without(libc::SYS_signalfd4, None), 1, "; raise ulimit -n"),

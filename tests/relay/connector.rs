@@ -109,7 +109,9 @@ fn with_user_it_becomes_that_user() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn when_it_is_killed_who_waits_gets_502_and_the_relay_ends() {
+    needs_root();
     if emulated() {
         return;
     }

@@ -10,7 +10,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use codex_responses_api_proxy::http1::limits;
 
 use super::support::relay::{emulated, end_of, inherit, marker_key, program, random_hex};
-use super::support::{Relay, Upstream, ok, post, read_until, skipped};
+use super::support::{Relay, Upstream, needs_root, ok, post, read_until, skipped};
 
 /// Bytes of a key, at most: with `Bearer ` they make 1024.
 const LONGEST: usize = 1017;
@@ -341,7 +341,9 @@ fn with_key_file(upstream: &Upstream, key: &str, args: &[&str]) -> Relay {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_key_file_is_read_in_place_of_stdin_through_links_and_pipes_and_closed() {
+    needs_root();
     let (folder, key) = (Folder::new(), marker_key());
     let file = folder.file("key", 0o600, &format!("{key}\n"));
     let link = folder.0.join("link").to_str().unwrap().to_owned();
@@ -431,7 +433,9 @@ fn what_is_no_key_file_is_refused_with_the_reason() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_file_on_stdin_is_not_open_any_more_once_the_key_is_read_and_a_pipe_is() {
+    needs_root();
     if emulated() {
         return;
     }

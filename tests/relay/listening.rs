@@ -104,6 +104,7 @@ fn in_namespace(setup: &'static str, test: impl FnOnce() + Send) {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_machine_without_ipv6_gets_127_0_0_1_alone() {
     let setup = "ip link set lo up; echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6";
     in_namespace(setup, || {
@@ -116,6 +117,7 @@ fn a_machine_without_ipv6_gets_127_0_0_1_alone() {
 }
 
 #[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_free_port_is_one_that_is_free_on_both() {
     let setup = "ip link set lo up; echo 40000 40007 > /proc/sys/net/ipv4/ip_local_port_range";
     in_namespace(setup, || {
