@@ -69,7 +69,7 @@ pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), Star
         Scheme::Http => None,
         Scheme::Https => Some(Connector::new(trust, Recording::On).map_err(no_connector)?),
     };
-    let link = told.ready(None)?;
+    let (link, connector_confined) = told.ready(None)?;
     let setup = check::Setup { connector, link, proxy, upstream_users, sandbox };
     let check = Check::new(setup).map_err(no_loop)?;
     let sealed = sys::seal_program();
@@ -86,6 +86,7 @@ pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), Star
         sandbox,
         read_back,
         sealed,
+        connector: connector_confined,
         notes: Vec::new(),
     };
     check::say("protections", &protections.to_string());

@@ -227,7 +227,7 @@ fn run(
         "answers not searched for the key (shorter than 16 bytes)"
     };
     let info = server_info.as_ref().filter(|file| file.is_file());
-    let link = told.ready(info.map(|file| (file.as_fd(), file.line())))?;
+    let (link, connector_confined) = told.ready(info.map(|file| (file.as_fd(), file.line())))?;
     let mut event_loop = EventLoop::new(Setup {
         listeners: listeners.sockets,
         notifier,
@@ -272,6 +272,7 @@ fn run(
         sandbox,
         read_back,
         sealed,
+        connector: connector_confined,
         notes,
     };
     protections.fulfil(requirement)?;

@@ -87,7 +87,8 @@ fn start(upstream: &Upstream) -> u16 {
     let target =
         Target { host: config.upstream.host.clone(), port: config.upstream.port, user: None };
     let told = connector::fork(false).unwrap().tell(&target);
-    let Ok(link) = told.and_then(|told| told.ready(None)) else { panic!("no connector") };
+    let ready = told.and_then(|told| told.ready(None));
+    let Ok((link, _)) = ready else { panic!("no connector") };
     thread::spawn(move || {
         let mut key = &b"sk-a-key-that-is-used-in-this-test-alone\n"[..];
         let read = |buffer: &mut [u8]| std::io::Read::read(&mut key, buffer);

@@ -1,21 +1,32 @@
 //! What the connector, and each lookup, can still do: Landlock decides about files and ports, seccomp
 //! about system calls.
 
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use seccompiler::{BpfProgram, SeccompAction};
 
+use super::lookup::RESOLVER_FILES;
 use super::system_calls::{CONNECTOR, CONNECTOR_LIVES, LOOKUP};
-use crate::process::confine::Sandbox;
+use crate::process::confine::{ReadBack, Sandbox, Trial};
 use crate::process::filter::{Descriptors, compile};
 use crate::process::harden::HardenError;
 use crate::process::landlock::{self, BIND_UDP, CONNECT_SEND_UDP, CONNECT_TCP, READ_FILE};
+use crate::process::status::StatusFile;
 use crate::process::sys::{Rights, Ruleset};
 use crate::process::system_calls::Allowed;
 
 /// DNS over TCP.
 const DNS: u16 = 53;
+
+/// Where files that say how names are looked up come and go: a lookup may read those that stand there then.
+const FOLDERS: [&str; 2] = ["/etc", "/run"];
+
+/// One of these can be opened nearly everywhere. None lies in [`FOLDERS`].
+const TRIED: [&str; 3] = ["/", "/proc/self/status", "/dev/null"];
 
 /// The rules, made before they are needed: a lookup has only to put them in force.
 pub struct Confinement {
@@ -31,12 +42,20 @@ impl Confinement {
         Ok(Confinement { sandbox, lookup })
     }
 
-    /// Confines the connector, which connects to this port. Its children may read what a rule of their
-    /// own names, and ask name servers.
-    pub fn connector(&self, port: u16) -> Result<(), HardenError> {
-        if let Some(mut rights) = self.rights() {
-            rights.files &= !READ_FILE;
-            self.restrict(&rights, &[], &[port, DNS]).map_err(|_| HardenError::Landlock)?;
+    /// Confines the connector, which connects to this port, and sees that it is confined. Its children
+    /// may read, of the files in a few folders, what a rule of their own names, and ask name servers.
+    pub fn connector(&self, port: u16) -> Result<ReadBack, HardenError> {
+        let status = StatusFile::open().ok();
+        let mut landlock_denies = false;
+        if let Some(rights) = self.rights() {
+            let trial = Trial::begin(&TRIED);
+            let restricted = self.restrict(&rights, &folders(), &[port, DNS]);
+            restricted.map_err(|_| HardenError::Landlock)?;
+            landlock_denies = match trial.is_denied() {
+                Some(false) => return Err(HardenError::Landlock),
+                Some(true) => true,
+                None => false,
+            };
         }
         if self.sandbox.seccomp().version().is_some() {
             let lives =
@@ -44,7 +63,11 @@ impl Confinement {
             apply(&refusing(&CONNECTOR)?)?;
             apply(&lives.ok_or(HardenError::Seccomp)?)?;
         }
-        Ok(())
+        let status = status.and_then(|status| status.read().ok());
+        if status.is_some_and(|status| !self.sandbox.is_filtered(&status)) {
+            return Err(HardenError::Seccomp);
+        }
+        Ok(ReadBack { status, landlock_denies })
     }
 
     /// Confines a lookup, which reads these files.
@@ -78,6 +101,20 @@ impl Confinement {
     }
 }
 
+/// The folders, as far as they are there. A link may lead to one of another kind, `/mnt/wsl` or
+/// `/nix/store` for example: where it leads now, it may lead to a neighbour later.
+fn folders() -> Vec<OwnedFd> {
+    let targets = RESOLVER_FILES.iter().filter_map(|path| std::fs::canonicalize(path).ok());
+    let folders = targets.filter_map(|target| Some(at_most_two_deep(target.parent()?)));
+    let folders = FOLDERS.iter().map(PathBuf::from).chain(folders);
+    let open = |path| OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path);
+    folders.filter_map(|path| open(path).ok()).map(OwnedFd::from).collect()
+}
+
+fn at_most_two_deep(folder: &Path) -> PathBuf {
+    folder.components().take(3).collect()
+}
+
 fn refusing(allowed: &Allowed) -> Result<BpfProgram, HardenError> {
     let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     compile(allowed, refused, &Descriptors::default()).ok_or(HardenError::Seccomp)
@@ -96,6 +133,16 @@ mod tests {
         for allowed in [&CONNECTOR, &CONNECTOR_LIVES, &LOOKUP] {
             assert!(refusing(allowed).unwrap().len() > 20);
         }
+    }
+
+    #[test]
+    fn of_a_link_no_more_than_a_part_of_the_tree_is_opened() {
+        for (path, want) in
+            [("/mnt/wsl", "/mnt/wsl"), ("/nix/store/x/etc", "/nix/store"), ("/", "/")]
+        {
+            assert_eq!(at_most_two_deep(Path::new(path)), Path::new(want));
+        }
+        assert!(FOLDERS.iter().all(|folder| TRIED.iter().all(|tried| !tried.starts_with(folder))));
     }
 
     #[test]

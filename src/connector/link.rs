@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,6 +18,8 @@ pub struct Link {
     fd: OwnedFd,
     /// Requests that found no room.
     unsent: RefCell<VecDeque<[u8; REQUEST]>>,
+    /// Dials without a reply. Each gets one.
+    open: Cell<usize>,
     gone: Cell<bool>,
 }
 
@@ -30,7 +32,7 @@ pub struct Dialed {
     /// Its number.
     pub id: u64,
     /// The connected socket, or why there is none.
-    pub result: Result<std::net::TcpStream, UpstreamFault>,
+    pub result: Result<TcpStream, UpstreamFault>,
     /// How long the addresses were waited for.
     pub lookup: Duration,
     /// How long the connection took after that.
@@ -42,7 +44,7 @@ pub struct Dialed {
 impl Link {
     /// By a connected socket, which does not block.
     pub fn new(fd: OwnedFd) -> Link {
-        Link { fd, unsent: RefCell::default(), gone: Cell::new(false) }
+        Link { fd, unsent: RefCell::default(), open: Cell::new(0), gone: Cell::new(false) }
     }
 
     /// Asks for a connection; no two that are waited for have the same number.
@@ -51,6 +53,7 @@ impl Link {
         if self.gone.get() {
             return Err(UpstreamFault::ConnectorFailed);
         }
+        self.open.set(self.open.get() + 1);
         Ok(Pending { link: self.clone(), id, waits: true })
     }
 
@@ -107,8 +110,9 @@ impl Link {
             }
         };
         let reply = Reply::decode(&message[..n]).map_err(|_| ConnectorFailed)?;
+        self.open.set(self.open.get().checked_sub(1).ok_or(ConnectorFailed)?);
         let result = match (reply.outcome, passed) {
-            (Outcome::Connected(_), Passed::Descriptor(fd)) => Ok(fd.into()),
+            (Outcome::Connected(address), Passed::Descriptor(fd)) => connected(fd, address)?,
             (Outcome::Connected(_), Passed::Lost) => Err(UpstreamFault::OutOfDescriptors),
             (Outcome::Failed(fault), Passed::Nothing) => Err(fault),
             // Told to somebody who has gone.
@@ -117,6 +121,22 @@ impl Link {
         };
         let Reply { id, lookup, connect, resolved, .. } = reply;
         Ok(Some(Dialed { id, result, lookup, connect, resolved }))
+    }
+}
+
+/// Takes a socket that leads to this address, and nothing else that a descriptor may be.
+fn connected(
+    fd: OwnedFd,
+    address: SocketAddr,
+) -> Result<Result<TcpStream, UpstreamFault>, ConnectorFailed> {
+    let stream = TcpStream::from(fd);
+    match stream.peer_addr() {
+        Ok(peer) if (peer.ip(), peer.port()) == (address.ip(), address.port()) => Ok(Ok(stream)),
+        // It has been reset on the way, or never was connected.
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+            Ok(Err(UpstreamFault::Unreachable))
+        }
+        _ => Err(ConnectorFailed),
     }
 }
 
@@ -145,5 +165,89 @@ impl Drop for Pending {
         if self.waits {
             self.link.ask(Request::Cancel(self.id));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::process::sys::fd_passing::{message_pair, send_message};
+
+    /// A link, and the connector's end of it.
+    fn link() -> (Rc<Link>, OwnedFd) {
+        let (ours, theirs) = message_pair().unwrap();
+        (Rc::new(Link::new(ours)), theirs)
+    }
+
+    fn reply(id: u64, outcome: Outcome) -> [u8; REPLY] {
+        let resolved = [None; SHOWN];
+        Reply { id, outcome, lookup: Duration::ZERO, connect: Duration::ZERO, resolved }.encode()
+    }
+
+    /// What the loop makes of a connection that the connector says leads there and that is this.
+    fn received(fd: Option<OwnedFd>, address: SocketAddr) -> Result<Option<bool>, ConnectorFailed> {
+        let (link, connector) = link();
+        let mut pending = link.dial(7).unwrap_or_else(|_| panic!("the link stands"));
+        pending.settle();
+        let message = reply(7, Outcome::Connected(address));
+        send_message(connector.as_fd(), &message, fd.as_ref().map(|fd| fd.as_fd())).unwrap();
+        Ok(link.receive()?.map(|dialed| dialed.result.is_ok()))
+    }
+
+    #[test]
+    fn a_descriptor_is_a_connection_to_where_it_is_said_to_lead_or_the_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let connection = || OwnedFd::from(TcpStream::connect(address).unwrap());
+        assert_eq!(received(Some(connection()), address), Ok(Some(true)));
+        let other = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(received(Some(connection()), other), Err(ConnectorFailed));
+        assert_eq!(received(None, address), Err(ConnectorFailed));
+        // Refused, as is a connection that has been reset.
+        assert_eq!(received(Some(listener.into()), address), Ok(Some(false)));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(received(Some(file.into()), address), Err(ConnectorFailed));
+        let (pipe, _writer) = io::pipe().unwrap();
+        assert_eq!(received(Some(pipe.into()), address), Err(ConnectorFailed));
+        let (unix, _other) = UnixStream::pair().unwrap();
+        assert_eq!(received(Some(unix.into()), address), Err(ConnectorFailed));
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        udp.connect(other).unwrap();
+        assert_eq!(received(Some(udp.into()), address), Err(ConnectorFailed));
+    }
+
+    #[test]
+    fn a_descriptor_beside_a_failure_and_a_message_of_another_kind_are_the_end() {
+        let file = || std::fs::File::open("/dev/null").unwrap();
+        let failed = reply(7, Outcome::Failed(UpstreamFault::Refused));
+        for (message, file) in [
+            (failed.to_vec(), Some(file())),
+            (reply(7, Outcome::Cancelled).to_vec(), Some(file())),
+            (failed[1..].to_vec(), None),
+            (vec![0; REPLY + 1], None),
+            (vec![0; REQUEST], Some(file())),
+        ] {
+            let (link, connector) = link();
+            let _pending = link.dial(7);
+            send_message(connector.as_fd(), &message, file.as_ref().map(|f| f.as_fd())).unwrap();
+            assert!(link.receive().is_err());
+            // From then on nothing is asked.
+            assert!(matches!(link.dial(8), Err(UpstreamFault::ConnectorFailed)));
+        }
+    }
+
+    #[test]
+    fn more_replies_than_dials_are_the_end() {
+        let (link, connector) = link();
+        let message = reply(7, Outcome::Failed(UpstreamFault::Refused));
+        let _pending = link.dial(7);
+        for _ in 0..2 {
+            send_message(connector.as_fd(), &message, None).unwrap();
+        }
+        assert!(link.receive().unwrap_or(None).is_some());
+        assert!(link.receive().is_err());
     }
 }

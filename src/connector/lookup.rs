@@ -16,7 +16,7 @@ use crate::process::sys;
 use crate::process::sys::child::{self, end_now};
 
 /// What getaddrinfo(3) reads.
-const RESOLVER_FILES: [&str; 5] =
+pub const RESOLVER_FILES: [&str; 5] =
     ["/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"];
 
 /// Seconds after which a lookup is given up. Name servers that do not answer take up to half of that.
@@ -92,7 +92,7 @@ fn in_child(
     tell: OwnedFd,
 ) -> Option<()> {
     let mut tell = File::from(child::keep_only(tell).ok()?);
-    child::end_after(LOOKUP);
+    child::end_after(LOOKUP).ok()?;
     if !child::end_with(connector).ok()? {
         return None;
     }

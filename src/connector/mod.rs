@@ -12,6 +12,7 @@ pub mod confine;
 pub mod link;
 mod lookup;
 mod race;
+pub mod report;
 mod serve;
 mod system_calls;
 pub mod wire;
@@ -26,12 +27,14 @@ use std::time::{Duration, Instant};
 use addresses::Addresses;
 use confine::Confinement;
 use link::Link;
+use report::REPORT;
 use serve::Connector;
 use wire::{LONGEST, SERVER_INFO, Target};
 
 use crate::http1::url::Host;
-use crate::process::confine::Sandbox;
+use crate::process::confine::{ReadBack, Sandbox};
 use crate::process::harden::{self, HardenError};
+use crate::process::protections::Confined;
 use crate::process::sys::child::{self, Disposition};
 use crate::process::sys::fd_passing::{message_pair, receive_message, send_message};
 use crate::process::sys::{self, Standard};
@@ -108,24 +111,22 @@ impl Told {
         send_message(self.link.as_fd(), &message, Some(file)).map_err(|_| StartError::Gone)
     }
 
-    /// Waits until it is confined, and then tells it of the server-info file and its line, if there is
-    /// one. Not before: a message that it has not read when it ends would take its report away.
-    pub fn ready(self, info: Option<(BorrowedFd<'_>, &[u8])>) -> Result<Link, StartError> {
+    /// Waits until it is confined, takes its word of that, and then tells it of the server-info file and
+    /// its line, if there is one. Not before: a message that it has not read when it ends would take its
+    /// report away.
+    pub fn ready(
+        self,
+        info: Option<(BorrowedFd<'_>, &[u8])>,
+    ) -> Result<(Link, Confined), StartError> {
         let by = Instant::now() + START;
-        let mut report = [0; 2];
-        match receive(self.link.as_fd(), &mut report, Some(by)) {
-            Some(1) if report[0] == 0 => {
-                if let Some((file, line)) = info {
-                    self.remember(file, line)?;
-                }
-                Ok(Link::new(self.link))
-            }
-            Some(1) => Err(match HardenError::of_exit_code(report[0]) {
-                Some(error) => StartError::Harden(error),
-                None => StartError::Gone,
-            }),
-            _ => Err(StartError::Gone),
+        let mut message = [0; REPORT];
+        let n = receive(self.link.as_fd(), &mut message, Some(by)).ok_or(StartError::Gone)?;
+        let confined = report::decode(&message[..n]).map_err(|_| StartError::Gone)?;
+        let confined = confined.map_err(StartError::Harden)?;
+        if let Some((file, line)) = info {
+            self.remember(file, line)?;
         }
+        Ok((Link::new(self.link), confined))
     }
 }
 
@@ -172,12 +173,23 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
     if name.is_some() {
         lookup::load_modules();
     }
-    let confined = confine(target.user, target.port, parent, sandbox);
-    let code = confined.as_ref().err().map_or(0, |error| error.exit_code());
-    if send_message(link.as_fd(), &[code], None).is_err() {
+    // Nothing is loaded from here on.
+    let sealed = sys::seal_program();
+    let executable_memory_denied = sys::executable_memory_is_denied();
+    let (confinement, confined) = match confine(target.user, target.port, parent, sandbox) {
+        Ok((confinement, read_back)) => (Some(confinement), Ok(read_back)),
+        Err(error) => (None, Err(error)),
+    };
+    let confined = confined.map(|read_back| Confined {
+        uid: sys::user_id(),
+        read_back,
+        sealed,
+        executable_memory_denied,
+    });
+    if send_message(link.as_fd(), &report::encode(&confined), None).is_err() {
         return;
     }
-    if let Ok(confinement) = confined {
+    if let Some(confinement) = confinement {
         let connector = Connector::new(link, name, target.port, addresses, confinement);
         // It ends with the loop.
         let _ = connector.run();
@@ -224,7 +236,7 @@ fn confine(
     port: u16,
     parent: u32,
     sandbox: bool,
-) -> Result<Confinement, HardenError> {
+) -> Result<(Confinement, ReadBack), HardenError> {
     if user.is_none() && child::is_root() {
         // A container may have taken the right to do so, or lack the id: then it stays who it is,
         // without capabilities.
@@ -237,6 +249,6 @@ fn confine(
         child::end_now(0);
     }
     let confinement = Confinement::new(if sandbox { Sandbox::new(port) } else { Sandbox::off() })?;
-    confinement.connector(port)?;
-    Ok(confinement)
+    let read_back = confinement.connector(port)?;
+    Ok((confinement, read_back))
 }

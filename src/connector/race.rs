@@ -25,7 +25,6 @@ pub enum Order {
 
 /// A connection that is being made.
 struct Attempt {
-    address: SocketAddr,
     stream: TcpStream,
     /// It is worth a look.
     ready: bool,
@@ -109,13 +108,14 @@ impl Race {
                     at += 1;
                     continue;
                 }
-                match attempt.stream.take_error() {
-                    Ok(None) if attempt.stream.peer_addr().is_ok() => {
-                        let Attempt { address, stream, .. } = self.attempts.swap_remove(at);
-                        return Ok(Some((stream, address)));
+                match (attempt.stream.take_error(), attempt.stream.peer_addr()) {
+                    (Ok(None), Ok(peer)) => {
+                        let Attempt { stream, .. } = self.attempts.swap_remove(at);
+                        // Not the address that was tried: 0.0.0.0 leads to 127.0.0.1.
+                        return Ok(Some((stream, peer)));
                     }
-                    Ok(None) => at += 1,
-                    Ok(Some(error)) | Err(error) => {
+                    (Ok(None), Err(_)) => at += 1,
+                    (Ok(Some(error)) | Err(error), _) => {
                         self.note_error(&error);
                         self.attempts.swap_remove(at);
                         self.next_at = now;
@@ -133,7 +133,7 @@ impl Race {
                 Ok(stream) => {
                     *room -= 1;
                     // On this machine it stands already, or has failed.
-                    self.attempts.push(Attempt { address, stream, ready: true });
+                    self.attempts.push(Attempt { stream, ready: true });
                     self.next_at = now + STAGGER;
                 }
                 Err(error) => self.note_error(&error),
@@ -170,7 +170,7 @@ mod tests {
         let mut race = Race::new(Rc::from([address]), Order::Raced, now);
         // On loopback the connection is there when connect(2) returns.
         let stream = TcpStream::connect(address).unwrap();
-        race.attempts.push(Attempt { address, stream, ready: false });
+        race.attempts.push(Attempt { stream, ready: false });
         let (mut peer, _) = listener.accept().unwrap();
         drop(race);
         let end = peer.read(&mut [0]).unwrap_err();

@@ -6,7 +6,7 @@
 
 use libc::c_long;
 
-use crate::process::system_calls::Condition::Bits;
+use crate::process::system_calls::Condition::{Bits, Null};
 use crate::process::system_calls::{Allowed, Limited, MEMORY};
 
 /// What the connector may call: its own work, and that of the lookups. Anything else is refused, and
@@ -83,14 +83,12 @@ const OWN: &[c_long] = &[
     libc::SYS_getppid,
     libc::SYS_set_robust_list,
     libc::SYS_set_tid_address,
-    libc::SYS_rt_sigaction,
-    libc::SYS_setitimer,
+    libc::SYS_timer_create,
+    libc::SYS_timer_settime,
     libc::SYS_landlock_create_ruleset,
     libc::SYS_landlock_add_rule,
     libc::SYS_landlock_restrict_self,
-    libc::SYS_prlimit64,
     libc::SYS_ftruncate,
-    libc::SYS_alarm,
     libc::SYS_fork,
 ];
 #[cfg(not(target_arch = "x86_64"))]
@@ -101,12 +99,11 @@ const OWN: &[c_long] = &[
     libc::SYS_getppid,
     libc::SYS_set_robust_list,
     libc::SYS_set_tid_address,
-    libc::SYS_rt_sigaction,
-    libc::SYS_setitimer,
+    libc::SYS_timer_create,
+    libc::SYS_timer_settime,
     libc::SYS_landlock_create_ruleset,
     libc::SYS_landlock_add_rule,
     libc::SYS_landlock_restrict_self,
-    libc::SYS_prlimit64,
     libc::SYS_ftruncate,
 ];
 
@@ -309,5 +306,11 @@ const OWN_LIMITED: &[Limited] = &[
             &[Bits(0, ALL, libc::PR_SET_NO_NEW_PRIVS as u32)],
         ],
     },
-    Limited { call: libc::SYS_seccomp, forms: &[&[Bits(0, ALL, libc::SECCOMP_SET_MODE_FILTER)]] },
+    // No listener that answers in the kernel's place, nor any other flag.
+    Limited {
+        call: libc::SYS_seccomp,
+        forms: &[&[Bits(0, ALL, libc::SECCOMP_SET_MODE_FILTER), Bits(1, ALL, 0)]],
+    },
+    // Its own limits, and no change: it may be of the relay's user, whose other processes it could limit.
+    Limited { call: libc::SYS_prlimit64, forms: &[&[Bits(0, ALL, 0), Null(2)]] },
 ];

@@ -19,6 +19,23 @@ use super::sys::Ruleset;
 /// One of these can be opened nearly everywhere, and by no thread that Landlock restricts.
 const TRIED: [&str; 4] = ["/", "/proc/self/status", "/dev/null", "/etc/passwd"];
 
+/// A file that could be opened before Landlock was put in force.
+pub struct Trial(Option<&'static str>);
+
+impl Trial {
+    /// Finds one.
+    pub fn begin(paths: &[&'static str]) -> Trial {
+        Trial(paths.iter().copied().find(|path| fs::File::open(path).is_ok()))
+    }
+
+    /// Whether Landlock denies it now; `None` where no file could be opened before.
+    pub fn is_denied(&self) -> Option<bool> {
+        self.0.map(|path| {
+            fs::File::open(path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+        })
+    }
+}
+
 /// The threads of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Thread {
@@ -150,7 +167,7 @@ impl Sandbox {
     }
 
     /// A filter of ours runs, if there is to be one.
-    fn is_filtered(&self, now: &Status) -> bool {
+    pub fn is_filtered(&self, now: &Status) -> bool {
         let before = self.before.and_then(|before| before.filters).unwrap_or(0);
         let one_more = now.filters.is_none_or(|filters| filters > before);
         self.seccomp.version().is_none() || now.seccomp && one_more
@@ -163,15 +180,13 @@ fn restrict(version: u32) -> io::Result<bool> {
     let rights = landlock::rights(version);
     let ruleset = Ruleset::new(&rights)?;
     let knows_ports = rights.net & landlock::CONNECT_TCP != 0;
-    let path = TRIED.into_iter().find(|path| fs::File::open(path).is_ok());
+    let trial = Trial::begin(&TRIED);
     ruleset.restrict_thread()?;
-    let is_denied = |result: ErrorKind| result == ErrorKind::PermissionDenied;
-    let file_is_denied =
-        path.map(|path| fs::File::open(path).is_err_and(|error| is_denied(error.kind())));
     let port_is_denied = knows_ports.then(|| {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).is_err_and(|error| is_denied(error.kind()))
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
     });
-    match (file_is_denied, port_is_denied) {
+    match (trial.is_denied(), port_is_denied) {
         (Some(false), _) | (_, Some(false)) => Err(ErrorKind::Other.into()),
         (None, _) => Ok(false),
         (Some(true), _) => Ok(true),

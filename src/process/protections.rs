@@ -29,8 +29,23 @@ pub struct Protections {
     pub read_back: ReadBack,
     /// The program's own memory.
     pub sealed: Sealed,
+    /// What the connector says of itself.
+    pub connector: Confined,
     /// What else there is to know.
     pub notes: Vec<String>,
+}
+
+/// A process that has confined itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confined {
+    /// The user that it runs as.
+    pub uid: u32,
+    /// What the kernel says of it.
+    pub read_back: ReadBack,
+    /// Its copy of the program.
+    pub sealed: Sealed,
+    /// No memory can be made executable.
+    pub executable_memory_denied: bool,
 }
 
 /// Who may use the relay.
@@ -160,7 +175,7 @@ const NO_SECRET_MEMORY: &str = "secret memory (no memfd_secret here)";
 impl Protections {
     /// Asks for what was promised, and for what is required.
     pub fn fulfil(&self, requirement: Requirement) -> Result<(), Unmet> {
-        if let Some(status) = self.read_back.status {
+        for status in [self.read_back, self.connector.read_back].iter().filter_map(|b| b.status) {
             if !status.no_new_privileges {
                 return Err(Unmet::Step(HardenError::NewPrivileges));
             }
@@ -186,6 +201,13 @@ impl Protections {
         }
         if self.sandbox.landlock().version().is_some() && !self.read_back.landlock_denies {
             missing.push("Landlock (no file was there to be denied)".into());
+        }
+        if self.connector.read_back.status.is_none() {
+            missing.push("a /proc that the connector can read".into());
+        }
+        if self.sandbox.landlock().version().is_some() && !self.connector.read_back.landlock_denies
+        {
+            missing.push("Landlock in the connector (no file was there to be denied)".into());
         }
         missing
     }
@@ -224,7 +246,27 @@ impl Protections {
         if !self.sealed.relro {
             list.push("relocated constants are writable".into());
         }
+        self.connector_lacks(&mut list);
         list
+    }
+
+    /// What is in force in the relay and not in the connector, which maps no secret.
+    fn connector_lacks(&self, list: &mut Vec<String>) {
+        let Confined { uid, read_back, sealed, executable_memory_denied } = self.connector;
+        for (is_lacking, what) in [
+            (uid == 0, "it runs as uid 0"),
+            (read_back.status.is_none(), "what is in force was not read back (no /proc)"),
+            (self.sealed.relro && !sealed.relro, "relocated constants are writable"),
+            (self.sealed.mseal && !sealed.mseal, "the program is not sealed"),
+            (
+                self.beginning.executable_memory_denied && !executable_memory_denied,
+                "memory can be made executable",
+            ),
+        ] {
+            if is_lacking {
+                list.push(format!("connector: {what}"));
+            }
+        }
     }
 }
 
@@ -274,6 +316,7 @@ impl fmt::Display for Protections {
                 write!(f, "; {what}")?;
             }
         }
+        write!(f, "; connector: uid {}, as closed and confined", self.connector.uid)?;
         for note in &self.notes {
             write!(f, "; {note}")?;
         }

@@ -28,13 +28,13 @@ fn is_root() -> bool {
 }
 
 /// The children of a process.
-fn children(pid: u32) -> Vec<u32> {
+pub(super) fn children(pid: u32) -> Vec<u32> {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let text = fs::read_to_string(path).unwrap_or_default();
     text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
-fn connector(relay: &Relay) -> u32 {
+pub(super) fn connector(relay: &Relay) -> u32 {
     let children = children(relay.pid());
     assert_eq!(children.len(), 1, "one child: the connector");
     children[0]
@@ -188,10 +188,10 @@ fn signals_that_end_the_relay_do_not_end_it_before_exchanges_under_way_have_ende
 
 /// An `/etc` for one relay, in a mount namespace of its own. It is this folder, so that what is done to the
 /// folder is seen there.
-struct Etc(Folder);
+pub(super) struct Etc(Folder);
 
 impl Etc {
-    fn new(name: &str) -> Etc {
+    pub(super) fn new(name: &str) -> Etc {
         let etc = Etc(Folder::new(name));
         etc.put("nsswitch.conf", "hosts: files dns\n");
         etc.put("hosts", "127.0.0.1 localhost\n");
@@ -202,7 +202,7 @@ impl Etc {
     }
 
     /// In place, or new.
-    fn put(&self, name: &str, text: &str) {
+    pub(super) fn put(&self, name: &str, text: &str) {
         fs::write(self.0.file(name), text).unwrap();
     }
 
@@ -212,7 +212,7 @@ impl Etc {
         fs::rename(self.0.file("new"), self.0.file(name)).unwrap();
     }
 
-    fn start(&self, starter: Starter) -> Relay {
+    pub(super) fn start(&self, starter: Starter) -> Relay {
         let folder = CString::new(self.0.file("").as_os_str().as_bytes()).unwrap();
         let mount = move || {
             let none = std::ptr::null();
@@ -274,6 +274,19 @@ fn hosts_is_read_anew_after_a_rename_and_when_it_comes_into_being() {
     assert_eq!(code(), "upstream_refused");
     etc.replace("hosts", "127.0.0.1 upstream.test\n");
     assert_eq!(ask(&mut client), 200);
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn an_address_that_leads_to_another_is_told_as_the_other() {
+    needs_root();
+    let upstream = on(v4(1), 0);
+    let etc = Etc::new("unspecified");
+    etc.put("hosts", "0.0.0.0 upstream.test\n");
+    let url = format!("https://upstream.test:{}/", upstream.address().port());
+    let relay = etc.start(Relay::to(&url));
+    assert_eq!(ask(&mut relay.connect()), 200);
+    assert_eq!(ask(&mut relay.connect()), 200);
 }
 
 /// Answers every question for an IPv4 address with 127.0.0.1.

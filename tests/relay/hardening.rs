@@ -167,9 +167,28 @@ fn what_cannot_be_read_back_is_not_claimed() {
         return;
     }
     let without = || mounted("mount -t tmpfs none /proc");
-    has(&protections(without()), "what is in force was not read back (no /proc)");
-    ends(without().args(["--require-hardening"]), 14, &["a readable /proc"]);
+    let line = protections(without());
+    has(&line, "; what is in force was not read back (no /proc)");
+    has(&line, "; connector: what is in force was not read back (no /proc)");
+    let texts = ["a readable /proc", "a /proc that the connector can read"];
+    ends(without().args(["--require-hardening"]), 14, &texts);
     lacks(&protections(Relay::bare()), "read back");
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn what_the_connector_lacks_is_said_too() {
+    needs_root();
+    if emulated() {
+        return;
+    }
+    let line = protections(Relay::bare());
+    has(&line, "; connector: uid 65520, as closed and confined");
+    lacks(&line, "; connector: it");
+    // A container may have taken the right to change the user.
+    let line = protections(Relay::bare().refusing(libc::SYS_setresuid, None, libc::EPERM));
+    has(&line, "; connector: uid 0, as closed and confined");
+    has(&line, "; connector: it runs as uid 0");
 }
 
 /// The program as a file of its own with this mode, started by user 65534.
@@ -345,10 +364,30 @@ fn the_program_is_read_only_and_sealed_and_the_pages_of_the_key_are_not() {
     }
     let line = relay.output_line("protections: ");
     has(&line, "; RELRO");
-    let Some(mappings) = mappings(relay.pid()) else {
-        skipped("reading the mappings of another process needs root");
-        return;
-    };
+    lacks(&line, "NOT in force: connector");
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", relay.pid())).unwrap();
+    let connector = children.trim().parse().expect("one child: the connector");
+    for pid in [relay.pid(), connector] {
+        let Some(mappings) = mappings(pid) else {
+            skipped("reading the mappings of another process needs root");
+            return;
+        };
+        let is_sealed = line.contains("program sealed (mseal)");
+        assert!(
+            is_sealed || sys::kernel_version().unwrap() < (6, 10),
+            "this kernel has mseal: {line}"
+        );
+        let secret: Vec<_> = mappings.iter().filter(|m| m.path.starts_with("/secretmem")).collect();
+        if pid == relay.pid() {
+            assert!(secret.iter().all(|m| !m.flags.contains(" sl ")), "the key cannot be wiped");
+        } else {
+            assert!(secret.is_empty(), "the connector maps the key");
+        }
+        is_read_only(&mappings, is_sealed);
+    }
+}
+
+fn is_read_only(mappings: &[Mapping], is_sealed: bool) {
     let program = fs::canonicalize(binary()).unwrap();
     let own = |mapping: &&Mapping| mapping.path == program.to_str().unwrap();
     let base = mappings.iter().find(own).expect("the program is mapped").range.start;
@@ -359,16 +398,10 @@ fn the_program_is_read_only_and_sealed_and_the_pages_of_the_key_are_not() {
         mappings.iter().filter(|m| m.range.start < end && m.range.end > start).collect();
     assert!(inside.iter().all(|m| m.permissions.starts_with("r--")), "RELRO is writable");
     assert!(mappings.iter().all(|m| !m.permissions.contains("wx")), "memory to write code into");
-    if !line.contains("program sealed (mseal)") {
-        assert!(sys::kernel_version().unwrap() < (6, 10), "this kernel has mseal: {line}");
-        return;
-    }
     let read_only = mappings.iter().filter(own).filter(|m| !m.permissions.contains('w'));
-    for mapping in read_only.chain(inside) {
+    for mapping in read_only.chain(inside).filter(|_| is_sealed) {
         assert!(mapping.flags.contains(" sl "), "{:x?} is not sealed", mapping.range);
     }
-    let secret = mappings.iter().filter(|m| m.path.starts_with("/secretmem"));
-    assert!(secret.into_iter().all(|m| !m.flags.contains(" sl ")), "the key cannot be wiped");
 }
 
 #[test]

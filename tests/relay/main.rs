@@ -19,6 +19,8 @@ mod far_end;
 mod fields;
 mod forwarding;
 mod hardening;
+#[cfg(target_arch = "x86_64")]
+mod inside;
 mod key;
 mod key_exchange;
 mod lifecycle;

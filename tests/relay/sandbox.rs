@@ -274,6 +274,29 @@ fn one_attempt() {
     unsafe { libc::_exit(code) };
 }
 
+#[test]
+#[ignore = "run by the test below, in a process of its own"]
+fn outlasting_its_end() {
+    sys::child::end_after(1).unwrap();
+    // SAFETY: plain memory, and a set that is full.
+    unsafe {
+        let mut every: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut every);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &every, std::ptr::null_mut());
+    }
+    std::thread::sleep(DEADLINE);
+}
+
+#[test]
+fn a_lookup_that_blocks_every_signal_ends_at_its_time() {
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["sandbox::outlasting_its_end", "--exact", "--ignored", "--test-threads=1"])
+        .output()
+        .unwrap()
+        .status;
+    assert_eq!(status.signal(), Some(libc::SIGKILL));
+}
+
 #[derive(Debug, PartialEq)]
 enum Fate {
     Killed,

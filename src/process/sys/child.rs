@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
 use std::time::Duration;
 
 use libc::{c_char, c_int};
@@ -37,12 +38,28 @@ pub fn set_disposition(signal: c_int, disposition: Disposition) {
     unsafe { libc::signal(signal, handler) };
 }
 
-/// Has SIGALRM end this process after so many seconds, whatever it inherited.
-pub fn end_after(seconds: u32) {
-    set_disposition(libc::SIGALRM, Disposition::Default);
-    super::unblock(&[libc::SIGALRM]);
-    // SAFETY: no memory is involved.
-    unsafe { libc::alarm(seconds) };
+/// Has the kernel kill this process after so many seconds. It cannot block that signal, and once it may
+/// set no timers it cannot put it off.
+pub fn end_after(seconds: u32) -> io::Result<()> {
+    // SAFETY: plain memory, of which zero is a legal value.
+    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_SIGNAL;
+    event.sigev_signo = libc::SIGKILL;
+    // The kernel's number for the timer, which is not that of every C library.
+    let mut timer: c_int = 0;
+    let (clock, event, at) =
+        (libc::CLOCK_MONOTONIC, ptr::from_ref(&event), ptr::from_mut(&mut timer));
+    // SAFETY: the kernel reads one struct and fills one number, which outlive the call.
+    let made = unsafe { libc::syscall(libc::SYS_timer_create, clock, event, at) };
+    check(c_int::try_from(made).unwrap_or(-1))?;
+    // SAFETY: as above.
+    let mut once: libc::itimerspec = unsafe { std::mem::zeroed() };
+    once.it_value.tv_sec = seconds.into();
+    let none: *const libc::itimerspec = ptr::null();
+    // SAFETY: the kernel reads one struct that outlives the call, and fills none.
+    let set =
+        unsafe { libc::syscall(libc::SYS_timer_settime, timer, 0, ptr::from_ref(&once), none) };
+    check(c_int::try_from(set).unwrap_or(-1)).map(|_| ())
 }
 
 /// Ends the process at once: nothing is flushed, nothing is run.

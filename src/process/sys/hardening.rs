@@ -18,6 +18,14 @@ pub fn deny_executable_memory() -> bool {
     unsafe { libc::prctl(SET_MDWE, REFUSE_EXEC_GAIN, 0, 0, 0) == 0 }
 }
 
+/// Whether memory can be made executable no more, as the kernel has it.
+pub fn executable_memory_is_denied() -> bool {
+    const GET_MDWE: c_int = 66;
+    const REFUSE_EXEC_GAIN: c_int = 1;
+    // SAFETY: prctl with plain numbers.
+    unsafe { libc::prctl(GET_MDWE, 0, 0, 0, 0) & REFUSE_EXEC_GAIN == REFUSE_EXEC_GAIN }
+}
+
 /// Clears the personality that makes all readable memory executable (READ_IMPLIES_EXEC), which a
 /// parent may have set (`setarch -X`).
 pub fn clear_read_implies_exec() -> io::Result<()> {
