@@ -3,13 +3,14 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
 
 use super::connector::{Etc, children, connector};
 use super::lifecycle::Folder;
 use super::support::relay::emulated;
-use super::support::{Relay, Upstream, needs_root, ok, post, skipped, wait_for};
+use super::support::{Client, Relay, Upstream, needs_root, ok, post, skipped, wait_for};
 
 /// An argument of a call.
 #[derive(Clone, Copy, Debug)]
@@ -204,7 +205,7 @@ fn link(pid: u32) -> i64 {
         let to = fs::read_link(path).unwrap();
         inodes.iter().any(|inode| to.to_str().unwrap() == format!("socket:[{inode}]"))
     };
-    let path = links.filter(is_link).next().expect("the socket to the connector");
+    let path = links.filter(is_link).min().expect("the socket to the connector");
     path.file_name().unwrap().to_str().unwrap().parse().unwrap()
 }
 
@@ -550,4 +551,105 @@ fn code_in_a_lookup_reads_the_resolvers_files_alone_and_ends_in_a_minute() {
     assert_eq!(issue(lookup, call(libc::SYS_kill, &kill)), Outcome::Killed);
     // The relay goes on without it.
     assert_eq!(waiting.response().code(), "upstream_dns_failed");
+}
+
+/// The relay's descriptor of the connection to this client.
+fn connection(relay: &Relay, client: &Client) -> i64 {
+    let end = |port: u16| format!("0100007F:{port:04X}");
+    let remote = client.stream.local_addr().unwrap().port();
+    let (local, remote) = (end(relay.port), end(remote));
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let inode = table.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words[1] == local && words[2] == remote).then(|| words[9].to_owned())
+    });
+    let inode = inode.expect("a connection from 127.0.0.1 to 127.0.0.1");
+    descriptor(relay.pid(), 3, &format!("socket:[{inode}]"))
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn what_remains_to_code_in_the_loop() {
+    needs_root();
+    if emulated() {
+        return;
+    }
+    let (upstream, folder) = (Upstream::answering(ok("fine")), Folder::new("inside-remains"));
+    let mut relay = relay(&upstream, &folder);
+    let pid = relay.pid();
+    // The key goes to a client that is connected.
+    let mut client = relay.connect();
+    assert_eq!(client.send(post("", "{}")).response().status, 200);
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let number = |digits| i64::from_str_radix(digits, 16).unwrap();
+    let secret = maps.lines().filter(|line| line.contains("/secretmem")).flat_map(|line| {
+        let (start, rest) = line.split_once('-').unwrap();
+        (number(start)..number(rest.split(' ').next().unwrap())).step_by(4096)
+    });
+    let secret: Vec<i64> = secret.collect();
+    let fd = connection(&relay, &client);
+    let is_sent = |start: &i64| {
+        let arguments = [N(fd), N(*start), N(4096)];
+        assert_eq!(issue(pid, call(libc::SYS_write, &arguments)), Outcome::Returned(4096));
+        let mut got = vec![0; 4096];
+        client.stream.read_exact(&mut got).unwrap();
+        let key = relay.key.as_bytes();
+        got.windows(key.len()).any(|bytes| bytes == key)
+    };
+    if secret.is_empty() {
+        skipped("there is no memfd_secret here, so the key's pages are not found");
+    } else {
+        let sent = secret.iter().map(is_sent).collect::<Vec<_>>();
+        assert!(sent.contains(&true), "the key as it lies there");
+    }
+    // A line in the log that says anything, and another port in the server-info file.
+    let line = b"a line of somebody else's\n";
+    let arguments = [N(2), Arg::Bytes(line), N(line.len() as i64)];
+    assert_eq!(issue(pid, call(libc::SYS_write, &arguments)), Outcome::Returned(line.len() as i64));
+    relay.line_with("a line of somebody else's");
+    let info = descriptor(pid, 3, folder.file("info").to_str().unwrap());
+    let arguments = [N(info), Arg::Bytes(b"x"), N(1)];
+    assert_eq!(issue(pid, call(libc::SYS_write, &arguments)), Outcome::Returned(1));
+    assert!(fs::read_to_string(folder.file("info")).unwrap().contains('x'));
+    // A connection to the upstream, and nowhere else.
+    let before = upstream.connections();
+    let dial = [1u8; 9];
+    let arguments = [N(link(pid)), Arg::Bytes(&dial), N(9)];
+    assert_eq!(issue(pid, call(libc::SYS_write, &arguments)), Outcome::Returned(9));
+    wait_for(|| upstream.connections() > before);
+    // It did not ask the loop's own count, so the reply is one too many.
+    assert_eq!(relay.exit_code(), 16);
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn what_remains_to_code_in_the_connector() {
+    needs_root();
+    if emulated() {
+        return;
+    }
+    let (upstream, folder) = (Upstream::answering(ok("fine")), Folder::new("inside-connector-2"));
+    let mut relay = relay(&upstream, &folder);
+    let pid = connector(&relay);
+    let issue = |number, arguments: &[Arg]| match issue(pid, call(number, arguments)) {
+        Outcome::Returned(got) => got,
+        Outcome::Killed => panic!("{number} kills"),
+    };
+    // Files of the two folders that its user may read.
+    let path = Arg::Bytes(b"/etc/passwd\0");
+    assert!(issue(libc::SYS_openat, &[N(libc::AT_FDCWD.into()), path, N(0), N(0)]) > 2);
+    // Datagrams to anywhere.
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = address(other.local_addr().unwrap().port());
+    let socket = issue(libc::SYS_socket, &[N(2), N(2), N(0)]);
+    let arguments = [N(socket), Arg::Bytes(b"x"), N(1), N(0), Arg::Bytes(&to), N(16)];
+    assert_eq!(issue(libc::SYS_sendto, &arguments), 1);
+    assert_eq!(other.recv(&mut [0; 2]).unwrap(), 1);
+    // The server-info file.
+    let info = descriptor(pid, 3, folder.file("info").to_str().unwrap());
+    assert_eq!(issue(libc::SYS_ftruncate, &[N(info), N(0)]), 0);
+    assert_eq!(fs::read(folder.file("info")).unwrap(), b"");
+    // The end of the relay.
+    assert_eq!(issue(libc::SYS_sendto, &[N(3), Arg::Bytes(b"x"), N(1), N(0), N(0), N(0)]), 1);
+    assert_eq!(relay.exit_code(), 16);
 }

@@ -403,7 +403,7 @@ fn what_the_log_may_not_do_kills_it() {
 fn possible(what: &str, elsewhere: u16) -> bool {
     let possible = fate_elsewhere("none", what, 443, elsewhere) == Fate::Done;
     if !possible {
-        skipped("\"{what}\" is not possible here, confined or not");
+        skipped(&format!("\"{what}\" is not possible here, confined or not"));
     }
     possible
 }
