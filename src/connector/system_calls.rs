@@ -265,7 +265,6 @@ const OWN_SOCKETS: &[Limited] = &[Limited {
         &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_NODELAY as u32)],
         &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_KEEPIDLE as u32)],
         &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_KEEPINTVL as u32)],
-        &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_KEEPCNT as u32)],
         &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_USER_TIMEOUT as u32)],
     ],
 }];

@@ -7,6 +7,8 @@ use super::slots::Key;
 pub struct KeyList {
     links: Vec<Option<Link>>,
     last: Option<u32>,
+    /// The last of the keys that were there when [`KeyList::mark`] was called and still are.
+    marked: Option<u32>,
     len: usize,
 }
 
@@ -31,6 +33,16 @@ impl KeyList {
     /// The key that was added last.
     pub fn last(&self) -> Option<Key> {
         self.last.and_then(|index| self.link(index)).map(|link| link.key)
+    }
+
+    /// Tells the keys that are there from those that will be added.
+    pub fn mark(&mut self) {
+        self.marked = self.last;
+    }
+
+    /// The key that was added last before [`KeyList::mark`] was called.
+    pub fn last_marked(&self) -> Option<Key> {
+        self.marked.and_then(|index| self.link(index)).map(|link| link.key)
     }
 
     /// Adds a key at the end. A key of the same index leaves the list: its entry no longer exists.
@@ -59,6 +71,9 @@ impl KeyList {
             return;
         };
         self.len -= 1;
+        if self.marked == Some(index) {
+            self.marked = link.before;
+        }
         if let Some(before) = link.before.and_then(|index| self.link_mut(index)) {
             before.after = link.after;
         }
@@ -112,6 +127,29 @@ mod tests {
             assert_eq!(list.len() as u32, 5 - removed.count_ones());
             let want: Vec<u32> = (0..5).rev().filter(|index| removed >> index & 1 == 0).collect();
             assert_eq!(all(&mut list), want);
+        }
+    }
+
+    #[test]
+    fn keys_from_before_a_mark_are_told_from_those_behind_it() {
+        for removed in 0..1u32 << 4 {
+            let keys = keys(4);
+            let mut list = KeyList::default();
+            assert_eq!(list.last_marked(), None);
+            list.push(keys[0]);
+            list.push(keys[1]);
+            list.mark();
+            list.push(keys[2]);
+            list.push(keys[3]);
+            let is_removed = |key: &&Key| removed >> key.index & 1 == 1;
+            keys.iter().filter(is_removed).for_each(|key| list.remove(*key));
+            let marked = keys[..2].iter().rev().find(|key| !is_removed(key));
+            assert_eq!(list.last_marked(), marked.copied(), "without {removed:b}");
+            list.push(keys[1]);
+            let marked = Some(keys[0]).filter(|key| !is_removed(&key));
+            assert_eq!(list.last_marked(), marked, "one that came again is behind the mark");
+            list.mark();
+            assert_eq!(list.last_marked(), Some(keys[1]));
         }
     }
 

@@ -823,19 +823,24 @@ pub fn listen_for_bursts(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// place among the others, and the kernel looks after a silent peer, after a minute, then every 15
 /// seconds, four times. Those that a listener accepts have it from the listener.
 pub fn set_stream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_common_options(fd)?;
+    set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, &4)
+}
+
+fn set_common_options(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1)?;
     set_option::<c_int>(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, &1)?;
     set_option::<c_int>(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1)?;
     set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, &60)?;
-    set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, &15)?;
-    set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, &4)
+    set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, &15)
 }
 
 /// What connections to the upstream want beside that: bytes that nobody acknowledges for two minutes
-/// end the connection, as does a peer that keep-alive finds silent for as long. Without the bound a
-/// request on a connection that a network has forgotten would wait for a quarter of an hour.
+/// end the connection, as does a peer that keep-alive finds silent for as long: this bound stands in
+/// place of a number of probes (tcp(7)). Without it a request on a connection that a network has
+/// forgotten would wait for a quarter of an hour.
 pub fn set_upstream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
-    set_stream_options(fd)?;
+    set_common_options(fd)?;
     set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &120_000)
 }
 

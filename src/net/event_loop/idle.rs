@@ -16,7 +16,7 @@ impl EventLoop {
     /// about.
     pub(super) fn prepare(&mut self, user: User, now: Instant) {
         let Shared { pool, ups, requests_left, .. } = &mut self.shared;
-        if *requests_left == 0 || pool.has_spare() || pool.is_ready(user, ups) {
+        if *requests_left == 0 || pool.has_spare() || pool.is_ready(user, ups, now) {
             return;
         }
         let key =

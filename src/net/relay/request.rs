@@ -109,7 +109,7 @@ impl Relay {
             let ready = match self.upstream {
                 _ if has_left => false,
                 Some(key) => shared.ups.get(key).is_some_and(|up| up.is_ready()),
-                None => shared.pool.is_ready(self.user, &mut shared.ups),
+                None => shared.pool.is_ready(self.user, &mut shared.ups, now),
             };
             let before = (self.exchange.is_idle() || self.exchange.is_waiting())
                 .then(|| self.exchange.clone());
