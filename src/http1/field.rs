@@ -60,6 +60,8 @@ pub enum Name {
     ContentEncoding,
     /// Says in which character set a response is written.
     ContentType,
+    /// When a message was made; a response without it gets one.
+    Date,
     /// RFC 9110 §10.1.1.
     Expect,
     /// Replaced by the upstream's.
@@ -85,6 +87,7 @@ impl Name {
         // with a mark, so what is alike has the same first letter.
         match (name.len(), name.first().map_or(0, |first| first | 0x20)) {
             (2, b't') => Name::HopByHop.of_any(name, [b"te"]),
+            (4, b'd') => Name::Date.of_any(name, [b"date"]),
             (4, b'h') => Name::Host.of_any(name, [b"host"]),
             (5, b'r') => Name::Withheld.of_any(name, [b"range"]),
             (6, b'e') => Name::Expect.of_any(name, [b"expect"]),
@@ -275,6 +278,8 @@ mod tests {
             ("Trailer", Name::HopByHop),
             ("Keep-Alive", Name::HopByHop),
             ("Content-Length", Name::ContentLength),
+            ("date", Name::Date),
+            ("Data", Name::Other),
             ("Content-Lengths", Name::Other),
             ("x-authorization", Name::Other),
             ("Accept", Name::Other),

@@ -24,18 +24,27 @@ pub enum Piece {
     Text(usize, usize),
 }
 
+/// A moment to the second, as HTTP writes it: an IMF-fixdate (RFC 9110 §5.6.7).
+pub type HttpDate = [u8; 29];
+
 /// A list of runs. Cleared and used again: it does not allocate once it has grown.
 #[derive(Default)]
 pub struct Pieces {
     text: Vec<u8>,
     runs: Vec<Piece>,
+    date: Option<HttpDate>,
 }
 
 impl Pieces {
-    /// Forgets everything, keeps the memory.
+    /// Forgets everything but the date, keeps the memory.
     pub fn clear(&mut self) {
         self.text.clear();
         self.runs.clear();
+    }
+
+    /// What Date fields say from here on. Until then none are written: there is no clock in this room.
+    pub fn set_date(&mut self, date: HttpDate) {
+        self.date = Some(date);
     }
 
     /// Nothing to send.
@@ -103,6 +112,15 @@ impl Pieces {
             *end = now;
         } else {
             self.runs.push(Piece::Text(start, now));
+        }
+    }
+
+    /// Adds a Date field, where there is a clock.
+    pub(crate) fn date(&mut self) {
+        if let Some(date) = self.date {
+            self.text(b"Date: ");
+            self.text(&date);
+            self.text(b"\r\n");
         }
     }
 

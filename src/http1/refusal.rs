@@ -222,6 +222,7 @@ pub(super) fn answer(canned: &Canned, close: bool, is_head: bool, out: &mut Piec
     out.text(b"HTTP/1.1 ");
     out.text(canned.status_line.as_bytes());
     out.text(b"\r\nContent-Type: application/json\r\n");
+    out.date();
     out.text(canned.fields.as_bytes());
     if close {
         out.text(b"Connection: close\r\n");

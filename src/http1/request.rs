@@ -177,7 +177,11 @@ fn forward(
     travelling(&head.fields, names, connection, upstream, |known, name| {
         let travels = matches!(
             known,
-            Name::Other | Name::SecFetchSite | Name::ContentEncoding | Name::ContentType
+            Name::Other
+                | Name::Date
+                | Name::SecFetchSite
+                | Name::ContentEncoding
+                | Name::ContentType
         );
         travels && !policy.withholds(name)
     });
@@ -201,7 +205,7 @@ pub(super) fn travelling(
     names: &[Name],
     connection: &Connection,
     out: &mut Pieces,
-    keeps: impl Fn(Name, &[u8]) -> bool,
+    mut keeps: impl FnMut(Name, &[u8]) -> bool,
 ) {
     let known = || fields.iter().zip(names.iter().copied());
     let nominated = connection.nominates.then(|| {

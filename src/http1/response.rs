@@ -270,7 +270,9 @@ pub fn judge(
     downstream.text(b" ");
     downstream.input(head.input, head.reason.clone());
     downstream.text(b"\r\n");
+    let mut has_date = false;
     travelling(&head.fields, &names, &connection, downstream, |name, _| {
+        has_date |= name == Name::Date;
         !matches!(
             name,
             Name::HopByHop
@@ -280,6 +282,10 @@ pub fn judge(
                 | Name::Upgrade
         )
     });
+    // RFC 9110 §6.6.1: a response that has no Date gets one when it is passed on.
+    if !has_date {
+        downstream.date();
+    }
     if !interim {
         let length = match framing {
             Framing::Length(length) => Some(length),

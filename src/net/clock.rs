@@ -1,7 +1,9 @@
-//! Calendar dates and the timestamps of log lines.
+//! Calendar dates, the timestamps of log lines and the Date of responses.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::http1::pieces::HttpDate;
 
 /// A moment as RFC 3339 in UTC with milliseconds: `2026-11-27T12:00:00.000Z`.
 #[derive(Clone, Copy)]
@@ -33,6 +35,50 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// Keeps the Date of responses: the system's clock is read once a second, at most.
+#[derive(Default)]
+pub struct DateClock {
+    due: Option<Instant>,
+}
+
+impl DateClock {
+    /// The date, where the one that was returned last has passed.
+    pub fn renew(&mut self, now: Instant) -> Option<HttpDate> {
+        if self.due.is_some_and(|due| now < due) {
+            return None;
+        }
+        let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let passed = Duration::from_nanos(moment.subsec_nanos().into());
+        self.due = Some(now + (Duration::from_secs(1) - passed));
+        Some(http_date(moment.as_secs()))
+    }
+}
+
+/// A moment as HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT`. By its seconds since 1970; a year has
+/// four digits.
+fn http_date(seconds: u64) -> HttpDate {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const LAST: u64 = 253_402_300_799;
+    let seconds = seconds.min(LAST);
+    let days = seconds / 86_400;
+    let (year, month, day) = civil(days);
+    let mut text = *b"Thu, 01 Jan 1970 00:00:00 GMT";
+    let mut two = |at: usize, number: u64| {
+        text[at..at + 2].copy_from_slice(&[b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]);
+    };
+    two(5, day);
+    two(12, year / 100);
+    two(14, year % 100);
+    two(17, seconds / 3600 % 24);
+    two(20, seconds / 60 % 60);
+    two(23, seconds % 60);
+    text[..3].copy_from_slice(DAYS[(days % 7) as usize].as_bytes());
+    text[8..11].copy_from_slice(MONTHS[month as usize - 1].as_bytes());
+    text
+}
+
 /// Days since 1970-01-01 as year, month and day of the Gregorian calendar.
 fn civil(days: u64) -> (u64, u64, u64) {
     // Years begin in March, so that the leap day is the last of its year.
@@ -60,6 +106,32 @@ pub fn days(year: u64, month: u64, day: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_date_is_written_as_http_wants_it() {
+        for (seconds, want) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (951_868_799, "Tue, 29 Feb 2000 23:59:59 GMT"),
+            (1_798_761_599, "Thu, 31 Dec 2026 23:59:59 GMT"),
+            (253_402_300_799, "Fri, 31 Dec 9999 23:59:59 GMT"),
+            (u64::MAX, "Fri, 31 Dec 9999 23:59:59 GMT"),
+        ] {
+            assert_eq!(std::str::from_utf8(&http_date(seconds)), Ok(want));
+        }
+    }
+
+    #[test]
+    fn the_date_is_renewed_when_its_second_has_passed_and_not_before() {
+        let now = Instant::now();
+        let mut clock = DateClock::default();
+        assert!(clock.renew(now).is_some(), "at first");
+        assert!(clock.renew(now).is_none(), "twice at one moment");
+        let due = clock.due.unwrap();
+        assert!(now < due && due <= now + Duration::from_secs(1));
+        assert!(clock.renew(due - Duration::from_nanos(1)).is_none());
+        assert!(clock.renew(due).is_some());
+    }
 
     #[test]
     fn dates_are_right_around_leap_days() {

@@ -20,6 +20,7 @@ use self::drain::Drain;
 use super::access_log::Log;
 use super::admission::{OVERLOADED_LINGERING, Places, REFUSED_LINGERING, Refusals};
 use super::buffer::Scratch;
+use super::clock::DateClock;
 use super::deadlines::Deadlines;
 use super::pool::Pool;
 use super::relay::{READ, Relay, Shared, Turn, WIRE};
@@ -182,6 +183,7 @@ impl EventLoop {
                 gather: Scratch::new(0),
             },
             pieces: Pieces::default(),
+            date: DateClock::default(),
             token: setup.token,
             head_bytes: 0,
             moved: 0,
@@ -246,6 +248,9 @@ impl EventLoop {
                 result => result?,
             }
             now = Instant::now();
+            if let Some(date) = self.shared.date.renew(now) {
+                self.shared.pieces.set_date(date);
+            }
             self.shared.origin.link.flush();
             if !self.shared.pool.is_empty()
                 && let Some(slept) = self.sleep.slept(now)

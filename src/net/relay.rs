@@ -19,6 +19,7 @@ use mio::Registry;
 use super::access_log::{Line, Log, Stage};
 use super::admission::{Admission, User};
 use super::buffer::{Backlog, Scratch};
+use super::clock::DateClock;
 use super::deadlines::Deadlines;
 use super::pool::Pool;
 use super::slots::{Key, Slots};
@@ -69,6 +70,8 @@ pub struct Shared {
     pub space: Space,
     /// Runs on their way out.
     pub pieces: Pieces,
+    /// When their date is renewed.
+    pub date: DateClock,
     /// `--client-token-file`.
     pub token: Option<ClientToken>,
     /// Bytes of all request heads that are buffered.

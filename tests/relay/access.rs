@@ -160,7 +160,7 @@ fn a_reset_connection_is_not_its_ports_next_users() {
         // The port is free again, and its next user may use the relay.
         let allowed = as_user(OTHER, move || connect_from(refused, to));
         relay.signal(libc::SIGCONT);
-        let mut client = Client { stream: allowed, buffer: Vec::new() };
+        let mut client = Client { stream: allowed, buffer: Vec::new(), date: None };
         client.stream.set_read_timeout(Some(DEADLINE)).unwrap();
         client.send(post("", "{\"who\":\"allowed\"}"));
         assert_eq!(client.response().status, 200);

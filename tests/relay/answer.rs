@@ -57,6 +57,37 @@ fn status_reason_and_fields_pass() {
 }
 
 #[test]
+fn a_response_without_a_date_gets_one_and_every_local_response_has_one() {
+    let end = "Content-Length: 2\r\n\r\nhi";
+    for (status, fields) in
+        [("200 OK", ""), ("302 F", "X-Date: x\r\n"), ("500 E", "Connection: date\r\nDate: x\r\n")]
+    {
+        let got = answer(&format!("HTTP/1.1 {status}\r\n{fields}{end}"));
+        assert!(got.date.is_some(), "{}", got.head);
+        assert_eq!(got.fields("date"), [""; 0], "one alone");
+    }
+    for date in ["Thu, 01 Jan 1970 00:00:00 GMT", "yesterday", ""] {
+        let got = answer(&format!("HTTP/1.1 200 OK\r\ndate: {date}\r\n{end}"));
+        assert_eq!((got.date.as_deref(), got.fields("date")), (None, vec![date]));
+    }
+    let (_upstream, relay) = answers(["no response\r\n\r\n"]);
+    let shutdown = "GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned();
+    for (request, status) in [
+        (post("", "{}"), 502),
+        (shutdown.clone(), 403),
+        (post("Content-Length: 1\r\n", "{}"), 400),
+        (" ".into(), 400),
+    ] {
+        let got = relay.connect().send(request).response();
+        assert_eq!((got.status, got.date.is_some()), (status, true), "{}", got.head);
+    }
+    let (upstream, _) = answers([]);
+    let relay = Relay::to(&upstream.url()).args(["--http-shutdown"]).start();
+    let got = relay.connect().send(shutdown).response();
+    assert_eq!((got.status, got.date.is_some()), (200, true), "{}", got.head);
+}
+
+#[test]
 fn hop_by_hop_and_nominated_fields_end_here() {
     let got = answer(
         "HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nX-A: 1\r\n\

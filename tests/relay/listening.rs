@@ -18,7 +18,7 @@ fn connect_v6(port: u16) -> Client {
     let stream = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.set_nodelay(true).unwrap();
-    Client { stream, buffer: Vec::new() }
+    Client { stream, buffer: Vec::new(), date: None }
 }
 
 /// Whether this machine has ::1. Says so.

@@ -87,7 +87,7 @@ pub fn fake(script: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
         for stream in listener.incoming().map_while(Result::ok) {
             let (script, tell) = (script.clone(), tell.clone());
             std::thread::spawn(move || {
-                let mut client = Client { stream, buffer: Vec::new() };
+                let mut client = Client { stream, buffer: Vec::new(), date: None };
                 client.stream.set_read_timeout(Some(DEADLINE)).unwrap();
                 let head = client.head();
                 assert!(client.buffer.is_empty(), "more than CONNECT");

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::support::client::fields;
+use super::support::client::{fields, without_dates};
 use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, body};
 
 /// Tells when the relay has dealt with what reached it before: it does one thing at a time, in the
@@ -72,7 +72,7 @@ impl Asking {
             (head.replace(&self.relay.key, "KEY"), body)
         });
         // Where the body comes later than the head, the client is told to send it.
-        let got = String::from_utf8(got).unwrap();
+        let got = without_dates(String::from_utf8(got).unwrap());
         let got = got.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(&got);
         (got.to_owned(), end, seen.collect())
     }
@@ -294,7 +294,8 @@ impl Answering {
             let (got, end) = client.rest();
             self.written.recv_timeout(DEADLINE).unwrap();
             // What had come when the reset did is chance.
-            return (Vec::new(), if end == End::Reset { Vec::new() } else { got }, end);
+            let got = if end == End::Reset { Vec::new() } else { got };
+            return (Vec::new(), without_dates(String::from_utf8(got).unwrap()).into(), end);
         }
         client.send("POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let (got, end) = client.rest();
@@ -315,7 +316,7 @@ impl Answering {
             while !head.ends_with(b"\r\n\r\n") {
                 head.extend(take(1));
             }
-            heads.push(String::from_utf8(head).unwrap());
+            heads.push(without_dates(String::from_utf8(head).unwrap()));
             let head = heads.last().unwrap();
             match head[9..12].parse().unwrap() {
                 100..=199 => {}

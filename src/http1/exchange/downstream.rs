@@ -79,7 +79,9 @@ impl Exchange {
                 self.close = true;
                 self.status = Some(200);
                 self.response = ResponseSide::Complete;
-                out.text(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+                out.text(b"HTTP/1.1 200 OK\r\n");
+                out.date();
+                out.text(b"Connection: close\r\nContent-Length: 0\r\n\r\n");
                 (request.len, RequestStep::Shutdown)
             }
             Err(reject) => {

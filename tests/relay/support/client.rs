@@ -2,7 +2,9 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use codex_responses_api_proxy::net::clock::{Timestamp, days};
 
 use super::DEADLINE;
 
@@ -10,6 +12,8 @@ pub struct Client {
     pub stream: TcpStream,
     /// Read and not used yet.
     pub buffer: Vec<u8>,
+    /// The Date that the relay added to the last head.
+    pub date: Option<String>,
 }
 
 /// How a connection ended.
@@ -24,9 +28,12 @@ pub enum End {
 #[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
-    /// Status line and field lines, each with its CRLF, and the empty line.
+    /// Status line and field lines, each with its CRLF, and the empty line; without a Date that the
+    /// relay added.
     pub head: String,
     pub body: Vec<u8>,
+    /// The Date that the relay added.
+    pub date: Option<String>,
 }
 
 impl Response {
@@ -56,6 +63,48 @@ pub fn fields<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
         .filter(|(n, _)| n.eq_ignore_ascii_case(name))
         .map(|(_, value)| value.trim())
         .collect()
+}
+
+/// The text of several responses without the Dates that the relay added.
+pub fn without_dates(mut text: String) -> String {
+    loop {
+        let (rest, date) = without_date(text);
+        if date.is_none() {
+            return rest;
+        }
+        text = rest;
+    }
+}
+
+/// Takes the last Date out of a text, where it says what time it is.
+fn without_date(head: String) -> (String, Option<String>) {
+    const NAME: &str = "\r\nDate: ";
+    let date = head.rfind(NAME).map(|at| (at, head[at + NAME.len()..].lines().next().unwrap()));
+    match date.filter(|(_, date)| is_now(date)) {
+        Some((at, date)) => {
+            let end = at + NAME.len() + date.len();
+            ([&head[..at], &head[end..]].concat(), Some(date.to_owned()))
+        }
+        None => (head, None),
+    }
+}
+
+/// An IMF-fixdate (RFC 9110 §5.6.7) of the last minute.
+fn is_now(date: &str) -> bool {
+    let now = SystemTime::now();
+    (0..60).any(|ago| {
+        let moment = now.checked_sub(Duration::from_secs(ago)).unwrap();
+        // Such as 2026-11-27T12:00:00.000Z.
+        let text = Timestamp::of(moment).to_string();
+        let number = |part: std::ops::Range<usize>| text[part].parse::<u64>().unwrap();
+        let (year, month, day) = (number(0..4), number(5..7), number(8..10));
+        let months = "JanFebMarAprMayJunJulAugSepOctNovDec";
+        let weekdays = "ThuFriSatSunMonTueWed";
+        let three = |names: &'static str, at: u64| &names[3 * at as usize..][..3];
+        let weekday = three(weekdays, days(year, month, day) % 7);
+        let month = three(months, month - 1);
+        date == format!("{weekday}, {day:02} {month} {year} {} GMT", &text[11..19])
+    })
 }
 
 /// A POST with these field lines and this body.
@@ -112,7 +161,7 @@ impl Client {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Client { stream, buffer: Vec::new() }
+        Client { stream, buffer: Vec::new(), date: None }
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Client {
@@ -150,13 +199,15 @@ impl Client {
         self.buffer.drain(..n).collect()
     }
 
-    /// Up to and with the next empty line.
+    /// Up to and with the next empty line, without a Date that the relay added.
     pub fn head(&mut self) -> String {
         let mut from = 0;
         loop {
             if let Some(at) = self.buffer[from..].windows(4).position(|w| w == b"\r\n\r\n") {
                 let head = self.take(from + at + 4);
-                return String::from_utf8(head).unwrap();
+                let (head, date) = without_date(String::from_utf8(head).unwrap());
+                self.date = date;
+                return head;
             }
             from = self.buffer.len().saturating_sub(3);
             self.fill(self.buffer.len() + 1);
@@ -171,7 +222,7 @@ impl Client {
         let none = matches!(status, 100..=199 | 204 | 304);
         let body =
             if none { Vec::new() } else { body(&head, &mut |n| self.take(n)).expect("a length") };
-        Response { status, head, body }
+        Response { status, head, body, date: self.date.take() }
     }
 
     /// What comes until the end, and how that is.
