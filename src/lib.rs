@@ -48,6 +48,7 @@
 //! | for | look in |
 //! |---|---|
 //! | what is allowed, refused, and with which words | [`http1::target`], [`http1::refusal`], [`http1::request`] |
+//! | what the access log may say of a request and a response | [`http1::refused_route`], [`http1::logged_fields`] |
 //! | how the end of a body is found | [`http1::framing`], [`http1::chunked`] |
 //! | which fields travel on | [`http1::field`], [`http1::request`], [`http1::response`] |
 //! | which field carries the key | [`http1::auth_header`] |

@@ -31,8 +31,8 @@ pub struct ConnectorFailed;
 pub struct Dialed {
     /// Its number.
     pub id: u64,
-    /// The connected socket, or why there is none.
-    pub result: Result<TcpStream, UpstreamFault>,
+    /// The connected socket and whom it is connected to, or why there is none.
+    pub result: Result<(TcpStream, SocketAddr), UpstreamFault>,
     /// How long the addresses were waited for.
     pub lookup: Duration,
     /// How long the connection took after that.
@@ -112,7 +112,9 @@ impl Link {
         let reply = Reply::decode(&message[..n]).map_err(|_| ConnectorFailed)?;
         self.open.set(self.open.get().checked_sub(1).ok_or(ConnectorFailed)?);
         let result = match (reply.outcome, passed) {
-            (Outcome::Connected(address), Passed::Descriptor(fd)) => connected(fd, address)?,
+            (Outcome::Connected(address), Passed::Descriptor(fd)) => {
+                connected(fd, address)?.map(|stream| (stream, address))
+            }
             (Outcome::Connected(_), Passed::Lost) => Err(UpstreamFault::OutOfDescriptors),
             (Outcome::Failed(fault), Passed::Nothing) => Err(fault),
             // Told to somebody who has gone.

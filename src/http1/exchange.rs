@@ -9,8 +9,10 @@ mod upstream;
 
 use super::framing::Body;
 use super::head::Seen;
+use super::logged_fields::LoggedFields;
 use super::pieces::Pieces;
 use super::refusal::{self, Canned, Reject};
+use super::refused_route::RefusedRoute;
 use super::request::{Policy, Request};
 use super::response::{Coding, UpstreamFault};
 use super::target::Route;
@@ -93,12 +95,16 @@ pub struct Exchange {
     coding: Coding,
     /// What the request asked for, once its head has been read.
     pub route: Option<Route>,
+    /// What a request that was refused asked for, once its head has been read.
+    pub refused_route: Option<RefusedRoute>,
     /// The request body goes upstream in chunks.
     chunked: bool,
     /// The final status that was sent downstream.
     pub status: Option<u16>,
     /// `error.code`, when the answer was our own.
     pub code: Option<&'static str>,
+    /// What the access log may repeat of the upstream's response.
+    pub logged: LoggedFields,
     /// Request body bytes that went upstream.
     pub bytes_in: u64,
     /// Response body bytes that went downstream.
@@ -122,9 +128,11 @@ impl Exchange {
             interim: 0,
             coding: Coding::Plain,
             route: None,
+            refused_route: None,
             chunked: false,
             status: None,
             code: None,
+            logged: LoggedFields::default(),
             bytes_in: 0,
             bytes_out: 0,
         }

@@ -6,6 +6,7 @@ use super::head::{Field, Fields, RequestHead};
 use super::limits;
 use super::pieces::Pieces;
 use super::refusal::Reject;
+use super::refused_route::RefusedRoute;
 use super::target::{HostKind, Route};
 
 /// What a sound request head says.
@@ -13,6 +14,8 @@ use super::target::{HostKind, Route};
 pub struct Request {
     /// What it asks for, or why that is refused.
     pub verdict: Result<Route, Reject>,
+    /// What a request that is refused asked for.
+    pub refused_route: Option<RefusedRoute>,
     /// How its body ends.
     pub framing: Framing,
     /// Bytes of the head.
@@ -144,6 +147,7 @@ pub fn judge(
     }
     Ok(Request {
         verdict,
+        refused_route: verdict.is_err().then(|| RefusedRoute::of(head.target)),
         framing,
         len: head.len,
         http10: head.http10,

@@ -4,6 +4,7 @@ use super::field::{self, Connection, Lengths, Name};
 use super::framing::Framing;
 use super::head::{Field, ResponseHead};
 use super::limits;
+use super::logged_fields::LoggedFields;
 use super::pieces::Pieces;
 use super::refusal::Canned;
 use super::request::travelling;
@@ -199,6 +200,8 @@ pub struct Response {
     /// It has a body that is compressed, or written in a character set in which the key has other
     /// bytes.
     pub is_encoded: bool,
+    /// What the access log may repeat of it.
+    pub logged: LoggedFields,
 }
 
 /// How an answer is written for this client.
@@ -239,6 +242,7 @@ pub fn judge(
     let mut connection = Connection::default();
     let mut keep_alive = false;
     let mut is_encoded = false;
+    let mut logged = LoggedFields::default();
     let mut names = [Name::Other; limits::FIELDS];
     for (Field { name, value, .. }, known) in head.fields.iter().zip(&mut names) {
         *known = Name::of(name);
@@ -253,6 +257,7 @@ pub fn judge(
             }
             Name::ContentEncoding => is_encoded |= is_coded(value),
             Name::ContentType => is_encoded |= has_other_bytes(value),
+            Name::Other => logged.note(name, value),
             _ => {}
         }
     }
@@ -260,7 +265,8 @@ pub fn judge(
     let close = connection.close || (head.http10 && !keep_alive);
     // Without a body there is nothing to search.
     is_encoded &= head.status >= 200 && !matches!(framing, Framing::None | Framing::Length(0));
-    let response = Response { status: head.status, framing, len: head.len, close, is_encoded };
+    let status = head.status;
+    let response = Response { status, framing, len: head.len, close, is_encoded, logged };
     let interim = head.status < 200;
     if interim && manner.http10 {
         return Ok(response);

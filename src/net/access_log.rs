@@ -2,11 +2,14 @@
 //! of its own writes, so that a stderr that is not read never holds the loop up.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::clock::Timestamp;
 use super::report::{Event, Form};
+use crate::http1::logged_fields::RequestId;
+use crate::http1::refused_route::RefusedRoute;
 use crate::process::confine::{Sandbox, Thread};
 
 /// Bytes of lines that wait for stderr.
@@ -14,7 +17,7 @@ const WAITING: usize = 64 * 1024;
 /// How long the end of the program waits for stderr.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// One exchange, without a byte that a peer chose.
+/// One exchange. Its one text that the upstream chose has been checked byte by byte.
 pub struct Line {
     /// Which line it is.
     pub stage: Stage,
@@ -40,6 +43,20 @@ pub struct Line {
     pub total: Duration,
     /// The upstream connection had served before.
     pub reused: bool,
+    /// Its TLS session was resumed; `None` without TLS.
+    pub tls_resumed: Option<bool>,
+    /// What the upstream connection leads to.
+    pub address: Option<SocketAddr>,
+    /// The upstream's `x-request-id`.
+    pub request_id: Option<RequestId>,
+    /// The upstream's Retry-After on a 429.
+    pub retry_after: Option<u32>,
+    /// `error.code` of a response of this program's own.
+    pub error_code: Option<&'static str>,
+    /// What a request that was refused asked for.
+    pub refused_route: Option<RefusedRoute>,
+    /// The client's user, where `--allow-uid` has the kernel asked.
+    pub uid: Option<u32>,
     /// `complete`, an `error.code`, or how the exchange was cut off.
     pub end: &'static str,
 }
@@ -199,6 +216,27 @@ fn format(line: &Line, now: SystemTime, out: &mut Vec<u8>) -> io::Result<()> {
     }
     let total = line.total.as_millis();
     write!(out, ",\"total_ms\":{total},\"reused\":{}", line.reused)?;
+    if let Some(resumed) = line.tls_resumed {
+        write!(out, ",\"tls_resumed\":{resumed}")?;
+    }
+    if let Some(address) = line.address {
+        write!(out, ",\"upstream\":\"{address}\"")?;
+    }
+    if let Some(id) = &line.request_id {
+        write!(out, ",\"upstream_request_id\":\"{}\"", id.as_str())?;
+    }
+    if let Some(seconds) = line.retry_after {
+        write!(out, ",\"retry_after\":{seconds}")?;
+    }
+    if let Some(code) = line.error_code {
+        write!(out, ",\"error_code\":\"{code}\"")?;
+    }
+    if let Some(route) = line.refused_route {
+        write!(out, ",\"refused_route\":\"{}\"", route.name())?;
+    }
+    if let Some(uid) = line.uid {
+        write!(out, ",\"uid\":{uid}")?;
+    }
     match line.stage {
         Stage::Slow => Ok(()),
         Stage::Ended => write!(out, ",\"end\":\"{}\"", line.end),
@@ -221,6 +259,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
+    use crate::http1::logged_fields::LoggedFields;
 
     #[test]
     fn a_line_is_one_json_object() {
@@ -237,6 +276,13 @@ mod tests {
             first_byte: None,
             total: Duration::from_millis(4),
             reused: true,
+            tls_resumed: None,
+            address: None,
+            request_id: None,
+            retry_after: None,
+            error_code: None,
+            refused_route: None,
+            uid: None,
             end: "client_closed",
         };
         let mut out = Vec::new();
@@ -249,6 +295,30 @@ mod tests {
              \"bytes_in\":1,\"bytes_out\":2,\"connect_ms\":3,\"first_byte_ms\":null,\
              \"last_byte\":\"1970-01-02T01:02:03.003Z\",\"total_ms\":4,\
              \"reused\":true,\"end\":\"client_closed\""
+        );
+        let mut logged = LoggedFields::default();
+        logged.note(b"x-request-id", b"req_1-Z");
+        let line = Line {
+            tls_resumed: Some(false),
+            address: Some(([192, 0, 2, 1], 443).into()),
+            request_id: logged.request_id(),
+            retry_after: Some(20),
+            error_code: Some("upstream_closed"),
+            refused_route: Some(RefusedRoute::Models),
+            uid: Some(1000),
+            ..line
+        };
+        let mut out = Vec::new();
+        format(&line, UNIX_EPOCH, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.ends_with(
+                "\"reused\":true,\"tls_resumed\":false,\"upstream\":\"192.0.2.1:443\",\
+                 \"upstream_request_id\":\"req_1-Z\",\"retry_after\":20,\
+                 \"error_code\":\"upstream_closed\",\"refused_route\":\"models\",\"uid\":1000,\
+                 \"end\":\"client_closed\""
+            ),
+            "{text}"
         );
     }
 }

@@ -6,6 +6,7 @@
 //! upstream. So what waits is never more than what one read brought.
 
 mod ending;
+mod logging;
 mod request;
 mod response;
 mod room;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use mio::Registry;
 
-use super::access_log::{Line, Log, Stage};
+use super::access_log::Log;
 use super::admission::{Admission, User};
 use super::buffer::{Backlog, Scratch};
 use super::clock::DateClock;
@@ -31,10 +32,10 @@ use crate::http1::limits;
 use crate::http1::pieces::Pieces;
 use crate::http1::refusal::Reject;
 use crate::http1::request::Policy;
-use crate::http1::target::Route;
 use crate::process::credential::{Credential, SearchPosition};
 use crate::process::sys;
 use crate::process::token::ClientToken;
+use logging::Times;
 
 /// Bytes of one read from a client: four records.
 pub const READ: usize = 64 * 1024;
@@ -45,10 +46,6 @@ const ROUNDS: usize = 2;
 /// Bytes read that end a turn before that. A turn that uses them up takes some 50 µs, and what is
 /// small waits for one of these on each of its two ways through the loop.
 const SHARE: usize = 2 * limits::RECORD;
-
-/// After so long, an exchange gets a line that calls it slow, and after each further so long again.
-const SLOW: Duration = Duration::from_secs(60);
-const SLOW_AGAIN: Duration = Duration::from_secs(300);
 
 /// What all connections of the loop share.
 pub struct Shared {
@@ -123,6 +120,8 @@ pub struct Relay {
     pub admission: Admission,
     /// Whose it is.
     pub user: User,
+    /// That user's id, where `--allow-uid` has the kernel asked.
+    pub uid: Option<u32>,
     /// Since when it has had no request; its first one counts from accept.
     idle_since: Instant,
     /// It is on a list of those that get a turn.
@@ -161,22 +160,6 @@ enum ResponseStart {
     DuringRequest,
 }
 
-#[derive(Clone, Copy)]
-struct Times {
-    begun: Instant,
-    connect: Option<Duration>,
-    first_byte: Option<Instant>,
-    reused: bool,
-    /// When the exchange is next called slow.
-    slow_at: Instant,
-}
-
-impl Times {
-    fn new(begun: Instant) -> Times {
-        Times { begun, connect: None, first_byte: None, reused: false, slow_at: begun + SLOW }
-    }
-}
-
 /// The connection is at its end: nothing more can be done with it.
 struct Over;
 
@@ -201,6 +184,7 @@ impl Relay {
             lingering: false,
             admission,
             user,
+            uid: None,
             idle_since: now,
             listed: false,
             heavy: false,
@@ -322,44 +306,5 @@ impl Relay {
             let _ = self.abort("shutdown", shared, now);
         }
         self.release(shared);
-    }
-
-    fn log(&mut self, end: &'static str, shared: &mut Shared, now: Instant) {
-        let end = if end == "complete" { self.exchange.code.unwrap_or(end) } else { end };
-        self.log_line(Stage::Ended, end, shared, now);
-    }
-
-    fn log_line(&self, stage: Stage, end: &'static str, shared: &mut Shared, now: Instant) {
-        let log = &mut shared.log;
-        // Connections of refused users are counted, and logged together.
-        if !log.has_exchanges() || self.admission == Admission::UserRefused {
-            return;
-        }
-        let exchange = &self.exchange;
-        log.exchange(&Line {
-            stage,
-            connection: self.number,
-            request: self.request,
-            since_last_byte: self
-                .times
-                .first_byte
-                .map(|_| now.saturating_duration_since(self.heard)),
-            route: match exchange.route {
-                Some(Route::Responses) => "responses",
-                Some(Route::Shutdown) => "shutdown",
-                _ => "refused",
-            },
-            status: exchange.status,
-            bytes_in: exchange.bytes_in,
-            bytes_out: exchange.bytes_out,
-            connect: self.times.connect,
-            first_byte: self
-                .times
-                .first_byte
-                .map(|t| t.saturating_duration_since(self.times.begun)),
-            total: now.saturating_duration_since(self.times.begun),
-            reused: self.times.reused,
-            end,
-        });
     }
 }

@@ -21,7 +21,10 @@ use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{CertificateError, ClientConfig, Error, NamedGroup, ProtocolVersion, RootCertStore};
+use rustls::{
+    CertificateError, ClientConfig, Error, HandshakeKind, NamedGroup, ProtocolVersion,
+    RootCertStore,
+};
 
 use super::buffer::Scratch;
 use crate::http1::limits;
@@ -212,6 +215,11 @@ impl Tls {
             _ => "unknown group",
         };
         (version, group)
+    }
+
+    /// The handshake has resumed an earlier session.
+    pub fn is_resumed(&self) -> bool {
+        self.conn.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     /// Begins to fill `wire` with what came earlier and is not whole yet.

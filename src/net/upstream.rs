@@ -4,7 +4,7 @@ mod connect;
 mod idle;
 
 use std::io::{self, IoSlice, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -73,6 +73,8 @@ pub struct Upstream {
     pub rested: bool,
     /// While connecting: when to give up. While idle: when to go.
     pub deadline: Option<Instant>,
+    /// What it is connected to: the upstream, or the egress proxy.
+    pub address: Option<SocketAddr>,
     /// When it was asked for.
     pub since: Instant,
     /// When it became idle for the last time.
@@ -85,7 +87,7 @@ enum State {
     /// The connector has been asked.
     Dialing(Pending),
     /// The connector has replied.
-    Dialed(Result<std::net::TcpStream, UpstreamFault>),
+    Dialed(Result<TcpStream, UpstreamFault>),
     Tunneling(Tunnel),
     Handshaking(Socket, Tls),
     Secure(Socket, Tls),
@@ -118,6 +120,7 @@ impl Upstream {
             reused: false,
             rested: false,
             deadline: Some(now + limit),
+            address: None,
             since: now,
             idle_since: None,
         }
@@ -134,10 +137,11 @@ impl Upstream {
     }
 
     /// The connector has replied; [`Upstream::advance`] goes on.
-    pub fn dialed(&mut self, result: Result<std::net::TcpStream, UpstreamFault>) {
+    pub fn dialed(&mut self, result: Result<(TcpStream, SocketAddr), UpstreamFault>) {
         if let State::Dialing(pending) = &mut self.state {
             pending.settle();
-            self.state = State::Dialed(result);
+            self.address = result.as_ref().ok().map(|(_, address)| *address);
+            self.state = State::Dialed(result.map(|(stream, _)| stream));
         }
     }
 
@@ -162,6 +166,11 @@ impl Upstream {
             State::Secure(_, tls) => Some(tls),
             _ => None,
         }
+    }
+
+    /// Whether its TLS session is one that was resumed; `None` without TLS.
+    pub fn is_resumed(&self) -> Option<bool> {
+        self.tls().map(Tls::is_resumed)
     }
 
     /// Everything handed over has gone to the socket.

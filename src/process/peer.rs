@@ -59,6 +59,11 @@ impl Peers {
         self.allowed.len()
     }
 
+    /// The user at a position of [`Identity::Allowed`].
+    pub fn uid(&self, position: usize) -> Option<u32> {
+        self.allowed.get(position).copied()
+    }
+
     /// The descriptors of the tables, for the filter of system calls, which names them.
     pub fn tables(&self) -> [Option<RawFd>; 2] {
         self.table.descriptors()

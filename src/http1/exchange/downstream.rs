@@ -62,6 +62,7 @@ impl Exchange {
         self.is_head = request.is_head;
         self.close |= request.close;
         self.route = request.verdict.ok();
+        self.refused_route = request.refused_route;
         match request.verdict {
             Ok(Route::Responses) if access.upstream_ready => {
                 self.accept(&request);

@@ -93,6 +93,7 @@ impl Exchange {
         self.upstream_close |= response.close || response.framing == Framing::UntilClose;
         self.coding = response::coding(response.framing, self.http10);
         self.status = Some(response.status);
+        self.logged = response.logged;
         let body = Body::new(response.framing);
         self.response =
             if body.is_end() { ResponseSide::Complete } else { ResponseSide::Body(body) };

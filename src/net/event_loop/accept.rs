@@ -120,6 +120,7 @@ impl EventLoop {
         self.shared.connections += 1;
         if let Some(relay) = self.downs.get(key) {
             relay.number = self.shared.connections;
+            relay.uid = self.peers.as_ref().and_then(|peers| peers.uid(user.0));
         }
         self.with(key, |relay, shared| match reject {
             None => relay.turn(shared, now),

@@ -1,6 +1,6 @@
 //! What the connector says: connections that it has made or could not make, and its end.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 
 use mio::Token;
@@ -29,7 +29,7 @@ impl EventLoop {
 
     /// A dial has ended. A connection that no session and no pool waits for any more is reset, so that
     /// cancelled requests leave no ports in TIME_WAIT.
-    fn settle(&mut self, key: Key, result: Result<TcpStream, UpstreamFault>) {
+    fn settle(&mut self, key: Key, result: Result<(TcpStream, SocketAddr), UpstreamFault>) {
         match self.shared.ups.get(key) {
             Some(up) if up.is_dialing() => {
                 up.dialed(result);
@@ -39,7 +39,7 @@ impl EventLoop {
                 }
             }
             _ => {
-                if let Ok(unclaimed) = result {
+                if let Ok((unclaimed, _)) = result {
                     let _ = sys::reset_on_close(unclaimed.as_fd());
                 }
             }

@@ -221,6 +221,8 @@ impl Relay {
             self.patience = shared.client_timeout * limits::UPLOAD_PATIENCE;
             up.used_by = Some(self.user);
             self.times.reused = std::mem::replace(&mut up.reused, true);
+            self.times.tls_resumed = up.is_resumed();
+            self.times.address = up.address;
             self.stall = now;
         } else {
             if up.has_news() {
@@ -263,7 +265,9 @@ impl Relay {
             return Ok(());
         }
         up.flush();
-        up.advance(&mut shared.origin, &shared.registry, &mut shared.space, now)?;
+        let advanced = up.advance(&mut shared.origin, &shared.registry, &mut shared.space, now);
+        self.times.address = up.address;
+        advanced?;
         if up.is_ready() {
             self.times.connect = Some(now.saturating_duration_since(up.since));
         } else if let Some(when) = up.wakes_at() {

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Over, Relay, SLOW_AGAIN, Shared, Turn};
+use super::logging::SLOW_AGAIN;
+use super::{Over, Relay, Shared, Turn};
 use crate::http1::limits;
 use crate::http1::refusal::Reject;
 use crate::http1::response::UpstreamFault;
@@ -31,7 +32,7 @@ impl Relay {
 
     /// When the exchange is to be called slow in the log.
     fn slow_by(&self, shared: &Shared) -> Option<Instant> {
-        let is_told = shared.log.has_exchanges() && self.exchange.is_under_way();
+        let is_told = shared.log.has_exchanges() && self.is_busy();
         is_told.then_some(self.times.slow_at)
     }
 

@@ -1,0 +1,152 @@
+//! The two fields of a response that the access log may repeat, checked byte by byte.
+
+/// The longest request id that is logged.
+const REQUEST_ID: usize = 64;
+/// The longest wait that is logged has so many digits: eleven days in seconds.
+const WAIT_DIGITS: usize = 6;
+
+/// The upstream's id of a request: 1 to 64 bytes of `A-Z a-z 0-9 - _`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    bytes: [u8; REQUEST_ID],
+    len: u8,
+}
+
+impl RequestId {
+    /// Takes a value that has no other byte.
+    fn of(value: &[u8]) -> Option<RequestId> {
+        let is_fine = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if value.is_empty() || !value.iter().all(is_fine) {
+            return None;
+        }
+        let mut bytes = [0; REQUEST_ID];
+        bytes.get_mut(..value.len())?.copy_from_slice(value);
+        Some(RequestId { bytes, len: value.len() as u8 })
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+    }
+}
+
+/// A field that counts only when the head has it once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Once<T> {
+    #[default]
+    Missing,
+    Value(T),
+    /// It came again, or cannot be read.
+    Unclear,
+}
+
+impl<T> Once<T> {
+    fn note(&mut self, value: Option<T>) {
+        *self = match (&self, value) {
+            (Once::Missing, Some(value)) => Once::Value(value),
+            _ => Once::Unclear,
+        };
+    }
+
+    fn value(self) -> Option<T> {
+        match self {
+            Once::Value(value) => Some(value),
+            Once::Missing | Once::Unclear => None,
+        }
+    }
+}
+
+/// What of a response head may be repeated in the access log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoggedFields {
+    request_id: Once<RequestId>,
+    retry_after: Once<u32>,
+}
+
+impl LoggedFields {
+    /// Notes a field, if it is one of the two.
+    pub fn note(&mut self, name: &[u8], value: &[u8]) {
+        match name.len() {
+            12 if name.eq_ignore_ascii_case(b"x-request-id") => {
+                self.request_id.note(RequestId::of(value));
+            }
+            11 if name.eq_ignore_ascii_case(b"retry-after") => {
+                self.retry_after.note(seconds(value))
+            }
+            _ => {}
+        }
+    }
+
+    /// `x-request-id`.
+    pub fn request_id(&self) -> Option<RequestId> {
+        self.request_id.value()
+    }
+
+    /// `Retry-After` in seconds; a date is not read.
+    pub fn retry_after(&self) -> Option<u32> {
+        self.retry_after.value()
+    }
+}
+
+/// 1 to 6 decimal digits and nothing else.
+fn seconds(value: &[u8]) -> Option<u32> {
+    if value.is_empty() || value.len() > WAIT_DIGITS {
+        return None;
+    }
+    value
+        .iter()
+        .try_fold(0, |n, byte| byte.is_ascii_digit().then(|| n * 10 + u32::from(byte - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noted(fields: &[(&str, &str)]) -> (Option<String>, Option<u32>) {
+        let mut logged = LoggedFields::default();
+        fields.iter().for_each(|(name, value)| logged.note(name.as_bytes(), value.as_bytes()));
+        (logged.request_id().map(|id| id.as_str().to_owned()), logged.retry_after())
+    }
+
+    #[test]
+    fn a_request_id_is_logged_only_when_every_byte_of_it_is_harmless() {
+        let longest = "a".repeat(REQUEST_ID);
+        for fine in ["req_0123-aZ", "-", &longest] {
+            assert_eq!(noted(&[("X-Request-Id", fine)]).0.as_deref(), Some(fine));
+        }
+        let too_long = "a".repeat(REQUEST_ID + 1);
+        for bad in ["", "a b", "a\"", "a\\", "a.b", "a\n", "é", "a,b", &too_long] {
+            assert_eq!(noted(&[("x-request-id", bad)]).0, None, "{bad}");
+        }
+        for name in ["x_request_id", "x-request-ids", "request-id"] {
+            assert_eq!(noted(&[(name, "a")]).0, None, "{name}");
+        }
+    }
+
+    #[test]
+    fn seconds_to_wait_are_digits_and_few() {
+        for (value, want) in [
+            ("0", Some(0)),
+            ("007", Some(7)),
+            ("999999", Some(999_999)),
+            ("1000000", None),
+            ("", None),
+            ("+1", None),
+            ("1.5", None),
+            ("1 ", None),
+            ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ] {
+            assert_eq!(noted(&[("Retry-After", value)]).1, want, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_comes_again_is_not_logged() {
+        for second in ["b", "a", ""] {
+            let twice = [("x-request-id", "a"), ("x-request-id", second)];
+            assert_eq!(noted(&twice).0, None);
+        }
+        let thrice = [("retry-after", "1"); 3];
+        assert_eq!(noted(&thrice).1, None);
+    }
+}
