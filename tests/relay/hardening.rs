@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use codex_responses_api_proxy::process::sys;
 
-use super::support::relay::{Starter, binary, emulated};
+use super::support::relay::{Starter, binary, copy_program, emulated};
 use super::support::{Relay, Upstream, needs_root, ok, post, skipped};
 
 const KEY: &[u8] = b"sk-a-key-that-goes-nowhere\n";
@@ -28,6 +28,14 @@ impl Scrap {
     fn new(name: &str, content: &[u8]) -> Scrap {
         let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
         fs::write(&path, content).unwrap();
+        Scrap(path)
+    }
+
+    /// A copy of the program. Another process writes it: a descriptor of this one might be inherited by
+    /// a child that another test starts at the same time, and then nothing could run the copy.
+    fn program(name: &str) -> Scrap {
+        let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+        copy_program(binary(), &path);
         Scrap(path)
     }
 
@@ -193,7 +201,7 @@ fn what_the_connector_lacks_is_said_too() {
 
 /// The program as a file of its own with this mode, started by user 65534.
 fn copy_with_mode(mode: u32) -> (Scrap, Starter) {
-    let file = Scrap::new(&format!("relay-{mode:o}"), &fs::read(binary()).unwrap());
+    let file = Scrap::program(&format!("relay-{mode:o}"));
     fs::set_permissions(&file.0, fs::Permissions::from_mode(mode)).unwrap();
     let run = "shift; exec \"$PROGRAM\" \"$@\"";
     let starter = Relay::under(&["/bin/sh", "-c", run, "sh"]).env("PROGRAM", file.text()).command(
@@ -242,7 +250,7 @@ fn yama_counts() {
     // A stand-in for the sysctl, where this kernel has none of its own.
     let files = "mount -t tmpfs none /proc/sys/kernel && mkdir /proc/sys/kernel/yama && \
                  echo 1 > /proc/sys/kernel/yama/ptrace_scope";
-    let file = Scrap::new("relay-yama", &fs::read(binary()).unwrap());
+    let file = Scrap::program("relay-yama");
     fs::set_permissions(&file.0, fs::Permissions::from_mode(0o755)).unwrap();
     let run =
         format!("{files} && shift && exec setpriv --reuid 65534 --clear-groups {}", file.text());

@@ -391,7 +391,7 @@ fn reachable_binary() -> PathBuf {
         let place =
             places.iter().find(|place| is_reachable(place)).expect("a folder for everybody");
         let copy = place.join(format!("relay-for-others-{}", random_hex()));
-        std::fs::copy(program, &copy).unwrap();
+        copy_program(program, &copy);
         std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
         remove_at_exit(copy.clone());
         copy
@@ -440,4 +440,11 @@ pub fn inherit(command: &mut Command, fd: RawFd) {
             Ok(())
         })
     };
+}
+
+/// Copies a program by another process: a descriptor for writing might be inherited by a child that
+/// another test starts at the same time, and then nothing could run the copy (ETXTBSY).
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let done = Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status().unwrap();
+    assert!(done.success());
 }
