@@ -64,9 +64,28 @@ impl Link {
 
     fn ask(&self, request: Request) {
         if !self.gone.get() {
-            self.unsent.borrow_mut().push_back(request.encode());
+            self.enqueue(request);
             self.flush();
         }
+    }
+
+    /// No longer than there are connections that wait, however long the connector takes nothing.
+    fn enqueue(&self, request: Request) {
+        let mut unsent = self.unsent.borrow_mut();
+        let withdrawn = match request {
+            Request::Cancel(id) => Some(Request::Dial(id).encode()),
+            Request::Doubt => Some(request.encode()),
+            Request::Dial(_) => None,
+        };
+        if let Some(at) = unsent.iter().position(|other| Some(*other) == withdrawn) {
+            unsent.remove(at);
+            if request != Request::Doubt {
+                // What was never asked for gets no reply.
+                self.open.set(self.open.get().saturating_sub(1));
+                return;
+            }
+        }
+        unsent.push_back(request.encode());
     }
 
     /// Sends what found no room before.
@@ -251,5 +270,33 @@ mod tests {
         }
         assert!(link.receive().unwrap_or(None).is_some());
         assert!(link.receive().is_err());
+    }
+
+    #[test]
+    fn a_connector_that_takes_nothing_is_asked_for_no_more_than_is_waited_for() {
+        let (link, theirs) = link();
+        let mut waiting = Vec::new();
+        while !link.has_unsent() {
+            waiting.push(link.dial(waiting.len() as u64).unwrap());
+        }
+        let full = waiting.len() as u64;
+        for id in full..full + 1000 {
+            drop(link.dial(id).unwrap());
+            link.doubt();
+        }
+        assert_eq!(link.unsent.borrow().len(), 2, "the last dial and one doubt");
+        drop(waiting);
+        let mut message = [0; REQUEST];
+        let mut dials = 0;
+        while receive_message(theirs.as_fd(), &mut message).is_ok_and(|(n, _)| n > 0) {
+            match Request::decode(&message).unwrap() {
+                Request::Dial(_) => dials += 1,
+                Request::Cancel(_) => dials -= 1,
+                Request::Doubt => {}
+            }
+            link.flush();
+        }
+        assert_eq!((dials, link.has_unsent()), (0, false));
+        assert_eq!(link.open.get() as u64, full, "what was withdrawn gets no reply");
     }
 }

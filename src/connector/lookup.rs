@@ -9,6 +9,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use super::confine::Confinement;
 use super::wire::{ADDRESS, decode_address, encode_address};
@@ -18,6 +19,10 @@ use crate::process::sys::child::{self, end_now};
 /// What getaddrinfo(3) reads.
 pub const RESOLVER_FILES: [&str; 5] =
     ["/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"];
+
+/// Which modules glibc asks, and how much of that is read here.
+const NSSWITCH: &str = "/etc/nsswitch.conf";
+const NSSWITCH_BYTES: u64 = 64 * 1024;
 
 /// Seconds after which a lookup is given up. Name servers that do not answer take up to half of that.
 const LOOKUP: u32 = 60;
@@ -31,9 +36,14 @@ const FOUND: u8 = 1;
 /// A file was replaced in the meantime, so that what was found may come from nowhere.
 const REPLACED: u8 = 2;
 
+/// How long the end of a lookup is waited for. A child that is stopped, or that hangs in a file system,
+/// does not end by its alarm.
+const OVERDUE: Duration = Duration::from_secs(LOOKUP as u64 + 5);
+
 /// A lookup under way.
 pub struct Lookup {
     answer: PipeReader,
+    begun: Instant,
 }
 
 /// What came of one.
@@ -47,7 +57,12 @@ pub enum Answer {
 
 impl Lookup {
     /// Begins one.
-    pub fn begin(name: &str, port: u16, confinement: &Confinement) -> io::Result<Lookup> {
+    pub fn begin(
+        name: &str,
+        port: u16,
+        confinement: &Confinement,
+        now: Instant,
+    ) -> io::Result<Lookup> {
         let (answer, tell) = io::pipe()?;
         let connector = std::process::id();
         if sys::fork()?.is_none() {
@@ -55,7 +70,12 @@ impl Lookup {
             let done = catch_unwind(AssertUnwindSafe(work));
             end_now(i32::from(!matches!(done, Ok(Some(())))));
         }
-        Ok(Lookup { answer })
+        Ok(Lookup { answer, begun: now })
+    }
+
+    /// No answer will come.
+    pub fn is_overdue(&self, now: Instant) -> bool {
+        now >= self.begun + OVERDUE
     }
 
     /// What to wait for.
@@ -137,8 +157,11 @@ pub fn load_modules() {
     if cfg!(not(target_env = "gnu")) {
         return;
     }
-    let configuration = fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
-    for service in services(&configuration) {
+    // Neither a pipe nor a file without an end may hold the start up.
+    let mut configuration = Vec::new();
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(NSSWITCH);
+    let _ = file.and_then(|file| file.take(NSSWITCH_BYTES).read_to_end(&mut configuration));
+    for service in services(&String::from_utf8_lossy(&configuration)) {
         if let Ok(library) = CString::new(format!("libnss_{service}.so.2")) {
             child::load_library(&library);
         }

@@ -109,6 +109,13 @@ impl Race {
                     continue;
                 }
                 match (attempt.stream.take_error(), attempt.stream.peer_addr()) {
+                    (Ok(None), Ok(peer)) if is_at(&attempt.stream, peer) => {
+                        // It is connected to itself, and no port of it may stay in TIME_WAIT.
+                        let _ = reset_on_close(attempt.stream.as_fd());
+                        self.note_error(&io::Error::from_raw_os_error(libc::ECONNREFUSED));
+                        self.attempts.swap_remove(at);
+                        self.next_at = now;
+                    }
                     (Ok(None), Ok(peer)) => {
                         let Attempt { stream, .. } = self.attempts.swap_remove(at);
                         // Not the address that was tried: 0.0.0.0 leads to 127.0.0.1.
@@ -153,6 +160,12 @@ impl Race {
             self.next = self.addresses.len();
         }
     }
+}
+
+/// Where nobody listens, TCP lets a socket of this machine connect to itself, if the port to connect
+/// from happens to be the one to connect to.
+fn is_at(stream: &TcpStream, address: SocketAddr) -> bool {
+    stream.local_addr().is_ok_and(|local| local == address)
 }
 
 #[cfg(test)]

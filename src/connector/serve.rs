@@ -112,6 +112,10 @@ impl Connector {
             }
             if fds[LOOKUP].revents != 0 {
                 self.looked_up(now);
+            } else if self.lookup.as_ref().is_some_and(|lookup| lookup.is_overdue(now)) {
+                // Whoever waits next has another one begun.
+                self.lookup = None;
+                self.addresses.found(Vec::new(), now);
             }
             wakes_at = self.advance(now);
             self.send_replies()?;
@@ -205,7 +209,8 @@ impl Connector {
                         (Outcome::Connected(address), Some(stream))
                     }
                     Ok(Step::Wait(at)) if now < dial.since + DIAL => {
-                        wake(at);
+                        // A time that has passed: it waits for room, which no clock brings.
+                        wake(at.filter(|at| *at > now));
                         starved |= room == 0;
                         return true;
                     }
@@ -257,7 +262,7 @@ impl Connector {
 
     fn begin_lookup(&mut self, now: Instant) -> Result<(), UpstreamFault> {
         let name = self.name.as_deref().ok_or(UpstreamFault::Dns)?;
-        match Lookup::begin(name, self.port, &self.confinement) {
+        match Lookup::begin(name, self.port, &self.confinement, now) {
             Ok(lookup) => {
                 self.lookup = Some(lookup);
                 self.addresses.asked(now);

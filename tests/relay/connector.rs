@@ -401,3 +401,42 @@ fn modules_of_nsswitch_conf_are_loaded_before_it_is_confined() {
     let names: BTreeSet<_> = children(connector(&relay)).into_iter().collect();
     assert!(names.is_empty());
 }
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn an_nsswitch_conf_that_nobody_writes_to_does_not_hold_the_start_up() {
+    needs_root();
+    let etc = Etc::new("nss-pipe");
+    let path = etc.0.file("nsswitch.conf");
+    fs::remove_file(&path).unwrap();
+    let pipe = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a system call on a string that outlives it.
+    assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o644) }, 0);
+    let relay = etc.start(Relay::to("https://upstream.test/"));
+    let refused = relay.connect().send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+    assert_eq!(refused.status, 403);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_lookup_that_never_ends_is_given_up_after_a_minute() {
+    needs_root();
+    let upstream = on(v4(1), 0);
+    let port = upstream.address().port();
+    let etc = Etc::new("stopped-lookup");
+    let silent = UdpSocket::bind((Ipv4Addr::new(127, 53, 0, 14), 53)).unwrap();
+    etc.put("resolv.conf", "nameserver 127.53.0.14\n");
+    let relay = etc.start(Relay::to(&format!("https://upstream.test:{port}/")));
+    let mut client = relay.connect();
+    let begun = std::time::Instant::now();
+    client.send(post("", "{}"));
+    assert!(silent.recv(&mut [0; 512]).unwrap() > 0);
+    let lookup = children(connector(&relay))[0];
+    signal(lookup, libc::SIGSTOP);
+    assert_eq!(client.response().code(), "upstream_connect_timeout");
+    etc.replace("hosts", "127.0.0.1 upstream.test\n");
+    while ask(&mut client) != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(90), "it is waited for");
+    }
+    signal(lookup, libc::SIGKILL);
+}

@@ -14,9 +14,12 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::listening::in_namespace;
 use super::support::relay::{Starter, random_hex};
 use super::support::upstream::Kind;
-use super::support::{Client, Peer, Relay, Upstream, certs, needs_root, post, skipped};
+use super::support::{
+    Client, Peer, Relay, Upstream, certs, needs_root, pace, post, skipped, wait_for,
+};
 
 const NAME: &str = "upstream.test";
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -375,4 +378,74 @@ fn a_name_server_that_hangs_holds_nothing_up() {
     relay.signal(libc::SIGTERM);
     assert_eq!(relay.exit_code(), 0);
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+/// CPU time of a process so far, in clock ticks of 10 ms.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// The connector of a relay: its one child.
+fn connector(relay: &Relay) -> u32 {
+    let pid = relay.pid();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.trim().parse().expect("one child")
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn dials_beyond_the_limit_of_attempts_wait_without_work() {
+    needs_root();
+    let first = hanging(v4(21), 0);
+    let port = first.0.local_addr().unwrap().port();
+    let others: Vec<_> = (22..25).map(|last| hanging(v4(last), port)).collect();
+    let hosts: String = (21..25).map(|last| format!("127.0.0.{last} {NAME}\n")).collect();
+    let relay = start(Relay::to(&format!("https://{NAME}:{port}/")), &hosts, NO_SERVER);
+    let mut clients: Vec<_> = (0..100).map(|_| relay.connect()).collect();
+    for client in &mut clients {
+        client.send(post("", "{}"));
+    }
+    let pid = connector(&relay);
+    // 256 attempts are under way, beside four descriptors.
+    wait_for(|| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() >= 260);
+    let before = cpu_ticks(pid);
+    pace(Duration::from_secs(2));
+    let spent = cpu_ticks(pid) - before;
+    assert!(spent < 50, "{spent} ticks of 10 ms in two seconds");
+    drop(others);
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn an_address_that_hangs_is_doubted_too() {
+    needs_root();
+    let upstream = on(HERE, 0, "here");
+    let _hanging = hanging(v4(26), upstream.port);
+    let now = Arc::new(Mutex::new(vec![v4(26)]));
+    let shared = now.clone();
+    let (server, _) = name_server(move || Some(shared.lock().unwrap().clone()));
+    let starter = Relay::to(&upstream.url_at(NAME)).args(["--upstream-timeout", "1"]);
+    let relay = start(starter, "", server);
+    let mut client = relay.connect();
+    assert_eq!(ask(&mut client), (504, "upstream_connect_timeout".into()));
+    *now.lock().unwrap() = vec![HERE];
+    assert_eq!(ask(&mut client), (200, "here".into()));
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_connection_to_itself_is_a_refused_one() {
+    needs_root();
+    let setup = "ip link set lo up; echo 41000 41000 > /proc/sys/net/ipv4/ip_local_port_range";
+    for scheme in ["http", "https"] {
+        in_namespace(setup, || {
+            // The only port to connect from is the upstream's own, where nobody listens: TCP lets a
+            // socket connect to itself (RFC 9293, simultaneous open).
+            let url = format!("{scheme}://127.0.0.1:41000/v1/responses");
+            let relay = Relay::to(&url).args(["--port", "40999"]).start();
+            assert_eq!(ask(&mut relay.connect()), (502, "upstream_refused".into()));
+        });
+    }
 }

@@ -85,7 +85,7 @@ fn a_port_that_somebody_holds_on_ipv6_ends_the_start() {
 }
 
 /// Runs a test in a network namespace of its own, after these shell commands.
-fn in_namespace(setup: &'static str, test: impl FnOnce() + Send) {
+pub fn in_namespace(setup: &'static str, test: impl FnOnce() + Send) {
     needs_root();
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {

@@ -31,8 +31,11 @@ impl Upstream {
             _ => self.connect(origin, registry, space),
         };
         result.map_err(|fault| {
-            // The name may lead elsewhere by now. Of what it could not connect to, the connector knows.
-            if !matches!(self.state, State::New | State::Dialing(_) | State::Dialed(_)) {
+            // The name may lead elsewhere by now. Of what it could not connect to, the connector knows,
+            // but not of what took too long here.
+            if !matches!(self.state, State::New | State::Dialing(_) | State::Dialed(_))
+                || fault == UpstreamFault::ConnectTimeout
+            {
                 origin.link.doubt();
             }
             // Until the tunnel stands it is the proxy, if there is one, that is at fault.
