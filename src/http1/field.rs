@@ -88,6 +88,9 @@ impl Name {
         match (name.len(), name.first().map_or(0, |first| first | 0x20)) {
             (2, b't') => Name::HopByHop.of_any(name, [b"te"]),
             (4, b'd') => Name::Date.of_any(name, [b"date"]),
+            // A body may be encoded by RFC 3229 too: asked for by A-IM, told by IM.
+            (2, b'i') => Name::ContentEncoding.of_any(name, [b"im"]),
+            (4, b'a') => Name::Withheld.of_any(name, [b"a-im"]),
             (4, b'h') => Name::Host.of_any(name, [b"host"]),
             (5, b'r') => Name::Withheld.of_any(name, [b"range"]),
             (6, b'e') => Name::Expect.of_any(name, [b"expect"]),

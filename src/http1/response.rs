@@ -440,6 +440,7 @@ mod tests {
             "content-encoding: identity, BR",
             "Content-Encoding: identity\r\nContent-Encoding: zstd",
             "Content-Encoding: identity;q=1",
+            "IM: gzip",
             "Content-Type: a/b; charset=UTF-16BE",
             "Content-Type: a/b;x=y; Charset = \"utf-32\"",
             "Content-Type: a/b; charset=\"utf\\-16\"",

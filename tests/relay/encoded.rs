@@ -15,11 +15,11 @@ fn the_upstream_is_asked_for_plain_bytes_whatever_the_client_asks_for() {
         let upstream = Upstream::answering(ok("hello"));
         let relay = Relay::to(&upstream.url()).args(args).start();
         let sent = "Accept-Encoding: gzip\r\naccept-encoding: br\r\nACCEPT-CHARSET: utf-16\r\n\
-                    Range: bytes=1-\r\nIf-Range: \"x\"\r\nAccept_Encoding: gzip\r\nX-A: 1\r\n";
+                    Range: bytes=1-\r\nIf-Range: \"x\"\r\nAccept_Encoding: gzip\r\nA-IM: gzip\r\nX-A: 1\r\n";
         assert_eq!(relay.connect().send(post(sent, "{}")).response().status, 200);
         let request = upstream.requests().remove(0);
         assert_eq!(request.fields("accept-encoding"), ["identity"]);
-        for name in ["accept-charset", "range", "if-range", "accept_encoding"] {
+        for name in ["accept-charset", "range", "if-range", "accept_encoding", "a-im"] {
             assert!(request.fields(name).is_empty(), "{name}");
         }
         assert_eq!(request.fields("x-a"), ["1"]);
@@ -40,6 +40,8 @@ fn an_encoded_response_is_withheld() {
         "Content-Encoding: ,,gzip",
         "Content-Encoding: \"identity\"",
         "Content-Encoding: identity;q=1",
+        "IM: gzip",
+        "im: vcdiff, range",
         "Content-Type: text/plain; charset=utf-16",
         "Content-Type: text/plain;x=\"y\";CHARSET=\"UTF-16LE\"",
         "Content-Type: application/json ; charset=utf-32",
