@@ -177,7 +177,9 @@ impl Snapshot {
 impl Socket {
     fn owner(&self) -> Owner {
         match self.state {
-            ESTABLISHED if self.inode != 0 => Owner::User(self.user),
+            // Half open and of a process: it has met our SYN with one of its own (RFC 9293 §3.5), from
+            // a port on which another user's process may listen.
+            ESTABLISHED | SYN_RECV if self.inode != 0 => Owner::User(self.user),
             ESTABLISHED | SYN_RECV => Owner::Unaccepted,
             // Where there is no such connection, netlink answers with the listener; and whoever
             // only tries to connect from that address is no end of a connection.
@@ -552,7 +554,7 @@ mod tests {
             assert_eq!(read("01", "77"), Owner::User(1000));
             assert_eq!(read("01", "0"), Owner::Unaccepted);
             assert_eq!(read("03", "0"), Owner::Unaccepted);
-            assert_eq!(read("03", "77"), Owner::Unaccepted);
+            assert_eq!(read("03", "77"), Owner::User(1000));
             assert_eq!(read("05", "77"), Owner::Closing);
             assert_eq!(read("02", "77"), Owner::Missing);
             assert_eq!(read("0A", "77"), Owner::Missing);

@@ -478,6 +478,67 @@ fn a_stranger_on_another_address_of_this_machine_gets_nothing() {
     });
 }
 
+/// A socket of the calling thread's user, bound to this port. Several can be, and a listener beside
+/// them, as long as none listens yet.
+fn bound(at: SocketAddr) -> OwnedFd {
+    let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no memory is involved.
+    let fd = unsafe { libc::socket(libc::AF_INET, flags, 0) };
+    // SAFETY: the descriptor was just made and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
+    bind(&fd, at).unwrap();
+    fd
+}
+
+/// Has the kernel drop every segment that comes for this socket but a bare SYN: no reset ends it, and
+/// no ACK completes its connection.
+fn take_only_syn(fd: &OwnedFd) {
+    let step = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let mut steps = [
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 13),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0x16),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0x02),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0xffff),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    let size = size_of_val(&program) as u32;
+    let program = std::ptr::from_ref(&program).cast();
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+    // SAFETY: the kernel reads a program that outlives the call.
+    assert_eq!(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, program, size) }, 0);
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_strangers_socket_that_stays_half_open_is_not_the_listeners() {
+    needs_root();
+    in_a_network(|| {
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40063").unwrap();
+        for (port, source) in (7777..).zip(Source::ALL) {
+            let at = SocketAddr::from(([127, 0, 0, 1], port));
+            // While the upstream is down the stranger binds sockets to its port, one for each port
+            // that the relay may connect from. Each meets the relay's SYN with one of its own.
+            let sockets = as_user(STRANGER, move || (0..64).map(|_| bound(at)).collect::<Vec<_>>());
+            // Some kernels allow it to root alone; the socket stays the stranger's.
+            sockets.iter().for_each(take_only_syn);
+            let real = Server::start(0, TcpListener::bind(at).unwrap());
+            let relay = source.of(Relay::to(&url(at))).start();
+            for (port, socket) in (40_000..).zip(&sockets) {
+                let to = SocketAddr::from(([127, 0, 0, 1], port));
+                let begun = with_address(to, |address, size| {
+                    // SAFETY: the kernel reads an address that outlives the call.
+                    unsafe { libc::connect(socket.as_raw_fd(), address, size) }
+                });
+                assert!(begun.is_err_and(|e| e.raw_os_error() == Some(libc::EINPROGRESS)));
+            }
+            expect(&relay, REFUSED, source);
+            assert_eq!(real.take_now(), "");
+        }
+    });
+}
+
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
 fn check_says_that_the_upstream_is_a_strangers() {
