@@ -94,7 +94,7 @@ impl Race {
     }
 
     /// The first stream that stands, and where it leads. Attempts run side by side, begun one after the
-    /// other, as long as there is `room` for one.
+    /// other. The first one waits for `room`; without room, a later one takes the place of the oldest.
     pub fn advance(
         &mut self,
         room: &mut usize,
@@ -117,22 +117,31 @@ impl Race {
                         self.next_at = now;
                     }
                     (Ok(None), Ok(peer)) => {
-                        let Attempt { stream, .. } = self.attempts.swap_remove(at);
+                        let Attempt { stream, .. } = self.attempts.remove(at);
                         // Not the address that was tried: 0.0.0.0 leads to 127.0.0.1.
                         return Ok(Some((stream, peer)));
                     }
                     (Ok(None), Err(_)) => at += 1,
                     (Ok(Some(error)) | Err(error), _) => {
                         self.note_error(&error);
-                        self.attempts.swap_remove(at);
+                        self.attempts.remove(at);
                         self.next_at = now;
                     }
                 }
             }
             let due = self.next < self.addresses.len()
                 && (self.attempts.is_empty() || self.order == Order::Raced && now >= self.next_at);
-            if !due || *room == 0 {
+            if !due {
                 break;
+            }
+            if *room == 0 {
+                // An address that swallows every SYN must not keep the others from being tried, however
+                // many races there are: the oldest attempt makes room for the next one.
+                if self.attempts.is_empty() {
+                    break;
+                }
+                let _ = reset_on_close(self.attempts.remove(0).stream.as_fd());
+                *room += 1;
             }
             let address = self.addresses[self.next];
             self.next += 1;
@@ -188,5 +197,21 @@ mod tests {
         drop(race);
         let end = peer.read(&mut [0]).unwrap_err();
         assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn an_address_that_swallows_every_syn_keeps_no_race_from_the_next_one() {
+        let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+        let now = Instant::now();
+        let mut race = Race::new(Rc::from(addresses), Order::Raced, now);
+        // Nothing is heard of the first attempt, and other races need all the room that there is.
+        let stream = TcpStream::connect(addresses[0]).unwrap();
+        race.attempts.push(Attempt { stream, ready: false });
+        (race.next, race.next_at) = (1, now + STAGGER);
+        let mut room = 0;
+        assert!(race.advance(&mut room, now).is_ok_and(|found| found.is_none()));
+        let found = race.advance(&mut room, now + STAGGER).unwrap();
+        assert_eq!(found.map(|(_, address)| address), Some(addresses[1]));
     }
 }
