@@ -9,6 +9,8 @@ pub const REFUSED_LINGERING: usize = 8;
 pub const OVERLOADED_LINGERING: usize = 32;
 /// A connection gives its place up after so long without a request under way.
 pub const IDLE_BEFORE_EVICTION: Duration = Duration::from_secs(1);
+/// This part of an equal share is kept free for each user.
+pub const RESERVE: usize = 16;
 /// A user who found no place counts as one at work for so long.
 pub const WAITING_USER: Duration = Duration::from_secs(10);
 
@@ -71,10 +73,18 @@ impl Places {
 
     /// The user may take a place that is free.
     pub fn has_room(&self, user: User, now: Instant) -> bool {
-        self.held < self.limit && self.is_within_share(user, now)
+        self.held + self.kept_from(user) < self.limit && self.is_within_share(user, now)
     }
 
-    /// A user alone may hold every place. As soon as another one is at work, none takes more than
+    /// Places that this user leaves free for the others who may come: requests under way are not ended
+    /// for anybody's sake, so without these one user could keep all others out for good.
+    fn kept_from(&self, user: User) -> usize {
+        let reserve = self.limit / (RESERVE * self.shares.len());
+        let others = self.shares.iter().enumerate().filter(|(index, _)| *index != user.0);
+        others.map(|(_, share)| reserve.saturating_sub(share.held)).sum()
+    }
+
+    /// A user alone may hold every place that is not kept for others. As soon as another one is at work, none takes more than
     /// half of what the others leave; but an equal share is everybody's, whatever others hold.
     fn is_within_share(&self, user: User, now: Instant) -> bool {
         let own = self.shares[user.0].held;
@@ -245,9 +255,10 @@ mod tests {
         // Half of the 50 that A leaves would be 25, but 50 are B's equal share.
         assert_eq!(take(&mut places, B, 100, now), 49);
         assert_eq!(take(&mut places, A, 100, now), 0);
-        // B leaves the relay: all of it is A's.
+        // B leaves the relay: all of it is A's, but for three that B finds free at any time.
         (0..50).for_each(|_| places.leave(Admission::Serve, B));
-        assert_eq!(take(&mut places, A, 100, now), 50);
+        assert_eq!(take(&mut places, A, 100, now), 47);
+        assert_eq!(take(&mut places, B, 100, now), 3);
     }
 
     #[test]

@@ -193,6 +193,29 @@ fn a_user_with_idle_connections_does_not_keep_another_out() {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
+fn a_user_whose_requests_never_end_leaves_some_places_to_another() {
+    needs_root();
+    let upstream = Upstream::plain(answers_when_told);
+    let relay = Relay::to(&upstream.url())
+        .args(["--max-connections", "64"])
+        .args(allowing(&[AGENT, OTHER]))
+        .start();
+    let mut greedy: Vec<Client> = (0..62).map(|_| connect_as(OTHER, relay.port)).collect();
+    for client in &mut greedy {
+        client.send(unanswered());
+    }
+    assert_eq!(told(connect_as(OTHER, relay.port)), "too_many_connections");
+    let mut agents = [connect_as(AGENT, relay.port), connect_as(AGENT, relay.port)];
+    for agent in &mut agents {
+        assert_eq!(agent.send(post("", "{}")).response().status, 200);
+    }
+    // The greedy one, who holds more than an equal share, gets none of these when they are free again.
+    drop(agents);
+    assert_eq!(told(connect_as(OTHER, relay.port)), "too_many_connections");
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_user_with_requests_under_way_gets_no_more_while_another_waits() {
     needs_root();
     let upstream = Upstream::plain(answers_when_told);
