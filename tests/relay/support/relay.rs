@@ -445,6 +445,12 @@ pub fn inherit(command: &mut Command, fd: RawFd) {
 /// Copies a program by another process: a descriptor for writing might be inherited by a child that
 /// another test starts at the same time, and then nothing could run the copy (ETXTBSY).
 pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
-    let done = Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status().unwrap();
+    let done = Command::new("cp")
+        .arg("-f")
+        .arg("--remove-destination")
+        .arg(from.as_ref())
+        .arg(to.as_ref())
+        .status()
+        .unwrap();
     assert!(done.success());
 }
