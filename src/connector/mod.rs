@@ -244,7 +244,9 @@ fn confine(
         let _ = sys::become_user(USER.0, USER.1);
     }
     harden::drop_privileges(user)?;
-    // The change of user took that back, so it comes now.
+    // The change of user took that back, so it comes now. What ends the connector is the end of the
+    // link: the kernel sends this signal in the loop's name, and neither Landlock (from version 6 on)
+    // nor another user's id lets the loop signal the connector.
     if !child::end_with(parent).map_err(|_| HardenError::NewPrivileges)? {
         child::end_now(0);
     }
