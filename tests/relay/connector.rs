@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::lifecycle::Folder;
-use super::support::relay::{Starter, emulated};
+use super::support::relay::{Starter, emulated, random_hex};
 use super::support::upstream::Kind;
 use super::support::{
     Client, Peer, Relay, Upstream, certs, needs_root, ok, pace, post, skipped, wait_for,
@@ -154,8 +154,9 @@ fn when_the_relay_is_killed_it_ends_too_with_its_lookup_and_empties_the_server_i
     let info = folder.file("info");
     let etc = Etc::new("relay-killed-etc");
     // A name server that never answers.
-    let silent = UdpSocket::bind((Ipv4Addr::new(127, 53, 0, 9), 53)).unwrap();
-    etc.put("resolv.conf", "nameserver 127.53.0.9\n");
+    let address = name_servers(1)[0];
+    let silent = UdpSocket::bind((address, 53)).unwrap();
+    etc.put("resolv.conf", &format!("nameserver {address}\n"));
     let starter = Relay::to("https://upstream.test/");
     let mut relay = etc.start(starter.args(["--server-info", info.to_str().unwrap()]));
     let mut waiting = relay.connect();
@@ -291,6 +292,13 @@ fn an_address_that_leads_to_another_is_told_as_the_other() {
     assert_eq!(ask(&mut relay.connect()), 200);
 }
 
+/// Addresses for name servers, which no other run of the tests has.
+fn name_servers(count: u8) -> Vec<Ipv4Addr> {
+    let random = random_hex();
+    let number = |at: usize| u8::from_str_radix(&random[at..at + 2], 16).unwrap();
+    (0..count).map(|n| Ipv4Addr::new(127, 54 + n, number(0), number(2).clamp(1, 254))).collect()
+}
+
 /// Answers every question for an IPv4 address with 127.0.0.1.
 fn name_server(address: Ipv4Addr) {
     let socket = UdpSocket::bind((address, 53)).unwrap();
@@ -317,7 +325,7 @@ fn resolv_conf_is_read_anew_after_a_rename_of_it_and_of_what_it_links_to() {
     needs_root();
     let upstream = on(v4(1), 0);
     let port = upstream.address().port();
-    let (first, second) = (Ipv4Addr::new(127, 53, 0, 11), Ipv4Addr::new(127, 53, 0, 12));
+    let [first, second] = name_servers(2)[..] else { unreachable!() };
     name_server(second);
     let etc = Etc::new("resolv");
     fs::create_dir(etc.0.file("resolve")).unwrap();
@@ -339,10 +347,11 @@ fn resolv_conf_is_read_anew_after_a_rename_of_it_and_of_what_it_links_to() {
 fn a_root_without_hosts_starts_at_once() {
     needs_root();
     let etc = Etc::new("no-hosts");
-    etc.put("resolv.conf", "nameserver 127.53.0.13\n");
+    let address = name_servers(1)[0];
+    etc.put("resolv.conf", &format!("nameserver {address}\n"));
     fs::remove_file(etc.0.file("hosts")).unwrap();
     // Whatever is asked waits for five seconds.
-    let silent = UdpSocket::bind((Ipv4Addr::new(127, 53, 0, 13), 53)).unwrap();
+    let silent = UdpSocket::bind((address, 53)).unwrap();
     let begun = std::time::Instant::now();
     let relay = etc.start(Relay::to("https://upstream.test/"));
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
@@ -425,8 +434,9 @@ fn a_lookup_that_never_ends_is_given_up_after_a_minute() {
     let upstream = on(v4(1), 0);
     let port = upstream.address().port();
     let etc = Etc::new("stopped-lookup");
-    let silent = UdpSocket::bind((Ipv4Addr::new(127, 53, 0, 14), 53)).unwrap();
-    etc.put("resolv.conf", "nameserver 127.53.0.14\n");
+    let address = name_servers(1)[0];
+    let silent = UdpSocket::bind((address, 53)).unwrap();
+    etc.put("resolv.conf", &format!("nameserver {address}\n"));
     let relay = etc.start(Relay::to(&format!("https://upstream.test:{port}/")));
     let mut client = relay.connect();
     let begun = std::time::Instant::now();
