@@ -166,6 +166,8 @@ pub enum UsageError {
     Syntax(lexopt::Error),
     /// No flag has this name; the flag that has the most similar one.
     Unknown(String, Option<&'static str>),
+    /// The reference has this flag and this program, on purpose, has not.
+    NotHere(&'static str, &'static str),
     /// A flag that is given twice.
     Repeated(&'static str),
     /// The value of this flag is not a whole number in this range.
@@ -200,6 +202,7 @@ impl fmt::Display for UsageError {
                 write_printable(f, &format!("invalid option '--{name}'"))?;
                 similar.map_or(Ok(()), |similar| write!(f, "; did you mean --{similar}?"))
             }
+            UsageError::NotHere(flag, why) => write!(f, "{flag} is not here, on purpose: {why}"),
             UsageError::Repeated(flag) => write!(f, "--{flag} is given twice; keep one"),
             UsageError::Number(flag, least, most) => {
                 write!(f, "--{flag} takes a whole number from {least} to {most}")
@@ -231,6 +234,33 @@ impl fmt::Display for UsageError {
     }
 }
 
+/// The flags of the reference that are not here, and what to do without them.
+const NOT_HERE: [(&str, &str); 5] = [
+    (
+        "--dump-dir",
+        "it would write prompts and responses to disk, and this program can write no such file once it \
+         listens; --access-log tells sizes, times and how each exchange ended",
+    ),
+    (
+        "--github-oidc",
+        "this program talks to one upstream alone; fetch the token beforehand and give it on stdin, with \
+         --allow-token68",
+    ),
+    ("--config", NO_CONFIGURATION),
+    ("--enable", NO_CONFIGURATION),
+    ("--disable", NO_CONFIGURATION),
+];
+const NO_CONFIGURATION: &str = "there is no configuration but the flags; see --help";
+
+/// Why there is no flag of this name.
+fn unknown(name: &str) -> UsageError {
+    let not_here = NOT_HERE.iter().find(|(flag, _)| flag[2..] == *name);
+    match not_here {
+        Some((flag, why)) => UsageError::NotHere(flag, why),
+        None => UsageError::Unknown(name.to_owned(), Flag::similar(name)),
+    }
+}
+
 /// Shows what was typed without control characters.
 fn write_printable(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     text.chars().try_for_each(|c| {
@@ -255,8 +285,7 @@ pub fn parse(
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
         let (index, flag) = match argument {
-            Arg::Long(name) => Flag::named(name)
-                .ok_or_else(|| UsageError::Unknown(name.to_owned(), Flag::similar(name)))?,
+            Arg::Long(name) => Flag::named(name).ok_or_else(|| unknown(name))?,
             Arg::Short(letter) => {
                 Flag::with_letter(letter).ok_or_else(|| Arg::Short(letter).unexpected())?
             }
@@ -410,6 +439,16 @@ mod tests {
             (&["--prot", "1"], "invalid option '--prot'; did you mean --port?"),
             (&["--server_info=x"], "invalid option '--server_info'; did you mean --server-info?"),
             (&["--a\tb"], "invalid option '--a\\tb'"),
+            (
+                &["--dump-dir", "/x"],
+                "--dump-dir is not here, on purpose: it would write prompts and responses to disk, and \
+                 this program can write no such file once it listens; --access-log tells sizes, times \
+                 and how each exchange ended",
+            ),
+            (
+                &["--enable=x"],
+                "--enable is not here, on purpose: there is no configuration but the flags; see --help",
+            ),
             (&["-x"], "invalid option '-x'"),
             (&["extra"], "unexpected argument \"extra\""),
             (&["--port"], "missing argument for option '--port'"),

@@ -4,14 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::wire::{Outcome, REPLY, REQUEST, Reply, Request, SHOWN};
+use super::wire::{Outcome, REPLY, REQUEST, Reply, Request, SERVER_INFO, SHOWN};
 use crate::http1::response::UpstreamFault;
 use crate::process::sys;
-use crate::process::sys::fd_passing::{Passed, receive_message};
+use crate::process::sys::fd_passing::{Passed, receive_message, send_message};
 
 /// The way to the connector.
 pub struct Link {
@@ -60,6 +60,13 @@ impl Link {
     /// What was connected to is not what was expected: the name is looked up again.
     pub fn doubt(&self) {
         self.ask(Request::Doubt);
+    }
+
+    /// Has the connector empty this file in place of the one that it was told of before. A connector that
+    /// is gone shows that when the loop runs.
+    pub fn remember(&self, file: BorrowedFd<'_>, line: &[u8]) {
+        let message = [&[SERVER_INFO], line].concat();
+        let _ = send_message(self.fd.as_fd(), &message, Some(file));
     }
 
     fn ask(&self, request: Request) {

@@ -165,8 +165,9 @@ impl Connector {
 
     /// The server-info file.
     fn remember(&mut self, file: OwnedFd, message: &[u8]) -> Result<(), LoopGone> {
-        match (message.split_first(), &self.server_info) {
-            (Some((&SERVER_INFO, line)), None) => {
+        match message.split_first() {
+            Some((&SERVER_INFO, line)) => {
+                // The one before, which could not take the name, has none any more.
                 self.server_info = Some(ServerInfo { file, line: line.to_vec() });
                 Ok(())
             }

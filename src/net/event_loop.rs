@@ -38,7 +38,7 @@ use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
 use crate::process::harden::HardenError;
 use crate::process::peer::Peers;
-use crate::process::server_info::ServerInfo;
+use crate::process::server_info::{Published, ServerInfo};
 use crate::process::service_manager::Notifier;
 use crate::process::signals::{EndSignal, Signals};
 use crate::process::sys;
@@ -223,7 +223,12 @@ impl EventLoop {
 
     /// Tells by `--server-info` where the relay listens.
     pub fn publish(&mut self) -> io::Result<()> {
-        self.server_info.as_mut().map_or(Ok(()), |info| info.publish())
+        if let Some(info) = &mut self.server_info
+            && info.publish()? == Published::InPlaceInstead
+        {
+            self.shared.origin.link.remember(info.as_fd(), info.line());
+        }
+        Ok(())
     }
 
     /// Confines the loop's thread, which is the one that calls.

@@ -54,11 +54,26 @@ enum Way {
     Stream,
 }
 
+/// To which file the line was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// To the one that was opened.
+    AsOpened,
+    /// To the one that was there, since the new one could not take its name. The descriptor's number is
+    /// the same.
+    InPlaceInstead,
+}
+
 impl ServerInfo {
     /// Finds the place and makes or opens the file, which stays empty or as it was.
     pub fn open(path: &Path, port: u16, pid: u32, later: Later) -> io::Result<ServerInfo> {
         let line = format!("{{\"port\":{port},\"pid\":{pid}}}\n").into_bytes();
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        if is_closed_descriptor(path) {
+            return Err(io::Error::other(
+                "all descriptors but stdout and stderr are closed at the start",
+            ));
+        }
         let name = CString::new(name.as_bytes())?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let folder = Folder::open(parent.unwrap_or(Path::new(".")))?;
@@ -99,8 +114,17 @@ impl ServerInfo {
         }
     }
 
-    /// Writes `{"port":PORT,"pid":PID}` and a newline.
-    pub fn publish(&mut self) -> io::Result<()> {
+    /// Writes `{"port":PORT,"pid":PID}` and a newline, and says to which file.
+    pub fn publish(&mut self) -> io::Result<Published> {
+        let was_beside = matches!(self.way, Way::Beside { .. });
+        self.publish_line()?;
+        Ok(match self.way {
+            Way::InPlace if was_beside => Published::InPlaceInstead,
+            _ => Published::AsOpened,
+        })
+    }
+
+    fn publish_line(&mut self) -> io::Result<()> {
         if matches!(self.way, Way::Stream) {
             // One write: a pipe takes so little whole or not at all.
             return match self.file.write(&self.line)? {
@@ -337,6 +361,14 @@ fn is_stream(path: &Path, folder: &Folder, name: &CString) -> bool {
 fn is_of_proc(path: &Path) -> bool {
     let folder = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
     folder.is_some_and(|folder| folder.starts_with("/proc") && folder.ends_with(OsStr::new("fd")))
+}
+
+/// A descriptor that the caller had open is closed by now, and its number is another's.
+fn is_closed_descriptor(path: &Path) -> bool {
+    let folder = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
+    let is_own = folder.is_some() && folder == fs::canonicalize("/proc/self/fd").ok();
+    let name = path.file_name().map(OsStr::as_bytes);
+    is_own && !matches!(name, Some(b"1" | b"2"))
 }
 
 /// A new file in the same folder. O_EXCL follows no link and opens nothing that somebody put there.

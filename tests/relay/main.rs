@@ -4,6 +4,7 @@ mod access;
 mod aging;
 mod answer;
 mod bodies;
+mod callers;
 mod cancelling;
 mod certificates;
 mod check;

@@ -3,13 +3,14 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use super::lifecycle::Folder;
-use super::support::relay::Starter;
-use super::support::{DEADLINE, Relay, comes, needs_root};
+use super::support::relay::{Starter, inherit};
+use super::support::{DEADLINE, Relay, comes, needs_root, wait_for};
 
 const OWNER: u32 = 65_533;
 const RUNNER: u32 = 65_532;
@@ -97,6 +98,52 @@ fn a_file_that_is_a_mount_of_its_own_is_written_in_place() {
     assert_eq!(fs::read(&info).unwrap(), b"", "the file below the mount");
     end(relay);
     assert_eq!(fs::read(&shared).unwrap(), b"");
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn in_place_the_file_is_emptied_after_the_relay_was_killed() {
+    needs_root();
+    let folder = Folder::new("killed-mount");
+    let (info, shared) = (folder.file("info"), folder.file("shared"));
+    fs::write(&info, "").unwrap();
+    fs::write(&shared, "").unwrap();
+    let mounting = "mount --bind \"$0\" \"$1\"; shift; exec \"$@\"";
+    let tool = ["unshare", "--mount", "sh", "-ec", mounting];
+    let paths = [shared.to_str().unwrap(), info.to_str().unwrap()];
+    let inode = fs::metadata(&shared).unwrap().ino();
+    let relay = with_info(Relay::under(&[&tool[..], &paths].concat()), &info).start();
+    assert_eq!(fs::read_to_string(&shared).unwrap(), line(&relay));
+    relay.signal(libc::SIGKILL);
+    wait_for(|| fs::read(&shared).unwrap().is_empty());
+    assert_eq!(fs::metadata(&shared).unwrap().ino(), inode);
+}
+
+#[test]
+fn a_descriptor_that_the_caller_had_open_is_refused_and_never_another_under_its_number() {
+    let folder = Folder::new("descriptor");
+    let file = File::create(folder.file("info")).unwrap();
+    let (number, path) = (file.as_raw_fd(), format!("/dev/fd/{}", file.as_raw_fd()));
+    let few: Vec<String> = (3..12).chain([0]).map(|number| format!("/dev/fd/{number}")).collect();
+    let own = format!("/proc/self/fd/{number}");
+    for path in few.iter().chain([&path, &own]) {
+        let starter = with_info(Relay::bare(), Path::new(path));
+        let starter = starter.command(|command| inherit(command, file.as_raw_fd()));
+        let (code, _, err) = starter.run(b"key\n");
+        assert_eq!(code, 1, "{path}: {err}");
+        assert!(err.contains("all descriptors but stdout and stderr are closed"), "{path}: {err}");
+    }
+    assert_eq!(file.metadata().unwrap().len(), 0);
+}
+
+#[test]
+fn with_detach_standard_output_is_refused() {
+    for path in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        let (code, _, err) =
+            with_info(Relay::bare().args(["--detach"]), Path::new(path)).run(b"key\n");
+        assert_eq!(code, 1, "{path}: {err}");
+        assert!(err.contains("with --detach, stdout is left"), "{path}: {err}");
+    }
 }
 
 #[test]
