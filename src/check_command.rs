@@ -10,7 +10,7 @@ use codex_responses_api_proxy::process::credential::{KeyError, locked_kib};
 use codex_responses_api_proxy::process::egress::ConnectRequest;
 use codex_responses_api_proxy::process::harden::{self, Beginning};
 use codex_responses_api_proxy::process::protections::{self, Callers, Protections};
-use codex_responses_api_proxy::process::sys::{self, SecretPages};
+use codex_responses_api_proxy::process::sys::{self, LockedPages, SecretPages};
 use codex_responses_api_proxy::process::upstream_users::UpstreamUsers;
 
 use super::start_error::{StartError, no_connector, no_loop};
@@ -59,6 +59,7 @@ pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), Star
     let pages = SecretPages::new(locked_kib(sys::page_size()) * 512)
         .map_err(|error| KeyError::Memory(error).to_string())?;
     let memory = pages.memory();
+    let lock = LockedPages::new(pages).lock();
     config.requirement().memory(memory)?;
     check::say("memory", protections::describe(memory));
     harden::drop_privileges(user)?;
@@ -79,6 +80,7 @@ pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), Star
     let protections = Protections {
         beginning,
         memory,
+        lock,
         search: None,
         callers: Callers::new(!config.allow_uids.is_empty(), config.client_token_file.is_some()),
         user,

@@ -173,11 +173,11 @@ fn run(
         Scheme::Http => None,
         Scheme::Https => Some(Connector::new(trust, Recording::Off).map_err(no_connector)?.0),
     };
-    let credential = read_key(config).map_err(|error| error.to_string())?;
+    let mut credential = read_key(config).map_err(|error| error.to_string())?;
     key_source::close(config.key_file.is_some()).map_err(|error| {
         format!("cannot close the key's file ({error}); give the key through a pipe")
     })?;
-    warnings.extend(key_source::wipe_copies(&credential));
+    warnings.extend(key_source::wipe_copies(&mut credential));
     requirement.memory(credential.memory())?;
     let session = if config.detach { Session::Own } else { Session::Inherited };
     let signals = Signals::take_over(session)
@@ -220,7 +220,7 @@ fn run(
             "--max-connections lowered to {max_connections} by the limit on open files"
         ));
     }
-    let memory = credential.memory();
+    let (memory, lock) = (credential.memory(), credential.lock());
     let search = if credential.is_searched_for() {
         "answers searched for the key"
     } else {
@@ -265,6 +265,7 @@ fn run(
     let protections = Protections {
         beginning,
         memory,
+        lock,
         search: Some(search),
         callers,
         user,

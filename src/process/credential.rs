@@ -10,7 +10,8 @@
 //! The block ends where the writable pages begin, so that a record can be sealed from one slice in
 //! which the key stands where it always stands: no second copy is ever put together. There is no way
 //! to get at the bytes but [`Credential::splice_into`], which hands them to a sink, and
-//! [`Credential::reflected`], which compares.
+//! [`Credential::reflected`], which compares. Where there are protection keys, all these pages are closed
+//! between such uses.
 
 mod search;
 
@@ -23,7 +24,7 @@ use zeroize::Zeroize;
 pub use search::SearchPosition;
 
 use self::search::Search;
-use super::sys::{self, SecretMemory, SecretPages};
+use super::sys::{self, LockedPages, PageLock, SecretMemory, SecretPages};
 use crate::http1::limits;
 
 /// Which keys are taken.
@@ -195,7 +196,8 @@ pub enum KeyCopy<'a> {
 
 /// The key, in pages of its own. Wiped when it goes.
 pub struct Credential {
-    pages: SecretPages,
+    pages: LockedPages,
+    memory: SecretMemory,
     /// Where the block begins.
     block: usize,
     /// Where the writable pages begin: behind the block.
@@ -249,12 +251,19 @@ impl Credential {
         block[key.end..].copy_from_slice(b"\r\n");
         read.zeroize();
         pages.seal(scratch).map_err(KeyError::Memory)?;
-        Ok(Credential { pages, block: start, scratch, key, search })
+        let memory = pages.memory();
+        let pages = LockedPages::new(pages);
+        Ok(Credential { pages, memory, block: start, scratch, key, search })
     }
 
     /// Which memory the key lies in.
     pub fn memory(&self) -> SecretMemory {
-        self.pages.memory()
+        self.memory
+    }
+
+    /// What closes the pages between two uses.
+    pub fn lock(&self) -> PageLock {
+        self.pages.lock()
     }
 
     /// Responses are searched for the key.
@@ -265,9 +274,10 @@ impl Credential {
     /// Looks for the key in the environment and the arguments of this process, wipes it there, and calls
     /// back. Of a short key, which may be part of anything, only whole values count. Only while the
     /// process has one thread.
-    pub fn wipe_copies(&self, mut found: impl FnMut(KeyCopy<'_>)) {
+    pub fn wipe_copies(&mut self, mut found: impl FnMut(KeyCopy<'_>)) {
         const LONG: usize = 16;
-        let key = &self.pages.bytes()[self.key.clone()];
+        let pages = self.pages.open();
+        let key = &pages.bytes()[self.key.clone()];
         let is_copy = |text: &[u8]| match key.len() {
             ..LONG => text == key,
             _ => text.windows(key.len()).any(|window| window == key),
@@ -292,14 +302,15 @@ impl Credential {
         sink: &mut impl Write,
     ) -> io::Result<usize> {
         let room = limits::RECORD - (self.scratch - self.block);
-        let scratch = &mut self.pages.open_mut()[..room];
+        let mut pages = self.pages.open();
+        let scratch = &mut pages.open_mut()[..room];
         let mut taken = 0;
         for run in after {
             let n = run.len().min(room - taken);
             scratch[taken..taken + n].copy_from_slice(&run[..n]);
             taken += n;
         }
-        let record = &self.pages.bytes()[self.block..self.scratch + taken];
+        let record = &pages.bytes()[self.block..self.scratch + taken];
         match sink.write(record)? {
             n if n == record.len() => Ok(taken),
             _ => Err(io::ErrorKind::WriteZero.into()),
@@ -309,7 +320,8 @@ impl Credential {
     /// Looks for the key in the next piece of a response; see [`search`] for how much of it is found,
     /// and for what the time that this takes depends on.
     pub fn reflected(&mut self, position: &mut SearchPosition, piece: &[u8]) -> bool {
-        let (block, rest) = self.pages.split_mut();
+        let mut pages = self.pages.open();
+        let (block, rest) = pages.split_mut();
         self.search.finds(&block[self.key.clone()], &mut rest[limits::RECORD..], position, piece)
     }
 }
@@ -519,7 +531,8 @@ mod tests {
     #[test]
     fn the_pages_are_no_more_than_the_form_of_the_key_needs() {
         for (credential, longest) in [(intake(b"key"), 1017), (token68(b"key"), 8192)] {
-            let pages = credential.ok().unwrap().pages;
+            let mut credential = credential.ok().unwrap();
+            let pages = credential.pages.open();
             let block = (PREFIX.len() + longest + 2).next_multiple_of(pages.page());
             let rest = (limits::RECORD + search::SPACE).next_multiple_of(pages.page());
             assert_eq!(pages.len(), block + rest);
@@ -562,7 +575,7 @@ mod tests {
     #[test]
     fn nothing_of_the_key_stays_behind_the_block() {
         let mut credential = intake(b"sk-0123456789abcdef\nrest").ok().unwrap();
-        assert!(credential.pages.open_mut().iter().all(|byte| *byte == 0));
+        assert!(credential.pages.open().open_mut().iter().all(|byte| *byte == 0));
         assert!(
             credential.memory() == SecretMemory::MemfdSecret
                 || credential.memory() == SecretMemory::Locked
@@ -649,7 +662,7 @@ mod tests {
                 assert_eq!((taken, out.len()), (limits::RECORD - block, limits::RECORD));
                 assert!(out[PREFIX.len()..].starts_with(&key), "another key, {page}");
                 assert!(credential.scratch.is_multiple_of(page));
-                assert!(credential.pages.len().is_multiple_of(page));
+                assert!(credential.pages.open().len().is_multiple_of(page));
                 assert!(credential.reflected(&mut SearchPosition::default(), &key));
             }
         }

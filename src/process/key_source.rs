@@ -97,7 +97,7 @@ pub fn read(prefix: &[u8], form: KeyForm) -> Result<Credential, KeyError> {
 }
 
 /// Wipes what else of the key this process has; returns what to warn of.
-pub fn wipe_copies(credential: &Credential) -> Vec<String> {
+pub fn wipe_copies(credential: &mut Credential) -> Vec<String> {
     let mut warnings = Vec::new();
     credential.wipe_copies(|copy| {
         warnings.push(match copy {

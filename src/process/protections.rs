@@ -6,7 +6,7 @@ use std::fmt;
 use super::confine::{ReadBack, Sandbox};
 use super::harden::{Beginning, HardenError};
 use super::key_source::KeyReaders;
-use super::sys::{Sealed, SecretMemory};
+use super::sys::{PageLock, Sealed, SecretMemory};
 
 /// Everything that the start line tells of protections.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub struct Protections {
     pub beginning: Beginning,
     /// Where the key lies.
     pub memory: SecretMemory,
+    /// What closes the key's pages between two uses.
+    pub lock: PageLock,
     /// What becomes of responses that show the key.
     pub search: Option<&'static str>,
     /// Who may use the relay.
@@ -298,7 +300,7 @@ fn before_the_key(beginning: &Beginning, sandbox: &Sandbox) -> Vec<String> {
 /// Two lists: what is in force, and what is not.
 impl fmt::Display for Protections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(describe(self.memory))?;
+        write!(f, "{}; {}", describe(self.memory), self.lock)?;
         if let Some(search) = self.search {
             write!(f, "; {search}")?;
         }

@@ -14,12 +14,14 @@ use libc::{c_int, c_void};
 
 mod early;
 mod hardening;
+mod page_lock;
 pub mod paths;
 mod program;
 pub mod windows;
 
 pub use early::{FirstSteps, first_steps, found_first};
 pub use hardening::*;
+pub use page_lock::{LockedPages, OpenPages, PageLock};
 pub use program::{Sealed, bring_pages_in, seal_program};
 
 /// Turns a system call's -1 into the error that it stands for.
@@ -179,6 +181,22 @@ impl SecretPages {
                 ),
             )
         }
+    }
+
+    /// Puts the pages under this protection key. What may be done with them otherwise stays.
+    #[cfg(target_arch = "x86_64")]
+    fn tag(&self, key: u32) -> io::Result<()> {
+        let both = libc::PROT_READ | libc::PROT_WRITE;
+        let ranges = [(0, self.sealed, libc::PROT_READ), (self.sealed, self.len, both)];
+        for (start, end, protection) in ranges.into_iter().filter(|(start, end, _)| start < end) {
+            // SAFETY: the range is inside the mapping, and its protection is what it was.
+            let result = unsafe {
+                let at = self.data().add(start);
+                libc::syscall(libc::SYS_pkey_mprotect, at, end - start, protection, key)
+            };
+            check(c_int::try_from(result).unwrap_or(-1))?;
+        }
+        Ok(())
     }
 
     /// Makes the first `len` bytes, a whole number of pages, read-only.

@@ -373,6 +373,8 @@ fn the_program_is_read_only_and_sealed_and_the_pages_of_the_key_are_not() {
     let line = relay.output_line("protections: ");
     has(&line, "; RELRO");
     lacks(&line, "NOT in force: connector");
+    let lock = ["protection key (this machine has none)", "key's pages closed but in use"];
+    assert!(lock.iter().any(|lock| line.contains(lock)), "nothing said of protection keys: {line}");
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", relay.pid())).unwrap();
     let connector = children.trim().parse().expect("one child: the connector");
     for pid in [relay.pid(), connector] {
