@@ -11,6 +11,7 @@ use codex_responses_api_proxy::cli::{self, Command, Config, flags};
 use codex_responses_api_proxy::connector;
 use codex_responses_api_proxy::connector::wire::Target;
 use codex_responses_api_proxy::http1::url::Scheme;
+use codex_responses_api_proxy::net::check as check_report;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::report::{self, Colour, Event, Form, Started};
 use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
@@ -142,13 +143,31 @@ fn run(
         Some(path) => Some(read_token(path, &mut warnings)?),
         None => None,
     };
-    if let (Some(path), false) = (&config.key_file, config.check) {
-        let readers = key_source::open(path)
-            .map_err(|error| format!("--key-file {}: {error}", path.display()))?;
-        requirement.key_file(readers)?;
-        warnings.extend(readers.warning(path));
+    match &config.key_file {
+        Some(path) if config.check => match key_source::look(path) {
+            Ok(readers) => {
+                requirement.key_file(readers)?;
+                readers
+                    .warning(path)
+                    .iter()
+                    .for_each(|warning| check_report::say("warning", warning));
+            }
+            // Where the relay will run, it may be another one.
+            Err(error) => {
+                check_report::say("warning", &format!("--key-file {} {error}", path.display()))
+            }
+        },
+        Some(path) => {
+            let readers = key_source::open(path)
+                .map_err(|error| format!("--key-file {}: {error}", path.display()))?;
+            requirement.key_file(readers)?;
+            warnings.extend(readers.warning(path));
+        }
+        None => {}
     }
-    warnings.extend(harden::close_inherited(handover.end(), told.fd()));
+    let left_open = harden::close_inherited(handover.end(), told.fd());
+    requirement.inherited(left_open.as_deref())?;
+    warnings.extend(left_open);
     let notifier = handover.notifier().unwrap_or_else(|warning| {
         warnings.push(warning);
         Notifier::default()

@@ -60,7 +60,10 @@ fn tagged_pages() -> Option<(*mut u8, *mut u8)> {
             last = range.1 - 1;
         }
     }
-    Some((std::ptr::with_exposed_provenance_mut(first?), std::ptr::with_exposed_provenance_mut(last)))
+    Some((
+        std::ptr::with_exposed_provenance_mut(first?),
+        std::ptr::with_exposed_provenance_mut(last),
+    ))
 }
 
 static FIRST: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
@@ -128,9 +131,10 @@ fn child() {
         _ => {
             let (_reader, writer) = std::io::pipe().expect("pipe");
             // SAFETY: the kernel refuses to read the pages.
-            let n = unsafe { libc::write(std::os::fd::AsRawFd::as_raw_fd(&writer), first.cast(), 1) };
-            let refused = n == -1
-                && std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT);
+            let n =
+                unsafe { libc::write(std::os::fd::AsRawFd::as_raw_fd(&writer), first.cast(), 1) };
+            let refused =
+                n == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT);
             std::process::exit(if refused { REFUSED } else { LET_THROUGH });
         }
     }

@@ -38,10 +38,14 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 ip link set lo up
+(while true; do
+    printf 'HTTP/1.1 200 OK\r\nContent-Length: 12\r\nConnection: close\r\n\r\nfrom beyond\n' | nc -l -p 9
+done) >/tmp/received 2>&1 &
 (echo sk-of-no-use_0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmno |
     relay --port 8080 --upstream-url http://127.0.0.1:9/ --http-shutdown & sleep 4
     wget -q -O - --post-data '{}' http://127.0.0.1:8080/v1/responses
     wget -q -O - http://127.0.0.1:8080/shutdown; sleep 2) 2>&1
+grep -o 'Bearer sk-of-no-use' /tmp/received
 tests --nocapture 2>&1
 echo "ended with $?"
 poweroff -f
@@ -53,5 +57,6 @@ timeout 300 $qemu -M q35 -accel tcg -cpu max -smp 1 -m 512 -nographic -no-reboot
     -kernel "$work"/packages/boot/vmlinuz-* -initrd "$work/initrd" \
     -append 'console=ttyS0 quiet panic=-1 secretmem.enable=1' </dev/null | tee "$work/log"
 grep -q "key's pages closed but in use (protection key)" "$work/log" || fail "the start line"
+grep -q '^from beyond' "$work/log" && grep -q '^Bearer sk-of-no-use' "$work/log" || fail "a request"
 grep -q '^ended with 0' "$work/log" && ! grep -q '^skipped' "$work/log" || fail "the tests"
 echo "pku: ok"

@@ -46,6 +46,18 @@ impl fmt::Display for KeyFileError {
     }
 }
 
+/// Finds out whether the file can be opened and who can read it. Reads nothing, and opens no pipe: whoever
+/// writes to it would take that for the reader.
+pub fn look(path: &Path) -> Result<KeyReaders, KeyFileError> {
+    let metadata = fs::metadata(path).map_err(KeyFileError::Open)?;
+    if metadata.is_file() {
+        File::open(path).map_err(KeyFileError::Open)?;
+    } else if !metadata.file_type().is_fifo() {
+        return Err(KeyFileError::Kind);
+    }
+    Ok(readers(&metadata))
+}
+
 /// Opens the file, following links, in place of stdin, so that the key is read as it would be from
 /// there. Before any change of user.
 pub fn open(path: &Path) -> Result<KeyReaders, KeyFileError> {

@@ -158,6 +158,11 @@ impl Requirement {
         }
     }
 
+    /// Asks that no inherited descriptor may be left open.
+    pub fn inherited(self, left_open: Option<&str>) -> Result<(), Unmet> {
+        self.missing(left_open.map(str::to_owned).into_iter().collect())
+    }
+
     /// Asks for memory.
     pub fn memory(self, memory: SecretMemory) -> Result<(), Unmet> {
         match (self, memory) {

@@ -526,6 +526,30 @@ fn an_inherited_descriptor_above_the_soft_limit_is_closed_without_close_range() 
     // Where they cannot be listed either, that is said.
     let line = start(false).line_with("inherited descriptors");
     assert!(line.contains("may still be open"), "{line}");
+    // Where hardening is required, it ends the start.
+    let (code, _, err) = Relay::bare()
+        .args(["--require-hardening"])
+        .refusing(libc::SYS_close_range, None, libc::ENOSYS)
+        .refusing(libc::SYS_getdents64, None, libc::ENOSYS)
+        .run(b"sk-of-no-use");
+    assert!(code == 14 && err.contains("may still be open"), "{code}: {err}");
+}
+
+#[test]
+fn check_looks_at_the_key_file_and_does_not_read_it() {
+    let folder = Folder::new();
+    // What it holds is no key: nobody notices.
+    let open = folder.file("open", 0o604, "no key");
+    let missing = folder.0.join("missing").to_str().unwrap().to_owned();
+    let check = |path: &str| Relay::bare().args(["--check", "--key-file", path]);
+    let (_, out, _) = check(&open).run(b"");
+    assert!(out.contains("warning     --key-file") && out.contains("by every local user"), "{out}");
+    let (_, out, _) = check(&missing).run(b"");
+    assert!(out.contains("warning     --key-file") && out.contains("cannot be read"), "{out}");
+    let (code, _, err) = check(&open).args(["--require-hardening"]).run(b"");
+    assert!(code == 14 && err.contains("a key file that not everybody can read"), "{code}: {err}");
+    let closed = folder.file("closed", 0o600, "no key");
+    assert!(!check(&closed).run(b"").1.contains("warning"));
 }
 
 #[test]
