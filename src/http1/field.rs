@@ -74,10 +74,11 @@ pub enum Name {
     TransferEncoding,
     /// Ends here; a WebSocket is told apart by it.
     Upgrade,
-    /// A client's ends here: it would change the method or the target, ask for a response that cannot
-    /// be searched for the key, or be taken for one of the fields above (see [`is_alike`]). A
-    /// response's travels on.
+    /// A client's ends here: it would change the method or the target, or ask for a response that
+    /// cannot be searched for the key. A response's travels on.
     Withheld,
+    /// Ends here: it would be taken for one of the others (see [`is_alike`]).
+    Disguised,
 }
 
 impl Name {
@@ -118,7 +119,7 @@ impl Name {
         }
     }
 
-    /// This, if the name is one of these; withheld, if it is alike.
+    /// This, if the name is one of these; disguised, if it is alike.
     #[inline(always)]
     fn of_any<const LEN: usize, const N: usize>(self, name: &[u8], known: [&[u8; LEN]; N]) -> Name {
         let Ok(name) = <&[u8; LEN]>::try_from(name) else {
@@ -129,7 +130,7 @@ impl Name {
                 return self;
             }
         }
-        if known.iter().any(|known| is_alike(name, *known)) { Name::Withheld } else { Name::Other }
+        if known.iter().any(|known| is_alike(name, *known)) { Name::Disguised } else { Name::Other }
     }
 }
 
@@ -286,14 +287,14 @@ mod tests {
             ("Content-Lengths", Name::Other),
             ("x-authorization", Name::Other),
             ("Accept", Name::Other),
-            ("Content_Length", Name::Withheld),
-            ("content.length", Name::Withheld),
-            ("TRANSFER_ENCODING", Name::Withheld),
-            ("Keep_Alive", Name::Withheld),
-            ("Proxy_Authorization", Name::Withheld),
+            ("Content_Length", Name::Disguised),
+            ("content.length", Name::Disguised),
+            ("TRANSFER_ENCODING", Name::Disguised),
+            ("Keep_Alive", Name::Disguised),
+            ("Proxy_Authorization", Name::Disguised),
             ("proxy-a_b", Name::HopByHop),
             ("X-HTTP-Method-Override", Name::Withheld),
-            ("x_original_url", Name::Withheld),
+            ("x_original_url", Name::Disguised),
             ("Accept-Encoding", Name::Withheld),
             ("Content-Encoding", Name::ContentEncoding),
             ("Content-Encoding2", Name::Other),

@@ -282,6 +282,7 @@ pub fn judge(
         !matches!(
             name,
             Name::HopByHop
+                | Name::Disguised
                 | Name::Connection
                 | Name::ContentLength
                 | Name::TransferEncoding

@@ -3,9 +3,10 @@
 use std::io::{Read, Write};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use super::support::relay::emulated;
-use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, ok, pattern, post};
+use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, ok, pace, pattern, post};
 
 const MIB: usize = 1 << 20;
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -137,6 +138,29 @@ fn an_upstream_that_ends_after_an_early_response_needs_no_more_of_the_request() 
             client.finish().expect_end(End::Fin);
         }
     }
+}
+
+#[test]
+fn an_upload_behind_its_response_keeps_its_place_when_the_table_is_full() {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let upstream = first(move |peer| {
+        peer.head().unwrap();
+        assert_eq!(peer.take(5), b"first");
+        peer.write(ok("early"));
+        tell.lock().unwrap().send(peer.take(6)).unwrap();
+        peer.closed();
+    });
+    let relay = Relay::to(&upstream.url()).args(["--max-connections", "1"]).start();
+    let mut client = relay.connect();
+    client.send(head(11, "") + "first");
+    assert_eq!(client.response().text(), "early");
+    pace(Duration::from_millis(1_200));
+    let mut other = relay.connect();
+    assert_eq!(other.response().code(), "too_many_connections");
+    client.send("second");
+    assert_eq!(told.recv_timeout(DEADLINE).expect("the upload goes on"), b"second");
+    next_is_served(&mut client);
 }
 
 #[test]

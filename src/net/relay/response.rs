@@ -56,11 +56,13 @@ impl Relay {
         }
         let plain = std::mem::replace(&mut shared.space.plain, Scratch::new(0));
         let result = if self.head.is_empty() {
-            self.response_bytes(plain.bytes(), flow, shared, now)
+            let used = self.response_bytes(plain.bytes(), flow, shared, now);
+            used.map(|used| self.head.push(&plain.bytes()[used..]))
         } else {
             self.head.push(plain.bytes());
             let bytes = self.head.take();
-            self.response_bytes(&bytes, flow, shared, now)
+            let used = self.response_bytes(&bytes, flow, shared, now);
+            used.map(|used| self.head.put_back(bytes, used))
         };
         shared.space.plain = plain;
         // A final head is what is waited for: interim answers and pieces of a head are not it.
@@ -86,14 +88,15 @@ impl Relay {
         true
     }
 
-    /// Shows bytes to the exchange and sends on what it says.
+    /// Shows bytes to the exchange and sends on what it says. Returns from where on they are kept:
+    /// the beginning of a head.
     pub(super) fn response_bytes(
         &mut self,
         bytes: &[u8],
         flow: Flow,
         shared: &mut Shared,
         now: Instant,
-    ) -> Result<(), Over> {
+    ) -> Result<usize, Over> {
         let mut at = 0;
         while at < bytes.len() && self.exchange.is_under_way() {
             shared.pieces.clear();
@@ -103,7 +106,7 @@ impl Relay {
                     credential.reflected(search, piece)
                 });
             if let ResponseStep::Fault(fault) = step {
-                return self.response_fault(fault, shared, now);
+                return self.response_fault(fault, shared, now).map(|()| bytes.len());
             }
             self.times.first_byte = self.times.first_byte.or(Some(now));
             self.send_downstream(&bytes[at..], shared, now)?;
@@ -114,12 +117,12 @@ impl Relay {
         }
         if self.exchange.is_under_way() {
             if let Flow::Refused(fault) = flow {
-                return self.response_fault(fault, shared, now);
+                return self.response_fault(fault, shared, now).map(|()| bytes.len());
             }
             if flow != Flow::Open {
                 shared.pieces.clear();
                 let clean = flow == Flow::Ended;
-                return match self.exchange.upstream_end(clean, &mut shared.pieces) {
+                let ended = match self.exchange.upstream_end(clean, &mut shared.pieces) {
                     ResponseStep::Fault(fault) => self.response_fault(fault, shared, now),
                     ResponseStep::Downstream => {
                         if let Some(key) = self.upstream.take() {
@@ -128,20 +131,20 @@ impl Relay {
                         self.send_downstream(&[], shared, now)
                     }
                 };
+                return ended.map(|()| bytes.len());
             }
-            self.head.push(&bytes[at..]);
-            return Ok(());
+            return Ok(at);
         }
         if self.exchange.is_uploading() {
             if at < bytes.len() || flow != Flow::Open {
                 self.stop_upload(shared);
             }
-            return Ok(());
+            return Ok(bytes.len());
         }
         // Bytes after the end of an answer belong to nothing that was asked.
         let whole = at == bytes.len() && flow == Flow::Open && self.exchange.upstream_reusable();
         let Some(key) = self.upstream.take() else {
-            return Ok(());
+            return Ok(bytes.len());
         };
         if !whole
             || self.response_start == ResponseStart::DuringRequest
@@ -157,7 +160,7 @@ impl Relay {
         } else if shared.pool.put(key, &mut shared.ups, now) {
             shared.deadlines.set(place(key, Side::Upstream), now + pool::IDLE);
         }
-        Ok(())
+        Ok(bytes.len())
     }
 
     pub(super) fn response_fault(

@@ -18,8 +18,9 @@ impl Relay {
             return None;
         } else if self.exchange.is_idle() {
             self.idle_since
-        } else if self.exchange.is_complete() {
-            // What is left of a request that has its response does not keep the place.
+        } else if self.exchange.is_complete() && !self.exchange.is_uploading() {
+            // What is left of a request that has its response does not keep the place, unless the
+            // upstream still reads it.
             self.times.begun
         } else {
             return None;
