@@ -279,6 +279,23 @@ fn hosts_is_read_anew_after_a_rename_and_when_it_comes_into_being() {
     assert_eq!(ask(&mut client), 200);
 }
 
+/// As container runtimes do it.
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_file_that_is_mounted_over_hosts_is_read() {
+    needs_root();
+    let upstream = on(v4(1), 0);
+    let folder = Folder::new("mounted-hosts");
+    let hosts = folder.file("hosts");
+    fs::write(&hosts, "127.0.0.1 upstream.test\n").unwrap();
+    let script = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
+    let relay = Relay::under(&["unshare", "-m", "sh", "-c", &script, "sh"])
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .upstream(&format!("https://upstream.test:{}/", upstream.address().port()))
+        .start();
+    assert_eq!(ask(&mut relay.connect()), 200);
+}
+
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
 fn an_address_that_leads_to_another_is_told_as_the_other() {

@@ -341,6 +341,41 @@ fn code_in_the_loop_opens_nothing_sends_to_nobody_and_reaches_no_process() {
     }
 }
 
+/// The thread beside the loop has the same memory, and so the key.
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn code_in_the_thread_of_the_log_can_do_even_less() {
+    needs_root();
+    if emulated() {
+        return;
+    }
+    let (upstream, folder) = (Upstream::answering(ok("fine")), Folder::new("inside-log"));
+    let to = address(upstream.address().port());
+    for (what, number, arguments) in [
+        ("a socket", libc::SYS_socket, &[N(2), N(1), N(0)][..]),
+        ("send", libc::SYS_sendto, &[N(LINK), Arg::Bytes(&to), N(1), N(0), N(0), N(0)]),
+        ("read", libc::SYS_read, &[N(0), N(0), N(0)]),
+        ("accept", libc::SYS_accept4, &[N(5), N(0), N(0), N(0o2004000)]),
+        ("receive", libc::SYS_recvmsg, &[N(LINK), N(0), N(0x4000_0040)]),
+        ("fork", libc::SYS_clone, &[N(17), N(0), N(0), N(0), N(0)]),
+        ("attach", libc::SYS_ptrace, &[N(16), N(CONNECTOR)]),
+    ] {
+        let mut relay = relay(&upstream, &folder);
+        let known = |argument| match argument {
+            Arg::Number(CONNECTOR) => N(connector(&relay).into()),
+            Arg::Number(LINK) => N(link(relay.pid())),
+            other => other,
+        };
+        let arguments: Vec<Arg> = arguments.iter().copied().map(known).collect();
+        let threads = fs::read_dir(format!("/proc/{}/task", relay.pid())).unwrap();
+        let threads = threads.map(|thread| thread.unwrap().file_name().into_string().unwrap());
+        let other = threads.map(|id| id.parse().unwrap()).find(|id| *id != relay.pid());
+        let outcome = issue(other.expect("a second thread"), call(number, &arguments));
+        assert_eq!(outcome, Outcome::Killed, "{what}");
+        assert_eq!(relay.exit_code(), -libc::SIGSYS, "{what}");
+    }
+}
+
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
 fn what_the_loop_says_amiss_ends_the_connector_and_the_relay() {
