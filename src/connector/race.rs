@@ -108,21 +108,21 @@ impl Race {
                     at += 1;
                     continue;
                 }
-                match (attempt.stream.take_error(), attempt.stream.peer_addr()) {
-                    (Ok(None), Ok(peer)) if is_at(&attempt.stream, peer) => {
-                        // It is connected to itself, and no port of it may stay in TIME_WAIT.
-                        let _ = reset_on_close(attempt.stream.as_fd());
-                        self.note_error(&io::Error::from_raw_os_error(libc::ECONNREFUSED));
-                        self.attempts.swap_remove(at);
-                        self.next_at = now;
-                    }
-                    (Ok(None), Ok(peer)) => {
-                        let Attempt { stream, .. } = self.attempts.remove(at);
+                if let Ok(peer) = attempt.stream.peer_addr() {
+                    let Attempt { stream, .. } = self.attempts.remove(at);
+                    if !is_at(&stream, peer) {
                         // Not the address that was tried: 0.0.0.0 leads to 127.0.0.1.
                         return Ok(Some((stream, peer)));
                     }
-                    (Ok(None), Err(_)) => at += 1,
-                    (Ok(Some(error)) | Err(error), _) => {
+                    // It is connected to itself, and no port of it may stay in TIME_WAIT.
+                    let _ = reset_on_close(stream.as_fd());
+                    self.note_error(&io::Error::from_raw_os_error(libc::ECONNREFUSED));
+                    self.next_at = now;
+                    continue;
+                }
+                match attempt.stream.take_error() {
+                    Ok(None) => at += 1,
+                    Ok(Some(error)) | Err(error) => {
                         self.note_error(&error);
                         self.attempts.remove(at);
                         self.next_at = now;

@@ -68,7 +68,7 @@ const fn lacks(argument: u8, bits: u32) -> Condition {
 }
 
 const COMMON: &[c_long] = &[
-    // stderr; wakes another thread through an eventfd.
+    // stderr: the start line, the log, the message of a fault.
     libc::SYS_write,
     // The allocator gives memory back.
     libc::SYS_munmap,
@@ -86,7 +86,7 @@ const COMMON: &[c_long] = &[
     libc::SYS_sigaltstack,
     // Locks of the C library and of the standard library's channels.
     libc::SYS_sched_yield,
-    // abort(3) asks whom to signal.
+    // abort(3) asks whom to signal; the start line names the process.
     libc::SYS_getpid,
     libc::SYS_gettid,
     // The end of a thread, and of the process.
