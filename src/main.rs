@@ -30,7 +30,7 @@ use codex_responses_api_proxy::process::service_manager::{ActivationError, Hando
 use codex_responses_api_proxy::process::signals::{Session, Signals};
 use codex_responses_api_proxy::process::sys;
 use codex_responses_api_proxy::process::token::{ClientToken, Readers};
-use codex_responses_api_proxy::process::upstream_users::UpstreamUsers;
+use codex_responses_api_proxy::process::upstream_users::{Reach, UpstreamUsers};
 use codex_responses_api_proxy::users::{self, UserError};
 
 mod check_command;
@@ -137,7 +137,10 @@ fn run(
         return Err(reason.into());
     }
     let user = config.user.as_ref().map(users::with_group).transpose().map_err(no_user)?;
-    let told = forked.tell(&Target { host: host.clone(), port, user })?;
+    let clear_reach = users::clear_reach(config, proxy.as_ref());
+    // A proxy may be anywhere: what goes through it is sealed.
+    let reach = clear_reach.filter(|_| proxy.is_none()).unwrap_or(Reach::Anywhere);
+    let told = forked.tell(&Target { host: host.clone(), port, user, reach })?;
     let mut warnings: Vec<String> = config.likely_mistake().into_iter().collect();
     let token = match &config.client_token_file {
         Some(path) => Some(read_token(path, &mut warnings)?),
@@ -173,8 +176,7 @@ fn run(
         Notifier::default()
     });
     sys::make_room_for_descriptors(files.min(wanted));
-    let reach = users::clear_reach(config, proxy.as_ref());
-    let upstream_users = users::of_upstream(config, reach, user).map_err(no_user)?;
+    let upstream_users = users::of_upstream(config, clear_reach, user).map_err(no_user)?;
     let peers = users::of_clients(config).map_err(no_user)?;
     let tables = [
         peers.as_ref().map(Peers::tables).unwrap_or_default(),
@@ -221,7 +223,7 @@ fn run(
     if proxy.is_some() {
         notes.push(format!("upstream through the proxy {host}:{port}"));
     }
-    match (&upstream_users, reach) {
+    match (&upstream_users, clear_reach) {
         (Some(users), _) => notes.push(users.describe()),
         (None, Some(_)) => {
             notes.push("A LOCAL UPSTREAM MAY BE ANY USER'S (--upstream-uid any)".into());

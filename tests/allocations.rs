@@ -17,6 +17,7 @@ use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyForm};
 use codex_responses_api_proxy::process::signals::{Session, Signals};
+use codex_responses_api_proxy::process::upstream_users::Reach;
 
 #[path = "../benches/common/mod.rs"]
 mod common;
@@ -84,8 +85,12 @@ fn start(upstream: &Upstream) -> u16 {
     trust.add(certs().ca_file().as_ref()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let target =
-        Target { host: config.upstream.host.clone(), port: config.upstream.port, user: None };
+    let target = Target {
+        host: config.upstream.host.clone(),
+        port: config.upstream.port,
+        user: None,
+        reach: Reach::Anywhere,
+    };
     let told = connector::fork(false).unwrap().tell(&target);
     let ready = told.and_then(|told| told.ready(None));
     let Ok((link, _)) = ready else { panic!("no connector") };

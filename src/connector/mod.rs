@@ -28,7 +28,7 @@ use addresses::Addresses;
 use confine::Confinement;
 use link::Link;
 use report::REPORT;
-use serve::Connector;
+use serve::{ATTEMPTS, Connector, Work};
 use wire::{LONGEST, SERVER_INFO, Target};
 
 use crate::http1::url::Host;
@@ -46,6 +46,14 @@ const USER: (u32, u32) = (65_520, 65_520);
 
 /// What of the environment stays: how names are looked up.
 const KEPT_VARIABLES: [&[u8]; 2] = [b"RES_OPTIONS", b"LOCALDOMAIN"];
+
+/// How many processes the user of that id may have: a connector and a lookup of each relay. Code that
+/// took a connector over could otherwise fork until the machine has no process left to give.
+const PROCESSES: u64 = 1024;
+
+/// Descriptors of the connector beside its attempts: standard ones, the link, the server-info file, a
+/// lookup's pipe, what that lookup opens.
+const OTHER_DESCRIPTORS: u64 = 32;
 
 /// How long the connector may take to confine itself.
 const START: Duration = Duration::from_secs(20);
@@ -173,6 +181,9 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
     if name.is_some() {
         lookup::load_modules();
     }
+    // The relay raises its own limit only after the fork.
+    let files = sys::raise_open_files(ATTEMPTS as u64 + OTHER_DESCRIPTORS);
+    let attempts = files.saturating_sub(OTHER_DESCRIPTORS).clamp(1, ATTEMPTS as u64) as usize;
     // Nothing is loaded from here on.
     let sealed = sys::seal_program();
     let executable_memory_denied = sys::executable_memory_is_denied();
@@ -190,7 +201,8 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
         return;
     }
     if let Some(confinement) = confinement {
-        let connector = Connector::new(link, name, target.port, addresses, confinement);
+        let work = Work { name, port: target.port, reach: target.reach, attempts };
+        let connector = Connector::new(link, work, addresses, confinement);
         // It ends with the loop.
         let _ = connector.run();
     }
@@ -238,10 +250,12 @@ fn confine(
     sandbox: bool,
 ) -> Result<(Confinement, ReadBack), HardenError> {
     if user.is_none() && child::is_root() {
-        // A container may have taken the right to do so, or lack the id: then it stays who it is,
-        // without capabilities.
         let _ = sys::empty_bounding_set();
-        let _ = sys::become_user(USER.0, USER.1);
+        // A container may have taken the right to do so, or lack the id: then it stays who it is,
+        // without capabilities, and the start line says so.
+        if sys::become_user(USER.0, USER.1).is_ok() {
+            child::limit_processes(PROCESSES);
+        }
     }
     harden::drop_privileges(user)?;
     // The change of user took that back, so it comes now. What ends the connector is the end of the

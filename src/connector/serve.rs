@@ -17,11 +17,12 @@ use crate::http1::response::UpstreamFault;
 use crate::process::sys::child::{empty_if_it_holds, poll};
 use crate::process::sys::fd_passing::{Passed, receive_message, send_message};
 use crate::process::sys::{reset_on_close, set_upstream_options};
+use crate::process::upstream_users::Reach;
 
 /// Dials that wait for an end; the loop has places for fewer.
 const DIALS: usize = 1 << 18;
 /// Attempts at connections at one time, each with a descriptor. Whatever is beyond waits for its turn.
-const ATTEMPTS: usize = 256;
+pub const ATTEMPTS: usize = 256;
 /// How long a dial may take, should the loop not give it up itself.
 const DIAL: Duration = Duration::from_secs(30);
 /// Lookups in a row that were disturbed by a change of the files.
@@ -38,12 +39,22 @@ struct Dial {
     race: Option<Race>,
 }
 
+/// What to connect to.
+pub struct Work {
+    /// The name to look up, where it is one.
+    pub name: Option<String>,
+    /// The port of the host.
+    pub port: u16,
+    /// Which of its addresses count.
+    pub reach: Reach,
+    /// How many descriptors there are for connections, [`ATTEMPTS`] at most.
+    pub attempts: usize,
+}
+
 /// The connector at work.
 pub struct Connector {
     link: OwnedFd,
-    /// The name to look up, where it is one.
-    name: Option<String>,
-    port: u16,
+    work: Work,
     confinement: Confinement,
     addresses: Addresses,
     lookup: Option<Lookup>,
@@ -73,15 +84,13 @@ impl Connector {
     /// With a link that does not block.
     pub fn new(
         link: OwnedFd,
-        name: Option<String>,
-        port: u16,
+        work: Work,
         addresses: Addresses,
         confinement: Confinement,
     ) -> Connector {
         Connector {
             link,
-            name,
-            port,
+            work,
             confinement,
             addresses,
             lookup: None,
@@ -117,8 +126,15 @@ impl Connector {
                 self.lookup = None;
                 self.addresses.found(Vec::new(), now);
             }
-            wakes_at = self.advance(now);
-            self.send_replies()?;
+            loop {
+                let progress = self.advance(now);
+                self.send_replies()?;
+                wakes_at = progress.wakes_at;
+                // A connection that failed or was handed over has made room.
+                if !progress.starved || self.room() == 0 {
+                    break;
+                }
+            }
         }
     }
 
@@ -192,46 +208,49 @@ impl Connector {
         }
     }
 
-    /// Takes every dial as far as it goes now; says when to do so again at the latest.
-    fn advance(&mut self, now: Instant) -> Option<Instant> {
-        loop {
-            let mut wakes_at = None;
-            let mut wake =
-                |at: Option<Instant>| wakes_at = [wakes_at, at].into_iter().flatten().min();
-            let (mut starved, mut failed) = (false, false);
-            let under_way = self.dials.iter().filter_map(|d| d.race.as_ref()).map(Race::count);
-            let mut room = ATTEMPTS.saturating_sub(under_way.sum());
-            let mut dials = std::mem::take(&mut self.dials);
-            dials.retain_mut(|dial| {
-                wake(Some(dial.since + DIAL));
-                let result = match self.step(dial, &mut room, now) {
-                    Ok(Step::Connected(stream, address)) => {
-                        let _ = set_upstream_options(stream.as_fd());
-                        (Outcome::Connected(address), Some(stream))
-                    }
-                    Ok(Step::Wait(at)) if now < dial.since + DIAL => {
-                        // A time that has passed: it waits for room, which no clock brings.
-                        wake(at.filter(|at| *at > now));
-                        starved |= room == 0;
-                        return true;
-                    }
-                    Ok(Step::Wait(_)) => (Outcome::Failed(UpstreamFault::Unreachable), None),
-                    Err(fault) => (Outcome::Failed(fault), None),
-                };
-                failed |= dial.race.is_some() && result.1.is_none();
-                self.replies.push_back((dial.reply(result.0, now), result.1));
-                false
-            });
-            self.dials = dials;
-            if failed {
-                // The name may lead elsewhere by now.
-                self.addresses.doubt(now);
-            }
-            let under_way = self.dials.iter().filter_map(|d| d.race.as_ref()).map(Race::count);
-            if !starved || under_way.sum::<usize>() >= ATTEMPTS {
-                return wakes_at;
-            }
+    /// Takes every dial as far as it goes now.
+    fn advance(&mut self, now: Instant) -> Progress {
+        let mut progress = Progress { wakes_at: None, starved: false };
+        let mut wake = |at: Option<Instant>| {
+            // What was due and found no room waits for room.
+            let at = at.filter(|at| *at > now);
+            progress.wakes_at = [progress.wakes_at, at].into_iter().flatten().min();
+        };
+        let mut failed = false;
+        let mut room = self.room();
+        let mut dials = std::mem::take(&mut self.dials);
+        dials.retain_mut(|dial| {
+            let result = match self.step(dial, &mut room, now) {
+                Ok(Step::Connected(stream, address)) => {
+                    let _ = set_upstream_options(stream.as_fd());
+                    (Outcome::Connected(address), Some(stream))
+                }
+                Ok(Step::Wait(at)) if now < dial.since + DIAL => {
+                    wake(Some(dial.since + DIAL));
+                    wake(at);
+                    progress.starved |= room == 0;
+                    return true;
+                }
+                Ok(Step::Wait(_)) => (Outcome::Failed(UpstreamFault::Unreachable), None),
+                Err(fault) => (Outcome::Failed(fault), None),
+            };
+            failed |= dial.race.is_some() && result.1.is_none();
+            self.replies.push_back((dial.reply(result.0, now), result.1));
+            false
+        });
+        self.dials = dials;
+        if failed {
+            // The name may lead elsewhere by now.
+            self.addresses.doubt(now);
         }
+        progress
+    }
+
+    /// How many attempts may begin. A connection that waits to be handed over has a descriptor too.
+    fn room(&self) -> usize {
+        let under_way = self.dials.iter().filter_map(|d| d.race.as_ref()).map(Race::count);
+        let waiting = self.replies.iter().filter(|(_, stream)| stream.is_some()).count();
+        self.work.attempts.saturating_sub(under_way.sum::<usize>() + waiting)
     }
 
     fn step(
@@ -245,8 +264,13 @@ impl Connector {
             None => loop {
                 match self.addresses.next(dial.since, now) {
                     Next::Use(addresses) => {
+                        let is_here = |address: &SocketAddr| address.ip().is_loopback();
+                        if self.work.reach == Reach::Here && !addresses.iter().all(is_here) {
+                            return Err(UpstreamFault::Unreachable);
+                        }
                         dial.resolved_at = now;
-                        let order = if self.name.is_some() { Order::Raced } else { Order::InTurn };
+                        let order =
+                            if self.work.name.is_some() { Order::Raced } else { Order::InTurn };
                         break dial.race.insert(Race::new(addresses, order, now));
                     }
                     Next::Wait(at) => return Ok(Step::Wait(at)),
@@ -262,8 +286,8 @@ impl Connector {
     }
 
     fn begin_lookup(&mut self, now: Instant) -> Result<(), UpstreamFault> {
-        let name = self.name.as_deref().ok_or(UpstreamFault::Dns)?;
-        match Lookup::begin(name, self.port, &self.confinement, now) {
+        let name = self.work.name.as_deref().ok_or(UpstreamFault::Dns)?;
+        match Lookup::begin(name, self.work.port, &self.confinement, now) {
             Ok(lookup) => {
                 self.lookup = Some(lookup);
                 self.addresses.asked(now);
@@ -304,6 +328,14 @@ impl Connector {
     }
 }
 
+/// How far all dials have come.
+struct Progress {
+    /// When to look again at the latest.
+    wakes_at: Option<Instant>,
+    /// One at least waits, and there was no room for another attempt.
+    starved: bool,
+}
+
 /// How far a dial has come.
 enum Step {
     Connected(TcpStream, SocketAddr),
@@ -326,5 +358,75 @@ impl Dial {
             connect: now.saturating_duration_since(resolved_at),
             resolved,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::net::TcpListener;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::connector::link::{Dialed, Link, Pending};
+    use crate::process::confine::Sandbox;
+    use crate::process::sys::fd_passing::message_pair;
+
+    /// A connector on a thread, and the loop's end of its link. It ends with that.
+    fn serving(reach: Reach, address: SocketAddr) -> Rc<Link> {
+        let (ours, theirs) = message_pair().unwrap();
+        std::thread::spawn(move || {
+            let work = Work { name: None, port: address.port(), reach, attempts: ATTEMPTS };
+            let confinement = Confinement::new(Sandbox::off()).unwrap();
+            let addresses = Addresses::literal(&[address]);
+            let _ = Connector::new(theirs, work, addresses, confinement).run();
+        });
+        Rc::new(Link::new(ours))
+    }
+
+    fn next(link: &Link) -> Dialed {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            link.flush();
+            if let Some(dialed) = link.receive().unwrap() {
+                return dialed;
+            }
+            let events = libc::POLLIN | if link.has_unsent() { libc::POLLOUT } else { 0 };
+            let fd = libc::pollfd { fd: link.as_raw_fd(), events, revents: 0 };
+            poll(&mut [fd], Some(Duration::from_secs(1))).unwrap();
+        }
+        panic!("no reply");
+    }
+
+    /// 0.0.0.0 leads to this machine and is no loopback address, so the test can tell what is refused
+    /// from what cannot be reached.
+    #[test]
+    fn an_address_that_is_not_loopback_is_connected_to_only_where_that_is_allowed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for (ip, reach, is_allowed) in [
+            ([0, 0, 0, 0], Reach::Anywhere, true),
+            ([0, 0, 0, 0], Reach::Here, false),
+            ([127, 0, 0, 1], Reach::Here, true),
+        ] {
+            let link = serving(reach, SocketAddr::from((ip, port)));
+            let mut pending = link.dial(7).unwrap();
+            let dialed = next(&link);
+            pending.settle();
+            assert_eq!((dialed.id, dialed.result.is_ok()), (7, is_allowed), "{ip:?} {reach:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_full_both_ways_loses_nothing() {
+        const DIALS: u64 = 4000;
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let link = serving(Reach::Here, closed);
+        let mut pending: Vec<_> = (0..DIALS).map(|id| link.dial(id).unwrap()).collect();
+        assert!(link.has_unsent(), "the link is not full");
+        let replied: BTreeSet<_> = (0..DIALS).map(|_| next(&link).id).collect();
+        assert_eq!(replied.len() as u64, DIALS);
+        pending.iter_mut().for_each(Pending::settle);
+        assert!(link.receive().unwrap().is_none());
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::http1::response::UpstreamFault;
 use crate::http1::url::Host;
+use crate::process::upstream_users::Reach;
 
 /// A message that means nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +21,12 @@ pub struct Target {
     pub port: u16,
     /// The ids of `--user`.
     pub user: Option<(u32, u32)>,
+    /// Which addresses of the host are connected to.
+    pub reach: Reach,
 }
 
 /// Bytes before the host of a [`Target`].
-const BEFORE_HOST: usize = 12;
+const BEFORE_HOST: usize = 13;
 /// The longest message: a [`Target`] with the longest name.
 pub const LONGEST: usize = BEFORE_HOST + 255;
 
@@ -40,6 +43,7 @@ impl Target {
         message.extend(self.port.to_ne_bytes());
         message.extend(uid.to_ne_bytes());
         message.extend(gid.to_ne_bytes());
+        message.push(u8::from(self.reach == Reach::Here));
         message.extend(host);
         message
     }
@@ -60,7 +64,12 @@ impl Target {
             1 => Some((number(&head[4..8]), number(&head[8..12]))),
             _ => return Err(Malformed),
         };
-        Ok(Target { host, port: u16::from_ne_bytes([head[2], head[3]]), user })
+        let reach = match head[12] {
+            0 => Reach::Anywhere,
+            1 => Reach::Here,
+            _ => return Err(Malformed),
+        };
+        Ok(Target { host, port: u16::from_ne_bytes([head[2], head[3]]), user, reach })
     }
 }
 
@@ -285,10 +294,12 @@ mod tests {
             Host::V6([9; 16]),
         ] {
             for user in [None, Some((0, 0)), Some((65_520, 7))] {
-                let target = Target { host: host.clone(), port: 443, user };
-                let message = target.encode();
-                assert!(message.len() <= LONGEST);
-                assert_eq!(Target::decode(&message), Ok(target));
+                for reach in [Reach::Here, Reach::Anywhere] {
+                    let target = Target { host: host.clone(), port: 443, user, reach };
+                    let message = target.encode();
+                    assert!(message.len() <= LONGEST);
+                    assert_eq!(Target::decode(&message), Ok(target));
+                }
             }
         }
     }
@@ -318,14 +329,15 @@ mod tests {
         assert_eq!(Request::decode(&[0; REQUEST]), Err(Malformed));
         assert_eq!(Request::decode(&[3; REQUEST]), Err(Malformed));
         assert_eq!(Request::decode(&[1; REQUEST - 1]), Err(Malformed));
-        let target = Target { host: Host::V4([1; 4]), port: 1, user: None };
-        for at in 0..2 {
+        let reach = Reach::Anywhere;
+        let target = Target { host: Host::V4([1; 4]), port: 1, user: None, reach };
+        for at in [0, 1, 12] {
             let mut changed = target.encode();
             changed[at] = 9;
             assert_eq!(Target::decode(&changed), Err(Malformed));
         }
-        assert_eq!(Target::decode(&target.encode()[..13]), Err(Malformed));
-        let long = Target { host: Host::Name("x".repeat(256)), port: 1, user: None };
+        assert_eq!(Target::decode(&target.encode()[..14]), Err(Malformed));
+        let long = Target { host: Host::Name("x".repeat(256)), port: 1, user: None, reach };
         assert_eq!(Target::decode(&long.encode()), Err(Malformed));
     }
 }

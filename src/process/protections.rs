@@ -209,6 +209,13 @@ impl Protections {
         if self.sandbox.landlock().version().is_some() && !self.read_back.landlock_denies {
             missing.push("Landlock (no file was there to be denied)".into());
         }
+        if self.connector.uid == 0 && self.user.is_none() {
+            missing.push(
+                "a user of its own for the connector (let setresuid(2) through, map id 65520, or use \
+                 --user)"
+                    .into(),
+            );
+        }
         if self.connector.read_back.status.is_none() {
             missing.push("a /proc that the connector can read".into());
         }

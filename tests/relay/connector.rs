@@ -40,7 +40,7 @@ pub(super) fn connector(relay: &Relay) -> u32 {
     children[0]
 }
 
-fn status(pid: u32, field: &str) -> String {
+pub(super) fn status(pid: u32, field: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with(field)).unwrap();
     line.split_once(':').unwrap().1.trim().to_owned()

@@ -316,6 +316,57 @@ fn a_name_that_moves_is_followed_when_connections_fail() {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
+fn the_last_good_addresses_are_used_when_a_name_server_has_none_or_hangs() {
+    needs_root();
+    for later in [Some(vec![]), None] {
+        let random = random_hex();
+        let part = |at: usize| u8::from_str_radix(&random[at..at + 2], 16).unwrap();
+        // An address that no other test uses, so that its port stays free.
+        let address: IpAddr = Ipv4Addr::new(127, 54, part(0), part(2)).into();
+        let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+        let now = Arc::new(Mutex::new(Some(vec![address])));
+        let shared = now.clone();
+        let (server, asked) = name_server(move || shared.lock().unwrap().clone());
+        let relay = start(Relay::to(&format!("https://{NAME}:{port}/")), "", server);
+        let mut client = relay.connect();
+        assert_eq!(ask(&mut client), (502, "upstream_refused".into()));
+        // It may have moved, so the name is asked for again.
+        let before = asked.load(Ordering::SeqCst);
+        *now.lock().unwrap() = later;
+        let _upstream = on(address, port, "here");
+        assert_eq!(ask(&mut client), (200, "here".into()));
+        assert!(asked.load(Ordering::SeqCst) > before);
+    }
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn lookups_that_find_nothing_become_rarer_and_requests_share_them() {
+    needs_root();
+    let (server, asked) = name_server(|| Some(vec![]));
+    let relay = start(Relay::to(&format!("https://{NAME}/")), "", server);
+    let mut client = relay.connect();
+    let begun = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(ask(&mut client), (502, "upstream_dns_failed".into()));
+    }
+    // Between them 0.1, 0.2, 0.4 and 0.8 seconds pass.
+    assert!(begun.elapsed() >= Duration::from_millis(1500), "{:?}", begun.elapsed());
+    // A C library may ask once more with a domain of its own.
+    assert!(asked.load(Ordering::SeqCst) <= 10);
+    let before = asked.load(Ordering::SeqCst);
+    let mut clients: Vec<_> = (0..30).map(|_| relay.connect()).collect();
+    clients.iter_mut().for_each(|client| {
+        client.send(post("", "{}"));
+    });
+    for client in &mut clients {
+        assert_eq!(client.response().code(), "upstream_dns_failed");
+    }
+    assert!(asked.load(Ordering::SeqCst) <= before + 4);
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 #[ignore = "takes a minute"]
 fn a_name_is_looked_up_again_after_a_minute() {
     needs_root();

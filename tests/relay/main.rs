@@ -10,6 +10,7 @@ mod certificates;
 mod check;
 mod command_line;
 mod connector;
+mod connector_limits;
 mod detach;
 mod dialing;
 mod differential;

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use super::lifecycle::Folder;
-use super::support::relay::{Starter, inherit};
+use super::support::relay::{Starter, emulated, inherit};
 use super::support::{DEADLINE, Relay, comes, needs_root, wait_for};
 
 const OWNER: u32 = 65_533;
@@ -65,6 +65,28 @@ fn a_file_that_may_be_written_but_not_replaced_is_written_in_place_and_emptied()
         assert_eq!(fs::read(&info).unwrap(), b"");
         assert_eq!(fs::metadata(&info).unwrap().ino(), before.ino());
         assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "something is left beside it");
+    }
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn in_place_it_is_emptied_though_the_relay_was_killed() {
+    needs_root();
+    if emulated() {
+        return;
+    }
+    for user in [None, Some(RUNNER)] {
+        let folder = prepared("in-place-killed", "");
+        let info = folder.file("info");
+        let starter = with_info(Relay::bare(), &info);
+        let mut relay = match user {
+            Some(user) => starter.run_by(user).start(),
+            None => starter.start(),
+        };
+        assert_eq!(fs::read_to_string(&info).unwrap(), line(&relay));
+        relay.signal(libc::SIGKILL);
+        assert_eq!(relay.exit_code(), -libc::SIGKILL);
+        wait_for(|| fs::read(&info).unwrap().is_empty());
     }
 }
 

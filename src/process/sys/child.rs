@@ -80,6 +80,20 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// Lowers how many processes the user of this one may have, for this one and its children. Where that is
+/// refused the limit stays as it was.
+pub fn limit_processes(count: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills one struct, and reads one, that outlive the calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NPROC, &mut limit) == 0 {
+            let count = limit.rlim_max.min(count);
+            let lower = libc::rlimit { rlim_cur: limit.rlim_cur.min(count), rlim_max: count };
+            libc::setrlimit(libc::RLIMIT_NPROC, &lower);
+        }
+    }
+}
+
 /// Has one descriptor, as number 3, and those below that number; closes every other.
 pub fn keep_only(fd: OwnedFd) -> io::Result<OwnedFd> {
     const KEPT: c_int = 3;
