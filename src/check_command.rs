@@ -1,7 +1,7 @@
 //! `--check` as a command: what it says of this machine, and then [`Check`].
 
 use codex_responses_api_proxy::cli::Config;
-use codex_responses_api_proxy::connector::Told;
+use codex_responses_api_proxy::connector::{self, Told};
 use codex_responses_api_proxy::http1::url::{Host, Scheme, UpstreamUrl};
 use codex_responses_api_proxy::net::check::{self, Check};
 use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
@@ -70,7 +70,8 @@ pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), Star
         Scheme::Http => None,
         Scheme::Https => Some(Connector::new(trust, Recording::On).map_err(no_connector)?),
     };
-    let (link, connector_confined) = told.ready(None)?;
+    let link = told.link();
+    let connector_confined = connector::report(&link)?;
     let setup = check::Setup { connector, link, proxy, upstream_users, sandbox };
     let check = Check::new(setup).map_err(no_loop)?;
     let sealed = sys::seal_program();

@@ -247,8 +247,6 @@ fn run(
     } else {
         "answers not searched for the key (shorter than 16 bytes)"
     };
-    let info = server_info.as_ref().filter(|file| file.is_file());
-    let (link, connector_confined) = told.ready(info.map(|file| (file.as_fd(), file.line())))?;
     let mut event_loop = EventLoop::new(Setup {
         listeners: listeners.sockets,
         notifier,
@@ -257,7 +255,7 @@ fn run(
         server_info,
         credential,
         connector,
-        link,
+        link: told.link(),
         proxy,
         upstream_users,
         policy: config.policy(),
@@ -278,6 +276,7 @@ fn run(
     let sealed = sys::seal_program();
     sandbox.look_at_others()?;
     let uid = sys::user_id();
+    let connector_confined = connector::report(event_loop.link())?;
     // All other threads are confined, and nothing but this one's own confinement can fail any more.
     let published = event_loop.publish();
     published.map_err(|error| no_server_info(config, &error))?;

@@ -91,9 +91,9 @@ fn start(upstream: &Upstream) -> u16 {
         user: None,
         reach: Reach::Anywhere,
     };
-    let told = connector::fork(false).unwrap().tell(&target);
-    let ready = told.and_then(|told| told.ready(None));
-    let Ok((link, _)) = ready else { panic!("no connector") };
+    let Ok(told) = connector::fork(false).unwrap().tell(&target) else { panic!("no connector") };
+    let link = told.link();
+    assert!(connector::report(&link).is_ok(), "no connector");
     thread::spawn(move || {
         let mut key = &b"sk-a-key-that-is-used-in-this-test-alone\n"[..];
         let read = |buffer: &mut [u8]| std::io::Read::read(&mut key, buffer);

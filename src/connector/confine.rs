@@ -1,6 +1,7 @@
 //! What the connector, and each lookup, can still do: Landlock decides about files and ports, seccomp
 //! about system calls.
 
+use std::cell::OnceCell;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,18 +29,32 @@ const FOLDERS: [&str; 2] = ["/etc", "/run"];
 /// One of these can be opened nearly everywhere. None lies in [`FOLDERS`].
 const TRIED: [&str; 3] = ["/", "/proc/self/status", "/dev/null"];
 
-/// The rules, made before they are needed: a lookup has only to put them in force.
+/// The rules. Those of a lookup are made once: each lookup has only to put them in force.
 pub struct Confinement {
     sandbox: Sandbox,
-    lookup: BpfProgram,
+    lookup: OnceCell<BpfProgram>,
 }
 
 impl Confinement {
-    /// Makes the filters.
-    pub fn new(sandbox: Sandbox) -> Result<Confinement, HardenError> {
-        let lookup =
-            if sandbox.seccomp().version().is_some() { refusing(&LOOKUP)? } else { Vec::new() };
-        Ok(Confinement { sandbox, lookup })
+    /// What this kernel offers is in the sandbox.
+    pub fn new(sandbox: Sandbox) -> Confinement {
+        Confinement { sandbox, lookup: OnceCell::new() }
+    }
+
+    /// Makes what the first lookup would make otherwise, and every other too.
+    pub fn prepare_lookups(&self) -> Result<(), HardenError> {
+        match self.sandbox.seccomp().version() {
+            Some(_) => self.lookup_filter().map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    fn lookup_filter(&self) -> Result<&BpfProgram, HardenError> {
+        if let Some(filter) = self.lookup.get() {
+            return Ok(filter);
+        }
+        let filter = refusing(&LOOKUP)?;
+        Ok(self.lookup.get_or_init(|| filter))
     }
 
     /// Confines the connector, which connects to this port, and sees that it is confined. Its children
@@ -76,7 +91,7 @@ impl Confinement {
             self.restrict(&rights, files, &[DNS]).map_err(|_| HardenError::Landlock)?;
         }
         if self.sandbox.seccomp().version().is_some() {
-            apply(&self.lookup)?;
+            apply(self.lookup_filter()?)?;
         }
         Ok(())
     }

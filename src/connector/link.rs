@@ -47,6 +47,15 @@ impl Link {
         Link { fd, unsent: RefCell::default(), open: Cell::new(0), gone: Cell::new(false) }
     }
 
+    /// Has the connector empty the server-info file, if that still holds this line, when this process is
+    /// gone: one that was killed cannot do so itself. Not before it has reported: a message that it has not
+    /// read when it ends would take its report away.
+    pub fn remember(&self, file: BorrowedFd<'_>, line: &[u8]) {
+        let message = [&[SERVER_INFO], line].concat();
+        // A connector that is gone shows that when the loop runs.
+        let _ = send_message(self.fd.as_fd(), &message, Some(file));
+    }
+
     /// Asks for a connection; no two that are waited for have the same number.
     pub fn dial(self: &Rc<Self>, id: u64) -> Result<Pending, UpstreamFault> {
         self.ask(Request::Dial(id));
@@ -60,13 +69,6 @@ impl Link {
     /// What was connected to is not what was expected: the name is looked up again.
     pub fn doubt(&self) {
         self.ask(Request::Doubt);
-    }
-
-    /// Has the connector empty this file in place of the one that it was told of before. A connector that
-    /// is gone shows that when the loop runs.
-    pub fn remember(&self, file: BorrowedFd<'_>, line: &[u8]) {
-        let message = [&[SERVER_INFO], line].concat();
-        let _ = send_message(self.fd.as_fd(), &message, Some(file));
     }
 
     fn ask(&self, request: Request) {
@@ -165,6 +167,12 @@ fn connected(
             Ok(Err(UpstreamFault::Unreachable))
         }
         _ => Err(ConnectorFailed),
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

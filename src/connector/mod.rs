@@ -29,7 +29,7 @@ use confine::Confinement;
 use link::Link;
 use report::REPORT;
 use serve::{ATTEMPTS, Connector, Work};
-use wire::{LONGEST, SERVER_INFO, Target};
+use wire::{LONGEST, Target};
 
 use crate::http1::url::Host;
 use crate::process::confine::{ReadBack, Sandbox};
@@ -112,30 +112,20 @@ impl Told {
         self.link.as_fd()
     }
 
-    /// Has it empty the server-info file, if that still holds this line, when this process is gone: one
-    /// that was killed cannot do so itself.
-    fn remember(&self, file: BorrowedFd<'_>, line: &[u8]) -> Result<(), StartError> {
-        let message = [&[SERVER_INFO], line].concat();
-        send_message(self.link.as_fd(), &message, Some(file)).map_err(|_| StartError::Gone)
+    /// The way to it, to be used once it has reported.
+    pub fn link(self) -> Link {
+        Link::new(self.link)
     }
+}
 
-    /// Waits until it is confined, takes its word of that, and then tells it of the server-info file and
-    /// its line, if there is one. Not before: a message that it has not read when it ends would take its
-    /// report away.
-    pub fn ready(
-        self,
-        info: Option<(BorrowedFd<'_>, &[u8])>,
-    ) -> Result<(Link, Confined), StartError> {
-        let by = Instant::now() + START;
-        let mut message = [0; REPORT];
-        let n = receive(self.link.as_fd(), &mut message, Some(by)).ok_or(StartError::Gone)?;
-        let confined = report::decode(&message[..n]).map_err(|_| StartError::Gone)?;
-        let confined = confined.map_err(StartError::Harden)?;
-        if let Some((file, line)) = info {
-            self.remember(file, line)?;
-        }
-        Ok((Link::new(self.link), confined))
-    }
+/// Waits until the connector is confined, and takes its word of that. Other things can be done in the
+/// meantime.
+pub fn report(link: &Link) -> Result<Confined, StartError> {
+    let by = Instant::now() + START;
+    let mut message = [0; REPORT];
+    let n = receive(link.as_fd(), &mut message, Some(by)).ok_or(StartError::Gone)?;
+    let confined = report::decode(&message[..n]).map_err(|_| StartError::Gone)?;
+    confined.map_err(StartError::Harden)
 }
 
 /// Waits for a message; `None` when none comes.
@@ -200,7 +190,9 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
     if send_message(link.as_fd(), &report::encode(&confined), None).is_err() {
         return;
     }
-    if let Some(confinement) = confinement {
+    if let Some(confinement) = confinement
+        && confinement.prepare_lookups().is_ok()
+    {
         let work = Work { name, port: target.port, reach: target.reach, attempts };
         let connector = Connector::new(link, work, addresses, confinement);
         // It ends with the loop.
@@ -264,7 +256,7 @@ fn confine(
     if !child::end_with(parent).map_err(|_| HardenError::NewPrivileges)? {
         child::end_now(0);
     }
-    let confinement = Confinement::new(if sandbox { Sandbox::new(port) } else { Sandbox::off() })?;
+    let confinement = Confinement::new(if sandbox { Sandbox::new(port) } else { Sandbox::off() });
     let read_back = confinement.connector(port)?;
     Ok((confinement, read_back))
 }

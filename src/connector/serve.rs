@@ -181,9 +181,8 @@ impl Connector {
 
     /// The server-info file.
     fn remember(&mut self, file: OwnedFd, message: &[u8]) -> Result<(), LoopGone> {
-        match message.split_first() {
-            Some((&SERVER_INFO, line)) => {
-                // The one before, which could not take the name, has none any more.
+        match (message.split_first(), &self.server_info) {
+            (Some((&SERVER_INFO, line)), None) => {
                 self.server_info = Some(ServerInfo { file, line: line.to_vec() });
                 Ok(())
             }
@@ -377,7 +376,7 @@ mod tests {
         let (ours, theirs) = message_pair().unwrap();
         std::thread::spawn(move || {
             let work = Work { name: None, port: address.port(), reach, attempts: ATTEMPTS };
-            let confinement = Confinement::new(Sandbox::off()).unwrap();
+            let confinement = Confinement::new(Sandbox::off());
             let addresses = Addresses::literal(&[address]);
             let _ = Connector::new(theirs, work, addresses, confinement).run();
         });

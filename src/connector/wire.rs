@@ -88,8 +88,8 @@ pub enum Request {
     Doubt,
 }
 
-/// The first byte of a message that brings the server-info file; what is written to it follows. A second
-/// one takes the place of the first.
+/// The first byte of a message that brings the server-info file; what was written to it follows. It comes
+/// at most once.
 pub const SERVER_INFO: u8 = 4;
 
 /// Bytes of a [`Request`].

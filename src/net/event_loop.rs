@@ -38,7 +38,7 @@ use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
 use crate::process::harden::HardenError;
 use crate::process::peer::Peers;
-use crate::process::server_info::{Published, ServerInfo};
+use crate::process::server_info::ServerInfo;
 use crate::process::service_manager::Notifier;
 use crate::process::signals::{EndSignal, Signals};
 use crate::process::sys;
@@ -221,11 +221,19 @@ impl EventLoop {
         })
     }
 
-    /// Tells by `--server-info` where the relay listens.
+    /// The way to the connector.
+    pub fn link(&self) -> &Link {
+        &self.shared.origin.link
+    }
+
+    /// Tells by `--server-info` where the relay listens. The connector knows the file from then on: not
+    /// earlier, since it may become another one.
     pub fn publish(&mut self) -> io::Result<()> {
-        if let Some(info) = &mut self.server_info
-            && info.publish()? == Published::InPlaceInstead
-        {
+        let Some(info) = &mut self.server_info else {
+            return Ok(());
+        };
+        info.publish()?;
+        if info.is_file() {
             self.shared.origin.link.remember(info.as_fd(), info.line());
         }
         Ok(())

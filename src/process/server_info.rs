@@ -54,16 +54,6 @@ enum Way {
     Stream,
 }
 
-/// To which file the line was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Published {
-    /// To the one that was opened.
-    AsOpened,
-    /// To the one that was there, since the new one could not take its name. The descriptor's number is
-    /// the same.
-    InPlaceInstead,
-}
-
 impl ServerInfo {
     /// Finds the place and makes or opens the file, which stays empty or as it was.
     pub fn open(path: &Path, port: u16, pid: u32, later: Later) -> io::Result<ServerInfo> {
@@ -114,17 +104,9 @@ impl ServerInfo {
         }
     }
 
-    /// Writes `{"port":PORT,"pid":PID}` and a newline, and says to which file.
-    pub fn publish(&mut self) -> io::Result<Published> {
-        let was_beside = matches!(self.way, Way::Beside { .. });
-        self.publish_line()?;
-        Ok(match self.way {
-            Way::InPlace if was_beside => Published::InPlaceInstead,
-            _ => Published::AsOpened,
-        })
-    }
-
-    fn publish_line(&mut self) -> io::Result<()> {
+    /// Writes `{"port":PORT,"pid":PID}` and a newline. The descriptor may be that of another file then, by the
+    /// same number.
+    pub fn publish(&mut self) -> io::Result<()> {
         if matches!(self.way, Way::Stream) {
             // One write: a pipe takes so little whole or not at all.
             return match self.file.write(&self.line)? {

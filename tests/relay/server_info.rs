@@ -122,6 +122,28 @@ fn a_file_that_is_a_mount_of_its_own_is_written_in_place() {
     assert_eq!(fs::read(&shared).unwrap(), b"");
 }
 
+/// It becomes known only when the new file is to be renamed that this is impossible.
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_file_that_is_a_mount_is_emptied_though_the_relay_was_killed() {
+    needs_root();
+    if emulated() {
+        return;
+    }
+    let folder = Folder::new("mount-killed");
+    let (info, shared) = (folder.file("info"), folder.file("shared"));
+    fs::write(&info, "").unwrap();
+    fs::write(&shared, "").unwrap();
+    let mounting = "mount --bind \"$0\" \"$1\"; shift; exec \"$@\"";
+    let tool = ["unshare", "--mount", "sh", "-ec", mounting];
+    let paths = [shared.to_str().unwrap(), info.to_str().unwrap()];
+    let mut relay = with_info(Relay::under(&[&tool[..], &paths].concat()), &info).start();
+    assert_eq!(fs::read_to_string(&shared).unwrap(), line(&relay));
+    relay.signal(libc::SIGKILL);
+    assert_eq!(relay.exit_code(), -libc::SIGKILL);
+    wait_for(|| fs::read(&shared).unwrap().is_empty());
+}
+
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
 fn in_place_the_file_is_emptied_after_the_relay_was_killed() {
