@@ -221,24 +221,6 @@ impl EventLoop {
         })
     }
 
-    /// The way to the connector.
-    pub fn link(&self) -> &Link {
-        &self.shared.origin.link
-    }
-
-    /// Tells by `--server-info` where the relay listens. The connector knows the file from then on: not
-    /// earlier, since it may become another one.
-    pub fn publish(&mut self) -> io::Result<()> {
-        let Some(info) = &mut self.server_info else {
-            return Ok(());
-        };
-        info.publish()?;
-        if info.is_file() {
-            self.shared.origin.link.remember(info.as_fd(), info.line());
-        }
-        Ok(())
-    }
-
     /// Confines the loop's thread, which is the one that calls.
     pub fn confine(&self) -> Result<ReadBack, HardenError> {
         self.sandbox.confine(Thread::Loop)

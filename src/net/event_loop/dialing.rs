@@ -1,17 +1,37 @@
-//! What the connector says: connections that it has made or could not make, and its end.
+//! What the connector is told and says: the server-info file; connections that it has made or could not
+//! make, and its end.
 
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 
 use mio::Token;
 
 use super::EventLoop;
-use crate::connector::link::ConnectorFailed;
+use crate::connector::link::{ConnectorFailed, Link};
 use crate::http1::response::UpstreamFault;
 use crate::net::slots::{Key, Side};
 use crate::process::sys;
 
 impl EventLoop {
+    /// The way to the connector.
+    pub fn link(&self) -> &Link {
+        &self.shared.origin.link
+    }
+
+    /// Tells by `--server-info` where the relay listens. The connector knows the file from then on: not
+    /// earlier, since it may become another one.
+    pub fn publish(&mut self) -> io::Result<()> {
+        let Some(info) = &mut self.server_info else {
+            return Ok(());
+        };
+        info.publish()?;
+        if info.is_file() {
+            self.shared.origin.link.remember(info.as_fd(), info.line());
+        }
+        Ok(())
+    }
+
     /// The connector has replied, or is gone.
     pub(super) fn dialed(&mut self) {
         loop {
