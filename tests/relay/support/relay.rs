@@ -176,7 +176,13 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if self.status.is_none() {
+            // A tracer that is killed lets what it traces go on.
+            let others = descendants(self.child.id());
             let _ = self.child.kill();
+            for pid in others {
+                // SAFETY: no memory is involved.
+                unsafe { libc::kill(pid as i32, libc::SIGKILL) };
+            }
             let _ = self.child.wait();
             let _ = self.printing.recv_timeout(DEADLINE);
         }
@@ -453,4 +459,12 @@ pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
         .status()
         .unwrap();
     assert!(done.success());
+}
+
+/// The processes below this one.
+fn descendants(pid: u32) -> Vec<u32> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = list.unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+    children.flat_map(|pid: u32| [vec![pid], descendants(pid)].concat()).collect()
 }
