@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::admission::User;
 use super::key_list::KeyList;
 use super::slots::{Key, Slots};
-use super::upstream::Upstream;
+use super::upstream::{Space, Upstream};
 
 /// How long a connection may stay idle; upstreams close theirs after a minute or more.
 pub const IDLE: Duration = Duration::from_secs(55);
@@ -72,11 +72,17 @@ impl Pool {
 
     /// Takes the connection that [`Pool::is_ready`] found. One that has become idle in this pass of
     /// the loop, since events were read, may have ended unseen: the upstream is looked at once more.
-    pub fn take(&mut self, user: User, ups: &mut Slots<Upstream>, now: Instant) -> Option<Key> {
+    pub fn take(
+        &mut self,
+        user: User,
+        ups: &mut Slots<Upstream>,
+        space: &mut Space,
+        now: Instant,
+    ) -> Option<Key> {
         loop {
             let (list, key) = self.find(user, ups, now)?;
             self.idle[list].keys.remove(key);
-            if ups.get(key).is_some_and(|up| up.is_silent(now)) {
+            if ups.get(key).is_some_and(|up| up.is_still_usable(space, now)) {
                 return Some(key);
             }
             ups.remove(key);

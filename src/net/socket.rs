@@ -78,8 +78,10 @@ impl Socket {
     }
 
     /// Looks once whether bytes or the end have come that no event has told of yet.
+    /// What has come is there to be read.
     pub fn is_silent(&mut self) -> bool {
         let looked = self.stream.peek(&mut [0]);
+        self.readable |= looked.is_ok();
         !self.readable && looked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 

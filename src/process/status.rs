@@ -62,8 +62,14 @@ impl Status {
         for thread in std::fs::read_dir("/proc/self/task")? {
             let thread = thread?;
             if thread.file_name() != own {
-                let text = std::fs::read(thread.path().join("status"))?;
-                found.push(Status::parse(&text).ok_or(io::ErrorKind::InvalidData)?);
+                match std::fs::read(thread.path().join("status")) {
+                    Ok(text) => {
+                        found.push(Status::parse(&text).ok_or(io::ErrorKind::InvalidData)?);
+                    }
+                    // It has ended meanwhile.
+                    Err(error) if is_gone(&error) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(found)
@@ -103,6 +109,11 @@ fn number(digits: &[u8], base: u32) -> Option<u64> {
         let digit = char::from(*byte).to_digit(base)?;
         n.checked_mul(base.into())?.checked_add(digit.into())
     })
+}
+
+/// What reading about a thread that is no more ends with.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 #[cfg(test)]

@@ -73,9 +73,9 @@ fn a_connect_and_a_request_in_one_batch_need_one_connection() {
 fn one_that_has_ended_is_made_again_for_a_client_and_not_before() {
     let (tell, told) = channel();
     let upstream = Upstream::tls(move |peer| {
-        let _ = tell.send(peer.number);
         if peer.number == 1 {
             let _ = peer.stream().shutdown(Shutdown::Both);
+            let _ = tell.send(peer.number);
             return;
         }
         while peer.request().is_some() {

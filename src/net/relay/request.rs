@@ -195,7 +195,7 @@ impl Relay {
         let first = shared.pieces.has_credential();
         let key = match self.upstream {
             Some(key) => key,
-            None => match shared.pool.take(self.user, &mut shared.ups, now) {
+            None => match shared.pool.take(self.user, &mut shared.ups, &mut shared.space, now) {
                 Some(key) => key,
                 None => return Sent::Nothing,
             },

@@ -13,10 +13,11 @@ const NEWS: usize = 4;
 
 impl Upstream {
     /// It is idle since before `now`, when all events were read, and none told of anything; or nothing
-    /// has come up to this very moment.
-    pub fn is_silent(&mut self, now: Instant) -> bool {
+    /// but tickets and key updates has come up to this very moment.
+    pub fn is_still_usable(&mut self, space: &mut Space, now: Instant) -> bool {
         self.idle_since.is_none_or(|since| since < now)
             || self.socket_mut().is_some_and(Socket::is_silent)
+            || self.still_idle(space)
     }
 
     /// The machine has slept, so idle time has passed that no clock of this process has seen.
