@@ -17,6 +17,10 @@ use super::support::{Client, Relay, Upstream, certs, ok, pace, post, quiet};
 /// The other end of the link, see [`FAR`].
 const NEAR: &str = "192.0.2.1";
 const ROUND_TRIP: Duration = Duration::from_millis(30);
+/// A round trip on which buffers count: a connection carries its window once for each.
+const LONG_ROUND_TRIP: Duration = Duration::from_millis(100);
+/// Bytes of a large body.
+const MUCH: usize = 32 << 20;
 
 fn check(result: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -37,7 +41,8 @@ fn network(address: &str, peer: &str) -> io::Result<File> {
     for words in [
         "link set lo up".to_owned(),
         format!("address add {address} peer {peer} dev tun0"),
-        "link set tun0 up".to_owned(),
+        // Large packets: the queue of a tunnel holds 500, and none may be lost.
+        "link set tun0 mtu 60000 up".to_owned(),
     ] {
         let done = Command::new("ip").args(words.split(' ')).status()?;
         assert!(done.success(), "ip {words}");
@@ -46,12 +51,12 @@ fn network(address: &str, peer: &str) -> io::Result<File> {
 }
 
 /// Carries packets one way, as long as this process lives.
-fn carry(mut from: File, mut to: File) {
+fn carry(mut from: File, mut to: File, delay: Duration) {
     let (tell, told) = channel::<(Instant, Vec<u8>)>();
     thread::spawn(move || {
         let mut packet = vec![0; 65_536];
         while let Ok(n) = from.read(&mut packet) {
-            let due = Instant::now() + ROUND_TRIP / 2;
+            let due = Instant::now() + delay;
             if tell.send((due, packet[..n].to_vec())).is_err() {
                 return;
             }
@@ -67,12 +72,16 @@ fn carry(mut from: File, mut to: File) {
 
 /// The calling thread is at one end; an upstream that says no to keep-alive if it is asked to stands at
 /// the other.
-fn slow_link() -> io::Result<Upstream> {
+fn slow_link(round_trip: Duration) -> io::Result<Upstream> {
     let far = || {
         let tunnel = network(FAR, NEAR)?;
         let config = certs().config(Kind::Good, rustls::ALL_VERSIONS);
         let upstream = Upstream::on(TcpListener::bind((FAR, 0))?, Some(config), |peer| {
             while let Some(request) = peer.request() {
+                if request.body == b"much" {
+                    peer.write(ok(&"a".repeat(MUCH)));
+                    continue;
+                }
                 if request.body == b"close" {
                     peer.write("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
                     return peer.close();
@@ -84,8 +93,8 @@ fn slow_link() -> io::Result<Upstream> {
     };
     let (far, upstream) = thread::spawn(far).join().unwrap()?;
     let near = network(NEAR, FAR)?;
-    carry(near.try_clone()?, far.try_clone()?);
-    carry(far, near);
+    carry(near.try_clone()?, far.try_clone()?, round_trip / 2);
+    carry(far, near, round_trip / 2);
     Ok(upstream)
 }
 
@@ -108,7 +117,7 @@ fn first(url: &str, pause: Duration) -> Duration {
 }
 
 fn measure() -> io::Result<()> {
-    let upstream = slow_link()?;
+    let upstream = slow_link(ROUND_TRIP)?;
     let url = format!("https://{FAR}:{}/v1/responses", upstream.port);
     println!("a round trip takes {ROUND_TRIP:?}; first answer after the request was sent:");
     let took: Vec<Duration> = [0, 30, 60, 100, 200]
@@ -142,6 +151,32 @@ fn measure() -> io::Result<()> {
 fn a_first_request_on_a_slow_link_takes_one_round_trip() {
     // On a thread of its own, since its network is no longer that of the process.
     if let Err(error) = thread::spawn(measure).join().unwrap() {
+        eprintln!("skipped: no slow link can be made here: {error}");
+    }
+}
+
+/// The buffers towards clients are small and of fixed size; those towards the upstream are not.
+fn measure_throughput() -> io::Result<()> {
+    let upstream = slow_link(LONG_ROUND_TRIP)?;
+    let relay = Relay::to(&format!("https://{FAR}:{}/v1/responses", upstream.port)).start();
+    let mut client = relay.connect();
+    // With the window of a fixed buffer of 208 KiB, either way would take 16 s.
+    let most = LONG_ROUND_TRIP * (MUCH >> 20) as u32 * 2;
+    for (what, body) in [("response", "much".to_owned()), ("upload", "b".repeat(MUCH))] {
+        let start = Instant::now();
+        let response = client.send(post("", &body)).response();
+        let took = start.elapsed();
+        assert_eq!(response.status, 200);
+        println!("{what} of {} MiB over {LONG_ROUND_TRIP:?}: {took:.1?}", MUCH >> 20);
+        assert!(took < most, "{what}: less than 1 MiB for each two round trips");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs network namespaces"]
+fn the_delay_of_a_long_way_to_the_upstream_does_not_bound_throughput() {
+    if let Err(error) = thread::spawn(measure_throughput).join().unwrap() {
         eprintln!("skipped: no slow link can be made here: {error}");
     }
 }
