@@ -193,7 +193,11 @@ impl Check {
             }
             None => say("tls", "none: the upstream is plain HTTP"),
         }
-        say("ok", "");
+        say(
+            "ok",
+            "but whether the key is good shows with the first request alone: an empty one through the \
+             relay, -d '{}', gets 400 if it is and 401 if not",
+        );
         Ok(())
     }
 
