@@ -51,6 +51,6 @@ relay guarded --allow-uid "$(id -u)" --client-token-file "$work/token"
 run token ", env_key='RELAY_TOKEN'"
 check_key
 ! grep -qF "$RELAY_TOKEN" "$work/upstream.log" || fail "the token reached the upstream"
-curl -fsS "http://127.0.0.1:$port/shutdown"
+curl -fsS -H "Authorization: Bearer $RELAY_TOKEN" "http://127.0.0.1:$port/shutdown"
 wait_for "$work/guarded.log" '"route":"shutdown"'
 echo "codex: ok"
