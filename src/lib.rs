@@ -27,7 +27,8 @@
 //!
 //! | room | touches | must not |
 //! |---|---|---|
-//! | [`http1`] | every byte that a peer chose | see the key, a socket, a clock; use `unsafe` |
+//! | [`http1`] | every byte that a client or the upstream chose | see the key, a socket, a clock; use `unsafe` |
+//! | [`x509`] | certificates and PEM files | the same |
 //! | [`net`] | sockets, time, TLS | judge bytes, hold the key outside a sealed record |
 //! | [`connector`] | names, addresses, new connections; a process of its own | see the key, a byte of a peer |
 //! | [`process`] | the key, the operating system | parse what a peer sent |
@@ -65,7 +66,7 @@
 //! | name resolution, racing addresses | [`connector`] |
 //! | the way to a usable connection, TLS | [`net::upstream`], [`net::tls`] |
 //! | every flag | [`cli::flags`] |
-//! | what a PEM file may look like, what is shown of a certificate | [`pem`], [`net::certificate`] |
+//! | what a PEM file may look like, what is shown of a certificate | [`x509::pem`], [`x509::certificate`] |
 //! | the order in which the program starts | `main.rs` |
 #![cfg_attr(not(feature = "relay"), allow(rustdoc::broken_intra_doc_links))]
 
@@ -81,10 +82,9 @@ pub mod connector;
 pub mod http1;
 #[cfg(feature = "relay")]
 pub mod net;
-#[cfg(feature = "relay")]
-#[forbid(unsafe_code)]
-pub mod pem;
 #[cfg(feature = "process")]
 pub mod process;
 #[cfg(feature = "relay")]
 pub mod users;
+#[forbid(unsafe_code)]
+pub mod x509;

@@ -5,6 +5,7 @@
 pub mod exchange;
 pub mod strict;
 pub mod work;
+pub mod x509;
 
 use std::collections::HashSet;
 
@@ -22,12 +23,13 @@ use codex_responses_api_proxy::process::credential::{
 pub use exchange::exchange;
 use strict::{Field, Parsed};
 pub use work::work;
+pub use x509::{certificate, pem_file};
 
 /// A property, by the name of its target.
 pub type Property = fn(&[u8]);
 
 /// Every property with its target's name.
-pub const ALL: [(&str, Property); 9] = [
+pub const ALL: [(&str, Property); 11] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked", chunked),
@@ -37,6 +39,8 @@ pub const ALL: [(&str, Property); 9] = [
     ("key_intake", key_intake),
     ("exchange", exchange),
     ("work", work),
+    ("pem_file", pem_file),
+    ("certificate", certificate),
 ];
 
 /// Where an input is cut, as its first bytes say: the distances, and what is left of the input.

@@ -113,3 +113,103 @@ pub fn chunked(input: &[u8]) -> (Vec<u8>, Option<usize>) {
         _ => (body, None),
     }
 }
+
+/// The certificates of a PEM file: the number of each one's first line, and its lines. `None`: some
+/// section is broken.
+pub fn pem(text: &[u8]) -> Option<Vec<(usize, Vec<u8>)>> {
+    let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+    let is_marker = |line: &[u8]| {
+        let line = line.trim_ascii_end();
+        line.starts_with(b"-----BEGIN ") || line.starts_with(b"-----END ")
+    };
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(begin) = (at..lines.len()).find(|n| is_marker(lines[*n])) {
+        let label = lines[begin].trim_ascii_end();
+        let label = label.strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----")?;
+        let end = (begin + 1..lines.len()).find(|n| is_marker(lines[*n]))?;
+        if lines[end].trim_ascii_end() != [&b"-----END "[..], label, b"-----"].concat() {
+            return None;
+        }
+        if label == b"CERTIFICATE" {
+            let base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
+            if !lines[begin + 1..end].iter().all(|line| line.trim_ascii_end().iter().all(base64)) {
+                return None;
+            }
+            found.push((begin + 1, lines[begin..=end].concat()));
+        }
+        at = end + 1;
+    }
+    Some(found)
+}
+
+/// Tag, content and rest of the DER element at the front.
+fn der(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (tag, first) = (*input.first()?, usize::from(*input.get(1)?));
+    let digits = first.saturating_sub(128);
+    if first == 128 || digits > 2 {
+        return None;
+    }
+    let long = input.get(2..2 + digits)?;
+    let len = long.iter().fold(0, |len, byte| len * 256 + usize::from(*byte));
+    let len = if digits == 0 { first } else { len };
+    let shortest = if len < 128 { 0 } else { 1 + usize::from(len > 255) };
+    let content = input.get(2 + digits..2 + digits + len)?;
+    (digits == shortest).then_some((tag, content, &input[2 + digits + len..]))
+}
+
+/// The name and the date that are shown of a certificate: issuer, and year, month, day.
+pub fn certificate(input: &[u8]) -> Option<(Vec<u8>, (u64, u64, u64))> {
+    let of = |tag: u8, input| der(input).filter(|(got, ..)| *got == tag);
+    let (_, whole, _) = of(0x30, input)?;
+    let (_, mut rest, _) = of(0x30, whole)?;
+    if rest.first() == Some(&0xa0) {
+        rest = der(rest)?.2;
+    }
+    let (_, _, rest) = of(0x02, rest)?;
+    let (_, _, rest) = of(0x30, rest)?;
+    let (_, mut sets, rest) = of(0x30, rest)?;
+    let (_, validity, _) = of(0x30, rest)?;
+    let mut names = [None, None];
+    while !sets.is_empty() {
+        let (_, mut set, next) = of(0x31, sets)?;
+        sets = next;
+        while !set.is_empty() {
+            let (_, pair, next) = of(0x30, set)?;
+            set = next;
+            let (_, kind, value) = of(0x06, pair)?;
+            let (_, text, _) = der(value)?;
+            match kind {
+                b"\x55\x04\x03" => names[0] = Some(text),
+                b"\x55\x04\x0a" => names[1] = Some(text),
+                _ => {}
+            }
+        }
+    }
+    let (_, _, rest) = time(validity)?;
+    let (year, day, _) = time(rest)?;
+    let name = names[0].or(names[1]).unwrap_or_default();
+    Some((name.to_vec(), (year, day.0, day.1)))
+}
+
+/// Year, month and day of the time at the front, and the rest.
+fn time(input: &[u8]) -> Option<(u64, (u64, u64), &[u8])> {
+    let (tag, text, rest) = der(input)?;
+    let digits = text.strip_suffix(b"Z")?;
+    let short = match (tag, digits.len()) {
+        (0x17, 12) => true,
+        (0x18, 14) => false,
+        _ => return None,
+    };
+    let number = decimal(digits)?;
+    let pair = |n: u32| number / 100u64.pow(n) % 100;
+    let year = number / 10_000_000_000;
+    let year = match year {
+        _ if !short => year,
+        50.. => 1900 + year,
+        _ => 2000 + year,
+    };
+    let fine = (1..13).contains(&pair(4)) && (1..32).contains(&pair(3));
+    let fine = fine && pair(2) < 24 && pair(1) < 60 && pair(0) < 60;
+    fine.then_some((year, (pair(4), pair(3)), rest))
+}

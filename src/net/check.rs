@@ -13,7 +13,6 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::buffer::Scratch;
-use super::certificate::Certificate;
 use super::clock;
 use super::relay::READ;
 use super::tls::{Connector, Verifier, WIRE_RECORD};
@@ -24,6 +23,7 @@ use crate::process::confine::{ReadBack, Sandbox, Thread};
 use crate::process::egress::ConnectRequest;
 use crate::process::harden::HardenError;
 use crate::process::upstream_users::UpstreamUsers;
+use crate::x509::certificate::Certificate;
 
 const UPSTREAM: Token = Token(0);
 const CONNECTOR: Token = Token(1);

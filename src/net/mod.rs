@@ -3,7 +3,6 @@
 pub mod access_log;
 pub mod admission;
 pub mod buffer;
-pub mod certificate;
 pub mod check;
 pub mod clock;
 pub mod deadlines;

@@ -30,7 +30,7 @@ use super::buffer::Scratch;
 use crate::http1::limits;
 use crate::http1::response::UpstreamFault;
 use crate::http1::url::Host;
-use crate::pem::{self, PemError, PemFault};
+use crate::x509::pem::{self, PemError, PemFault};
 
 use client_auth::ClientAuth;
 use provider::provider;

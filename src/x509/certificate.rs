@@ -1,8 +1,8 @@
-//! Who issued a certificate, and how long it holds: a strict walk to two places in its DER (X.690,
-//! RFC 5280 §4.1), for a line that is read by people. Nothing is decided by it.
+//! Reads the issuer and the expiry date of a certificate for `--check`: a strict walk to two places
+//! in its DER (X.690, RFC 5280 §4.1). The result is shown to people; no decision depends on it.
 
-/// Bytes of a name that are shown: as many as X.520 allows.
-const SHOWN: usize = 64;
+/// Bytes of a name that are shown. X.520 allows no more in a common name.
+const NAME_SHOWN: usize = 64;
 
 const INTEGER: u8 = 0x02;
 const OID: u8 = 0x06;
@@ -18,21 +18,22 @@ const ORGANISATION: &[u8] = &[0x55, 4, 10];
 /// What is shown of a certificate.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// The issuer's common name, else its organisation, in visible ASCII; empty when it has neither.
+    /// The issuer's common name, or else its organisation. Visible ASCII; other bytes are escaped.
+    /// Empty when the issuer has neither.
     pub issuer: String,
-    /// The last day on which it holds, in UTC: year, month, day.
+    /// The last day of its validity, in UTC: year, month, day.
     pub not_after: (u64, u64, u64),
 }
 
 impl Certificate {
-    /// Reads a certificate; `None` when it is not one.
+    /// Reads a certificate. `None`: up to the validity, the bytes are not those of a certificate.
     pub fn read(mut der: &[u8]) -> Option<Certificate> {
         let mut certificate = element(&mut der, SEQUENCE)?;
         let mut fields = element(&mut certificate, SEQUENCE)?;
         if fields.first() == Some(&VERSION) {
             element(&mut fields, VERSION)?;
         }
-        // The serial number, and how it is signed.
+        // The serial number and the signature algorithm.
         element(&mut fields, INTEGER)?;
         element(&mut fields, SEQUENCE)?;
         let issuer = issuer(element(&mut fields, SEQUENCE)?)?;
@@ -43,8 +44,8 @@ impl Certificate {
     }
 }
 
-/// Takes one element with this tag from the front; its content. Lengths stand in the shortest form that
-/// there is for them.
+/// Takes one element with this tag from the front of `input` and returns its content. The length must
+/// be in its shortest form, as DER demands.
 #[inline(never)]
 fn element<'a>(input: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
     let (len, rest) = match **input {
@@ -53,7 +54,7 @@ fn element<'a>(input: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
         [first, 0x82, high @ 1..=0xff, low, ref rest @ ..] if first == tag => {
             (usize::from(u16::from_be_bytes([high, low])), rest)
         }
-        // A certificate of 64 KiB fits into no handshake that is accepted.
+        // The TLS library accepts no handshake message of 64 KiB, so no longer form is needed.
         _ => return None,
     };
     let (content, rest) = rest.split_at_checked(len)?;
@@ -69,7 +70,7 @@ fn issuer(mut name: &[u8]) -> Option<String> {
         while !set.is_empty() {
             let mut attribute = element(&mut set, SEQUENCE)?;
             let kind = element(&mut attribute, OID)?;
-            // Strings of any kind: their bytes are shown.
+            // A string of any type: its bytes are shown.
             let tag = *attribute.first()?;
             let text = element(&mut attribute, tag)?;
             match kind {
@@ -80,7 +81,9 @@ fn issuer(mut name: &[u8]) -> Option<String> {
         }
     }
     let text = common_name.or(organisation).unwrap_or_default();
-    Some(text.iter().take(SHOWN).flat_map(|byte| byte.escape_ascii()).map(char::from).collect())
+    Some(
+        text.iter().take(NAME_SHOWN).flat_map(|byte| byte.escape_ascii()).map(char::from).collect(),
+    )
 }
 
 /// `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ` (RFC 5280 §4.1.2.5).
@@ -254,7 +257,7 @@ mod tests {
                 let mut changed = whole.clone();
                 changed[at] = byte;
                 if let Some(certificate) = Certificate::read(&changed) {
-                    assert!(certificate.issuer.len() <= 4 * SHOWN);
+                    assert!(certificate.issuer.len() <= 4 * NAME_SHOWN);
                 }
             }
         }

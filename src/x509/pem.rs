@@ -1,12 +1,12 @@
-//! The certificates of a PEM file (RFC 7468), found line by line, so that whoever wrote the file is told
-//! where it is broken. What stands in other sections and between sections is passed over.
+//! Finds the certificates of a PEM file (RFC 7468) line by line, so that an error names the line.
+//! Other sections and the text between sections are skipped.
 
-use std::fmt;
+use core::fmt;
 
-/// What is wrong with a file, and in which line, counted from 1.
+/// What is wrong with a file, and in which line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PemError {
-    /// The line.
+    /// The line, counted from 1.
     pub line: usize,
     /// What is wrong.
     pub fault: PemFault,
@@ -15,15 +15,15 @@ pub struct PemError {
 /// What can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PemFault {
-    /// It begins or ends a section, but not as it should.
+    /// The line looks like the first or the last of a section, but does not end with five dashes.
     Marker,
-    /// It ends a section that has not begun.
+    /// The line ends a section that has not begun.
     NoBegin,
-    /// It begins a section that does not end.
+    /// The line begins a section that does not end.
     NoEnd,
-    /// It, or the section that it begins, is not Base64.
+    /// The line, or the section that begins there, is not Base64.
     NotBase64,
-    /// What it begins cannot be a root.
+    /// The certificate that begins there cannot be a root.
     NotRoot,
 }
 
@@ -40,7 +40,8 @@ impl fmt::Display for PemError {
     }
 }
 
-/// Calls `found` for each certificate with the line in which it begins and its whole section.
+/// Calls `found` for each certificate: with the number of its first line, and with its section from
+/// the BEGIN line to the END line.
 pub fn certificates<'a>(
     text: &'a [u8],
     mut found: impl FnMut(usize, &'a [u8]) -> Result<(), PemError>,
@@ -78,7 +79,7 @@ pub fn certificates<'a>(
 
 const CERTIFICATE: &[u8] = b"CERTIFICATE";
 
-/// A line that begins or ends a section, with its label.
+/// The first or the last line of a section, with the section's label.
 enum Marker<'a> {
     Begin(&'a [u8]),
     End(&'a [u8]),
