@@ -36,6 +36,8 @@ pub enum Command {
     Help,
     /// Print [`version`].
     Version,
+    /// Ask whether a relay answers on this port.
+    Probe(u16),
 }
 
 /// Everything that can be set.
@@ -65,6 +67,8 @@ pub struct Config {
     pub ca_file: Option<(&'static str, PathBuf)>,
     /// Connect, say what is in force, and end.
     pub check: bool,
+    /// Ask whether a relay answers on this port, and end.
+    pub probe: Option<u16>,
     /// Go on in a process of its own.
     pub detach: bool,
     /// A line for each exchange.
@@ -188,6 +192,10 @@ pub fn parse(
             Action::Help => return Ok(Command::Help),
             Action::Version => return Ok(Command::Version),
         }
+    }
+    if let Some(port) = config.probe {
+        let is_alone = given.iter().filter(|is_given| **is_given).count() == 1;
+        return if is_alone { Ok(Command::Probe(port)) } else { Err(UsageError::ProbeAndMore) };
     }
     let upstream = &config.upstream;
     let is_clear = upstream.scheme == Scheme::Http && !upstream.is_loopback();

@@ -62,7 +62,7 @@
 //! | who waits for whom, and how long | [`net::relay`] |
 //! | what stderr is told: events, the access log | [`net::report`], [`net::access_log`] |
 //! | where the relay listens; what systemd hands over and is told | [`process::listeners`], [`process::service_manager`] |
-//! | `--detach`, `--check` | [`process::detach`], [`net::check`] |
+//! | `--detach`, `--check`, `--probe` | [`process::detach`], [`net::check`], [`net::probe`] |
 //! | name resolution, racing addresses | [`connector`] |
 //! | the way to a usable connection, TLS | [`net::upstream`], [`net::tls`] |
 //! | every flag | [`cli::flags`] |

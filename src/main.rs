@@ -13,6 +13,7 @@ use codex_responses_api_proxy::connector::wire::Target;
 use codex_responses_api_proxy::http1::url::Scheme;
 use codex_responses_api_proxy::net::check as check_report;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
+use codex_responses_api_proxy::net::probe::probe;
 use codex_responses_api_proxy::net::report::{self, Colour, Event, Form, Started};
 use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
 use codex_responses_api_proxy::process::confine::Sandbox;
@@ -65,6 +66,12 @@ pub fn main() -> ExitCode {
         Ok(Command::Run(config)) => config,
         Ok(Command::Help) => return print(&flags::help()),
         Ok(Command::Version) => return print(&cli::version()),
+        Ok(Command::Probe(port)) => {
+            return match probe(port) {
+                Ok(()) => print(&format!("a relay answers on 127.0.0.1:{port}\n")),
+                Err(error) => failed(&mut starter, stderr, &error, FAILED),
+            };
+        }
         Err(error) => return failed(&mut starter, stderr, &error, USAGE),
     };
     let handover = Handover::take();

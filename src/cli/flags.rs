@@ -485,6 +485,18 @@ pub const FLAGS: &[Flag] = &[
         action: Action::Switch(|config| config.check = true),
     },
     Flag {
+        name: "probe",
+        letter: None,
+        value: "PORT",
+        repeatable: false,
+        section: Section::Starting,
+        help: "ask whether a relay answers on 127.0.0.1:PORT, and end: 0 if so, 1 if not; needs no key",
+        action: Action::Value(|config, value| {
+            config.probe = Some(value.number(1, 65_535)? as u16);
+            Ok(())
+        }),
+    },
+    Flag {
         name: "access-log",
         letter: None,
         value: "",
@@ -529,6 +541,7 @@ impl Default for Config {
             allow_hosts: Vec::new(),
             ca_file: None,
             check: false,
+            probe: None,
             detach: false,
             access_log: false,
             max_connections: limits::CONNECTIONS,

@@ -27,6 +27,8 @@ pub enum UsageError {
     UserName(&'static str),
     /// `any` and further values of this flag.
     AnyAndMore(&'static str),
+    /// `--probe` and further flags.
+    ProbeAndMore,
     /// `--upstream-url` cannot be used.
     Url(UrlError),
     /// http:// to a host that is not loopback.
@@ -63,6 +65,9 @@ impl fmt::Display for UsageError {
             UsageError::AnyAndMore(flag) => {
                 write!(f, "--{flag} any trusts every user; leave the other --{flag} out")
             }
+            UsageError::ProbeAndMore => f.write_str(
+                "--probe asks a relay that is running and starts none; leave the other flags out",
+            ),
             UsageError::Url(error) => write!(f, "--upstream-url: {error}"),
             UsageError::Plaintext => f.write_str(
                 "--upstream-url: http:// would send the key in the clear; use https://, or add \

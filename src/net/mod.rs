@@ -9,6 +9,7 @@ pub mod deadlines;
 pub mod event_loop;
 pub mod key_list;
 pub mod pool;
+pub mod probe;
 pub mod relay;
 pub mod report;
 pub mod runs;

@@ -34,6 +34,7 @@ mod packets;
 mod places;
 mod pooling;
 mod preconnect;
+mod probe;
 mod proxy;
 mod routing;
 mod sandbox;

@@ -1,0 +1,150 @@
+//! `--probe`: whether a relay answers on a port of 127.0.0.1. One request that no relay forwards; the
+//! response is known by its JSON form and by an `error.code` that only this program has.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::http1::refusal::Reject;
+
+/// For everything together.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// A relay's response to the request below has a few hundred bytes.
+const LONGEST_RESPONSE: u64 = 4096;
+
+/// Every relay refuses this path, whatever its flags, and its access log has a name for it. A refusal
+/// uses up nothing of `--max-requests`.
+const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+
+/// What a relay may say to that request. One whose connection slots are taken is a relay too: a
+/// supervisor that ended it would make matters worse.
+const REFUSALS: [Reject; 4] = [
+    Reject::RouteNotAllowed,
+    Reject::UserNotAllowed,
+    Reject::ClientToken,
+    Reject::TooManyConnections,
+];
+
+/// No relay is known to answer.
+#[derive(Debug)]
+pub struct ProbeError {
+    port: u16,
+    cause: Cause,
+}
+
+#[derive(Debug)]
+enum Cause {
+    /// There is no connection.
+    Connection(io::Error),
+    /// No complete response in time.
+    Silent,
+    /// A response of another program.
+    NotARelay,
+}
+
+impl From<io::Error> for Cause {
+    fn from(error: io::Error) -> Cause {
+        match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Cause::Silent,
+            _ => Cause::Connection(error),
+        }
+    }
+}
+
+impl fmt::Display for ProbeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no relay answers on 127.0.0.1:{}: ", self.port)?;
+        match &self.cause {
+            Cause::Connection(error) => write!(f, "{error}"),
+            Cause::Silent => write!(f, "no complete response within {} s", DEADLINE.as_secs()),
+            Cause::NotARelay => f.write_str("the response is another program's"),
+        }
+    }
+}
+
+/// Asks once.
+pub fn probe(port: u16) -> Result<(), ProbeError> {
+    ask(port).map_err(|cause| ProbeError { port, cause })
+}
+
+fn ask(port: u16) -> Result<(), Cause> {
+    let end = Instant::now() + DEADLINE;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    // The send buffer of a new connection has room for the request, so this does not wait.
+    (&stream).write_all(REQUEST)?;
+    let mut response = Vec::new();
+    let mut limited = (&stream).take(LONGEST_RESPONSE);
+    let mut part = [0; 1024];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Cause::Silent);
+        }
+        stream.set_read_timeout(Some(left))?;
+        match limited.read(&mut part).map_err(Cause::from) {
+            Ok(0) => break,
+            Ok(read) => response.extend_from_slice(&part[..read]),
+            Err(Cause::Connection(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            // A connection that is refused may be reset behind its response.
+            Err(Cause::Connection(_)) if !response.is_empty() => break,
+            Err(cause) => return Err(cause),
+        }
+    }
+    if is_refusal(&response) { Ok(()) } else { Err(Cause::NotARelay) }
+}
+
+/// Only what another version of this program keeps to as well is looked at: the status, the form of
+/// the body and the code, not the message.
+fn is_refusal(response: &[u8]) -> bool {
+    let Ok(text) = core::str::from_utf8(response) else {
+        return false;
+    };
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    REFUSALS.iter().any(|refusal| {
+        let refusal = refusal.canned();
+        let status = head.strip_prefix("HTTP/1.1 ").unwrap_or_default();
+        let is_status = status.starts_with(&refusal.status_line[..4]);
+        let code = body
+            .strip_prefix("{\"error\":{\"message\":\"")
+            .and_then(|rest| rest.strip_suffix("\"}}\n"))
+            .and_then(|rest| rest.split_once("\",\"type\":\"proxy_error\",\"code\":\""));
+        is_status && code.is_some_and(|(_, code)| code == refusal.code)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &str = "{\"error\":{\"message\":\"Any.\",\"type\":\"proxy_error\",\"code\":\"route_not_allowed\"}}\n";
+
+    fn with(status: &str, body: &str) -> Vec<u8> {
+        format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\n\r\n{body}").into()
+    }
+
+    #[test]
+    fn a_refusal_is_known_by_status_form_and_code() {
+        assert!(is_refusal(&with("403 Forbidden", BODY)));
+        assert!(is_refusal(&with("403 Other", BODY)));
+        let busy = BODY.replace("route_not_allowed", "too_many_connections");
+        assert!(is_refusal(&with("503 Service Unavailable", &busy)));
+        for (status, body) in [
+            ("503 Service Unavailable", BODY.to_owned()),
+            ("200 OK", BODY.into()),
+            ("403 Forbidden", BODY.replace("route_not_allowed", "other")),
+            ("403 Forbidden", BODY.replace("proxy_error", "invalid_request_error")),
+            ("403 Forbidden", BODY[..BODY.len() - 1].into()),
+            ("403 Forbidden", format!(" {BODY}")),
+            ("403 Forbidden", String::new()),
+        ] {
+            assert!(!is_refusal(&with(status, &body)), "{status} {body}");
+        }
+        assert!(!is_refusal(b""));
+        assert!(!is_refusal(b"\xff"));
+        assert!(!is_refusal(&with("403 Forbidden", BODY)[5..]));
+    }
+}
