@@ -1,0 +1,57 @@
+# shellcheck shell=bash disable=SC2034
+# What the scripts of a release share. Sourced, after `set -euo pipefail`, from a script in scripts/.
+#
+# dist/bin/TRIPLE/   the program, mode 711            dist/share/   manual page, completions, licences
+# dist/              the artefacts, each made by scripts/package-KIND from the folders above
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+ROOT=$PWD
+NAME=codex-responses-api-proxy
+DIST=${DIST:-$ROOT/dist}
+TRIPLES=${TRIPLES:-"x86_64-unknown-linux-musl aarch64-unknown-linux-musl"}
+
+# Nothing of the builder's taste may reach an artefact.
+umask 022
+export LC_ALL=C TZ=UTC
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CFLAGS TAPE GZIP XZ_OPT
+
+step() { printf '\n== %s\n' "$*"; }
+fail() { echo "FAILED: $*" >&2; exit 1; }
+
+# need COMMAND PACKAGE: says which Debian package brings a command that is missing.
+need() { command -v "$1" >/dev/null || fail "$1 is missing; Debian's package is $2"; }
+
+VERSION=$(sed -n '/^\[package\]$/,/^\[/ s/^version = "\(.*\)"$/\1/p' Cargo.toml)
+[ -n "$VERSION" ] || fail "Cargo.toml has no version"
+
+# The commit and its time: from git, or from the file that a source tarball has in its place.
+if [ -e .git ]; then
+    COMMIT=$(git rev-parse HEAD)
+    SOURCE_DATE_EPOCH=$(git log -1 --format=%ct HEAD)
+else
+    COMMIT=$(sed -n 's/.*"sha1": "\([0-9a-f]*\)".*/\1/p' .cargo_vcs_info.json)
+    SOURCE_DATE_EPOCH=$(sed -n 's/.*"committed": \([0-9]*\).*/\1/p' .cargo_vcs_info.json)
+    [ -n "$SOURCE_DATE_EPOCH" ] || fail "neither a git work tree nor an unpacked source tarball"
+fi
+export SOURCE_DATE_EPOCH
+
+# What rpm, and then Debian and OCI, call the processor of a triple.
+processor_of() { echo "${1%%-*}"; }
+debian_arch() { case $1 in x86_64-*) echo amd64 ;; aarch64-*) echo arm64 ;; *) fail "no name for $1" ;; esac; }
+
+program_of() { echo "$DIST/bin/$1/$NAME"; }
+
+# pack_tar FOLDER NAME FILE: the entry NAME of FOLDER as FILE (.tar.gz), the same bytes each time.
+pack_tar() {
+    tar --create --directory "$1" --sort=name --format=ustar --owner=0 --group=0 --numeric-owner \
+        --mtime="@$SOURCE_DATE_EPOCH" "$2" | gzip -9 -n >"$3"
+}
+
+# The folders and modes that the umask of a checkout does not decide.
+plain_modes() { chmod -R u=rwX,go=rX "$1"; }
+
+# A folder of this script's own, removed at its end.
+make_work() {
+    WORK=$(mktemp -d "${TMPDIR:-/tmp}/relay-release.XXXXXX")
+    trap 'rm -rf "$WORK"' EXIT
+}
