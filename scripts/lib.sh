@@ -55,3 +55,23 @@ make_work() {
     WORK=$(mktemp -d "${TMPDIR:-/tmp}/relay-release.XXXXXX")
     trap 'rm -rf "$WORK"' EXIT
 }
+
+# system_tree TRIPLE FOLDER ZSH_FOLDER: what the .deb and the .rpm install.
+system_tree() {
+    local triple=$1 to=$2 zsh=$3 share=$DIST/share
+    install -d -m 755 "$to"/usr/{bin,lib/systemd/system,lib/sysusers.d,share/man/man1} "$to/$zsh" \
+        "$to"/usr/share/{bash-completion/completions,fish/vendor_completions.d} "$to/etc"
+    # The key's folder: root alone looks into it. The service manager hands the key over.
+    install -d -m 700 "$to/etc/$NAME"
+    # Its user cannot read the program, so that no process of that user can attach at its start.
+    install -m 711 "$(program_of "$triple")" "$to/usr/bin/$NAME"
+    install -m 644 "packaging/$NAME.service" "$to/usr/lib/systemd/system/"
+    install -m 644 "packaging/$NAME.sysusers" "$to/usr/lib/sysusers.d/$NAME.conf"
+    gzip -9 -n <"$share/$NAME.1" >"$to/usr/share/man/man1/$NAME.1.gz"
+    install -m 644 "$share/$NAME.bash" "$to/usr/share/bash-completion/completions/$NAME"
+    install -m 644 "$share/$NAME.fish" "$to/usr/share/fish/vendor_completions.d/"
+    install -m 644 "$share/_$NAME" "$to/$zsh/"
+}
+
+# one_time FOLDER: everything in it was changed when the commit was made.
+one_time() { find "$1" -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +; }
