@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 /// Pieces of the secret that are this long count.
 pub const PIECE: usize = 12;
 const PAGE: u64 = 4096;
-const BLOCK: u64 = 1 << 20;
+const BLOCK: u64 = 1 << 16;
 
 /// One place where it stands, or a piece of it.
 #[derive(Debug)]
@@ -34,6 +34,10 @@ pub struct Scan {
     /// Bytes that the kernel does not give, not even to root.
     pub refused: u64,
 }
+
+/// Blocks that held nothing, by address. A scan need not search a block again that has not changed.
+#[derive(Default)]
+pub struct Clean(HashMap<u64, Vec<u8>>);
 
 /// Texts to look for, by each word of four bytes in them: any piece holds one at a multiple of four.
 pub struct Needles {
@@ -100,7 +104,13 @@ fn base64(secret: &[u8], shift: usize) -> Vec<u8> {
 }
 
 /// Reads every readable mapping of a process, and its arguments and environment.
+#[allow(dead_code, reason = "not every crate that has this file scans once")]
 pub fn scan(pid: u32, needles: &Needles) -> io::Result<Scan> {
+    scan_again(pid, needles, &mut Clean::default())
+}
+
+/// [`scan`] of a process that `clean` is about, if of any.
+pub fn scan_again(pid: u32, needles: &Needles, clean: &mut Clean) -> io::Result<Scan> {
     let mut scan = Scan::default();
     for name in ["cmdline", "environ"] {
         let bytes = fs::read(format!("/proc/{pid}/{name}"))?;
@@ -135,9 +145,17 @@ pub fn scan(pid: u32, needles: &Needles) -> io::Result<Scan> {
                 }
             };
             scan.bytes += got as u64;
+            // What lies across two blocks is found in the second.
+            let overlap = if got == want && at + (got as u64) < end { PAGE } else { 0 };
+            let block_at = at;
+            at += got as u64 - overlap;
+            if clean.0.get(&block_at).is_some_and(|before| *before == block[..got]) {
+                continue;
+            }
+            let known = scan.hits.len();
             needles.find(&block[..got], |offset, length, form| {
                 let place = words.clone().nth(3).unwrap_or("anonymous memory").to_owned();
-                let address = at + offset as u64;
+                let address = block_at + offset as u64;
                 // One that is deleted, or shared, may be memory by another name.
                 let is_of_file = !rights.contains('w')
                     && rights.ends_with('p')
@@ -145,9 +163,9 @@ pub fn scan(pid: u32, needles: &Needles) -> io::Result<Scan> {
                     && !line.ends_with("(deleted)");
                 scan.hits.push(Hit { place, address, length, form, is_of_file });
             });
-            // What lies across two blocks is found in the second.
-            let overlap = if got == want && at + (got as u64) < end { 4096 } else { 0 };
-            at += got as u64 - overlap;
+            if scan.hits.len() == known {
+                clean.0.insert(block_at, block[..got].to_vec());
+            }
         }
     }
     Ok(scan)
