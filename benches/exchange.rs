@@ -4,8 +4,8 @@
 use std::hint::black_box;
 
 use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep};
-use codex_responses_api_proxy::http1::pieces::Pieces;
-use codex_responses_api_proxy::http1::request::{Access, Policy};
+use codex_responses_api_proxy::http1::gather::GatherList;
+use codex_responses_api_proxy::http1::request::{Policy, RequestContext};
 use criterion::{Criterion, Throughput};
 
 mod common;
@@ -16,20 +16,24 @@ fn exchange(c: &mut Criterion) {
     let request = [common::codex_head(1_500), vec![b'j'; 2_048]].concat();
     let head = common::answer_head();
     let event = [b"c8\r\n".to_vec(), vec![b'e'; 200], b"\r\n".to_vec()].concat();
-    let mut pieces = Pieces::default();
+    let mut list = GatherList::default();
     let mut group = c.benchmark_group("exchange");
     group.throughput(Throughput::Elements(1));
     group.bench_function("400 events", |b| {
         b.iter(|| {
             let mut exchange = Exchange::new(Policy::default());
-            pieces.clear();
-            let (used, step) =
-                exchange.downstream(black_box(&request), &Access::ready(true), &mut pieces);
-            assert_eq!((used, step), (request.len(), RequestStep::Upstream));
+            list.clear();
+            let (used, step) = exchange.receive_request(
+                black_box(&request),
+                &RequestContext::ready(true),
+                &mut list,
+            );
+            assert_eq!((used, step), (request.len(), RequestStep::Forward));
             let mut answer = |bytes: &[u8]| {
-                pieces.clear();
-                let (used, step) = exchange.upstream(black_box(bytes), &mut pieces, &mut |_| false);
-                assert_eq!((used, step), (bytes.len(), ResponseStep::Downstream));
+                list.clear();
+                let (used, step) =
+                    exchange.receive_response(black_box(bytes), &mut list, &mut |_| false);
+                assert_eq!((used, step), (bytes.len(), ResponseStep::Forward));
             };
             answer(&head);
             (0..EVENTS).for_each(|_| answer(&event));

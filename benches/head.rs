@@ -2,9 +2,9 @@
 
 use std::hint::black_box;
 
-use codex_responses_api_proxy::http1::head::{self, Seen};
-use codex_responses_api_proxy::http1::pieces::Pieces;
-use codex_responses_api_proxy::http1::request::{self, Access, Policy};
+use codex_responses_api_proxy::http1::gather::GatherList;
+use codex_responses_api_proxy::http1::head::{self, ScanProgress};
+use codex_responses_api_proxy::http1::request::{self, Policy, RequestContext};
 use criterion::{Criterion, Throughput};
 
 mod common;
@@ -15,27 +15,29 @@ fn heads(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(head.len() as u64));
     group.bench_function("read", |b| {
         b.iter(|| {
-            let read = head::request(black_box(&head), &mut Seen::default(), |head| Ok(head.len));
+            let read =
+                head::request(black_box(&head), &mut ScanProgress::default(), |head| Ok(head.len));
             assert_eq!(read, Ok(Some(head.len())));
         });
     });
-    let mut pieces = Pieces::default();
+    let mut list = GatherList::default();
     group.bench_function("read and write anew", |b| {
         b.iter(|| {
-            pieces.clear();
-            let judged = head::request(black_box(&head), &mut Seen::default(), |head| {
-                request::judge(&head, Policy::default(), &Access::ready(true), &mut pieces)
+            list.clear();
+            let judged = head::request(black_box(&head), &mut ScanProgress::default(), |head| {
+                request::judge(&head, Policy::default(), &RequestContext::ready(true), &mut list)
             });
             assert!(judged.is_ok_and(|r| r.is_some_and(|r| r.verdict.is_ok())));
-            assert!(pieces.has_credential());
+            assert!(list.has_credential());
         });
     });
     let answer = common::answer_head();
     group.throughput(Throughput::Bytes(answer.len() as u64));
     group.bench_function("read an answer's", |b| {
         b.iter(|| {
-            let read =
-                head::response(black_box(&answer), &mut Seen::default(), |head| Ok(head.status));
+            let read = head::response(black_box(&answer), &mut ScanProgress::default(), |head| {
+                Ok(head.status)
+            });
             assert!(read.is_ok_and(|status| status == Some(200)));
         });
     });

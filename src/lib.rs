@@ -13,11 +13,11 @@
 //!    ▼                                                                               ▲
 //!  net::relay (the pump)                                                     net::tls::seal
 //!    ▼                                                                               ▲
-//!  http1::exchange::downstream ─► head, framing, request ─► pieces ─► net::upstream::send_head
+//!  http1::exchange (request) ─► head, framing, request ─► gather ─► net::upstream::send_head
 //!                                                                  process::credential::splice_into
 //!
-//!  http1::exchange::upstream ◄─ net::tls::open ◄─ net::upstream::read ◄──── answer ──┘
-//!    ▼ response, chunked ─► pieces ─► net::socket::write ─► client
+//!  http1::exchange (response) ◄─ net::tls::open ◄─ net::upstream::read ◄──── answer ──┘
+//!    ▼ response, chunked ─► gather ─► net::socket::write ─► client
 //! ```
 //!
 //! `net::event_loop::run` is the one loop: poll, note readiness, one turn for each ready connection,
@@ -48,7 +48,7 @@
 //!
 //! | for | look in |
 //! |---|---|
-//! | what is allowed, refused, and with which words | [`http1::target`], [`http1::refusal`], [`http1::request`] |
+//! | what is allowed, refused, and with which words | [`http1::target`], [`http1::local_response`], [`http1::request`] |
 //! | what the access log may say of a request and a response | [`http1::refused_route`], [`http1::logged_fields`] |
 //! | how the end of a body is found | [`http1::framing`], [`http1::chunked`] |
 //! | which fields travel on | [`http1::field`], [`http1::request`], [`http1::response`] |

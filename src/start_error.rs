@@ -65,7 +65,7 @@ pub fn usage(reason: String) -> StartError {
 
 /// TLS could not be set up.
 pub fn no_connector(fault: UpstreamFault) -> StartError {
-    format!("--upstream-url: {}", fault.canned()).into()
+    format!("--upstream-url: {}", fault.response()).into()
 }
 
 /// The loop, or a thread beside it, could not be set up.

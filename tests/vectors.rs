@@ -6,8 +6,8 @@ mod format;
 use std::collections::HashSet;
 
 use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep};
-use codex_responses_api_proxy::http1::pieces::Pieces;
-use codex_responses_api_proxy::http1::request::{Access, Policy};
+use codex_responses_api_proxy::http1::gather::GatherList;
+use codex_responses_api_proxy::http1::request::{Policy, RequestContext};
 
 use format::{Case, End, Outcome};
 
@@ -40,8 +40,8 @@ fn dechunked(message: &[u8]) -> Vec<u8> {
     out
 }
 
-fn bytes(pieces: &Pieces, input: &[u8]) -> Vec<u8> {
-    pieces.slices(input).flatten().copied().collect()
+fn bytes(list: &GatherList, input: &[u8]) -> Vec<u8> {
+    list.slices(input).flatten().copied().collect()
 }
 
 fn code(answer: &[u8]) -> (u16, String) {
@@ -51,25 +51,26 @@ fn code(answer: &[u8]) -> (u16, String) {
     (status, code.to_owned())
 }
 
-/// What comes of the client's bytes, arriving in these pieces.
+/// What comes of the client's bytes, arriving in these list.
 fn ask(input: &[u8], ends: &[usize]) -> Vec<Outcome> {
     let mut exchange = Exchange::new(Policy::default());
     let (mut outcomes, mut upstream, mut at) = (Vec::new(), Vec::new(), 0);
     for end in ends {
         loop {
-            let mut pieces = Pieces::default();
+            let mut list = GatherList::default();
             let rest = &input[at..*end];
-            let (used, step) = exchange.downstream(rest, &Access::ready(true), &mut pieces);
+            let (used, step) =
+                exchange.receive_request(rest, &RequestContext::ready(true), &mut list);
             match step {
-                RequestStep::Upstream => {
-                    assert_eq!(pieces.has_credential(), upstream.is_empty(), "the key, once");
-                    upstream.extend(bytes(&pieces, rest));
+                RequestStep::Forward => {
+                    assert_eq!(list.has_credential(), upstream.is_empty(), "the key, once");
+                    upstream.extend(bytes(&list, rest));
                 }
-                RequestStep::Downstream => {
-                    let (status, code) = code(&bytes(&pieces, rest));
+                RequestStep::Respond => {
+                    let (status, code) = code(&bytes(&list, rest));
                     outcomes.push(Outcome::Refused { status, code, keep: !exchange.closes() });
                 }
-                _ => assert!(pieces.is_empty()),
+                _ => assert!(list.is_empty()),
             }
             at += used;
             if exchange.is_complete() && exchange.closes() {
@@ -78,7 +79,7 @@ fn ask(input: &[u8], ends: &[usize]) -> Vec<Outcome> {
             if exchange.is_under_way() && !exchange.is_uploading() {
                 outcomes.push(Outcome::Forward(dechunked(&std::mem::take(&mut upstream))));
                 let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-                exchange.upstream(answer, &mut Pieces::default(), &mut |_| false);
+                exchange.receive_response(answer, &mut GatherList::default(), &mut |_| false);
             }
             let next = exchange.is_over();
             if next {
@@ -95,18 +96,18 @@ fn ask(input: &[u8], ends: &[usize]) -> Vec<Outcome> {
     outcomes
 }
 
-/// What comes of the upstream's bytes, arriving in these pieces.
+/// What comes of the upstream's bytes, arriving in these list.
 fn answer(case: &Case, ends: &[usize]) -> Vec<Outcome> {
     let mut exchange = Exchange::new(Policy::default());
     let request = b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    exchange.downstream(request, &Access::ready(true), &mut Pieces::default());
+    exchange.receive_request(request, &RequestContext::ready(true), &mut GatherList::default());
     let (mut downstream, mut at, mut fault) = (Vec::new(), 0, None);
-    let mut turn = |exchange: &mut Exchange, pieces: &Pieces, rest: &[u8], step| match step {
-        ResponseStep::Downstream => downstream.extend(bytes(pieces, rest)),
+    let mut turn = |exchange: &mut Exchange, list: &GatherList, rest: &[u8], step| match step {
+        ResponseStep::Forward => downstream.extend(bytes(list, rest)),
         ResponseStep::Fault(said) if exchange.may_answer() => {
-            let (status, code) = (said.canned().status, said.canned().code.to_owned());
+            let (status, code) = (said.response().status, said.response().code.to_owned());
             fault = Some(Outcome::Fault { status, code });
-            exchange.fail(said, &mut Pieces::default());
+            exchange.fail(said, &mut GatherList::default());
         }
         ResponseStep::Fault(_) => {
             fault = Some(Outcome::Reset(Vec::new()));
@@ -115,11 +116,11 @@ fn answer(case: &Case, ends: &[usize]) -> Vec<Outcome> {
     let mut broken = false;
     for end in ends {
         while exchange.is_under_way() && !broken {
-            let mut pieces = Pieces::default();
+            let mut list = GatherList::default();
             let rest = &case.bytes[at..*end];
-            let (used, step) = exchange.upstream(rest, &mut pieces, &mut |_| false);
+            let (used, step) = exchange.receive_response(rest, &mut list, &mut |_| false);
             broken = matches!(step, ResponseStep::Fault(_));
-            turn(&mut exchange, &pieces, rest, step);
+            turn(&mut exchange, &list, rest, step);
             at += used;
             if used == 0 || at == *end {
                 break;
@@ -127,9 +128,9 @@ fn answer(case: &Case, ends: &[usize]) -> Vec<Outcome> {
         }
     }
     if exchange.is_under_way() && !broken && case.end != End::Open {
-        let mut pieces = Pieces::default();
-        let step = exchange.upstream_end(case.end == End::Fin, &mut pieces);
-        turn(&mut exchange, &pieces, &[], step);
+        let mut list = GatherList::default();
+        let step = exchange.receive_end(case.end == End::Fin, &mut list);
+        turn(&mut exchange, &list, &[], step);
     }
     vec![match fault {
         None => {

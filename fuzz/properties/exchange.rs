@@ -4,8 +4,8 @@
 //! many events there are; then the client's stream, the events, and the upstream's stream.
 
 use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep};
-use codex_responses_api_proxy::http1::pieces::Pieces;
-use codex_responses_api_proxy::http1::request::{Access, Policy};
+use codex_responses_api_proxy::http1::gather::GatherList;
+use codex_responses_api_proxy::http1::request::{Policy, RequestContext};
 use codex_responses_api_proxy::http1::response::UpstreamFault;
 
 use super::strict::{self, Field, Parsed};
@@ -138,15 +138,15 @@ pub fn exchange(data: &[u8]) {
 }
 
 impl Driver<'_> {
-    fn send(&mut self, pieces: &Pieces, input: &[u8]) {
-        pieces.slices(input).for_each(|bytes| self.to_client.extend_from_slice(bytes));
+    fn send(&mut self, list: &GatherList, input: &[u8]) {
+        list.slices(input).for_each(|bytes| self.to_client.extend_from_slice(bytes));
     }
 
     fn go_on(&mut self) {
         if !self.over && self.exchange.owes_continue() {
-            let mut pieces = Pieces::default();
-            self.exchange.send_continue(&mut pieces);
-            self.send(&pieces, &[]);
+            let mut list = GatherList::default();
+            self.exchange.send_continue(&mut list);
+            self.send(&list, &[]);
         }
     }
 
@@ -155,10 +155,10 @@ impl Driver<'_> {
         if self.over || !busy || !self.exchange.may_answer() {
             return;
         }
-        let mut pieces = Pieces::default();
-        let used = self.exchange.fail(fault, &mut pieces);
+        let mut list = GatherList::default();
+        let used = self.exchange.fail(fault, &mut list);
         self.client.used += used;
-        self.send(&pieces, &[]);
+        self.send(&list, &[]);
     }
 
     fn fault(&mut self, fault: UpstreamFault) {
@@ -183,13 +183,13 @@ impl Driver<'_> {
         let mut moved = false;
         if self.exchange.is_under_way() {
             let input = self.upstream.waiting();
-            let mut pieces = Pieces::default();
+            let mut list = GatherList::default();
             if !input.is_empty() {
-                let (used, step) = self.exchange.upstream(input, &mut pieces, &mut |_| false);
+                let (used, step) = self.exchange.receive_response(input, &mut list, &mut |_| false);
                 self.upstream.used += used;
-                moved = used > 0 || step != ResponseStep::Downstream;
+                moved = used > 0 || step != ResponseStep::Forward;
                 match step {
-                    ResponseStep::Downstream => self.send(&pieces, input),
+                    ResponseStep::Forward => self.send(&list, input),
                     ResponseStep::Fault(fault) => self.fault(fault),
                 }
             }
@@ -198,8 +198,8 @@ impl Driver<'_> {
                 && let Some(clean) = self.ended
             {
                 moved = true;
-                match self.exchange.upstream_end(clean, &mut pieces) {
-                    ResponseStep::Downstream => self.send(&pieces, &[]),
+                match self.exchange.receive_end(clean, &mut list) {
+                    ResponseStep::Forward => self.send(&list, &[]),
                     ResponseStep::Fault(fault) => self.fault(fault),
                 }
             }
@@ -231,35 +231,36 @@ impl Driver<'_> {
         if !wants || input.is_empty() || (self.exchange.is_waiting() && !self.ready) {
             return moved;
         }
-        let mut pieces = Pieces::default();
-        let (used, step) = self.exchange.downstream(input, &Access::ready(self.ready), &mut pieces);
+        let mut list = GatherList::default();
+        let (used, step) =
+            self.exchange.receive_request(input, &RequestContext::ready(self.ready), &mut list);
         match step {
-            RequestStep::Upstream => {
-                assert_eq!(pieces.has_credential(), self.to_upstream.is_empty(), "the block, once");
-                if pieces.has_credential() {
+            RequestStep::Forward => {
+                assert_eq!(list.has_credential(), self.to_upstream.is_empty(), "the block, once");
+                if list.has_credential() {
                     let (name, value) = self.key_field;
                     self.to_upstream.extend_from_slice(BLOCK);
                     self.to_upstream.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
                 }
-                let bytes = pieces.slices(input).flatten();
+                let bytes = list.slices(input).flatten();
                 self.to_upstream.extend(bytes);
                 self.whole |= !self.exchange.is_uploading();
                 // Behind the head, and before any of the response.
                 self.go_on();
             }
             RequestStep::Broken => {
-                assert!(pieces.is_empty() && self.exchange.closes());
+                assert!(list.is_empty() && self.exchange.closes());
                 if !self.exchange.is_complete() {
                     // The client's connection is reset.
                     self.check(false);
                     self.over = true;
                 }
             }
-            RequestStep::Downstream | RequestStep::Shutdown => self.send(&pieces, input),
-            _ => assert!(pieces.is_empty()),
+            RequestStep::Respond | RequestStep::RespondAndShutDown => self.send(&list, input),
+            _ => assert!(list.is_empty()),
         }
         self.client.used += used;
-        moved || used > 0 || !matches!(step, RequestStep::More | RequestStep::Connect)
+        moved || used > 0 || !matches!(step, RequestStep::NeedMore | RequestStep::NeedUpstream)
     }
 
     /// What one exchange has sent to each side.

@@ -10,9 +10,9 @@ pub mod x509;
 use std::collections::HashSet;
 
 use codex_responses_api_proxy::http1::chunked::ChunkScanner;
-use codex_responses_api_proxy::http1::field::{Lengths, Name};
+use codex_responses_api_proxy::http1::field::{FieldName, FramingFields};
 use codex_responses_api_proxy::http1::framing::Framing;
-use codex_responses_api_proxy::http1::head::{self, Seen};
+use codex_responses_api_proxy::http1::head::{self, ScanProgress};
 use codex_responses_api_proxy::http1::limits;
 use codex_responses_api_proxy::http1::proxy::{ProxyUrl, connected, is_exempt};
 use codex_responses_api_proxy::http1::url::UpstreamUrl;
@@ -68,21 +68,21 @@ fn owned(fields: &head::Fields<'_, '_>) -> Vec<Field> {
 /// A request head is the same however it is cut, and says what an independent parser reads.
 pub fn request_head(data: &[u8]) {
     let (ends, input) = cuts(data);
-    let read = |input: &[u8], seen: &mut Seen| {
-        head::request(input, seen, |head| {
+    let read = |input: &[u8], progress: &mut ScanProgress| {
+        head::request(input, progress, |head| {
             let line = (head.method.to_vec(), head.target.to_vec(), head.http10);
             Ok((line, owned(&head.fields), head.len))
         })
     };
-    let whole = read(input, &mut Seen::default());
-    let mut seen = Seen::default();
-    let parts = ends.iter().map(|end| read(&input[..*end], &mut seen)).find(|r| *r != Ok(None));
+    let whole = read(input, &mut ScanProgress::default());
+    let mut progress = ScanProgress::default();
+    let parts = ends.iter().map(|end| read(&input[..*end], &mut progress)).find(|r| *r != Ok(None));
     match (&whole, parts) {
         (Ok(None), None) | (Err(_), Some(Err(_))) => {}
         (whole, Some(part)) => assert_eq!(*whole, part, "cut"),
         // A line that drips in is looked at when it is whole.
         (_, None) => {
-            assert!(read(&[input, b"\n"].concat(), &mut seen).is_err(), "accepted in parts")
+            assert!(read(&[input, b"\n"].concat(), &mut progress).is_err(), "accepted in parts")
         }
     }
     let parsed = strict::head(input);
@@ -112,20 +112,20 @@ pub fn request_head(data: &[u8]) {
 /// The same for response heads.
 pub fn response_head(data: &[u8]) {
     let (ends, input) = cuts(data);
-    let read = |input: &[u8], seen: &mut Seen| {
-        head::response(input, seen, |head| {
+    let read = |input: &[u8], progress: &mut ScanProgress| {
+        head::response(input, progress, |head| {
             let reason = head.input[head.reason.clone()].to_vec();
             Ok((head.status, reason, head.http10, owned(&head.fields), head.len))
         })
     };
-    let whole = read(input, &mut Seen::default());
-    let mut seen = Seen::default();
-    let parts = ends.iter().map(|end| read(&input[..*end], &mut seen)).find(|r| *r != Ok(None));
+    let whole = read(input, &mut ScanProgress::default());
+    let mut progress = ScanProgress::default();
+    let parts = ends.iter().map(|end| read(&input[..*end], &mut progress)).find(|r| *r != Ok(None));
     match (&whole, parts) {
         (Ok(None), None) | (Err(_), Some(Err(_))) => {}
         (whole, Some(part)) => assert!(*whole == part, "cut"),
         (_, None) => {
-            assert!(read(&[input, b"\n"].concat(), &mut seen).is_err(), "accepted in parts")
+            assert!(read(&[input, b"\n"].concat(), &mut progress).is_err(), "accepted in parts")
         }
     }
     if let Ok(Some((status, reason, http10, fields, len))) = whole {
@@ -178,20 +178,20 @@ pub fn framing(data: &[u8]) {
         return;
     };
     let (http10, status) = (flags & 1 == 1, if flags & 2 == 2 { 204 } else { 200 });
-    let mut lengths = Lengths::default();
+    let mut lengths = FramingFields::default();
     let (mut numbers, mut codings) = (Vec::new(), Vec::new());
     for line in rest.split(|byte| *byte == b'\n').take(8) {
         let Some(at) = line.iter().position(|byte| *byte == b':') else {
             continue;
         };
         let (name, value) = (&line[..at], line[at + 1..].trim_ascii());
-        match Name::of(name) {
-            Name::ContentLength => {
+        match FieldName::of(name) {
+            FieldName::ContentLength => {
                 assert!(name.eq_ignore_ascii_case(b"content-length"));
                 lengths.content_length(value);
                 numbers.push(value);
             }
-            Name::TransferEncoding => {
+            FieldName::TransferEncoding => {
                 assert!(name.eq_ignore_ascii_case(b"transfer-encoding"));
                 lengths.transfer_encoding(value);
                 codings.push(value);
@@ -272,15 +272,15 @@ pub fn proxy(data: &[u8]) {
         assert!(is_exempt(&named, &url.host), "a host by its own name");
     }
     let (ends, answer) = cuts(lines.next().unwrap_or_default());
-    let whole = connected(answer, &mut Seen::default());
-    let mut seen = Seen::default();
+    let whole = connected(answer, &mut ScanProgress::default());
+    let mut progress = ScanProgress::default();
     let part =
-        ends.iter().map(|end| connected(&answer[..*end], &mut seen)).find(|r| *r != Ok(None));
+        ends.iter().map(|end| connected(&answer[..*end], &mut progress)).find(|r| *r != Ok(None));
     match (whole, part) {
         (Ok(None), None) | (Err(_), Some(Err(_))) => {}
         (whole, Some(part)) => assert_eq!(whole, part, "cut"),
         (_, None) => {
-            assert!(connected(&[answer, b"\n"].concat(), &mut seen).is_err(), "opened in parts")
+            assert!(connected(&[answer, b"\n"].concat(), &mut progress).is_err(), "opened in parts")
         }
     }
     if let Ok(Some(len)) = whole {

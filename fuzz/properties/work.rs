@@ -2,8 +2,8 @@
 //! whatever it holds and however it comes. Steps are counted in debug builds alone.
 
 use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep};
-use codex_responses_api_proxy::http1::pieces::Pieces;
-use codex_responses_api_proxy::http1::request::{Access, Policy};
+use codex_responses_api_proxy::http1::gather::GatherList;
+use codex_responses_api_proxy::http1::request::{Policy, RequestContext};
 use codex_responses_api_proxy::http1::work::spent;
 
 /// Steps for each byte of a message that comes whole.
@@ -34,18 +34,18 @@ pub fn ask(input: &[u8], ends: &[usize]) -> u64 {
     const DROPPED: &[&[u8]] = &[b"x-dropped", b"openai-project"];
     let policy = Policy { dropped_fields: DROPPED, ..Policy::default() };
     let mut exchange = Exchange::new(policy);
-    let (mut used, mut pieces, before) = (0, Pieces::default(), spent());
+    let (mut used, mut list, before) = (0, GatherList::default(), spent());
     for end in ends {
         loop {
-            pieces.clear();
+            list.clear();
             let rest = &input[used..*end];
-            let access = Access::ready(exchange.is_waiting());
-            let (n, step) = exchange.downstream(rest, &access, &mut pieces);
+            let context = RequestContext::ready(exchange.is_waiting());
+            let (n, step) = exchange.receive_request(rest, &context, &mut list);
             used += n;
             if exchange.is_complete() || step == RequestStep::Broken {
                 return spent() - before;
             }
-            if step != RequestStep::Connect && (n == 0 || used == *end) {
+            if step != RequestStep::NeedUpstream && (n == 0 || used == *end) {
                 break;
             }
         }
@@ -57,15 +57,16 @@ pub fn ask(input: &[u8], ends: &[usize]) -> u64 {
 pub fn respond(input: &[u8], ends: &[usize]) -> u64 {
     let mut exchange = Exchange::new(Policy::default());
     let request = b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    let mut pieces = Pieces::default();
-    exchange.downstream(request, &Access::ready(true), &mut pieces);
+    let mut list = GatherList::default();
+    exchange.receive_request(request, &RequestContext::ready(true), &mut list);
     let (mut used, before) = (0, spent());
     for end in ends {
         while exchange.is_under_way() {
-            pieces.clear();
-            let (n, step) = exchange.upstream(&input[used..*end], &mut pieces, &mut |_| false);
+            list.clear();
+            let (n, step) =
+                exchange.receive_response(&input[used..*end], &mut list, &mut |_| false);
             used += n;
-            if step != ResponseStep::Downstream {
+            if step != ResponseStep::Forward {
                 return spent() - before;
             }
             if n == 0 || used == *end {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::field::{Name, is_token_byte};
+use super::field::{FieldName, is_token_byte};
 use super::limits;
 
 /// A field line with a place for the key at its end: `NAME: {}` or `NAME: SCHEME {}`.
@@ -72,7 +72,8 @@ impl<'a> AuthHeader<'a> {
 
     /// The field's name, unless it is Authorization, which never travels in any case.
     pub fn other_name(&self) -> Option<&'a [u8]> {
-        (Name::of(self.name.as_bytes()) != Name::Authorization).then_some(self.name.as_bytes())
+        (FieldName::of(self.name.as_bytes()) != FieldName::Authorization)
+            .then_some(self.name.as_bytes())
     }
 }
 
@@ -87,7 +88,7 @@ fn may_carry_the_key(name: &[u8]) -> bool {
         let start = name.get(..with.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()))
     };
-    matches!(Name::of(name), Name::Authorization | Name::Other)
+    matches!(FieldName::of(name), FieldName::Authorization | FieldName::Other)
         && !["accept", "content-", "sec-"].iter().any(begins)
 }
 

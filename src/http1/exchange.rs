@@ -2,16 +2,16 @@
 //!
 //! Two machines, joined: the request side reads what the client sends and says what goes upstream;
 //! the response side reads what the upstream sends and says what goes downstream. Bytes are never
-//! stored here: what goes out is a list of runs of the caller's input ([`Pieces`]).
+//! stored here: what goes out is a list of runs of the caller's input ([`GatherList`]).
 
 mod downstream;
 mod upstream;
 
 use super::framing::Body;
-use super::head::Seen;
+use super::gather::GatherList;
+use super::head::ScanProgress;
+use super::local_response::{self, LocalResponse, Reject};
 use super::logged_fields::LoggedFields;
-use super::pieces::Pieces;
-use super::refusal::{self, Canned, Reject};
 use super::refused_route::RefusedRoute;
 use super::request::{Policy, Request};
 use super::response::{Coding, UpstreamFault};
@@ -20,18 +20,18 @@ use super::target::Route;
 /// What came of reading downstream bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestStep {
-    /// More bytes are needed; there may be nothing to send.
-    More,
+    /// The input has been parsed as far as possible; more bytes are needed.
+    NeedMore,
     /// The head is acceptable: call again with a connection that can take it.
-    Connect,
-    /// The pieces are for the upstream.
-    Upstream,
-    /// The pieces are a response of our own.
-    Downstream,
-    /// The pieces are the answer to `GET /shutdown`, which is to be carried out.
-    Shutdown,
-    /// The request has been read; nothing more is wanted until its response is complete.
-    Done,
+    NeedUpstream,
+    /// The output is for the upstream.
+    Forward,
+    /// The output is a response of the relay's own.
+    Respond,
+    /// The output is the response to `GET /shutdown`; the relay shuts down now.
+    RespondAndShutDown,
+    /// The request has been read; no input is needed until its response is complete.
+    Idle,
     /// The body cannot be read on, and a final response has begun. The upstream connection is to be
     /// given up and, unless the response is complete, the client's reset.
     Broken,
@@ -40,8 +40,8 @@ pub enum RequestStep {
 /// What came of reading upstream bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseStep {
-    /// The pieces, if any, are for the client. See [`Exchange::is_complete`].
-    Downstream,
+    /// The output, if any, is for the client. See [`Exchange::is_complete`].
+    Forward,
     /// There is no sound answer: [`Exchange::fail`] if [`Exchange::may_answer`], else abort.
     Fault(UpstreamFault),
 }
@@ -84,8 +84,8 @@ pub struct Exchange {
     policy: Policy,
     request: RequestSide,
     response: ResponseSide,
-    request_seen: Seen,
-    response_seen: Seen,
+    request_progress: ScanProgress,
+    response_progress: ScanProgress,
     http10: bool,
     is_head: bool,
     close: bool,
@@ -118,8 +118,8 @@ impl Exchange {
             policy,
             request: RequestSide::Head,
             response: ResponseSide::Idle,
-            request_seen: Seen::default(),
-            response_seen: Seen::default(),
+            request_progress: ScanProgress::default(),
+            response_progress: ScanProgress::default(),
             http10: false,
             is_head: false,
             close: false,
@@ -216,7 +216,7 @@ impl Exchange {
 
     /// Answers for the upstream. Only while [`Exchange::may_answer`]. Returns how many bytes of the
     /// unused downstream input are used up: the head, where it was still waiting.
-    pub fn fail(&mut self, fault: UpstreamFault, out: &mut Pieces) -> usize {
+    pub fn fail(&mut self, fault: UpstreamFault, out: &mut GatherList) -> usize {
         out.clear();
         let mut used = 0;
         match &self.request {
@@ -231,30 +231,30 @@ impl Exchange {
             }
             _ => {}
         }
-        self.answer(&fault.canned(), out);
+        self.answer(&fault.response(), out);
         used
     }
 
     /// Answers that the request will not be served, and gives the connection up. Only while
     /// [`Exchange::may_answer`].
-    pub fn refuse(&mut self, reject: Reject, out: &mut Pieces) {
+    pub fn refuse(&mut self, reject: Reject, out: &mut GatherList) {
         out.clear();
         self.close = true;
         self.request = RequestSide::Discard;
-        self.answer(&reject.canned(), out);
+        self.answer(&reject.response(), out);
     }
 
-    fn answer(&mut self, canned: &Canned, out: &mut Pieces) {
+    fn answer(&mut self, response: &LocalResponse, out: &mut GatherList) {
         self.expectation = Continue::NotExpected;
         self.upstream_close = true;
-        self.status = Some(canned.status);
-        self.code = Some(canned.code);
+        self.status = Some(response.status);
+        self.code = Some(response.code);
         self.response = ResponseSide::Complete;
-        refusal::answer(canned, self.close, self.is_head, out);
+        local_response::answer(response, self.close, self.is_head, out);
     }
 
     /// Gives the client the 100 that it waits for.
-    pub fn send_continue(&mut self, out: &mut Pieces) {
+    pub fn send_continue(&mut self, out: &mut GatherList) {
         if self.owes_continue() {
             self.expectation = Continue::SentByUs;
             out.text(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -262,7 +262,7 @@ impl Exchange {
     }
 }
 
-fn add_data(input: &[u8], at: usize, len: usize, chunked: bool, out: &mut Pieces) {
+fn add_data(input: &[u8], at: usize, len: usize, chunked: bool, out: &mut GatherList) {
     if chunked {
         out.hexadecimal(len as u64);
         out.text(b"\r\n");
@@ -277,7 +277,7 @@ fn add_data(input: &[u8], at: usize, len: usize, chunked: bool, out: &mut Pieces
 mod tests {
     use super::*;
     use crate::http1::limits;
-    use crate::http1::request::Access;
+    use crate::http1::request::RequestContext;
 
     const HEAD: &str = "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n";
 
@@ -290,29 +290,30 @@ mod tests {
         fault: Option<UpstreamFault>,
     }
 
-    fn text(pieces: &Pieces, input: &[u8]) -> String {
-        let block = if pieces.has_credential() { "<block>" } else { "" };
-        let bytes: Vec<u8> = pieces.slices(input).flatten().copied().collect();
+    fn text(list: &GatherList, input: &[u8]) -> String {
+        let block = if list.has_credential() { "<block>" } else { "" };
+        let bytes: Vec<u8> = list.slices(input).flatten().copied().collect();
         block.to_owned() + &String::from_utf8(bytes).unwrap()
     }
 
     /// Feeds a request in cuts of `cut` bytes, with an upstream that is ready.
     fn ask(exchange: &mut Exchange, input: &str, cut: usize) -> Seen {
-        let (mut seen, mut pieces) = (Seen::default(), Pieces::default());
+        let (mut seen, mut list) = (Seen::default(), GatherList::default());
         let mut end = 0;
         loop {
-            pieces.clear();
+            list.clear();
             let rest = &input.as_bytes()[seen.used..end];
-            let (used, step) = exchange.downstream(rest, &Access::ready(true), &mut pieces);
+            let (used, step) =
+                exchange.receive_request(rest, &RequestContext::ready(true), &mut list);
             match step {
-                RequestStep::Upstream => seen.upstream += &text(&pieces, rest),
-                RequestStep::Downstream | RequestStep::Shutdown => {
-                    seen.downstream += &text(&pieces, rest);
+                RequestStep::Forward => seen.upstream += &text(&list, rest),
+                RequestStep::Respond | RequestStep::RespondAndShutDown => {
+                    seen.downstream += &text(&list, rest);
                 }
-                _ => assert!(pieces.is_empty()),
+                _ => assert!(list.is_empty()),
             }
             seen.used += used;
-            let done = step == RequestStep::Done || exchange.is_complete();
+            let done = step == RequestStep::Idle || exchange.is_complete();
             if done || (used == 0 && end == input.len()) {
                 return seen;
             }
@@ -327,17 +328,17 @@ mod tests {
 
     /// Feeds a response in cuts of `cut` bytes.
     fn answer(exchange: &mut Exchange, input: &[u8], cut: usize) -> Seen {
-        let (mut seen, mut pieces) = (Seen::default(), Pieces::default());
+        let (mut seen, mut list) = (Seen::default(), GatherList::default());
         let mut end = 0;
         while exchange.is_under_way() {
-            pieces.clear();
+            list.clear();
             let rest = &input[seen.used..end];
-            let (used, step) = exchange.upstream(rest, &mut pieces, &mut |_| false);
+            let (used, step) = exchange.receive_response(rest, &mut list, &mut |_| false);
             if let ResponseStep::Fault(fault) = step {
                 seen.fault = Some(fault);
                 return seen;
             }
-            seen.downstream += &text(&pieces, rest);
+            seen.downstream += &text(&list, rest);
             seen.used += used;
             if used == 0 || seen.used == end {
                 if end == input.len() {
@@ -432,29 +433,30 @@ mod tests {
     #[test]
     fn without_a_connection_the_head_waits_and_is_sent_once_there_is_one() {
         let request = format!("{HEAD}Content-Length: 2\r\n\r\n{{}}");
-        let (mut exchange, mut pieces) = (Exchange::new(Policy::default()), Pieces::default());
-        let step = exchange.downstream(request.as_bytes(), &Access::ready(false), &mut pieces);
-        assert_eq!(step, (0, RequestStep::Connect));
-        assert!(pieces.is_empty() && exchange.is_waiting() && !exchange.is_idle());
+        let (mut exchange, mut list) = (Exchange::new(Policy::default()), GatherList::default());
+        let step =
+            exchange.receive_request(request.as_bytes(), &RequestContext::ready(false), &mut list);
+        assert_eq!(step, (0, RequestStep::NeedUpstream));
+        assert!(list.is_empty() && exchange.is_waiting() && !exchange.is_idle());
         let (used, step) =
-            exchange.downstream(request.as_bytes(), &Access::ready(true), &mut pieces);
-        assert_eq!((used, step), (request.len(), RequestStep::Upstream));
+            exchange.receive_request(request.as_bytes(), &RequestContext::ready(true), &mut list);
+        assert_eq!((used, step), (request.len(), RequestStep::Forward));
         assert!(exchange.is_under_way() && !exchange.is_uploading());
     }
 
     #[test]
     fn a_head_that_waited_in_vain_is_answered_and_used_up() {
         let request = format!("{HEAD}Content-Length: 2\r\n\r\n{{}}");
-        let (mut exchange, mut pieces) = (Exchange::new(Policy::default()), Pieces::default());
-        exchange.downstream(request.as_bytes(), &Access::ready(false), &mut pieces);
-        let used = exchange.fail(UpstreamFault::Refused, &mut pieces);
+        let (mut exchange, mut list) = (Exchange::new(Policy::default()), GatherList::default());
+        exchange.receive_request(request.as_bytes(), &RequestContext::ready(false), &mut list);
+        let used = exchange.fail(UpstreamFault::Refused, &mut list);
         assert_eq!(used, request.len() - 2);
-        assert_eq!(code(&text(&pieces, &[])), "upstream_refused");
-        pieces.clear();
+        assert_eq!(code(&text(&list, &[])), "upstream_refused");
+        list.clear();
         let rest = &request.as_bytes()[used..];
         assert_eq!(
-            exchange.downstream(rest, &Access::ready(false), &mut pieces),
-            (2, RequestStep::Done)
+            exchange.receive_request(rest, &RequestContext::ready(false), &mut list),
+            (2, RequestStep::Idle)
         );
         assert!(exchange.is_over() && !exchange.closes());
     }
@@ -469,8 +471,11 @@ mod tests {
             assert!(!exchange.is_uploading() && !exchange.upstream_reusable());
             assert_eq!(exchange.closes(), closes);
             let body = vec![b'x'; limits::DROP as usize];
-            let (used, _) =
-                exchange.downstream(&body, &Access::ready(true), &mut Pieces::default());
+            let (used, _) = exchange.receive_request(
+                &body,
+                &RequestContext::ready(true),
+                &mut GatherList::default(),
+            );
             assert_eq!(used, body.len());
             assert_eq!(exchange.is_over(), !closes);
         }
@@ -498,10 +503,11 @@ mod tests {
                     assert!(!exchange.is_over());
                 }
                 for byte in [b"c", b"d"] {
-                    let mut pieces = Pieces::default();
-                    let step = exchange.downstream(byte, &Access::ready(true), &mut pieces);
-                    assert_eq!(step, (1, RequestStep::Upstream));
-                    assert_eq!(text(&pieces, byte).as_bytes(), byte);
+                    let mut list = GatherList::default();
+                    let step =
+                        exchange.receive_request(byte, &RequestContext::ready(true), &mut list);
+                    assert_eq!(step, (1, RequestStep::Forward));
+                    assert_eq!(text(&list, byte).as_bytes(), byte);
                 }
                 assert!(!exchange.is_uploading());
                 if !response_first {
@@ -523,7 +529,11 @@ mod tests {
             assert!(!exchange.is_uploading());
             assert_eq!(exchange.closes(), closes);
             let body = vec![b'x'; limits::DROP as usize];
-            exchange.downstream(&body, &Access::ready(true), &mut Pieces::default());
+            exchange.receive_request(
+                &body,
+                &RequestContext::ready(true),
+                &mut GatherList::default(),
+            );
             assert_eq!(exchange.is_over(), !closes);
         }
     }
@@ -536,10 +546,11 @@ mod tests {
             let length = if complete { 0 } else { 1 };
             let head = format!("HTTP/1.1 200 X\r\nContent-Length: {length}\r\n\r\n");
             answer(&mut exchange, head.as_bytes(), 9);
-            let mut pieces = Pieces::default();
-            let (used, step) = exchange.downstream(b"zz\r\n", &Access::ready(true), &mut pieces);
+            let mut list = GatherList::default();
+            let (used, step) =
+                exchange.receive_request(b"zz\r\n", &RequestContext::ready(true), &mut list);
             assert_eq!((used, step), (4, RequestStep::Broken));
-            assert!(pieces.is_empty() && exchange.closes());
+            assert!(list.is_empty() && exchange.closes());
             assert_eq!(exchange.is_complete(), complete);
         }
     }
@@ -562,17 +573,14 @@ mod tests {
             let mut exchange = begun(&format!("{HEAD}\r\n"));
             let seen = answer(&mut exchange, b"HTTP/1.1 200 OK\r\n\r\nabc", 100);
             assert!(seen.downstream.ends_with("\r\n\r\n3\r\nabc\r\n"));
-            let mut pieces = Pieces::default();
-            let step = exchange.upstream_end(clean, &mut pieces);
+            let mut list = GatherList::default();
+            let step = exchange.receive_end(clean, &mut list);
             if clean {
-                assert_eq!(
-                    (step, text(&pieces, &[])),
-                    (ResponseStep::Downstream, "0\r\n\r\n".into())
-                );
+                assert_eq!((step, text(&list, &[])), (ResponseStep::Forward, "0\r\n\r\n".into()));
                 assert!(exchange.is_over() && !exchange.upstream_reusable());
             } else {
                 assert_eq!(step, ResponseStep::Fault(UpstreamFault::Closed));
-                assert!(!exchange.may_answer() && pieces.is_empty());
+                assert!(!exchange.may_answer() && list.is_empty());
             }
         }
     }
@@ -582,7 +590,7 @@ mod tests {
         for head in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
             let mut exchange = begun(&format!("{HEAD}\r\n"));
             answer(&mut exchange, format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n1\r\nx").as_bytes(), 9);
-            let step = exchange.upstream_end(true, &mut Pieces::default());
+            let step = exchange.receive_end(true, &mut GatherList::default());
             assert_eq!(step, ResponseStep::Fault(UpstreamFault::Closed));
             assert!(!exchange.may_answer());
         }
@@ -606,12 +614,12 @@ mod tests {
         let request = format!("{HEAD}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n");
         let mut exchange = begun(&request);
         assert!(exchange.owes_continue());
-        let mut pieces = Pieces::default();
-        exchange.send_continue(&mut pieces);
-        assert_eq!(text(&pieces, &[]), "HTTP/1.1 100 Continue\r\n\r\n");
-        pieces.clear();
-        exchange.send_continue(&mut pieces);
-        assert!(pieces.is_empty());
+        let mut list = GatherList::default();
+        exchange.send_continue(&mut list);
+        assert_eq!(text(&list, &[]), "HTTP/1.1 100 Continue\r\n\r\n");
+        list.clear();
+        exchange.send_continue(&mut list);
+        assert!(list.is_empty());
         let seen = answer(&mut exchange, b"HTTP/1.1 100 Continue\r\n\r\n", 100);
         assert_eq!(seen.downstream, "");
 
@@ -657,11 +665,11 @@ mod tests {
     fn an_answer_that_reflects_the_key_is_stopped() {
         let shown = |input: &str, secret: &str| {
             let mut exchange = begun(&format!("{HEAD}\r\n"));
-            let mut pieces = Pieces::default();
+            let mut list = GatherList::default();
             let mut reflects = |piece: &[u8]| {
                 piece.windows(secret.len()).any(|window| window == secret.as_bytes())
             };
-            exchange.upstream(input.as_bytes(), &mut pieces, &mut reflects).1
+            exchange.receive_response(input.as_bytes(), &mut list, &mut reflects).1
         };
         let fault = ResponseStep::Fault(UpstreamFault::CredentialReflected);
         for input in [
@@ -671,7 +679,7 @@ mod tests {
             "HTTP/1.1 103 E\r\nX: SECRET\r\n\r\n",
         ] {
             assert_eq!(shown(input, "SECRET"), fault);
-            assert_eq!(shown(input, "OTHER"), ResponseStep::Downstream);
+            assert_eq!(shown(input, "OTHER"), ResponseStep::Forward);
         }
     }
 }

@@ -45,8 +45,8 @@ pub fn is_alike(name: &[u8], other: &[u8]) -> bool {
 
 /// What a field name means to a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Name {
-    /// Nothing: it travels on, unless Connection nominates it.
+pub enum FieldName {
+    /// Nothing: it travels on, unless Connection names_fields it.
     Other,
     /// Ends here, always.
     HopByHop,
@@ -81,56 +81,64 @@ pub enum Name {
     Disguised,
 }
 
-impl Name {
+impl FieldName {
     /// Looks a field name up; case does not matter.
-    pub fn of(name: &[u8]) -> Name {
+    pub fn of(name: &[u8]) -> FieldName {
         // Length and first letter settle nearly every field of a real request. No known name begins
         // with a mark, so what is alike has the same first letter.
         match (name.len(), name.first().map_or(0, |first| first | 0x20)) {
-            (2, b't') => Name::HopByHop.of_any(name, [b"te"]),
-            (4, b'd') => Name::Date.of_any(name, [b"date"]),
+            (2, b't') => FieldName::HopByHop.of_any(name, [b"te"]),
+            (4, b'd') => FieldName::Date.of_any(name, [b"date"]),
             // A body may be encoded by RFC 3229 too: asked for by A-IM, told by IM.
-            (2, b'i') => Name::ContentEncoding.of_any(name, [b"im"]),
-            (4, b'a') => Name::Withheld.of_any(name, [b"a-im"]),
-            (4, b'h') => Name::Host.of_any(name, [b"host"]),
-            (5, b'r') => Name::Withheld.of_any(name, [b"range"]),
-            (6, b'e') => Name::Expect.of_any(name, [b"expect"]),
-            (6, b'o') => Name::Origin.of_any(name, [b"origin"]),
-            (7, b'u') => Name::Upgrade.of_any(name, [b"upgrade"]),
-            (7, b't') => Name::HopByHop.of_any(name, [b"trailer"]),
-            (8, b'i') => Name::Withheld.of_any(name, [b"if-range"]),
-            (10, b'c') => Name::Connection.of_any(name, [b"connection"]),
-            (10, b'k') => Name::HopByHop.of_any(name, [b"keep-alive"]),
-            (12, b'c') => Name::ContentType.of_any(name, [b"content-type"]),
-            (13, b'a') => Name::Authorization.of_any(name, [b"authorization"]),
-            (13, b'x') => Name::Withheld.of_any(name, [b"x-http-method", b"x-rewrite-url"]),
-            (14, b'c') => Name::ContentLength.of_any(name, [b"content-length"]),
-            (14, b's') => Name::SecFetchSite.of_any(name, [b"sec-fetch-site"]),
-            (14, b'a') => Name::Withheld.of_any(name, [b"accept-charset"]),
-            (14, b'x') => Name::Withheld.of_any(name, [b"x-original-url"]),
-            (15, b'a') => Name::Withheld.of_any(name, [b"accept-encoding"]),
-            (16, b'c') => Name::ContentEncoding.of_any(name, [b"content-encoding"]),
-            (17, b't') => Name::TransferEncoding.of_any(name, [b"transfer-encoding"]),
-            (17, b'x') => Name::Withheld.of_any(name, [b"x-method-override"]),
-            (22, b'x') => Name::Withheld.of_any(name, [b"x-http-method-override"]),
+            (2, b'i') => FieldName::ContentEncoding.of_any(name, [b"im"]),
+            (4, b'a') => FieldName::Withheld.of_any(name, [b"a-im"]),
+            (4, b'h') => FieldName::Host.of_any(name, [b"host"]),
+            (5, b'r') => FieldName::Withheld.of_any(name, [b"range"]),
+            (6, b'e') => FieldName::Expect.of_any(name, [b"expect"]),
+            (6, b'o') => FieldName::Origin.of_any(name, [b"origin"]),
+            (7, b'u') => FieldName::Upgrade.of_any(name, [b"upgrade"]),
+            (7, b't') => FieldName::HopByHop.of_any(name, [b"trailer"]),
+            (8, b'i') => FieldName::Withheld.of_any(name, [b"if-range"]),
+            (10, b'c') => FieldName::Connection.of_any(name, [b"connection"]),
+            (10, b'k') => FieldName::HopByHop.of_any(name, [b"keep-alive"]),
+            (12, b'c') => FieldName::ContentType.of_any(name, [b"content-type"]),
+            (13, b'a') => FieldName::Authorization.of_any(name, [b"authorization"]),
+            (13, b'x') => FieldName::Withheld.of_any(name, [b"x-http-method", b"x-rewrite-url"]),
+            (14, b'c') => FieldName::ContentLength.of_any(name, [b"content-length"]),
+            (14, b's') => FieldName::SecFetchSite.of_any(name, [b"sec-fetch-site"]),
+            (14, b'a') => FieldName::Withheld.of_any(name, [b"accept-charset"]),
+            (14, b'x') => FieldName::Withheld.of_any(name, [b"x-original-url"]),
+            (15, b'a') => FieldName::Withheld.of_any(name, [b"accept-encoding"]),
+            (16, b'c') => FieldName::ContentEncoding.of_any(name, [b"content-encoding"]),
+            (17, b't') => FieldName::TransferEncoding.of_any(name, [b"transfer-encoding"]),
+            (17, b'x') => FieldName::Withheld.of_any(name, [b"x-method-override"]),
+            (22, b'x') => FieldName::Withheld.of_any(name, [b"x-http-method-override"]),
             // Proxy-Authorization, Proxy-Connection, Proxy-Authenticate and their kin.
-            (6.., b'p') => Name::HopByHop.of_any(&name[..6], [b"proxy-"]),
-            _ => Name::Other,
+            (6.., b'p') => FieldName::HopByHop.of_any(&name[..6], [b"proxy-"]),
+            _ => FieldName::Other,
         }
     }
 
     /// This, if the name is one of these; disguised, if it is alike.
     #[inline(always)]
-    fn of_any<const LEN: usize, const N: usize>(self, name: &[u8], known: [&[u8; LEN]; N]) -> Name {
+    fn of_any<const LEN: usize, const N: usize>(
+        self,
+        name: &[u8],
+        known: [&[u8; LEN]; N],
+    ) -> FieldName {
         let Ok(name) = <&[u8; LEN]>::try_from(name) else {
-            return Name::Other;
+            return FieldName::Other;
         };
         for known in known {
             if is_same(name, known) {
                 return self;
             }
         }
-        if known.iter().any(|known| is_alike(name, *known)) { Name::Disguised } else { Name::Other }
+        if known.iter().any(|known| is_alike(name, *known)) {
+            FieldName::Disguised
+        } else {
+            FieldName::Other
+        }
     }
 }
 
@@ -144,7 +152,7 @@ fn is_same<const LEN: usize>(name: &[u8; LEN], known: &[u8; LEN]) -> bool {
 
 /// What the length fields of one head say, before it is judged.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Lengths {
+pub struct FramingFields {
     /// Content-Length fields seen.
     pub content_lengths: usize,
     /// The last one's value, where it is one plain number.
@@ -155,7 +163,7 @@ pub struct Lengths {
     pub chunked: bool,
 }
 
-impl Lengths {
+impl FramingFields {
     /// Notes a Content-Length field.
     pub fn content_length(&mut self, value: &[u8]) {
         self.content_lengths += 1;
@@ -182,17 +190,17 @@ fn number(text: &[u8]) -> Option<u64> {
 
 /// The Connection fields of one head.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Connection {
+pub struct ConnectionOptions {
     /// `close` was among the options.
     pub close: bool,
     /// `upgrade` was among the options.
     pub upgrade: bool,
     /// Some option names a field that would otherwise travel on.
-    pub nominates: bool,
+    pub names_fields: bool,
     options: usize,
 }
 
-impl Connection {
+impl ConnectionOptions {
     /// Notes a Connection field; false when it cannot be read or holds too many options, of which an
     /// empty one counts too.
     pub fn note(&mut self, value: &[u8]) -> bool {
@@ -210,7 +218,7 @@ impl Connection {
             } else if option.eq_ignore_ascii_case(b"upgrade") {
                 self.upgrade = true;
             } else if !option.eq_ignore_ascii_case(b"keep-alive") {
-                self.nominates = true;
+                self.names_fields = true;
             }
         }
         true
@@ -219,24 +227,24 @@ impl Connection {
 
 /// The names in the Connection fields of one head, read once and kept in order, so that each field of
 /// the head is looked up in as many comparisons as their number has binary digits.
-pub(super) struct Nominated<'b> {
+pub(super) struct NamedFields<'b> {
     names: [&'b [u8]; limits::CONNECTION_OPTIONS],
     count: usize,
 }
 
-impl<'b> Nominated<'b> {
-    /// Of Connection fields that [`Connection::note`] has taken.
+impl<'b> NamedFields<'b> {
+    /// Of Connection fields that [`ConnectionOptions::note`] has taken.
     #[cold]
-    pub(super) fn by(values: impl Iterator<Item = &'b [u8]>) -> Nominated<'b> {
-        let mut nominated = Nominated { names: [&[]; limits::CONNECTION_OPTIONS], count: 0 };
+    pub(super) fn by(values: impl Iterator<Item = &'b [u8]>) -> NamedFields<'b> {
+        let mut named = NamedFields { names: [&[]; limits::CONNECTION_OPTIONS], count: 0 };
         for name in values.flat_map(options).take(limits::CONNECTION_OPTIONS) {
-            if let Err(at) = nominated.search(name) {
-                nominated.names.copy_within(at..nominated.count, at + 1);
-                nominated.names[at] = name;
-                nominated.count += 1;
+            if let Err(at) = named.search(name) {
+                named.names.copy_within(at..named.count, at + 1);
+                named.names[at] = name;
+                named.count += 1;
             }
         }
-        nominated
+        named
     }
 
     /// One of the names is this; case does not matter.
@@ -273,64 +281,64 @@ mod tests {
     #[test]
     fn names_are_known_in_every_spelling() {
         for (name, want) in [
-            ("authorization", Name::Authorization),
-            ("AUTHORIZATION", Name::Authorization),
-            ("aUtHoRiZaTiOn", Name::Authorization),
-            ("Proxy-Authorization", Name::HopByHop),
-            ("proxy-anything", Name::HopByHop),
-            ("TE", Name::HopByHop),
-            ("Trailer", Name::HopByHop),
-            ("Keep-Alive", Name::HopByHop),
-            ("Content-Length", Name::ContentLength),
-            ("date", Name::Date),
-            ("Data", Name::Other),
-            ("Content-Lengths", Name::Other),
-            ("x-authorization", Name::Other),
-            ("Accept", Name::Other),
-            ("Content_Length", Name::Disguised),
-            ("content.length", Name::Disguised),
-            ("TRANSFER_ENCODING", Name::Disguised),
-            ("Keep_Alive", Name::Disguised),
-            ("Proxy_Authorization", Name::Disguised),
-            ("proxy-a_b", Name::HopByHop),
-            ("X-HTTP-Method-Override", Name::Withheld),
-            ("x_original_url", Name::Disguised),
-            ("Accept-Encoding", Name::Withheld),
-            ("Content-Encoding", Name::ContentEncoding),
-            ("Content-Encoding2", Name::Other),
-            ("X_Y", Name::Other),
+            ("authorization", FieldName::Authorization),
+            ("AUTHORIZATION", FieldName::Authorization),
+            ("aUtHoRiZaTiOn", FieldName::Authorization),
+            ("Proxy-Authorization", FieldName::HopByHop),
+            ("proxy-anything", FieldName::HopByHop),
+            ("TE", FieldName::HopByHop),
+            ("Trailer", FieldName::HopByHop),
+            ("Keep-Alive", FieldName::HopByHop),
+            ("Content-Length", FieldName::ContentLength),
+            ("date", FieldName::Date),
+            ("Data", FieldName::Other),
+            ("Content-FramingFields", FieldName::Other),
+            ("x-authorization", FieldName::Other),
+            ("Accept", FieldName::Other),
+            ("Content_Length", FieldName::Disguised),
+            ("content.length", FieldName::Disguised),
+            ("TRANSFER_ENCODING", FieldName::Disguised),
+            ("Keep_Alive", FieldName::Disguised),
+            ("Proxy_Authorization", FieldName::Disguised),
+            ("proxy-a_b", FieldName::HopByHop),
+            ("X-HTTP-Method-Override", FieldName::Withheld),
+            ("x_original_url", FieldName::Disguised),
+            ("Accept-Encoding", FieldName::Withheld),
+            ("Content-Encoding", FieldName::ContentEncoding),
+            ("Content-Encoding2", FieldName::Other),
+            ("X_Y", FieldName::Other),
         ] {
-            assert_eq!(Name::of(name.as_bytes()), want);
+            assert_eq!(FieldName::of(name.as_bytes()), want);
         }
     }
 
     #[test]
     fn connection_options_are_bounded_and_must_be_tokens() {
         let list = |n: usize| vec!["a"; n].join(", ").into_bytes();
-        assert!(Connection::default().note(&list(limits::CONNECTION_OPTIONS)));
-        assert!(!Connection::default().note(&list(limits::CONNECTION_OPTIONS + 1)));
+        assert!(ConnectionOptions::default().note(&list(limits::CONNECTION_OPTIONS)));
+        assert!(!ConnectionOptions::default().note(&list(limits::CONNECTION_OPTIONS + 1)));
         let commas = |n: usize| ",".repeat(n).into_bytes();
-        assert!(Connection::default().note(&commas(limits::CONNECTION_OPTIONS - 1)));
-        assert!(!Connection::default().note(&commas(limits::CONNECTION_OPTIONS)));
-        let mut many = Connection::default();
+        assert!(ConnectionOptions::default().note(&commas(limits::CONNECTION_OPTIONS - 1)));
+        assert!(!ConnectionOptions::default().note(&commas(limits::CONNECTION_OPTIONS)));
+        let mut many = ConnectionOptions::default();
         assert!((0..limits::CONNECTION_OPTIONS).all(|_| many.note(b"")));
         assert!(!many.note(b""));
-        assert!(!Connection::default().note(b"a b"));
-        let mut connection = Connection::default();
+        assert!(!ConnectionOptions::default().note(b"a b"));
+        let mut connection = ConnectionOptions::default();
         assert!(connection.note(b" , Keep-Alive,,CLOSE , "));
-        assert!(connection.close && !connection.nominates && !connection.upgrade);
+        assert!(connection.close && !connection.names_fields && !connection.upgrade);
     }
 
     #[test]
     fn a_nominated_name_is_found_in_any_order_and_case() {
         let value = b"x-b, X-A,,x-a, close , aaaa, x-c,b";
-        let nominated = Nominated::by([&value[..], b"Z"].into_iter());
+        let named = NamedFields::by([&value[..], b"Z"].into_iter());
         for name in ["x-a", "X-B", "x-C", "CLOSE", "aaaA", "B", "z"] {
-            assert!(nominated.contains(name.as_bytes()), "{name}");
+            assert!(named.contains(name.as_bytes()), "{name}");
         }
         for name in ["", "x", "x-d", "x-aa", "aaab", "y", "x_a"] {
-            assert!(!nominated.contains(name.as_bytes()), "{name}");
+            assert!(!named.contains(name.as_bytes()), "{name}");
         }
-        assert!(!Nominated::by(std::iter::empty()).contains(b""));
+        assert!(!NamedFields::by(std::iter::empty()).contains(b""));
     }
 }

@@ -1,7 +1,7 @@
 //! How the end of a body is found (RFC 9112 §6.3), and the reading of bodies up to it.
 
 use super::chunked::{ChunkFault, ChunkScanner, ChunkStep};
-use super::field::Lengths;
+use super::field::FramingFields;
 
 /// How the end of a message's body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct FramingFault;
 
 impl Framing {
     /// The framing of a request. Neither field: an empty body. HTTP/1.0 knows no transfer coding.
-    pub fn of_request(lengths: &Lengths, http10: bool) -> Result<Framing, FramingFault> {
+    pub fn of_request(lengths: &FramingFields, http10: bool) -> Result<Framing, FramingFault> {
         match Framing::declared(lengths, http10)? {
             Some(framing) => Ok(framing),
             None => Ok(Framing::Length(0)),
@@ -31,7 +31,7 @@ impl Framing {
 
     /// The framing of the response to a POST with this status.
     pub fn of_response(
-        lengths: &Lengths,
+        lengths: &FramingFields,
         http10: bool,
         status: u16,
     ) -> Result<Framing, FramingFault> {
@@ -42,7 +42,7 @@ impl Framing {
         })
     }
 
-    fn declared(lengths: &Lengths, http10: bool) -> Result<Option<Framing>, FramingFault> {
+    fn declared(lengths: &FramingFields, http10: bool) -> Result<Option<Framing>, FramingFault> {
         match (lengths.content_lengths, lengths.transfer_encodings) {
             (0, 0) => Ok(None),
             (1, 0) => lengths.length.map(|n| Some(Framing::Length(n))).ok_or(FramingFault),
@@ -104,8 +104,8 @@ impl Body {
 mod tests {
     use super::*;
 
-    fn lengths(cl: &[&str], te: &[&str]) -> Lengths {
-        let mut lengths = Lengths::default();
+    fn lengths(cl: &[&str], te: &[&str]) -> FramingFields {
+        let mut lengths = FramingFields::default();
         cl.iter().for_each(|v| lengths.content_length(v.as_bytes()));
         te.iter().for_each(|v| lengths.transfer_encoding(v.as_bytes()));
         lengths

@@ -5,8 +5,8 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use super::limits;
-use super::refusal::Reject;
-use super::response::BadResponse;
+use super::local_response::Reject;
+use super::response::MalformedHead;
 use super::work;
 
 /// A request head whose bytes are sound; what they say is not judged yet.
@@ -92,7 +92,7 @@ const PARSED_AGAIN: usize = 16;
 /// multiple of its length: bytes are checked once, and lines are parsed again only when one of them
 /// has been completed, and beyond [`PARSED_AGAIN`] only when the head has.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Seen {
+pub struct ScanProgress {
     /// Bytes that have been checked.
     checked: usize,
     /// The first line has ended.
@@ -101,7 +101,7 @@ pub struct Seen {
     parsed: usize,
 }
 
-impl Seen {
+impl ScanProgress {
     /// Parsing may bring news.
     fn is_news(&mut self, head: &[u8]) -> bool {
         let fresh = &head[self.checked.min(head.len())..];
@@ -149,10 +149,10 @@ impl Seen {
 
 /// Reads the request head at the front of `input` and hands it to `judge`.
 ///
-/// `Ok(None)`: more bytes are needed. What is wrong is reported as soon as it can be seen.
+/// `Ok(None)`: more bytes are needed. What is wrong is reported as soon as it can be progress.
 pub fn request<'b, T>(
     input: &'b [u8],
-    seen: &mut Seen,
+    progress: &mut ScanProgress,
     judge: impl FnOnce(RequestHead<'_, 'b>) -> Result<T, Reject>,
 ) -> Result<Option<T>, Reject> {
     // One empty line before the request line is tolerated (RFC 9112 §2.2); a second is not.
@@ -167,13 +167,13 @@ pub fn request<'b, T>(
         Some(b'\r' | b'\n') => return Err(Reject::Malformed),
         Some(_) => {}
     }
-    if !seen.is_news(head) {
-        return seen.check(head).map(|()| None);
+    if !progress.is_news(head) {
+        return progress.check(head).map(|()| None);
     }
     let mut headers: Headers<'b> = [const { MaybeUninit::uninit() }; limits::FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     match parsed.parse_with_uninit_headers(head, &mut headers) {
-        Ok(httparse::Status::Partial) => seen.check(head).map(|()| None),
+        Ok(httparse::Status::Partial) => progress.check(head).map(|()| None),
         Ok(httparse::Status::Complete(len)) => {
             let (Some(method), Some(target), Some(version)) =
                 (parsed.method, parsed.path, parsed.version)
@@ -223,30 +223,32 @@ pub fn request<'b, T>(
 /// `Ok(None)`: more bytes are needed.
 pub fn response<'b, T>(
     input: &'b [u8],
-    seen: &mut Seen,
-    judge: impl FnOnce(ResponseHead<'_, 'b>) -> Result<T, BadResponse>,
-) -> Result<Option<T>, BadResponse> {
+    progress: &mut ScanProgress,
+    judge: impl FnOnce(ResponseHead<'_, 'b>) -> Result<T, MalformedHead>,
+) -> Result<Option<T>, MalformedHead> {
     if input.is_empty() {
         return Ok(None);
     }
     // httparse skips empty lines; nothing may stand before a status line.
     if input[0] != b'H' {
-        return Err(BadResponse);
+        return Err(MalformedHead);
     }
-    if !seen.is_news(input) {
-        return seen.check(input).map(|()| None).or(Err(BadResponse));
+    if !progress.is_news(input) {
+        return progress.check(input).map(|()| None).or(Err(MalformedHead));
     }
     let mut headers: Headers<'b> = [const { MaybeUninit::uninit() }; limits::FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     match config.parse_response_with_uninit_headers(&mut parsed, input, &mut headers) {
-        Ok(httparse::Status::Partial) => seen.check(input).map(|()| None).or(Err(BadResponse)),
+        Ok(httparse::Status::Partial) => {
+            progress.check(input).map(|()| None).or(Err(MalformedHead))
+        }
         Ok(httparse::Status::Complete(len)) => {
             let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
-                return Err(BadResponse);
+                return Err(MalformedHead);
             };
             if len > limits::HEAD || !is_clean(&input[..len]) || !(100..=599).contains(&status) {
-                return Err(BadResponse);
+                return Err(MalformedHead);
             }
             let line = line(input).len();
             judge(ResponseHead {
@@ -259,7 +261,7 @@ pub fn response<'b, T>(
             })
             .map(Some)
         }
-        Err(_) => Err(BadResponse),
+        Err(_) => Err(MalformedHead),
     }
 }
 
@@ -315,14 +317,14 @@ mod tests {
     use super::*;
 
     fn outcome(input: &[u8]) -> Result<Option<usize>, Reject> {
-        let whole = request(input, &mut Seen::default(), |head| Ok(head.len));
-        let mut seen = Seen::default();
+        let whole = request(input, &mut ScanProgress::default(), |head| Ok(head.len));
+        let mut progress = ScanProgress::default();
         // Miri takes minutes for a long head byte by byte.
         let step = if cfg!(miri) && input.len() > 256 { 197 } else { 1 };
         let cut = (1..input.len())
             .step_by(step)
             .chain([input.len()])
-            .map(|n| request(&input[..n], &mut seen, |head| Ok(head.len)))
+            .map(|n| request(&input[..n], &mut progress, |head| Ok(head.len)))
             .find(|result| !matches!(result, Ok(None)));
         if !matches!(whole, Ok(None)) {
             assert_eq!(cut, Some(whole), "dripping in: {}", input.escape_ascii());
@@ -375,7 +377,7 @@ mod tests {
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             b"GET / HTTP/0.9\r\n\r\n",
         ] {
-            let got = request(input, &mut Seen::default(), |head| Ok(head.len));
+            let got = request(input, &mut ScanProgress::default(), |head| Ok(head.len));
             assert_eq!(got, Err(Reject::VersionNotSupported), "{}", input.escape_ascii());
         }
     }
@@ -392,7 +394,8 @@ mod tests {
         assert_eq!(outcome(&fields(limits::FIELDS + 1)), Err(Reject::TooManyFields));
         let head =
             |n: usize| [b"GET / HTTP/1.1\r\nA: ", &vec![b'a'; n - 23][..], b"\r\n\r\n"].concat();
-        let whole = |input: &[u8]| request(input, &mut Seen::default(), |head| Ok(head.len));
+        let whole =
+            |input: &[u8]| request(input, &mut ScanProgress::default(), |head| Ok(head.len));
         assert_eq!(whole(&head(limits::HEAD)), Ok(Some(limits::HEAD)));
         assert_eq!(whole(&head(limits::HEAD + 1)), Err(Reject::HeadTooLarge));
         assert_eq!(whole(&head(limits::HEAD + 1)[..limits::HEAD]), Err(Reject::HeadTooLarge));
@@ -401,7 +404,7 @@ mod tests {
     #[test]
     fn response_heads_are_held_to_the_same_rules() {
         let read = |input: &[u8]| {
-            response(input, &mut Seen::default(), |head| {
+            response(input, &mut ScanProgress::default(), |head| {
                 Ok((head.status, input[head.reason].to_vec(), head.http10, head.len))
             })
         };
@@ -428,7 +431,7 @@ mod tests {
             b"HTTP/1.1 200 OK\r\nA: \0\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
         ] {
-            assert_eq!(read(input), Err(BadResponse), "{}", input.escape_ascii());
+            assert_eq!(read(input), Err(MalformedHead), "{}", input.escape_ascii());
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use super::head::{self, Seen};
+use super::head::{self, ScanProgress};
 use super::limits;
 use super::response::UpstreamFault;
 use super::url::{Host, UrlError, decimal, host_and_port, v4, v6};
@@ -184,9 +184,12 @@ fn is_in_network<const N: usize>(
 
 /// Judges what the proxy says to CONNECT: `Ok(None)`: more bytes are needed; else the tunnel stands,
 /// and the bytes are as many as the head takes.
-pub fn connected(input: &[u8], seen: &mut Seen) -> Result<Option<usize>, UpstreamFault> {
+pub fn connected(
+    input: &[u8],
+    progress: &mut ScanProgress,
+) -> Result<Option<usize>, UpstreamFault> {
     // The framing of a successful answer means nothing (RFC 9110 §9.3.6).
-    let head = head::response(input, seen, |head| Ok((head.status, head.len)));
+    let head = head::response(input, progress, |head| Ok((head.status, head.len)));
     match head.or(Err(UpstreamFault::ProxyBadResponse))? {
         None => Ok(None),
         Some((200..=299, len)) => Ok(Some(len)),
@@ -379,7 +382,11 @@ mod tests {
             ("SSH-2.0-x\r\n", Err(ProxyBadResponse)),
             ("\r\nHTTP/1.1 200 OK\r\n\r\n", Err(ProxyBadResponse)),
         ] {
-            assert_eq!(connected(answer.as_bytes(), &mut Seen::default()), want, "{answer}");
+            assert_eq!(
+                connected(answer.as_bytes(), &mut ScanProgress::default()),
+                want,
+                "{answer}"
+            );
         }
     }
 }

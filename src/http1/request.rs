@@ -1,11 +1,11 @@
 //! Requests: which are accepted, and the head that goes upstream.
 
-use super::field::{self, Connection, Lengths, Name, Nominated};
+use super::field::{self, ConnectionOptions, FieldName, FramingFields, NamedFields};
 use super::framing::Framing;
+use super::gather::GatherList;
 use super::head::{Field, Fields, RequestHead};
 use super::limits;
-use super::pieces::Pieces;
-use super::refusal::Reject;
+use super::local_response::Reject;
 use super::refused_route::RefusedRoute;
 use super::target::{HostKind, Route};
 
@@ -59,7 +59,7 @@ pub type TokenCheck<'a> = dyn Fn(&[u8]) -> bool + 'a;
 
 /// What decides on a request beside its own bytes, at the moment it is judged.
 #[derive(Clone, Copy, Default)]
-pub struct Access<'a> {
+pub struct RequestContext<'a> {
     /// A connection stands that takes the head now.
     pub upstream_ready: bool,
     /// No further request is forwarded.
@@ -68,10 +68,10 @@ pub struct Access<'a> {
     pub token: Option<&'a TokenCheck<'a>>,
 }
 
-impl Access<'_> {
+impl RequestContext<'_> {
     /// Open to everyone.
     pub fn ready(upstream_ready: bool) -> Self {
-        Access { upstream_ready, ..Access::default() }
+        RequestContext { upstream_ready, ..RequestContext::default() }
     }
 }
 
@@ -81,36 +81,36 @@ impl Access<'_> {
 pub fn judge(
     head: &RequestHead<'_, '_>,
     policy: Policy,
-    access: &Access<'_>,
-    upstream: &mut Pieces,
+    context: &RequestContext<'_>,
+    upstream: &mut GatherList,
 ) -> Result<Request, Reject> {
-    let mut lengths = Lengths::default();
-    let mut connection = Connection::default();
+    let mut lengths = FramingFields::default();
+    let mut connection = ConnectionOptions::default();
     let mut host = None;
     let mut websocket = false;
     let mut guard = None;
     let mut expectation = None;
     let mut authorization = None;
-    let mut names = [Name::Other; limits::FIELDS];
+    let mut names = [FieldName::Other; limits::FIELDS];
     for (Field { name, value, .. }, known) in head.fields.iter().zip(&mut names) {
-        *known = Name::of(name);
+        *known = FieldName::of(name);
         match *known {
-            Name::ContentLength => lengths.content_length(value),
-            Name::TransferEncoding => lengths.transfer_encoding(value),
-            Name::Connection if !connection.note(value) => return Err(Reject::Malformed),
-            Name::Host if host.replace(value).is_some() => return Err(Reject::InvalidHost),
-            Name::Upgrade => {
+            FieldName::ContentLength => lengths.content_length(value),
+            FieldName::TransferEncoding => lengths.transfer_encoding(value),
+            FieldName::Connection if !connection.note(value) => return Err(Reject::Malformed),
+            FieldName::Host if host.replace(value).is_some() => return Err(Reject::InvalidHost),
+            FieldName::Upgrade => {
                 websocket |= field::options(value).any(|p| p.eq_ignore_ascii_case(b"websocket"));
             }
-            Name::Authorization => {
+            FieldName::Authorization => {
                 // Two of them are none: which one counts?
                 authorization = Some(if authorization.is_none() { value } else { b"" });
             }
-            Name::Origin => guard = guard.or(Some(Reject::OriginNotAllowed)),
-            Name::SecFetchSite if value != b"none" && value != b"same-origin" => {
+            FieldName::Origin => guard = guard.or(Some(Reject::OriginNotAllowed)),
+            FieldName::SecFetchSite if value != b"none" && value != b"same-origin" => {
                 guard = guard.or(Some(Reject::CrossSite));
             }
-            Name::Expect => {
+            FieldName::Expect => {
                 let fine = value.eq_ignore_ascii_case(b"100-continue") && expectation.is_none();
                 expectation = Some(fine);
             }
@@ -128,12 +128,12 @@ pub fn judge(
     let expectation = expectation.filter(|_| !head.http10);
     let verdict = match (guard, Route::of(head.method, head.target)) {
         (Some(reject), _) => Err(reject),
-        (None, Route::Responses) if !has_token(authorization, access) => Err(Reject::ClientToken),
+        (None, Route::Responses) if !has_token(authorization, context) => Err(Reject::ClientToken),
         (None, Route::Responses) if expectation == Some(false) => Err(Reject::ExpectationFailed),
-        (None, Route::Responses) if access.exhausted => Err(Reject::RequestLimit),
+        (None, Route::Responses) if context.exhausted => Err(Reject::RequestLimit),
         (None, Route::Responses) => Ok(Route::Responses),
         (None, Route::Shutdown) if policy.http_shutdown => {
-            if has_token(authorization, access) {
+            if has_token(authorization, context) {
                 Ok(Route::Shutdown)
             } else {
                 Err(Reject::ClientToken)
@@ -158,8 +158,8 @@ pub fn judge(
 }
 
 /// No token is asked for, or this is it (RFC 6750 §2.1; the scheme's case does not matter).
-fn has_token(authorization: Option<&[u8]>, access: &Access<'_>) -> bool {
-    let Some(is_token) = access.token else {
+fn has_token(authorization: Option<&[u8]>, context: &RequestContext<'_>) -> bool {
+    let Some(is_token) = context.token else {
         return true;
     };
     authorization
@@ -171,21 +171,21 @@ fn has_token(authorization: Option<&[u8]>, access: &Access<'_>) -> bool {
 /// order and spelling, and framing of our own.
 fn forward(
     head: &RequestHead<'_, '_>,
-    names: &[Name],
-    connection: &Connection,
+    names: &[FieldName],
+    connection: &ConnectionOptions,
     framing: Framing,
     policy: Policy,
-    upstream: &mut Pieces,
+    upstream: &mut GatherList,
 ) {
     upstream.credential();
-    travelling(&head.fields, names, connection, upstream, |known, name| {
+    forwarded_fields(&head.fields, names, connection, upstream, |known, name| {
         let travels = matches!(
             known,
-            Name::Other
-                | Name::Date
-                | Name::SecFetchSite
-                | Name::ContentEncoding
-                | Name::ContentType
+            FieldName::Other
+                | FieldName::Date
+                | FieldName::SecFetchSite
+                | FieldName::ContentEncoding
+                | FieldName::ContentType
         );
         travels && !policy.withholds(name)
     });
@@ -204,22 +204,22 @@ fn forward(
 
 /// Adds the field lines that `keeps` lets pass and that Connection does not nominate, as runs of
 /// the input that are as long as can be. `names` are what the fields' names mean, in order.
-pub(super) fn travelling(
+pub(super) fn forwarded_fields(
     fields: &Fields<'_, '_>,
-    names: &[Name],
-    connection: &Connection,
-    out: &mut Pieces,
-    mut keeps: impl FnMut(Name, &[u8]) -> bool,
+    names: &[FieldName],
+    connection: &ConnectionOptions,
+    out: &mut GatherList,
+    mut keeps: impl FnMut(FieldName, &[u8]) -> bool,
 ) {
     let known = || fields.iter().zip(names.iter().copied());
-    let nominated = connection.nominates.then(|| {
-        let connections = known().filter(|(_, known)| *known == Name::Connection);
-        Nominated::by(connections.map(|(field, _)| field.value))
+    let named = connection.names_fields.then(|| {
+        let connections = known().filter(|(_, known)| *known == FieldName::Connection);
+        NamedFields::by(connections.map(|(field, _)| field.value))
     });
     let mut run = 0..0;
     for (Field { name, line, .. }, known) in known() {
-        let is_nominated = nominated.as_ref().is_some_and(|names| names.contains(name));
-        if is_nominated || !keeps(known, name) {
+        let is_named = named.as_ref().is_some_and(|names| names.contains(name));
+        if is_named || !keeps(known, name) {
             continue;
         }
         if run.end != line.start {
@@ -234,18 +234,18 @@ pub(super) fn travelling(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http1::head::{self, Seen};
+    use crate::http1::head::{self, ScanProgress};
 
     fn read(input: &str) -> (Result<Request, Reject>, String) {
         read_with(input, Policy { http_shutdown: true, ..Policy::default() })
     }
 
     fn read_with(input: &str, policy: Policy) -> (Result<Request, Reject>, String) {
-        let mut pieces = Pieces::default();
-        let request = head::request(input.as_bytes(), &mut Seen::default(), |head| {
-            judge(&head, policy, &Access::default(), &mut pieces)
+        let mut list = GatherList::default();
+        let request = head::request(input.as_bytes(), &mut ScanProgress::default(), |head| {
+            judge(&head, policy, &RequestContext::default(), &mut list)
         });
-        let sent: Vec<u8> = pieces.slices(input.as_bytes()).flatten().copied().collect();
+        let sent: Vec<u8> = list.slices(input.as_bytes()).flatten().copied().collect();
         (request.map(|r| r.expect("a whole head")), String::from_utf8(sent).expect("ASCII"))
     }
 
@@ -321,10 +321,10 @@ mod tests {
 
     #[test]
     fn who_may_not_ask_is_told_so_on_every_route_but_after_the_guard() {
-        let ask = |head: &str, access: Access<'_>| {
+        let ask = |head: &str, context: RequestContext<'_>| {
             let policy = Policy { http_shutdown: true, ..Policy::default() };
-            head::request(head.as_bytes(), &mut Seen::default(), |head| {
-                judge(&head, policy, &access, &mut Pieces::default())
+            head::request(head.as_bytes(), &mut ScanProgress::default(), |head| {
+                judge(&head, policy, &context, &mut GatherList::default())
             })
             .map(|request| request.unwrap().verdict)
             .unwrap()
@@ -336,10 +336,11 @@ mod tests {
             "GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n",
             "POST /v1/responses HTTP/1.1\r\nHost: a.b\r\n\r\n",
         );
-        let exhausted = Access { exhausted: true, ..Access::default() };
+        let exhausted = RequestContext { exhausted: true, ..RequestContext::default() };
         assert_eq!(ask(&post(""), exhausted), Err(Reject::RequestLimit));
         assert_eq!(ask(shutdown, exhausted), Ok(Route::Shutdown));
-        let token = Access { token: Some(&|token| token == b"t"), ..Access::default() };
+        let token =
+            RequestContext { token: Some(&|token| token == b"t"), ..RequestContext::default() };
         assert_eq!(ask(shutdown, token), Err(Reject::ClientToken));
         assert_eq!(ask(foreign, token), Err(Reject::HostNotAllowed));
         let with_token =

@@ -1,18 +1,18 @@
 //! Responses: the head that goes downstream, and what is said in its place when there is none.
 
-use super::field::{self, Connection, Lengths, Name};
+use super::field::{self, ConnectionOptions, FieldName, FramingFields};
 use super::framing::Framing;
+use super::gather::GatherList;
 use super::head::{Field, ResponseHead};
 use super::limits;
+use super::local_response::LocalResponse;
 use super::logged_fields::LoggedFields;
-use super::pieces::Pieces;
-use super::refusal::Canned;
-use super::request::travelling;
+use super::request::forwarded_fields;
 use super::work;
 
 /// The upstream's head cannot be trusted to mean one thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadResponse;
+pub struct MalformedHead;
 
 /// Why there is no answer from the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl UpstreamFault {
     }
 
     /// The answer that says so.
-    pub const fn canned(self) -> Canned {
+    pub const fn response(self) -> LocalResponse {
         let (code, message) = match self {
             UpstreamFault::Dns => {
                 ("upstream_dns_failed", "The upstream's name could not be resolved.")
@@ -182,7 +182,7 @@ impl UpstreamFault {
             UpstreamFault::ProxyRefused(status) => Some(status),
             _ => None,
         };
-        Canned { status, status_line, fields: "", code, message, said }
+        LocalResponse { status, status_line, fields: "", code, message, said }
     }
 }
 
@@ -206,7 +206,7 @@ pub struct Response {
 
 /// How an answer is written for this client.
 #[derive(Clone, Copy, Debug)]
-pub struct Manner {
+pub struct ResponseContext {
     /// HTTP/1.0: no chunks, no interim responses.
     pub http10: bool,
     /// The connection ends after this answer.
@@ -235,33 +235,34 @@ pub fn coding(framing: Framing, http10: bool) -> Coding {
 /// client gets none of them.
 pub fn judge(
     head: &ResponseHead<'_, '_>,
-    manner: Manner,
-    downstream: &mut Pieces,
-) -> Result<Response, BadResponse> {
-    let mut lengths = Lengths::default();
-    let mut connection = Connection::default();
+    manner: ResponseContext,
+    downstream: &mut GatherList,
+) -> Result<Response, MalformedHead> {
+    let mut lengths = FramingFields::default();
+    let mut connection = ConnectionOptions::default();
     let mut keep_alive = false;
     let mut is_encoded = false;
     let mut logged = LoggedFields::default();
-    let mut names = [Name::Other; limits::FIELDS];
+    let mut names = [FieldName::Other; limits::FIELDS];
     for (Field { name, value, .. }, known) in head.fields.iter().zip(&mut names) {
-        *known = Name::of(name);
+        *known = FieldName::of(name);
         match *known {
-            Name::ContentLength => lengths.content_length(value),
-            Name::TransferEncoding => lengths.transfer_encoding(value),
-            Name::Connection => {
+            FieldName::ContentLength => lengths.content_length(value),
+            FieldName::TransferEncoding => lengths.transfer_encoding(value),
+            FieldName::Connection => {
                 if !connection.note(value) {
-                    return Err(BadResponse);
+                    return Err(MalformedHead);
                 }
                 keep_alive |= value.eq_ignore_ascii_case(b"keep-alive");
             }
-            Name::ContentEncoding => is_encoded |= is_coded(value),
-            Name::ContentType => is_encoded |= has_other_bytes(value),
-            Name::Other => logged.note(name, value),
+            FieldName::ContentEncoding => is_encoded |= is_coded(value),
+            FieldName::ContentType => is_encoded |= has_other_bytes(value),
+            FieldName::Other => logged.note(name, value),
             _ => {}
         }
     }
-    let framing = Framing::of_response(&lengths, head.http10, head.status).or(Err(BadResponse))?;
+    let framing =
+        Framing::of_response(&lengths, head.http10, head.status).or(Err(MalformedHead))?;
     let close = connection.close || (head.http10 && !keep_alive);
     // Without a body there is nothing to search.
     is_encoded &= head.status >= 200 && !matches!(framing, Framing::None | Framing::Length(0));
@@ -277,16 +278,16 @@ pub fn judge(
     downstream.input(head.input, head.reason.clone());
     downstream.text(b"\r\n");
     let mut has_date = false;
-    travelling(&head.fields, &names, &connection, downstream, |name, _| {
-        has_date |= name == Name::Date;
+    forwarded_fields(&head.fields, &names, &connection, downstream, |name, _| {
+        has_date |= name == FieldName::Date;
         !matches!(
             name,
-            Name::HopByHop
-                | Name::Disguised
-                | Name::Connection
-                | Name::ContentLength
-                | Name::TransferEncoding
-                | Name::Upgrade
+            FieldName::HopByHop
+                | FieldName::Disguised
+                | FieldName::Connection
+                | FieldName::ContentLength
+                | FieldName::TransferEncoding
+                | FieldName::Upgrade
         )
     });
     // RFC 9110 §6.6.1: a response that has no Date gets one when it is passed on.
@@ -368,14 +369,14 @@ fn has_other_bytes(value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http1::head::{self, Seen};
+    use crate::http1::head::{self, ScanProgress};
 
-    fn read(input: &str, http10: bool, close: bool) -> (Result<Response, BadResponse>, String) {
-        let mut pieces = Pieces::default();
-        let response = head::response(input.as_bytes(), &mut Seen::default(), |head| {
-            judge(&head, Manner { http10, close }, &mut pieces)
+    fn read(input: &str, http10: bool, close: bool) -> (Result<Response, MalformedHead>, String) {
+        let mut list = GatherList::default();
+        let response = head::response(input.as_bytes(), &mut ScanProgress::default(), |head| {
+            judge(&head, ResponseContext { http10, close }, &mut list)
         });
-        let sent: Vec<u8> = pieces.slices(input.as_bytes()).flatten().copied().collect();
+        let sent: Vec<u8> = list.slices(input.as_bytes()).flatten().copied().collect();
         (response.map(|r| r.expect("a whole head")), String::from_utf8(sent).expect("ASCII"))
     }
 

@@ -67,7 +67,7 @@ impl fmt::Display for CheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CheckError::Step(step, fault) => {
-                write!(f, "{step}: {}{}", fault.canned(), advice(*fault))
+                write!(f, "{step}: {}{}", fault.response(), advice(*fault))
             }
             CheckError::Poll(error) => write!(f, "cannot wait for the connection: {error}"),
         }

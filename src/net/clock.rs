@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::http1::pieces::HttpDate;
+use crate::http1::gather::HttpDate;
 
 /// A moment as RFC 3339 in UTC with milliseconds: `2026-11-27T12:00:00.000Z`.
 #[derive(Clone, Copy)]

@@ -31,7 +31,7 @@ use super::tls::Connector;
 use super::turns::Turns;
 use super::upstream::{Origin, Space};
 use crate::connector::link::{ConnectorFailed, Link};
-use crate::http1::pieces::Pieces;
+use crate::http1::gather::GatherList;
 use crate::http1::request::Policy;
 use crate::process::confine::{ReadBack, Sandbox, Thread};
 use crate::process::credential::Credential;
@@ -182,7 +182,7 @@ impl EventLoop {
                 out: Scratch::new(2 * READ),
                 gather: Scratch::new(0),
             },
-            pieces: Pieces::default(),
+            outgoing: GatherList::default(),
             date: DateClock::default(),
             token: setup.token,
             head_bytes: 0,
@@ -244,7 +244,7 @@ impl EventLoop {
             }
             now = Instant::now();
             if let Some(date) = self.shared.date.renew(now) {
-                self.shared.pieces.set_date(date);
+                self.shared.outgoing.set_date(date);
             }
             self.shared.origin.link.flush();
             if !self.shared.pool.is_empty()

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::http1::refusal::Reject;
+use crate::http1::local_response::Reject;
 
 /// For everything together.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -105,7 +105,7 @@ fn is_refusal(response: &[u8]) -> bool {
         return false;
     };
     REFUSALS.iter().any(|refusal| {
-        let refusal = refusal.canned();
+        let refusal = refusal.response();
         let status = head.strip_prefix("HTTP/1.1 ").unwrap_or_default();
         let is_status = status.starts_with(&refusal.status_line[..4]);
         let code = body

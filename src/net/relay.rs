@@ -28,9 +28,9 @@ use super::socket::Socket;
 use super::tls::FULL_RECORD;
 use super::upstream::{Origin, Space, Upstream};
 use crate::http1::exchange::Exchange;
+use crate::http1::gather::GatherList;
 use crate::http1::limits;
-use crate::http1::pieces::Pieces;
-use crate::http1::refusal::Reject;
+use crate::http1::local_response::Reject;
 use crate::http1::request::Policy;
 use crate::process::credential::{Credential, SearchPosition};
 use crate::process::sys;
@@ -66,7 +66,7 @@ pub struct Shared {
     /// Scratch for upstream connections.
     pub space: Space,
     /// Runs on their way out.
-    pub pieces: Pieces,
+    pub outgoing: GatherList,
     /// When their date is renewed.
     pub date: DateClock,
     /// `--client-token-file`.

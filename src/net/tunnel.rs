@@ -1,7 +1,7 @@
 //! A tunnel through the egress proxy: CONNECT, and what the proxy says to it (RFC 9110 §9.3.6).
 
 use super::socket::{Got, Socket};
-use crate::http1::head::Seen;
+use crate::http1::head::ScanProgress;
 use crate::http1::proxy;
 use crate::http1::response::UpstreamFault;
 use crate::process::egress::ConnectRequest;
@@ -16,13 +16,13 @@ pub struct Tunnel {
     /// Bytes of the request that have gone out.
     sent: usize,
     answer: Vec<u8>,
-    seen: Seen,
+    progress: ScanProgress,
 }
 
 impl Tunnel {
     /// Nothing has been asked yet.
     pub fn new(socket: Socket) -> Tunnel {
-        Tunnel { socket, sent: 0, answer: Vec::new(), seen: Seen::default() }
+        Tunnel { socket, sent: 0, answer: Vec::new(), progress: ScanProgress::default() }
     }
 
     /// Moves on as far as it goes now; true when the tunnel stands.
@@ -38,7 +38,7 @@ impl Tunnel {
                 Got::Nothing => return Ok(false),
                 Got::End | Got::Broken => return Err(UpstreamFault::ProxyBadResponse),
             }
-            if let Some(len) = proxy::connected(&self.answer, &mut self.seen)? {
+            if let Some(len) = proxy::connected(&self.answer, &mut self.progress)? {
                 // Through a tunnel the client speaks first: whatever else has come is not the
                 // upstream's.
                 let sound = len == self.answer.len() && request.is_whole(self.sent);

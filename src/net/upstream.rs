@@ -13,14 +13,14 @@ use mio::Token;
 
 use super::admission::User;
 use super::buffer::{Backlog, Scratch};
-use super::runs::{Sealer, fill, keep_rest, seal_rest, send};
+use super::gather_io::{Sealer, fill, keep_rest, seal_rest, send};
 use super::slots::Key;
 use super::socket::{Got, Socket};
 use super::tls::{Connector, Tls};
 use super::tunnel::Tunnel;
 use crate::connector::link::{Link, Pending};
+use crate::http1::gather::{self, GatherList};
 use crate::http1::limits;
-use crate::http1::pieces::{self, Pieces};
 use crate::http1::response::UpstreamFault;
 use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
@@ -254,13 +254,13 @@ impl Upstream {
     /// that. An error means that the connection took no byte.
     pub fn send_head(
         &mut self,
-        pieces: &Pieces,
+        list: &GatherList,
         input: &[u8],
         credential: &mut Credential,
         space: &mut Space,
     ) -> io::Result<()> {
-        let mut after = [IoSlice::new(&[]); pieces::RUNS];
-        let count = fill(&mut after, pieces, input);
+        let mut after = [IoSlice::new(&[]); gather::MAX_SEGMENTS];
+        let count = fill(&mut after, list, input);
         let after = &after[..count];
         match &mut self.state {
             State::Secure(socket, tls) => {
@@ -288,9 +288,9 @@ impl Upstream {
 
     /// Sends a part of the body. Only when ready and drained. To a peer that takes no more it is
     /// dropped.
-    pub fn send_body(&mut self, pieces: &Pieces, input: &[u8], space: &mut Space) {
-        let mut runs = [IoSlice::new(&[]); pieces::RUNS];
-        let count = fill(&mut runs, pieces, input);
+    pub fn send_body(&mut self, list: &GatherList, input: &[u8], space: &mut Space) {
+        let mut runs = [IoSlice::new(&[]); gather::MAX_SEGMENTS];
+        let count = fill(&mut runs, list, input);
         let runs = &runs[..count];
         let sent = match &mut self.state {
             _ if self.deaf => return,

@@ -3,59 +3,59 @@
 use super::{Continue, Exchange, RequestSide, RequestStep, ResponseSide, add_data};
 use crate::http1::chunked::ChunkFault;
 use crate::http1::framing::{Body, Framing};
-use crate::http1::head::{self, Seen};
+use crate::http1::gather::GatherList;
+use crate::http1::head::{self, ScanProgress};
 use crate::http1::limits;
-use crate::http1::pieces::Pieces;
-use crate::http1::refusal::Reject;
-use crate::http1::request::{self, Access, Request};
+use crate::http1::local_response::Reject;
+use crate::http1::request::{self, Request, RequestContext};
 use crate::http1::target::Route;
 
 impl Exchange {
     /// Reads downstream bytes: all that are there and have not been used. Returns how many are used
     /// up now. `out` must be empty and is filled with runs of `input`.
-    pub fn downstream(
+    pub fn receive_request(
         &mut self,
         input: &[u8],
-        access: &Access<'_>,
-        out: &mut Pieces,
+        context: &RequestContext<'_>,
+        out: &mut GatherList,
     ) -> (usize, RequestStep) {
         match &mut self.request {
-            RequestSide::Head | RequestSide::Waiting(_) => self.request_head(input, access, out),
+            RequestSide::Head | RequestSide::Waiting(_) => self.request_head(input, context, out),
             RequestSide::Body(_) => self.request_body(input, 0, out),
             RequestSide::Drop(left) => {
                 let dropped = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= dropped as u64;
                 if *left == 0 {
                     self.request = RequestSide::Complete;
-                    return (dropped, RequestStep::Done);
+                    return (dropped, RequestStep::Idle);
                 }
-                (dropped, RequestStep::More)
+                (dropped, RequestStep::NeedMore)
             }
-            RequestSide::Discard => (input.len(), RequestStep::More),
-            RequestSide::Complete => (0, RequestStep::Done),
+            RequestSide::Discard => (input.len(), RequestStep::NeedMore),
+            RequestSide::Complete => (0, RequestStep::Idle),
         }
     }
 
     fn request_head(
         &mut self,
         input: &[u8],
-        access: &Access<'_>,
-        out: &mut Pieces,
+        context: &RequestContext<'_>,
+        out: &mut GatherList,
     ) -> (usize, RequestStep) {
         let policy = self.policy;
-        let mut seen = self.request_seen;
+        let mut progress = self.request_progress;
         let head =
-            head::request(input, &mut seen, |head| request::judge(&head, policy, access, out));
+            head::request(input, &mut progress, |head| request::judge(&head, policy, context, out));
         let request = match head {
             Ok(None) => {
-                self.request_seen = seen;
-                return (0, RequestStep::More);
+                self.request_progress = progress;
+                return (0, RequestStep::NeedMore);
             }
             Ok(Some(request)) => request,
             Err(reject) => {
                 self.is_head = input.strip_prefix(b"\r\n").unwrap_or(input).starts_with(b"HEAD ");
                 self.refuse(reject, out);
-                return (input.len(), RequestStep::Downstream);
+                return (input.len(), RequestStep::Respond);
             }
         };
         self.http10 = request.http10;
@@ -64,7 +64,7 @@ impl Exchange {
         self.route = request.verdict.ok();
         self.refused_route = request.refused_route;
         match request.verdict {
-            Ok(Route::Responses) if access.upstream_ready => {
+            Ok(Route::Responses) if context.upstream_ready => {
                 self.accept(&request);
                 self.request_body(input, request.len, out)
             }
@@ -72,8 +72,8 @@ impl Exchange {
                 out.clear();
                 // Asked again, the same head is parsed again from its beginning.
                 self.request = RequestSide::Waiting(request);
-                self.request_seen = Seen::default();
-                (0, RequestStep::Connect)
+                self.request_progress = ScanProgress::default();
+                (0, RequestStep::NeedUpstream)
             }
             Ok(_) => {
                 self.leave_body(&request);
@@ -83,13 +83,13 @@ impl Exchange {
                 out.text(b"HTTP/1.1 200 OK\r\n");
                 out.date();
                 out.text(b"Connection: close\r\nContent-Length: 0\r\n\r\n");
-                (request.len, RequestStep::Shutdown)
+                (request.len, RequestStep::RespondAndShutDown)
             }
             Err(reject) => {
                 self.leave_body(&request);
                 self.close |= !reject.keeps_framing();
-                self.answer(&reject.canned(), out);
-                (request.len, RequestStep::Downstream)
+                self.answer(&reject.response(), out);
+                (request.len, RequestStep::Respond)
             }
         }
     }
@@ -125,10 +125,10 @@ impl Exchange {
         &mut self,
         input: &[u8],
         mut at: usize,
-        out: &mut Pieces,
+        out: &mut GatherList,
     ) -> (usize, RequestStep) {
         let RequestSide::Body(body) = &mut self.request else {
-            return (at, RequestStep::Upstream);
+            return (at, RequestStep::Forward);
         };
         while !out.is_full() {
             let step = match body.step(&input[at..]) {
@@ -137,7 +137,7 @@ impl Exchange {
                     out.clear();
                     if self.may_answer() {
                         self.refuse(Reject::InvalidChunk, out);
-                        return (input.len(), RequestStep::Downstream);
+                        return (input.len(), RequestStep::Respond);
                     }
                     self.request = RequestSide::Discard;
                     self.close = true;
@@ -165,7 +165,7 @@ impl Exchange {
                 break;
             }
         }
-        let step = if out.is_empty() { RequestStep::More } else { RequestStep::Upstream };
+        let step = if out.is_empty() { RequestStep::NeedMore } else { RequestStep::Forward };
         (at, step)
     }
 }

@@ -2,37 +2,37 @@
 
 use super::{Continue, Exchange, RequestSide, ResponseSide, ResponseStep, add_data};
 use crate::http1::framing::{Body, Framing};
-use crate::http1::head::{self, Seen};
+use crate::http1::gather::GatherList;
+use crate::http1::head::{self, ScanProgress};
 use crate::http1::limits;
-use crate::http1::pieces::Pieces;
-use crate::http1::response::{self, Coding, Manner, Response, UpstreamFault};
+use crate::http1::response::{self, Coding, Response, ResponseContext, UpstreamFault};
 
 impl Exchange {
     /// Reads upstream bytes and returns how many are used up: one interim head, or all that belongs
     /// to the response. `out` must be empty and is filled with runs of `input`. `reflects` is shown
     /// each head and the body as they come and answers true to stop the exchange.
-    pub fn upstream(
+    pub fn receive_response(
         &mut self,
         input: &[u8],
-        out: &mut Pieces,
+        out: &mut GatherList,
         reflects: &mut impl FnMut(&[u8]) -> bool,
     ) -> (usize, ResponseStep) {
         let mut at = 0;
         if let ResponseSide::Head = self.response {
-            let mut seen = self.response_seen;
-            let head = head::response(input, &mut seen, |head| {
+            let mut progress = self.response_progress;
+            let head = head::response(input, &mut progress, |head| {
                 Ok(self.judge_response(&head, out, reflects))
             });
             match head {
                 Ok(None) => {
-                    self.response_seen = seen;
-                    return (0, ResponseStep::Downstream);
+                    self.response_progress = progress;
+                    return (0, ResponseStep::Forward);
                 }
                 Ok(Some(Ok(response))) => {
-                    self.response_seen = Seen::default();
+                    self.response_progress = ScanProgress::default();
                     at = response.len;
                     if response.status < 200 {
-                        return (at, ResponseStep::Downstream);
+                        return (at, ResponseStep::Forward);
                     }
                 }
                 Ok(Some(Err(fault))) => return (0, ResponseStep::Fault(fault)),
@@ -40,7 +40,7 @@ impl Exchange {
             }
         }
         match self.response_body(input, &mut at, out, reflects) {
-            Ok(()) => (at, ResponseStep::Downstream),
+            Ok(()) => (at, ResponseStep::Forward),
             Err(fault) => (at, ResponseStep::Fault(fault)),
         }
     }
@@ -48,7 +48,7 @@ impl Exchange {
     fn judge_response(
         &mut self,
         head: &head::ResponseHead<'_, '_>,
-        out: &mut Pieces,
+        out: &mut GatherList,
         reflects: &mut impl FnMut(&[u8]) -> bool,
     ) -> Result<Response, UpstreamFault> {
         if head.status == 101 {
@@ -69,7 +69,7 @@ impl Exchange {
                 self.drop_body(&body, self.owes_continue());
             }
         }
-        let manner = Manner { http10: self.http10, close: self.close };
+        let manner = ResponseContext { http10: self.http10, close: self.close };
         let response =
             response::judge(head, manner, out).map_err(|_| UpstreamFault::BadResponse)?;
         if response.is_encoded && !self.policy.allow_encoded_responses {
@@ -104,7 +104,7 @@ impl Exchange {
         &mut self,
         input: &[u8],
         at: &mut usize,
-        out: &mut Pieces,
+        out: &mut GatherList,
         reflects: &mut impl FnMut(&[u8]) -> bool,
     ) -> Result<(), UpstreamFault> {
         let ResponseSide::Body(body) = &mut self.response else {
@@ -134,14 +134,14 @@ impl Exchange {
     }
 
     /// The upstream will send no more. `clean`: it said so itself (close_notify, or a plain FIN).
-    pub fn upstream_end(&mut self, clean: bool, out: &mut Pieces) -> ResponseStep {
+    pub fn receive_end(&mut self, clean: bool, out: &mut GatherList) -> ResponseStep {
         match &self.response {
             ResponseSide::Body(Body::UntilClose) if clean => {
                 if self.coding == Coding::Chunked {
                     out.text(b"0\r\n\r\n");
                 }
                 self.response = ResponseSide::Complete;
-                ResponseStep::Downstream
+                ResponseStep::Forward
             }
             _ => ResponseStep::Fault(UpstreamFault::Closed),
         }

@@ -10,7 +10,7 @@ use mio::net::{TcpListener, TcpStream};
 use super::EventLoop;
 use crate::http1::exchange::Exchange;
 use crate::http1::limits;
-use crate::http1::refusal::Reject;
+use crate::http1::local_response::Reject;
 use crate::net::admission::{Admission, User};
 use crate::net::relay::Relay;
 use crate::net::report::Event;
@@ -98,7 +98,7 @@ impl EventLoop {
         };
         if let Some(reject) = reject.filter(|_| !self.places.can_linger(admission)) {
             // Said and closed at once, whether or not it arrives.
-            let pieces = &mut self.shared.pieces;
+            let pieces = &mut self.shared.outgoing;
             pieces.clear();
             Exchange::new(self.policy).refuse(reject, pieces);
             pieces.slices(&[]).for_each(|bytes| drop(stream.write(bytes)));

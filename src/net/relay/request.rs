@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::{Over, READ, Relay, ResponseStart, Shared, Times};
 use crate::http1::exchange::RequestStep;
 use crate::http1::limits;
-use crate::http1::refusal::Reject;
-use crate::http1::request::Access;
+use crate::http1::local_response::Reject;
+use crate::http1::request::RequestContext;
 use crate::http1::response::UpstreamFault;
 use crate::net::buffer::Scratch;
 use crate::net::event_loop::place;
@@ -113,21 +113,22 @@ impl Relay {
             };
             let before = (self.exchange.is_idle() || self.exchange.is_waiting())
                 .then(|| self.exchange.clone());
-            shared.pieces.clear();
+            shared.outgoing.clear();
             let is_token = shared.token.as_ref().map(|token| |shown: &[u8]| token.is(shown));
-            let access = Access {
+            let context = RequestContext {
                 upstream_ready: ready,
                 exhausted: shared.requests_left == 0,
                 token: is_token.as_ref().map(|is_token| is_token as _),
             };
-            let (used, step) = self.exchange.downstream(&bytes[at..], &access, &mut shared.pieces);
+            let (used, step) =
+                self.exchange.receive_request(&bytes[at..], &context, &mut shared.outgoing);
             match step {
-                RequestStep::More => {
+                RequestStep::NeedMore => {
                     self.hungry = true;
                     return Ok(at + used);
                 }
-                RequestStep::Done => return Ok(at + used),
-                RequestStep::Connect if has_left => {
+                RequestStep::Idle => return Ok(at + used),
+                RequestStep::NeedUpstream if has_left => {
                     return self.abort("client_closed", shared, now).map(|_| at);
                 }
                 RequestStep::Broken if self.exchange.is_complete() => {
@@ -135,13 +136,13 @@ impl Relay {
                     return Ok(at + used);
                 }
                 RequestStep::Broken => {
-                    let end = Reject::InvalidChunk.canned().code;
+                    let end = Reject::InvalidChunk.response().code;
                     return self.abort(end, shared, now).map(|_| at + used);
                 }
-                RequestStep::Connect => {
+                RequestStep::NeedUpstream => {
                     return Ok(at + self.connect(shared, now)?);
                 }
-                RequestStep::Upstream => {
+                RequestStep::Forward => {
                     let rest = &bytes[at..];
                     match self.send_upstream(rest, shared, now) {
                         Sent::All => {
@@ -164,8 +165,8 @@ impl Relay {
                         }
                     }
                 }
-                RequestStep::Downstream | RequestStep::Shutdown => {
-                    shared.shutdown |= step == RequestStep::Shutdown;
+                RequestStep::Respond | RequestStep::RespondAndShutDown => {
+                    shared.shutdown |= step == RequestStep::RespondAndShutDown;
                     self.release(shared);
                     self.send_downstream(&bytes[at..], shared, now)?;
                     return Ok(at + used);
@@ -180,8 +181,8 @@ impl Relay {
         if !self.exchange.owes_continue() {
             return Ok(());
         }
-        shared.pieces.clear();
-        self.exchange.send_continue(&mut shared.pieces);
+        shared.outgoing.clear();
+        self.exchange.send_continue(&mut shared.outgoing);
         self.send_downstream(&[], shared, now)
     }
 
@@ -192,7 +193,7 @@ impl Relay {
         shared: &mut Shared,
         now: Instant,
     ) -> Sent {
-        let first = shared.pieces.has_credential();
+        let first = shared.outgoing.has_credential();
         let key = match self.upstream {
             Some(key) => key,
             None => match shared.pool.take(self.user, &mut shared.ups, &mut shared.space, now) {
@@ -206,7 +207,7 @@ impl Relay {
         if first {
             up.wake(self.key);
             let sent =
-                up.send_head(&shared.pieces, input, &mut shared.credential, &mut shared.space);
+                up.send_head(&shared.outgoing, input, &mut shared.credential, &mut shared.space);
             if let Err(error) = sent {
                 // A write that stopped half-way has taken bytes.
                 let untouched = up.rested && error.kind() != ErrorKind::WriteZero;
@@ -228,7 +229,7 @@ impl Relay {
             if up.has_news() {
                 self.response_start = ResponseStart::DuringRequest;
             }
-            up.send_body(&shared.pieces, input, &mut shared.space);
+            up.send_body(&shared.outgoing, input, &mut shared.space);
         }
         self.heard = now;
         if up.is_drained() { Sent::All } else { Sent::Some }

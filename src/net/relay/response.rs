@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use super::{Over, Relay, ResponseStart, Shared, WIRE};
 use crate::http1::exchange::ResponseStep;
-use crate::http1::pieces;
-use crate::http1::refusal::Reject;
+use crate::http1::gather;
+use crate::http1::local_response::Reject;
 use crate::http1::response::UpstreamFault;
 use crate::net::buffer::{Backlog, Scratch};
 use crate::net::event_loop::place;
+use crate::net::gather_io::{fill, keep_rest, send};
 use crate::net::pool;
-use crate::net::runs::{fill, keep_rest, send};
 use crate::net::slots::{Key, Side};
 use crate::net::upstream::Flow;
 
@@ -99,10 +99,10 @@ impl Relay {
     ) -> Result<usize, Over> {
         let mut at = 0;
         while at < bytes.len() && self.exchange.is_under_way() {
-            shared.pieces.clear();
+            shared.outgoing.clear();
             let (credential, search) = (&mut shared.credential, &mut self.search);
             let (used, step) =
-                self.exchange.upstream(&bytes[at..], &mut shared.pieces, &mut |piece| {
+                self.exchange.receive_response(&bytes[at..], &mut shared.outgoing, &mut |piece| {
                     credential.reflected(search, piece)
                 });
             if let ResponseStep::Fault(fault) = step {
@@ -120,11 +120,11 @@ impl Relay {
                 return self.response_fault(fault, shared, now).map(|()| bytes.len());
             }
             if flow != Flow::Open {
-                shared.pieces.clear();
+                shared.outgoing.clear();
                 let clean = flow == Flow::Ended;
-                let ended = match self.exchange.upstream_end(clean, &mut shared.pieces) {
+                let ended = match self.exchange.receive_end(clean, &mut shared.outgoing) {
                     ResponseStep::Fault(fault) => self.response_fault(fault, shared, now),
-                    ResponseStep::Downstream => {
+                    ResponseStep::Forward => {
                         if let Some(key) = self.upstream.take() {
                             shared.ups.remove(key);
                         }
@@ -176,7 +176,7 @@ impl Relay {
         }
         let end = match fault {
             UpstreamFault::Closed => "upstream_truncated",
-            fault => fault.canned().code,
+            fault => fault.response().code,
         };
         self.abort(end, shared, now).map(|_| ())
     }
@@ -191,16 +191,16 @@ impl Relay {
         self.release(shared);
         self.head = Backlog::default();
         self.stall = now;
-        shared.pieces.clear();
-        let used = self.exchange.fail(fault, &mut shared.pieces);
+        shared.outgoing.clear();
+        let used = self.exchange.fail(fault, &mut shared.outgoing);
         self.send_downstream(&[], shared, now)?;
         Ok(used)
     }
 
     pub(super) fn refuse(&mut self, reject: Reject, shared: &mut Shared) {
         self.release(shared);
-        shared.pieces.clear();
-        self.exchange.refuse(reject, &mut shared.pieces);
+        shared.outgoing.clear();
+        self.exchange.refuse(reject, &mut shared.outgoing);
         let _ = self.write_pieces(&[], shared);
     }
 
@@ -211,19 +211,19 @@ impl Relay {
         shared: &mut Shared,
         now: Instant,
     ) -> Result<(), Over> {
-        if shared.pieces.is_empty() || self.write_pieces(input, shared) {
+        if shared.outgoing.is_empty() || self.write_pieces(input, shared) {
             return Ok(());
         }
         self.abort("client_closed", shared, now).map(|_| ())
     }
 
     pub(super) fn write_pieces(&mut self, input: &[u8], shared: &mut Shared) -> bool {
-        if let [run] = shared.pieces.runs() {
-            let bytes = shared.pieces.bytes(*run, input);
+        if let [run] = shared.outgoing.segments() {
+            let bytes = shared.outgoing.bytes(*run, input);
             return send(&mut self.socket, &mut self.output, bytes).is_ok();
         }
-        let mut runs = [IoSlice::new(&[]); pieces::RUNS];
-        let count = fill(&mut runs, &shared.pieces, input);
+        let mut runs = [IoSlice::new(&[]); gather::MAX_SEGMENTS];
+        let count = fill(&mut runs, &shared.outgoing, input);
         let runs = &runs[..count];
         let sent = if self.output.is_empty() { self.socket.write_vectored(runs) } else { Ok(0) };
         sent.map(|sent| keep_rest(runs, sent, &mut self.output)).is_ok()

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Relay, Shared, Turn};
-use crate::http1::refusal::Reject;
+use crate::http1::local_response::Reject;
 use crate::net::admission::IdleConnection;
 use crate::net::buffer::Backlog;
 use crate::net::slots::Key;

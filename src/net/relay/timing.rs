@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::logging::SLOW_AGAIN;
 use super::{Over, Relay, Shared, Turn};
 use crate::http1::limits;
-use crate::http1::refusal::Reject;
+use crate::http1::local_response::Reject;
 use crate::http1::response::UpstreamFault;
 use crate::net::access_log::Stage;
 use crate::net::event_loop::place;
@@ -49,7 +49,7 @@ impl Relay {
                 self.stall = now;
             } else if !self.exchange.may_answer() {
                 // The rest of the request does not come, so its response cannot be relied on.
-                let end = Reject::Timeout.canned().code;
+                let end = Reject::Timeout.response().code;
                 return self.abort(end, shared, now).map(|_| ());
             } else {
                 self.refuse(Reject::Timeout, shared);

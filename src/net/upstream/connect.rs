@@ -8,7 +8,7 @@ use mio::net::TcpStream;
 
 use super::{Origin, Space, State, Upstream};
 use crate::http1::response::UpstreamFault;
-use crate::net::runs::send;
+use crate::net::gather_io::send;
 use crate::net::socket::{EVENTS, Got, Socket};
 use crate::net::tls::{Connector, WIRE_RECORD};
 use crate::net::tunnel::Tunnel;

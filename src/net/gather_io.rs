@@ -6,12 +6,12 @@ use super::buffer::{Backlog, Scratch};
 use super::socket::Socket;
 use super::tls::Tls;
 use super::upstream::Space;
-use crate::http1::pieces::Pieces;
+use crate::http1::gather::GatherList;
 
-/// The pieces as slices; returns how many.
-pub fn fill<'a>(slices: &mut [IoSlice<'a>], pieces: &'a Pieces, input: &'a [u8]) -> usize {
+/// The list as slices; returns how many.
+pub fn fill<'a>(slices: &mut [IoSlice<'a>], list: &'a GatherList, input: &'a [u8]) -> usize {
     let mut count = 0;
-    for (slot, bytes) in slices.iter_mut().zip(pieces.slices(input)) {
+    for (slot, bytes) in slices.iter_mut().zip(list.slices(input)) {
         *slot = IoSlice::new(bytes);
         count += 1;
     }

@@ -8,13 +8,13 @@ use super::work;
 /// Runs longer than this go out by reference; shorter ones are cheaper to copy than to gather.
 const COPY: usize = 512;
 /// Runs in one list; a `writev` of this many parts fits on the stack.
-pub const RUNS: usize = 96;
+pub const MAX_SEGMENTS: usize = 96;
 /// Text bytes in one list, before the one run that may come on top.
 const TEXT: usize = 16 * 1024;
 
 /// One run of outgoing bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Piece {
+pub enum Segment {
     /// The block that ends in the key: request line, Host, the key's field. It stands first or not
     /// at all, and only `process::credential` knows its bytes.
     Credential,
@@ -29,17 +29,17 @@ pub type HttpDate = [u8; 29];
 
 /// A list of runs. Cleared and used again: it does not allocate once it has grown.
 #[derive(Default)]
-pub struct Pieces {
+pub struct GatherList {
     text: Vec<u8>,
-    runs: Vec<Piece>,
+    segments: Vec<Segment>,
     date: Option<HttpDate>,
 }
 
-impl Pieces {
+impl GatherList {
     /// Forgets everything but the date, keeps the memory.
     pub fn clear(&mut self) {
         self.text.clear();
-        self.runs.clear();
+        self.segments.clear();
     }
 
     /// What Date fields say from here on. Until then none are written: there is no clock in this room.
@@ -49,53 +49,56 @@ impl Pieces {
 
     /// Nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.runs.is_empty()
+        self.segments.is_empty()
     }
 
     /// No more body should be added before this list has been sent.
     pub fn is_full(&self) -> bool {
-        self.runs.len() + 4 > RUNS || self.text.len() >= TEXT
+        self.segments.len() + 4 > MAX_SEGMENTS || self.text.len() >= TEXT
     }
 
     /// The runs in order.
-    pub fn runs(&self) -> &[Piece] {
-        &self.runs
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
     }
 
     /// The bytes of a run; the credential block has none here.
-    pub fn bytes<'a>(&'a self, run: Piece, input: &'a [u8]) -> &'a [u8] {
-        match run {
-            Piece::Credential => &[],
-            Piece::Input(start, end) => &input[start..end],
-            Piece::Text(start, end) => &self.text[start..end],
+    pub fn bytes<'a>(&'a self, segment: Segment, input: &'a [u8]) -> &'a [u8] {
+        match segment {
+            Segment::Credential => &[],
+            Segment::Input(start, end) => &input[start..end],
+            Segment::Text(start, end) => &self.text[start..end],
         }
     }
 
     /// The runs as byte strings, in order, without the credential block.
     pub fn slices<'a>(&'a self, input: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        self.runs.iter().filter(|run| **run != Piece::Credential).map(|run| self.bytes(*run, input))
+        self.segments
+            .iter()
+            .filter(|segment| **segment != Segment::Credential)
+            .map(|segment| self.bytes(*segment, input))
     }
 
     /// The list begins with the credential block.
     pub fn has_credential(&self) -> bool {
-        self.runs.first() == Some(&Piece::Credential)
+        self.segments.first() == Some(&Segment::Credential)
     }
 
     pub(crate) fn credential(&mut self) {
-        debug_assert!(self.runs.is_empty());
-        self.runs.push(Piece::Credential);
+        debug_assert!(self.segments.is_empty());
+        self.segments.push(Segment::Credential);
     }
 
     /// Adds `range` of `input`.
     pub(crate) fn input(&mut self, input: &[u8], range: Range<usize>) {
         if range.len() <= COPY {
             self.text(&input[range]);
-        } else if let Some(Piece::Input(_, end)) = self.runs.last_mut()
+        } else if let Some(Segment::Input(_, end)) = self.segments.last_mut()
             && *end == range.start
         {
             *end = range.end;
         } else {
-            self.runs.push(Piece::Input(range.start, range.end));
+            self.segments.push(Segment::Input(range.start, range.end));
         }
     }
 
@@ -108,10 +111,10 @@ impl Pieces {
         work::spend(bytes.len());
         self.text.extend_from_slice(bytes);
         let now = self.text.len();
-        if let Some(Piece::Text(_, end)) = self.runs.last_mut() {
+        if let Some(Segment::Text(_, end)) = self.segments.last_mut() {
             *end = now;
         } else {
-            self.runs.push(Piece::Text(start, now));
+            self.segments.push(Segment::Text(start, now));
         }
     }
 
@@ -151,39 +154,39 @@ impl Pieces {
 mod tests {
     use super::*;
 
-    fn joined(pieces: &Pieces, input: &[u8]) -> Vec<u8> {
-        pieces.slices(input).flatten().copied().collect()
+    fn joined(list: &GatherList, input: &[u8]) -> Vec<u8> {
+        list.slices(input).flatten().copied().collect()
     }
 
     #[test]
     fn numbers_have_no_leading_zeros_and_reach_the_largest() {
-        let mut pieces = Pieces::default();
+        let mut list = GatherList::default();
         for (number, decimal, hexadecimal) in
             [(0, "0", "0"), (10, "10", "a"), (255, "255", "ff"), (4096, "4096", "1000")]
         {
-            pieces.clear();
-            pieces.decimal(number);
-            pieces.text(b" ");
-            pieces.hexadecimal(number);
-            assert_eq!(joined(&pieces, b""), format!("{decimal} {hexadecimal}").into_bytes());
+            list.clear();
+            list.decimal(number);
+            list.text(b" ");
+            list.hexadecimal(number);
+            assert_eq!(joined(&list, b""), format!("{decimal} {hexadecimal}").into_bytes());
         }
-        pieces.clear();
-        pieces.decimal(u64::MAX);
-        assert_eq!(joined(&pieces, b""), b"18446744073709551615");
+        list.clear();
+        list.decimal(u64::MAX);
+        assert_eq!(joined(&list, b""), b"18446744073709551615");
     }
 
     #[test]
     fn short_runs_are_copied_together_and_long_ones_referenced() {
         let input: Vec<u8> = (0..4000).map(|i| i as u8).collect();
-        let mut pieces = Pieces::default();
-        pieces.input(&input, 0..3);
-        pieces.text(b"x");
-        pieces.input(&input, 10..2000);
-        pieces.input(&input, 2000..4000);
-        assert_eq!(pieces.runs(), [Piece::Text(0, 4), Piece::Input(10, 4000)]);
+        let mut list = GatherList::default();
+        list.input(&input, 0..3);
+        list.text(b"x");
+        list.input(&input, 10..2000);
+        list.input(&input, 2000..4000);
+        assert_eq!(list.segments(), [Segment::Text(0, 4), Segment::Input(10, 4000)]);
         let mut want = input[0..3].to_vec();
         want.push(b'x');
         want.extend(&input[10..]);
-        assert_eq!(joined(&pieces, &input), want);
+        assert_eq!(joined(&list, &input), want);
     }
 }

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::pieces::Pieces;
+use super::gather::GatherList;
 
 /// Why a request is answered here and not upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub enum Reject {
 
 /// A response of our own: everything in it is static text.
 #[derive(Clone, Copy, Debug)]
-pub struct Canned {
+pub struct LocalResponse {
     /// Status code.
     pub status: u16,
     /// Status code and reason phrase.
@@ -64,7 +64,7 @@ pub struct Canned {
     pub said: Option<u16>,
 }
 
-impl fmt::Display for Canned {
+impl fmt::Display for LocalResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.message)?;
         self.said.map_or(Ok(()), |said| write!(f, "{SAID}{said}."))
@@ -76,7 +76,7 @@ const SAID: &str = " It said ";
 
 impl Reject {
     /// The answer that says so.
-    pub const fn canned(self) -> Canned {
+    pub const fn response(self) -> LocalResponse {
         let (status, status_line, code, message) = match self {
             Reject::Malformed => (
                 400,
@@ -195,7 +195,7 @@ impl Reject {
             Reject::ClientToken => "WWW-Authenticate: Bearer\r\n",
             _ => "",
         };
-        Canned { status, status_line, fields, code, message, said: None }
+        LocalResponse { status, status_line, fields, code, message, said: None }
     }
 
     /// Where the request ends is known, so the connection may be used again.
@@ -214,27 +214,27 @@ impl Reject {
 }
 
 /// A response of our own, with its JSON body unless it answers a HEAD.
-pub(super) fn answer(canned: &Canned, close: bool, is_head: bool, out: &mut Pieces) {
+pub(super) fn answer(response: &LocalResponse, close: bool, is_head: bool, out: &mut GatherList) {
     const BODY: [&str; 3] =
         ["{\"error\":{\"message\":\"", "\",\"type\":\"proxy_error\",\"code\":\"", "\"}}\n"];
-    let said = if canned.said.is_some() { SAID } else { "" };
-    let (before, behind) = ([BODY[0], canned.message, said], [BODY[1], canned.code, BODY[2]]);
+    let said = if response.said.is_some() { SAID } else { "" };
+    let (before, behind) = ([BODY[0], response.message, said], [BODY[1], response.code, BODY[2]]);
     out.text(b"HTTP/1.1 ");
-    out.text(canned.status_line.as_bytes());
+    out.text(response.status_line.as_bytes());
     out.text(b"\r\nContent-Type: application/json\r\n");
     out.date();
-    out.text(canned.fields.as_bytes());
+    out.text(response.fields.as_bytes());
     if close {
         out.text(b"Connection: close\r\n");
     }
     out.text(b"Content-Length: ");
     // A status has three digits, and a full stop stands behind it.
-    let number = if canned.said.is_some() { "100.".len() as u64 } else { 0 };
+    let number = if response.said.is_some() { "100.".len() as u64 } else { 0 };
     out.decimal(before.iter().chain(&behind).map(|part| part.len() as u64).sum::<u64>() + number);
     out.text(b"\r\n\r\n");
     if !is_head {
         before.iter().for_each(|part| out.text(part.as_bytes()));
-        if let Some(said) = canned.said {
+        if let Some(said) = response.said {
             out.decimal(u64::from(said));
             out.text(b".");
         }
