@@ -10,9 +10,10 @@ use std::time::Duration;
 use lexopt::Arg;
 
 use crate::http1::auth_header::AuthHeader;
+use crate::http1::digits;
 use crate::http1::field::is_token_byte;
+use crate::http1::host::HostKind;
 use crate::http1::request::Policy;
-use crate::http1::target::HostKind;
 use crate::http1::url::{Scheme, UpstreamUrl};
 use crate::net::tls::PROVIDER;
 use crate::process::credential::KeyForm;
@@ -219,7 +220,7 @@ pub struct Value {
 
 impl Value {
     fn number(self, least: u64, most: u64) -> Result<u64, UsageError> {
-        match whole_number(self.text.as_encoded_bytes()) {
+        match digits::decimal(self.text.as_encoded_bytes(), 19) {
             Some(number) if (least..=most).contains(&number) => Ok(number),
             _ => Err(UsageError::Number(self.flag, least, most)),
         }
@@ -255,7 +256,7 @@ impl Value {
     fn user_name(self) -> Result<UserName, UsageError> {
         let flag = self.flag;
         let text = self.text()?;
-        match whole_number(text.as_bytes()) {
+        match digits::decimal(text.as_bytes(), 19) {
             Some(id @ 0..=LAST_ID) => Ok(UserName::Id(id as u32)),
             _ if text.bytes().all(|byte| byte.is_ascii_digit()) => Err(UsageError::UserName(flag)),
             _ => CString::new(text).map(UserName::Name).or(Err(UsageError::UserName(flag))),
@@ -264,7 +265,7 @@ impl Value {
 
     fn user(self) -> Result<User, UsageError> {
         let text = self.text()?;
-        let id = |digits: &str| whole_number(digits.as_bytes()).filter(|id| *id <= LAST_ID);
+        let id = |text: &str| digits::decimal(text.as_bytes(), 19).filter(|id| *id <= LAST_ID);
         let (user, group) = match text.split_once(':') {
             Some((user, group)) => (user, Some(id(group).ok_or(UsageError::User)? as u32)),
             None => (&*text, None),
@@ -276,16 +277,6 @@ impl Value {
         };
         Ok(User { user, group })
     }
-}
-
-/// Digits and nothing else, so no sign, no space, no unit.
-fn whole_number(digits: &[u8]) -> Option<u64> {
-    if !(1..=19).contains(&digits.len()) {
-        return None;
-    }
-    digits
-        .iter()
-        .try_fold(0u64, |n, b| b.is_ascii_digit().then(|| n.wrapping_mul(10) + u64::from(b - b'0')))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use codex_responses_api_proxy::cli::{self, Command, Config, flags};
 use codex_responses_api_proxy::connector;
 use codex_responses_api_proxy::connector::wire::Target;
+use codex_responses_api_proxy::http1::request;
 use codex_responses_api_proxy::http1::url::Scheme;
 use codex_responses_api_proxy::net::check as check_report;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
@@ -371,12 +372,7 @@ fn read_token(path: &Path, warnings: &mut Vec<String>) -> Result<ClientToken, St
 }
 
 fn read_key(config: &Config) -> Result<Credential, KeyError> {
-    let prefix = format!(
-        "POST {} HTTP/1.1\r\nHost: {}\r\nAccept-Encoding: identity\r\n{}",
-        config.upstream.path_and_query,
-        config.upstream.authority(),
-        config.auth_header.before_key()
-    );
+    let prefix = request::prefix(&config.upstream, &config.auth_header);
     key_source::read(prefix.as_bytes(), config.key_form)
 }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use codex_responses_api_proxy::connector;
 use codex_responses_api_proxy::connector::link::ConnectorFailed;
-use codex_responses_api_proxy::http1::response::UpstreamFault;
+use codex_responses_api_proxy::http1::local_response::UpstreamFault;
 use codex_responses_api_proxy::process::harden::HardenError;
 use codex_responses_api_proxy::process::protections::Unmet;
 

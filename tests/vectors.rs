@@ -105,7 +105,7 @@ fn answer(case: &Case, ends: &[usize]) -> Vec<Outcome> {
     let mut turn = |exchange: &mut Exchange, list: &GatherList, rest: &[u8], step| match step {
         ResponseStep::Forward => downstream.extend(bytes(list, rest)),
         ResponseStep::Fault(said) if exchange.may_answer() => {
-            let (status, code) = (said.response().status, said.response().code.to_owned());
+            let (status, code) = (said.response().status(), said.response().code.to_owned());
             fault = Some(Outcome::Fault { status, code });
             exchange.fail(said, &mut GatherList::default());
         }

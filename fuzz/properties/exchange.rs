@@ -5,8 +5,8 @@
 
 use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep};
 use codex_responses_api_proxy::http1::gather::GatherList;
+use codex_responses_api_proxy::http1::local_response::UpstreamFault;
 use codex_responses_api_proxy::http1::request::{Policy, RequestContext};
-use codex_responses_api_proxy::http1::response::UpstreamFault;
 
 use super::strict::{self, Field, Parsed};
 

@@ -10,11 +10,12 @@ pub mod x509;
 use std::collections::HashSet;
 
 use codex_responses_api_proxy::http1::chunked::ChunkScanner;
+use codex_responses_api_proxy::http1::connect;
 use codex_responses_api_proxy::http1::field::{FieldName, FramingFields};
 use codex_responses_api_proxy::http1::framing::Framing;
 use codex_responses_api_proxy::http1::head::{self, ScanProgress};
 use codex_responses_api_proxy::http1::limits;
-use codex_responses_api_proxy::http1::proxy::{ProxyUrl, connected, is_exempt};
+use codex_responses_api_proxy::http1::proxy::{ProxyUrl, is_exempt};
 use codex_responses_api_proxy::http1::url::UpstreamUrl;
 use codex_responses_api_proxy::process::credential::{
     Credential, KeyError, KeyForm, SearchPosition,
@@ -272,15 +273,20 @@ pub fn proxy(data: &[u8]) {
         assert!(is_exempt(&named, &url.host), "a host by its own name");
     }
     let (ends, answer) = cuts(lines.next().unwrap_or_default());
-    let whole = connected(answer, &mut ScanProgress::default());
+    let whole = connect::response(answer, &mut ScanProgress::default());
     let mut progress = ScanProgress::default();
-    let part =
-        ends.iter().map(|end| connected(&answer[..*end], &mut progress)).find(|r| *r != Ok(None));
+    let part = ends
+        .iter()
+        .map(|end| connect::response(&answer[..*end], &mut progress))
+        .find(|r| *r != Ok(None));
     match (whole, part) {
         (Ok(None), None) | (Err(_), Some(Err(_))) => {}
         (whole, Some(part)) => assert_eq!(whole, part, "cut"),
         (_, None) => {
-            assert!(connected(&[answer, b"\n"].concat(), &mut progress).is_err(), "opened in parts")
+            assert!(
+                connect::response(&[answer, b"\n"].concat(), &mut progress).is_err(),
+                "opened in parts"
+            )
         }
     }
     if let Ok(Some(len)) = whole {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::wire::{Outcome, REPLY, REQUEST, Reply, Request, SERVER_INFO, SHOWN};
-use crate::http1::response::UpstreamFault;
+use crate::http1::local_response::UpstreamFault;
 use crate::process::sys;
 use crate::process::sys::fd_passing::{Passed, receive_message, send_message};
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
-use crate::http1::response::UpstreamFault;
+use crate::http1::local_response::UpstreamFault;
 use crate::process::sys::reset_on_close;
 
 /// How long one address is tried alone before the next is tried beside it (RFC 8305 §5).

@@ -13,7 +13,7 @@ use super::confine::Confinement;
 use super::lookup::{Answer, Lookup};
 use super::race::{Order, Race};
 use super::wire::{LONGEST, Outcome, Reply, Request, SERVER_INFO, SHOWN};
-use crate::http1::response::UpstreamFault;
+use crate::http1::local_response::UpstreamFault;
 use crate::process::sys::child::{empty_if_it_holds, poll};
 use crate::process::sys::fd_passing::{Passed, receive_message, send_message};
 use crate::process::sys::{reset_on_close, set_upstream_options};

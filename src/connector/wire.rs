@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::Duration;
 
-use crate::http1::response::UpstreamFault;
+use crate::http1::local_response::UpstreamFault;
 use crate::http1::url::Host;
 use crate::process::upstream_users::Reach;
 

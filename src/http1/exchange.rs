@@ -10,11 +10,11 @@ mod upstream;
 use super::framing::Body;
 use super::gather::GatherList;
 use super::head::ScanProgress;
-use super::local_response::{self, LocalResponse, Reject};
+use super::local_response::{LocalResponse, Reject, UpstreamFault};
 use super::logged_fields::LoggedFields;
 use super::refused_route::RefusedRoute;
 use super::request::{Policy, Request};
-use super::response::{Coding, UpstreamFault};
+use super::response::Coding;
 use super::target::Route;
 
 /// What came of reading downstream bytes.
@@ -247,10 +247,10 @@ impl Exchange {
     fn answer(&mut self, response: &LocalResponse, out: &mut GatherList) {
         self.expectation = Continue::NotExpected;
         self.upstream_close = true;
-        self.status = Some(response.status);
+        self.status = Some(response.status());
         self.code = Some(response.code);
         self.response = ResponseSide::Complete;
-        local_response::answer(response, self.close, self.is_head, out);
+        response.write(self.close, self.is_head, out);
     }
 
     /// Gives the client the 100 that it waits for.

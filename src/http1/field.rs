@@ -1,6 +1,7 @@
 //! Field names and what is done with them: what ends at this hop and what travels on
 //! (RFC 9110 §7.6.1).
 
+use super::digits;
 use super::limits;
 use super::work;
 
@@ -167,7 +168,7 @@ impl FramingFields {
     /// Notes a Content-Length field.
     pub fn content_length(&mut self, value: &[u8]) {
         self.content_lengths += 1;
-        self.length = number(value);
+        self.length = digits::decimal(value, 20);
     }
 
     /// Notes a Transfer-Encoding field.
@@ -175,17 +176,6 @@ impl FramingFields {
         self.transfer_encodings += 1;
         self.chunked = value.eq_ignore_ascii_case(b"chunked");
     }
-}
-
-/// 1 to 20 decimal digits and nothing else, within u64.
-fn number(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || text.len() > 20 {
-        return None;
-    }
-    text.iter().try_fold(0u64, |value, byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        value.checked_mul(10)?.checked_add(digit)
-    })
 }
 
 /// The Connection fields of one head.

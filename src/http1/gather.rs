@@ -3,14 +3,8 @@
 
 use core::ops::Range;
 
+use super::limits;
 use super::work;
-
-/// Runs longer than this go out by reference; shorter ones are cheaper to copy than to gather.
-const COPY: usize = 512;
-/// Runs in one list; a `writev` of this many parts fits on the stack.
-pub const MAX_SEGMENTS: usize = 96;
-/// Text bytes in one list, before the one run that may come on top.
-const TEXT: usize = 16 * 1024;
 
 /// One run of outgoing bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +48,7 @@ impl GatherList {
 
     /// No more body should be added before this list has been sent.
     pub fn is_full(&self) -> bool {
-        self.segments.len() + 4 > MAX_SEGMENTS || self.text.len() >= TEXT
+        self.segments.len() + 4 > limits::GATHER_SEGMENTS || self.text.len() >= limits::GATHER_TEXT
     }
 
     /// The runs in order.
@@ -91,7 +85,7 @@ impl GatherList {
 
     /// Adds `range` of `input`.
     pub(crate) fn input(&mut self, input: &[u8], range: Range<usize>) {
-        if range.len() <= COPY {
+        if range.len() <= limits::GATHER_COPY {
             self.text(&input[range]);
         } else if let Some(Segment::Input(_, end)) = self.segments.last_mut()
             && *end == range.start
@@ -173,6 +167,37 @@ mod tests {
         list.clear();
         list.decimal(u64::MAX);
         assert_eq!(joined(&list, b""), b"18446744073709551615");
+    }
+
+    #[test]
+    fn a_range_is_copied_up_to_the_limit_and_referenced_beyond() {
+        let input = vec![b'x'; limits::GATHER_COPY + 1];
+        for (len, want) in [
+            (limits::GATHER_COPY, Segment::Text(0, limits::GATHER_COPY)),
+            (limits::GATHER_COPY + 1, Segment::Input(0, limits::GATHER_COPY + 1)),
+        ] {
+            let mut list = GatherList::default();
+            list.input(&input, 0..len);
+            assert_eq!(list.segments(), [want]);
+        }
+    }
+
+    #[test]
+    fn a_list_is_full_before_it_has_too_many_segments_or_too_much_text() {
+        let input = vec![b'x'; 100_000];
+        let mut list = GatherList::default();
+        while !list.is_full() {
+            let at = 1_000 * list.segments().len();
+            list.input(&input, at..at + limits::GATHER_COPY + 1);
+        }
+        // The largest addition that is made at a time: a chunk's size line, its data and its end,
+        // and the last chunk.
+        assert_eq!(list.segments().len(), limits::GATHER_SEGMENTS - 3);
+        let mut list = GatherList::default();
+        list.text(&vec![b'x'; limits::GATHER_TEXT - 1]);
+        assert!(!list.is_full());
+        list.text(b"x");
+        assert!(list.is_full());
     }
 
     #[test]

@@ -6,7 +6,6 @@ use core::ops::Range;
 
 use super::limits;
 use super::local_response::Reject;
-use super::response::MalformedHead;
 use super::work;
 
 /// A request head whose bytes are sound; what they say is not judged yet.
@@ -40,6 +39,10 @@ pub struct ResponseHead<'h, 'b> {
     /// Bytes of `input` that the head takes.
     pub len: usize,
 }
+
+/// A response head that is malformed, or that could be read in two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MalformedHead;
 
 /// The field lines of a head.
 pub struct Fields<'h, 'b> {
@@ -85,12 +88,9 @@ fn offset(whole: &[u8], part: &[u8]) -> usize {
 
 type Headers<'b> = [MaybeUninit<httparse::Header<'b>>; limits::FIELDS];
 
-/// How often the bytes of a head that drips in may be parsed, on average, before it is whole.
-const PARSED_AGAIN: usize = 16;
-
 /// How much of an incomplete head has been looked at. What drips in costs no more than a small
 /// multiple of its length: bytes are checked once, and lines are parsed again only when one of them
-/// has been completed, and beyond [`PARSED_AGAIN`] only when the head has.
+/// has been completed, and beyond [`limits::HEAD_REPARSES`] only when the head has.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ScanProgress {
     /// Bytes that have been checked.
@@ -107,7 +107,7 @@ impl ScanProgress {
         let fresh = &head[self.checked.min(head.len())..];
         let news = self.checked == 0
             || (fresh.contains(&b'\n')
-                && (self.parsed <= PARSED_AGAIN * head.len() || self.is_whole(head)));
+                && (self.parsed <= limits::HEAD_REPARSES * head.len() || self.is_whole(head)));
         work::spend(fresh.len() + if news { head.len() } else { 0 });
         if news {
             self.parsed += head.len();
@@ -379,6 +379,19 @@ mod tests {
         ] {
             let got = request(input, &mut ScanProgress::default(), |head| Ok(head.len));
             assert_eq!(got, Err(Reject::VersionNotSupported), "{}", input.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_head_that_arrives_in_parts_is_parsed_again_only_so_often() {
+        let head = b"GET / HTTP/1.1\r\nA: b\r\n";
+        let most = limits::HEAD_REPARSES * head.len();
+        for (parsed, is_news) in [(most, true), (most + 1, false)] {
+            let mut progress = ScanProgress { checked: 16, has_line: true, parsed };
+            assert_eq!(progress.is_news(head), is_news);
+            // A whole head is always parsed.
+            let mut progress = ScanProgress { checked: 16, has_line: true, parsed };
+            assert!(progress.is_news(&[&head[..], b"\r\n"].concat()));
         }
     }
 

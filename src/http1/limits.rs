@@ -15,6 +15,8 @@ pub const UPLOAD_PATIENCE: u32 = 5;
 pub const UPLOAD_RATE: u32 = 500;
 /// Bytes of a request line, without its CRLF.
 pub const REQUEST_LINE: usize = 8 * 1024;
+/// How often the bytes of a head that arrives in parts are parsed, on average, before it is complete.
+pub const HEAD_REPARSES: usize = 16;
 /// Field lines in a head, and in a trailer section.
 pub const FIELDS: usize = 128;
 /// Connection options in one head; more are refused rather than searched.
@@ -27,6 +29,16 @@ pub const CHUNK_DIGITS: u8 = 16;
 pub const INTERIM: u8 = 64;
 /// Body bytes read and dropped to keep a connection usable after an early refusal.
 pub const DROP: u64 = 64 * 1024;
+/// Bytes of an upstream's request id that the access log repeats.
+pub const REQUEST_ID: usize = 64;
+/// Digits of a Retry-After that the access log repeats: up to eleven days in seconds.
+pub const RETRY_AFTER_DIGITS: usize = 6;
+/// Bytes up to which a range of the input is copied into a gather list. Longer ranges are referenced.
+pub const GATHER_COPY: usize = 512;
+/// Segments of a gather list. So many slices for one `writev` fit on the stack.
+pub const GATHER_SEGMENTS: usize = 96;
+/// Bytes of a gather list's own text. One more segment may follow.
+pub const GATHER_TEXT: usize = 16 * 1024;
 /// Plaintext bytes of one TLS record (RFC 8446 §5.1).
 pub const RECORD: usize = 16 * 1024;
 /// Bytes of the API key together with `Bearer `.

@@ -1,14 +1,12 @@
 //! The two fields of a response that the access log may repeat, checked byte by byte.
 
-/// The longest request id that is logged.
-const REQUEST_ID: usize = 64;
-/// The longest wait that is logged has so many digits: eleven days in seconds.
-const WAIT_DIGITS: usize = 6;
+use super::digits;
+use super::limits;
 
 /// The upstream's id of a request: 1 to 64 bytes of `A-Z a-z 0-9 - _`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId {
-    bytes: [u8; REQUEST_ID],
+    bytes: [u8; limits::REQUEST_ID],
     len: u8,
 }
 
@@ -19,7 +17,7 @@ impl RequestId {
         if value.is_empty() || !value.iter().all(is_fine) {
             return None;
         }
-        let mut bytes = [0; REQUEST_ID];
+        let mut bytes = [0; limits::REQUEST_ID];
         bytes.get_mut(..value.len())?.copy_from_slice(value);
         Some(RequestId { bytes, len: value.len() as u8 })
     }
@@ -60,7 +58,7 @@ impl<T> Once<T> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoggedFields {
     request_id: Once<RequestId>,
-    retry_after: Once<u32>,
+    retry_after: Once<u64>,
 }
 
 impl LoggedFields {
@@ -71,7 +69,8 @@ impl LoggedFields {
                 self.request_id.note(RequestId::of(value));
             }
             11 if name.eq_ignore_ascii_case(b"retry-after") => {
-                self.retry_after.note(seconds(value))
+                let seconds = digits::decimal(value, limits::RETRY_AFTER_DIGITS);
+                self.retry_after.note(seconds);
             }
             _ => {}
         }
@@ -83,26 +82,16 @@ impl LoggedFields {
     }
 
     /// `Retry-After` in seconds; a date is not read.
-    pub fn retry_after(&self) -> Option<u32> {
+    pub fn retry_after(&self) -> Option<u64> {
         self.retry_after.value()
     }
-}
-
-/// 1 to 6 decimal digits and nothing else.
-fn seconds(value: &[u8]) -> Option<u32> {
-    if value.is_empty() || value.len() > WAIT_DIGITS {
-        return None;
-    }
-    value
-        .iter()
-        .try_fold(0, |n, byte| byte.is_ascii_digit().then(|| n * 10 + u32::from(byte - b'0')))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn noted(fields: &[(&str, &str)]) -> (Option<String>, Option<u32>) {
+    fn noted(fields: &[(&str, &str)]) -> (Option<String>, Option<u64>) {
         let mut logged = LoggedFields::default();
         fields.iter().for_each(|(name, value)| logged.note(name.as_bytes(), value.as_bytes()));
         (logged.request_id().map(|id| id.as_str().to_owned()), logged.retry_after())
@@ -110,11 +99,11 @@ mod tests {
 
     #[test]
     fn a_request_id_is_logged_only_when_every_byte_of_it_is_harmless() {
-        let longest = "a".repeat(REQUEST_ID);
+        let longest = "a".repeat(limits::REQUEST_ID);
         for fine in ["req_0123-aZ", "-", &longest] {
             assert_eq!(noted(&[("X-Request-Id", fine)]).0.as_deref(), Some(fine));
         }
-        let too_long = "a".repeat(REQUEST_ID + 1);
+        let too_long = "a".repeat(limits::REQUEST_ID + 1);
         for bad in ["", "a b", "a\"", "a\\", "a.b", "a\n", "é", "a,b", &too_long] {
             assert_eq!(noted(&[("x-request-id", bad)]).0, None, "{bad}");
         }
@@ -128,8 +117,8 @@ mod tests {
         for (value, want) in [
             ("0", Some(0)),
             ("007", Some(7)),
-            ("999999", Some(999_999)),
-            ("1000000", None),
+            (&"9".repeat(limits::RETRY_AFTER_DIGITS), Some(999_999)),
+            (&"9".repeat(limits::RETRY_AFTER_DIGITS + 1), None),
             ("", None),
             ("+1", None),
             ("1.5", None),

@@ -1,12 +1,16 @@
-//! The pure room: HTTP/1.x as bytes in and bytes out. No socket, no clock, no TLS, no key.
+//! The pure room: HTTP/1.x as bytes in and bytes out. No socket, clock, TLS or key.
 
 pub mod auth_header;
 pub mod chunked;
+pub mod connect;
+pub mod digits;
 pub mod exchange;
 pub mod field;
+mod forward;
 pub mod framing;
 pub mod gather;
 pub mod head;
+pub mod host;
 pub mod limits;
 pub mod local_response;
 pub mod logged_fields;

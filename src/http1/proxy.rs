@@ -1,13 +1,12 @@
-//! The egress proxy: its URL, for which hosts it is left out, and its answer to CONNECT. Variables are
-//! read as curl reads them; what curl would have to guess about is refused. Networks of IPv6 addresses
-//! are known here, which curl 7.88 does not do.
+//! The egress proxy: its URL, and the hosts that do not go through it (NO_PROXY). The variables are
+//! read as curl reads them; where curl would guess, the value is refused. Unlike curl 7.88, NO_PROXY
+//! may name networks of IPv6 addresses.
 
 use core::fmt;
 
-use super::head::{self, ScanProgress};
+use super::digits;
 use super::limits;
-use super::response::UpstreamFault;
-use super::url::{Host, UrlError, decimal, host_and_port, v4, v6};
+use super::url::{Host, UrlError, host_and_port, v4, v6};
 
 /// The port of a proxy whose URL names none: curl's choice.
 const PORT: u16 = 1080;
@@ -166,7 +165,7 @@ fn is_in_network<const N: usize>(
     read: fn(&str) -> Option<[u8; N]>,
 ) -> bool {
     let (network, bits) = match entry.split_once('/') {
-        Some((network, bits)) => (network, decimal(bits, 3).map(|bits| bits as usize)),
+        Some((network, bits)) => (network, digits::decimal(bits.as_bytes(), 3)),
         None => (entry, Some(0)),
     };
     let bare = network.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -174,30 +173,12 @@ fn is_in_network<const N: usize>(
     let (Some(bits @ 0..=128), Some(network)) = (bits, read(network)) else {
         return false;
     };
-    let bits = if bits == 0 { 8 * N } else { bits };
+    let bits = if bits == 0 { 8 * N } else { bits as usize };
     bits <= 8 * N
         && address.iter().zip(network).enumerate().all(|(at, (ours, theirs))| {
             let counting = bits.saturating_sub(8 * at).min(8);
             (ours ^ theirs).leading_zeros() as usize >= counting
         })
-}
-
-/// Judges what the proxy says to CONNECT: `Ok(None)`: more bytes are needed; else the tunnel stands,
-/// and the bytes are as many as the head takes.
-pub fn connected(
-    input: &[u8],
-    progress: &mut ScanProgress,
-) -> Result<Option<usize>, UpstreamFault> {
-    // The framing of a successful answer means nothing (RFC 9110 §9.3.6).
-    let head = head::response(input, progress, |head| Ok((head.status, head.len)));
-    match head.or(Err(UpstreamFault::ProxyBadResponse))? {
-        None => Ok(None),
-        Some((200..=299, len)) => Ok(Some(len)),
-        Some((407, _)) => Err(UpstreamFault::ProxyAuthRequired),
-        // Nobody asked for an interim answer.
-        Some((..200, _)) => Err(UpstreamFault::ProxyBadResponse),
-        Some((status, _)) => Err(UpstreamFault::ProxyRefused(status)),
-    }
 }
 
 #[cfg(test)]
@@ -358,35 +339,5 @@ mod tests {
             assert_eq!(is_exempt(list.as_bytes(), &host(name)), want, "{list:?} {name}");
         }
         assert!(!is_exempt(b"\xff", &host("a.b")));
-    }
-
-    #[test]
-    fn answers_to_connect_are_told_apart() {
-        use UpstreamFault::{ProxyAuthRequired, ProxyBadResponse, ProxyRefused};
-        for (answer, want) in [
-            ("", Ok(None)),
-            ("HTTP/1.1 200", Ok(None)),
-            ("HTTP/1.1 200 OK\r\nVia: x\r\n", Ok(None)),
-            ("HTTP/1.1 200 Connection established\r\n\r\n", Ok(Some(39))),
-            ("HTTP/1.0 200 OK\r\n\r\n", Ok(Some(19))),
-            ("HTTP/1.1 204 Fine\r\nContent-Length: 5\r\n\r\nhello", Ok(Some(40))),
-            ("HTTP/1.1 407 No\r\n\r\n", Err(ProxyAuthRequired)),
-            ("HTTP/1.1 403 No\r\n\r\n", Err(ProxyRefused(403))),
-            ("HTTP/1.1 302 There\r\nLocation: http://x/\r\n\r\n", Err(ProxyRefused(302))),
-            ("HTTP/1.1 502 No\r\n\r\n", Err(ProxyRefused(502))),
-            ("HTTP/1.1 100 Continue\r\n\r\n", Err(ProxyBadResponse)),
-            ("HTTP/1.1 101 Switching Protocols\r\n\r\n", Err(ProxyBadResponse)),
-            ("HTTP/2 200\r\n\r\n", Err(ProxyBadResponse)),
-            ("HTTP/1.1 200 OK\n\n", Err(ProxyBadResponse)),
-            ("HTTP/1.1 200 OK\r\nX : y\r\n\r\n", Err(ProxyBadResponse)),
-            ("SSH-2.0-x\r\n", Err(ProxyBadResponse)),
-            ("\r\nHTTP/1.1 200 OK\r\n\r\n", Err(ProxyBadResponse)),
-        ] {
-            assert_eq!(
-                connected(answer.as_bytes(), &mut ScanProgress::default()),
-                want,
-                "{answer}"
-            );
-        }
     }
 }

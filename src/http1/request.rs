@@ -1,13 +1,17 @@
 //! Requests: which are accepted, and the head that goes upstream.
 
-use super::field::{self, ConnectionOptions, FieldName, FramingFields, NamedFields};
+use super::auth_header::AuthHeader;
+use super::field::{self, ConnectionOptions, FieldName, FramingFields};
+use super::forward::{self, forwarded_fields};
 use super::framing::Framing;
 use super::gather::GatherList;
-use super::head::{Field, Fields, RequestHead};
+use super::head::{Field, RequestHead};
+use super::host::HostKind;
 use super::limits;
 use super::local_response::Reject;
 use super::refused_route::RefusedRoute;
-use super::target::{HostKind, Route};
+use super::target::Route;
+use super::url::UpstreamUrl;
 
 /// What a sound request head says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +171,18 @@ fn has_token(authorization: Option<&[u8]>, context: &RequestContext<'_>) -> bool
         .is_some_and(|(scheme, token)| scheme.eq_ignore_ascii_case(b"Bearer ") && is_token(token))
 }
 
+/// How the head for the upstream begins, up to the key. `process::credential` writes the key behind
+/// it; [`judge`] writes the rest. A coding of the response could hide the key from the search for it,
+/// so the response is asked for without one.
+pub fn prefix(url: &UpstreamUrl, auth_header: &AuthHeader<'_>) -> String {
+    format!(
+        "POST {} HTTP/1.1\r\nHost: {}\r\nAccept-Encoding: identity\r\n{}",
+        url.path_and_query,
+        url.authority(),
+        auth_header.before_key()
+    )
+}
+
 /// The head for the upstream: the credential block, what may travel on of the client's fields in
 /// order and spelling, and framing of our own.
 fn forward(
@@ -179,15 +195,7 @@ fn forward(
 ) {
     upstream.credential();
     forwarded_fields(&head.fields, names, connection, upstream, |known, name| {
-        let travels = matches!(
-            known,
-            FieldName::Other
-                | FieldName::Date
-                | FieldName::SecFetchSite
-                | FieldName::ContentEncoding
-                | FieldName::ContentType
-        );
-        travels && !policy.withholds(name)
+        forward::is_for_upstream(known) && !policy.withholds(name)
     });
     // Behind the fields of those before it (RFC 9110 §7.6.3): the version is the client's.
     upstream.text(if head.http10 { b"Via: 1.0 relay\r\n" } else { b"Via: 1.1 relay\r\n" });
@@ -200,35 +208,6 @@ fn forward(
         }
         Framing::None | Framing::UntilClose => upstream.text(b"\r\n"),
     }
-}
-
-/// Adds the field lines that `keeps` lets pass and that Connection does not nominate, as runs of
-/// the input that are as long as can be. `names` are what the fields' names mean, in order.
-pub(super) fn forwarded_fields(
-    fields: &Fields<'_, '_>,
-    names: &[FieldName],
-    connection: &ConnectionOptions,
-    out: &mut GatherList,
-    mut keeps: impl FnMut(FieldName, &[u8]) -> bool,
-) {
-    let known = || fields.iter().zip(names.iter().copied());
-    let named = connection.names_fields.then(|| {
-        let connections = known().filter(|(_, known)| *known == FieldName::Connection);
-        NamedFields::by(connections.map(|(field, _)| field.value))
-    });
-    let mut run = 0..0;
-    for (Field { name, line, .. }, known) in known() {
-        let is_named = named.as_ref().is_some_and(|names| names.contains(name));
-        if is_named || !keeps(known, name) {
-            continue;
-        }
-        if run.end != line.start {
-            out.input(fields.input(), run.clone());
-            run.start = line.start;
-        }
-        run.end = line.end;
-    }
-    out.input(fields.input(), run);
 }
 
 #[cfg(test)]
@@ -251,6 +230,16 @@ mod tests {
 
     fn post(fields: &str) -> (Result<Request, Reject>, String) {
         read(&format!("POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"))
+    }
+
+    #[test]
+    fn the_head_begins_with_the_upstreams_target_and_host() {
+        let url = UpstreamUrl::parse("https://a.b:8443/v1/responses?x=1").unwrap();
+        assert_eq!(
+            prefix(&url, &AuthHeader::parse("api-key: {}").unwrap()),
+            "POST /v1/responses?x=1 HTTP/1.1\r\nHost: a.b:8443\r\nAccept-Encoding: identity\r\n\
+             api-key: "
+        );
     }
 
     #[test]

@@ -1,190 +1,13 @@
-//! Responses: the head that goes downstream, and what is said in its place when there is none.
+//! The upstream's response head: judged, and written for the client.
 
 use super::field::{self, ConnectionOptions, FieldName, FramingFields};
+use super::forward::{self, forwarded_fields};
 use super::framing::Framing;
 use super::gather::GatherList;
-use super::head::{Field, ResponseHead};
+use super::head::{Field, MalformedHead, ResponseHead};
 use super::limits;
-use super::local_response::LocalResponse;
 use super::logged_fields::LoggedFields;
-use super::request::forwarded_fields;
 use super::work;
-
-/// The upstream's head cannot be trusted to mean one thing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MalformedHead;
-
-/// Why there is no answer from the upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpstreamFault {
-    /// The name does not resolve.
-    Dns,
-    /// Every address refused the connection.
-    Refused,
-    /// No address can be reached.
-    Unreachable,
-    /// No descriptor is left for the connection.
-    OutOfDescriptors,
-    /// What connects for the relay has ended.
-    ConnectorFailed,
-    /// A secret would go in the clear to a process of this machine that is not known to be a
-    /// trusted user's.
-    NotTrusted,
-    /// The certificate is not signed by a trusted issuer.
-    TlsUnknownIssuer,
-    /// The certificate is for another name.
-    TlsWrongName,
-    /// The certificate is not valid now.
-    TlsExpired,
-    /// The certificate does not hold for another reason.
-    TlsBadCertificate,
-    /// The upstream demands a client certificate.
-    TlsClientCertificate,
-    /// The TLS handshake failed in some other way.
-    TlsFailed,
-    /// No usable connection in time.
-    ConnectTimeout,
-    /// The connection ended before an answer.
-    Closed,
-    /// The answer is not sound HTTP/1.x.
-    BadResponse,
-    /// 101, which nobody asked for.
-    SwitchedProtocols,
-    /// No final answer in time.
-    Timeout,
-    /// The answer holds the key.
-    CredentialReflected,
-    /// The answer is written so that the key would not be found in it.
-    Encoded,
-    /// The egress proxy's name does not resolve.
-    ProxyDns,
-    /// The egress proxy cannot be reached.
-    ProxyUnreachable,
-    /// It asks for credentials, or for others.
-    ProxyAuthRequired,
-    /// It opens no tunnel, and answers with this status.
-    ProxyRefused(u16),
-    /// What it says to CONNECT is not sound, or it says nothing and closes.
-    ProxyBadResponse,
-    /// It opened no tunnel in time.
-    ProxyTimeout,
-}
-
-impl UpstreamFault {
-    /// The same, where it was the egress proxy that was to be reached.
-    pub const fn of_proxy(self) -> UpstreamFault {
-        match self {
-            UpstreamFault::Dns => UpstreamFault::ProxyDns,
-            UpstreamFault::Refused | UpstreamFault::Unreachable => UpstreamFault::ProxyUnreachable,
-            UpstreamFault::ConnectTimeout => UpstreamFault::ProxyTimeout,
-            other => other,
-        }
-    }
-
-    /// The answer that says so.
-    pub const fn response(self) -> LocalResponse {
-        let (code, message) = match self {
-            UpstreamFault::Dns => {
-                ("upstream_dns_failed", "The upstream's name could not be resolved.")
-            }
-            UpstreamFault::Refused => ("upstream_refused", "The upstream refused the connection."),
-            UpstreamFault::Unreachable => {
-                ("upstream_unreachable", "The upstream could not be reached.")
-            }
-            UpstreamFault::OutOfDescriptors => (
-                "out_of_descriptors",
-                "No file descriptor is left for a connection to the upstream.",
-            ),
-            UpstreamFault::ConnectorFailed => (
-                "connector_failed",
-                "What connects to the upstream has ended unexpectedly, and the relay ends too.",
-            ),
-            UpstreamFault::NotTrusted => (
-                "upstream_not_trusted",
-                "Nothing was sent: what listens at the loopback address of the upstream, or of the \
-                 egress proxy, does not belong to a user whom the relay trusts. If it is the right \
-                 program, name its user with --upstream-uid; if not, end it.",
-            ),
-            UpstreamFault::TlsUnknownIssuer => (
-                "upstream_tls_unknown_issuer",
-                "The upstream's certificate has an unknown issuer; a private CA is given with --ca-file.",
-            ),
-            UpstreamFault::TlsWrongName => (
-                "upstream_tls_wrong_name",
-                "The upstream's certificate is not valid for the name in --upstream-url.",
-            ),
-            UpstreamFault::TlsExpired => {
-                ("upstream_tls_expired", "The upstream's certificate is expired or not yet valid.")
-            }
-            UpstreamFault::TlsBadCertificate => (
-                "upstream_tls_bad_certificate",
-                "The upstream's certificate, or one of its issuers', may not be used for this.",
-            ),
-            UpstreamFault::TlsClientCertificate => (
-                "upstream_tls_client_certificate",
-                "The upstream demands a client certificate, and this relay has none.",
-            ),
-            UpstreamFault::TlsFailed => {
-                ("upstream_tls_failed", "The TLS handshake with the upstream failed.")
-            }
-            UpstreamFault::ConnectTimeout => {
-                ("upstream_connect_timeout", "No connection to the upstream could be made in time.")
-            }
-            UpstreamFault::Closed => {
-                ("upstream_closed", "The upstream closed the connection before it answered.")
-            }
-            UpstreamFault::BadResponse => {
-                ("upstream_bad_response", "The upstream's answer is not well-formed HTTP/1.1.")
-            }
-            UpstreamFault::SwitchedProtocols => (
-                "upstream_switched_protocols",
-                "The upstream answered 101 Switching Protocols, which is not relayed.",
-            ),
-            UpstreamFault::Timeout => {
-                ("upstream_timeout", "The upstream did not answer within --upstream-timeout.")
-            }
-            UpstreamFault::CredentialReflected => (
-                "credential_reflected",
-                "The upstream's answer was withheld: it contains the credential.",
-            ),
-            UpstreamFault::Encoded => (
-                "upstream_encoded",
-                "The upstream's answer was withheld: it is encoded, so the credential could not be \
-                 found in it.",
-            ),
-            UpstreamFault::ProxyDns => {
-                ("proxy_dns_failed", "The name of the egress proxy could not be resolved.")
-            }
-            UpstreamFault::ProxyUnreachable => {
-                ("proxy_unreachable", "The egress proxy could not be reached.")
-            }
-            UpstreamFault::ProxyAuthRequired => (
-                "proxy_auth_required",
-                "The egress proxy asks for other credentials than those in its URL (407).",
-            ),
-            UpstreamFault::ProxyRefused(_) => {
-                ("proxy_refused", "The egress proxy refused to connect to the upstream.")
-            }
-            UpstreamFault::ProxyBadResponse => {
-                ("proxy_bad_response", "The egress proxy gave no well-formed answer to CONNECT.")
-            }
-            UpstreamFault::ProxyTimeout => {
-                ("proxy_timeout", "The egress proxy made no connection to the upstream in time.")
-            }
-        };
-        let (status, status_line) = match self {
-            UpstreamFault::ConnectTimeout
-            | UpstreamFault::Timeout
-            | UpstreamFault::ProxyTimeout => (504, "504 Gateway Timeout"),
-            _ => (502, "502 Bad Gateway"),
-        };
-        let said = match self {
-            UpstreamFault::ProxyRefused(status) => Some(status),
-            _ => None,
-        };
-        LocalResponse { status, status_line, fields: "", code, message, said }
-    }
-}
 
 /// What a sound response head says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,15 +103,7 @@ pub fn judge(
     let mut has_date = false;
     forwarded_fields(&head.fields, &names, &connection, downstream, |name, _| {
         has_date |= name == FieldName::Date;
-        !matches!(
-            name,
-            FieldName::HopByHop
-                | FieldName::Disguised
-                | FieldName::Connection
-                | FieldName::ContentLength
-                | FieldName::TransferEncoding
-                | FieldName::Upgrade
-        )
+        forward::is_for_client(name)
     });
     // RFC 9110 §6.6.1: a response that has no Date gets one when it is passed on.
     if !has_date {

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use super::digits;
 use super::limits;
 
 /// How the upstream is spoken to.
@@ -171,20 +172,11 @@ pub(super) fn host_and_port(authority: &str, default_port: u16) -> Result<(Host,
     let port = match port.strip_prefix(':') {
         None if port.is_empty() => default_port,
         None => return Err(UrlError::Host),
-        Some(digits) => decimal(digits, 5)
-            .and_then(|port| u16::try_from(port).ok())
-            .filter(|port| *port > 0)
-            .ok_or(UrlError::Port)?,
+        Some(digits) => {
+            digits::port(digits.as_bytes()).filter(|port| *port > 0).ok_or(UrlError::Port)?
+        }
     };
     Ok((host, port))
-}
-
-/// 1 to `most` decimal digits and nothing else.
-pub(super) fn decimal(text: &str, most: usize) -> Option<u32> {
-    if text.is_empty() || text.len() > most {
-        return None;
-    }
-    text.bytes().try_fold(0, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')))
 }
 
 fn name_or_v4(text: &str) -> Result<Host, UrlError> {
@@ -216,7 +208,7 @@ pub(super) fn v4(text: &str) -> Option<[u8; 4]> {
         if part.len() > 1 && part.starts_with('0') {
             return None;
         }
-        *octet = u8::try_from(decimal(part, 3)?).ok()?;
+        *octet = u8::try_from(digits::decimal(part.as_bytes(), 3)?).ok()?;
     }
     parts.next().is_none().then_some(octets)
 }

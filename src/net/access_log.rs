@@ -50,7 +50,7 @@ pub struct Line {
     /// The upstream's `x-request-id`.
     pub request_id: Option<RequestId>,
     /// The upstream's Retry-After on a 429.
-    pub retry_after: Option<u32>,
+    pub retry_after: Option<u64>,
     /// `error.code` of a response of this program's own.
     pub error_code: Option<&'static str>,
     /// What a request that was refused asked for.

@@ -18,7 +18,7 @@ use super::relay::READ;
 use super::tls::{Connector, Verifier, WIRE_RECORD};
 use super::upstream::{CONNECT, Flow, Origin, Space, Upstream};
 use crate::connector::link::{Dialed, Link};
-use crate::http1::response::UpstreamFault;
+use crate::http1::local_response::UpstreamFault;
 use crate::process::confine::{ReadBack, Sandbox, Thread};
 use crate::process::egress::ConnectRequest;
 use crate::process::harden::HardenError;

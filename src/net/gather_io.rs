@@ -1,4 +1,4 @@
-//! Runs of bytes on their way into a socket or into TLS records.
+//! Gather lists on their way into a socket or into TLS records.
 
 use std::io::{self, IoSlice, Write};
 
@@ -8,7 +8,7 @@ use super::tls::Tls;
 use super::upstream::Space;
 use crate::http1::gather::GatherList;
 
-/// The list as slices; returns how many.
+/// Fills `slices` with the segments of `list`, without the credential block; returns how many.
 pub fn fill<'a>(slices: &mut [IoSlice<'a>], list: &'a GatherList, input: &'a [u8]) -> usize {
     let mut count = 0;
     for (slot, bytes) in slices.iter_mut().zip(list.slices(input)) {
@@ -18,13 +18,10 @@ pub fn fill<'a>(slices: &mut [IoSlice<'a>], list: &'a GatherList, input: &'a [u8
     count
 }
 
-/// Keeps what a vectored write left over.
-pub fn keep_rest(runs: &[IoSlice<'_>], mut sent: usize, output: &mut Backlog) {
-    for run in runs {
-        let skipped = sent.min(run.len());
-        sent -= skipped;
-        output.push(&run[skipped..]);
-    }
+/// Keeps what a vectored write of `slices` did not take: all but their first `sent` bytes.
+pub fn keep_rest(mut slices: &mut [IoSlice<'_>], sent: usize, output: &mut Backlog) {
+    IoSlice::advance_slices(&mut slices, sent);
+    slices.iter().for_each(|slice| output.push(slice));
 }
 
 /// Writes, and keeps what does not fit. Bytes that wait go first.
@@ -56,27 +53,21 @@ impl Write for Sealer<'_> {
     }
 }
 
-/// Seals the runs but for their first `taken` bytes: one run as it stands, several put together, so
-/// that short ones share a record.
+/// Seals all but the first `taken` bytes of `slices`. A single slice is sealed in place; several are
+/// copied together, so that short ones share a record.
 pub fn seal_rest(
     tls: &mut Tls,
-    runs: &[IoSlice<'_>],
-    mut taken: usize,
+    mut slices: &mut [IoSlice<'_>],
+    taken: usize,
     space: &mut Space,
 ) -> io::Result<()> {
-    let mut rest = runs.iter().filter_map(|run| {
-        let skipped = taken.min(run.len());
-        taken -= skipped;
-        Some(&run[skipped..]).filter(|run| !run.is_empty())
-    });
-    let Some(first) = rest.next() else {
-        return Ok(());
-    };
-    let sealed = match rest.next() {
-        None => tls.seal(first, &mut space.out),
-        Some(second) => {
+    IoSlice::advance_slices(&mut slices, taken);
+    let sealed = match slices {
+        [] => return Ok(()),
+        [slice] => tls.seal(slice, &mut space.out),
+        slices => {
             space.gather.clear();
-            [first, second].into_iter().chain(rest).for_each(|run| space.gather.push(run));
+            slices.iter().for_each(|slice| space.gather.push(slice));
             tls.seal(space.gather.bytes(), &mut space.out)
         }
     };

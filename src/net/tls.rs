@@ -28,7 +28,7 @@ use rustls::{
 
 use super::buffer::Scratch;
 use crate::http1::limits;
-use crate::http1::response::UpstreamFault;
+use crate::http1::local_response::UpstreamFault;
 use crate::http1::url::Host;
 use crate::x509::pem::{self, PemError, PemFault};
 

@@ -1,9 +1,9 @@
 //! A tunnel through the egress proxy: CONNECT, and what the proxy says to it (RFC 9110 §9.3.6).
 
 use super::socket::{Got, Socket};
+use crate::http1::connect;
 use crate::http1::head::ScanProgress;
-use crate::http1::proxy;
-use crate::http1::response::UpstreamFault;
+use crate::http1::local_response::UpstreamFault;
 use crate::process::egress::ConnectRequest;
 
 /// Bytes of one read of the answer.
@@ -38,7 +38,7 @@ impl Tunnel {
                 Got::Nothing => return Ok(false),
                 Got::End | Got::Broken => return Err(UpstreamFault::ProxyBadResponse),
             }
-            if let Some(len) = proxy::connected(&self.answer, &mut self.progress)? {
+            if let Some(len) = connect::response(&self.answer, &mut self.progress)? {
                 // Through a tunnel the client speaks first: whatever else has come is not the
                 // upstream's.
                 let sound = len == self.answer.len() && request.is_whole(self.sent);

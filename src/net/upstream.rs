@@ -19,9 +19,9 @@ use super::socket::{Got, Socket};
 use super::tls::{Connector, Tls};
 use super::tunnel::Tunnel;
 use crate::connector::link::{Link, Pending};
-use crate::http1::gather::{self, GatherList};
+use crate::http1::gather::GatherList;
 use crate::http1::limits;
-use crate::http1::response::UpstreamFault;
+use crate::http1::local_response::UpstreamFault;
 use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
 use crate::process::sys;
@@ -259,9 +259,9 @@ impl Upstream {
         credential: &mut Credential,
         space: &mut Space,
     ) -> io::Result<()> {
-        let mut after = [IoSlice::new(&[]); gather::MAX_SEGMENTS];
+        let mut after = [IoSlice::new(&[]); limits::GATHER_SEGMENTS];
         let count = fill(&mut after, list, input);
-        let after = &after[..count];
+        let mut after = &mut after[..count];
         match &mut self.state {
             State::Secure(socket, tls) => {
                 space.out.clear();
@@ -273,12 +273,11 @@ impl Upstream {
                 send(socket, &mut self.output, space.out.bytes())
             }
             State::Plain(socket) => {
-                let mut taken = credential.splice_into(after, socket)?;
-                for run in after {
-                    let skipped = taken.min(run.len());
-                    taken -= skipped;
-                    // Bytes have gone out: from here on only the peer's answer counts.
-                    self.deaf |= send(socket, &mut self.output, &run[skipped..]).is_err();
+                let taken = credential.splice_into(after, socket)?;
+                IoSlice::advance_slices(&mut after, taken);
+                for slice in after.iter() {
+                    // Bytes have gone out: from here on only the upstream's response counts.
+                    self.deaf |= send(socket, &mut self.output, slice).is_err();
                 }
                 Ok(())
             }
@@ -289,18 +288,18 @@ impl Upstream {
     /// Sends a part of the body. Only when ready and drained. To a peer that takes no more it is
     /// dropped.
     pub fn send_body(&mut self, list: &GatherList, input: &[u8], space: &mut Space) {
-        let mut runs = [IoSlice::new(&[]); gather::MAX_SEGMENTS];
-        let count = fill(&mut runs, list, input);
-        let runs = &runs[..count];
+        let mut slices = [IoSlice::new(&[]); limits::GATHER_SEGMENTS];
+        let count = fill(&mut slices, list, input);
+        let slices = &mut slices[..count];
         let sent = match &mut self.state {
             _ if self.deaf => return,
             State::Secure(socket, tls) => {
                 space.out.clear();
-                seal_rest(tls, runs, 0, space)
+                seal_rest(tls, slices, 0, space)
                     .and_then(|()| send(socket, &mut self.output, space.out.bytes()))
             }
             State::Plain(socket) => {
-                socket.write_vectored(runs).map(|sent| keep_rest(runs, sent, &mut self.output))
+                socket.write_vectored(slices).map(|sent| keep_rest(slices, sent, &mut self.output))
             }
             _ => return,
         };

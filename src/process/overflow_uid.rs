@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use crate::http1::digits;
+
 /// What the kernel uses unless `/proc/sys/kernel/overflowuid` says otherwise.
 const USUAL: u32 = 65_534;
 /// How many uids there are: all numbers of 32 bits but the last, which means none.
@@ -15,7 +17,7 @@ pub fn overflow_uid() -> Option<u32> {
         return None;
     }
     let uid = fs::read("/proc/sys/kernel/overflowuid").ok();
-    let uid = uid.and_then(|text| decimal(text.trim_ascii())?.try_into().ok());
+    let uid = uid.and_then(|text| digits::decimal(text.trim_ascii(), 10)?.try_into().ok());
     Some(uid.unwrap_or(USUAL))
 }
 
@@ -23,17 +25,9 @@ pub fn overflow_uid() -> Option<u32> {
 fn is_complete(map: &[u8]) -> bool {
     let count = |line: &[u8]| {
         let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-        words.nth(2).and_then(decimal).unwrap_or(0)
+        words.nth(2).and_then(|word| digits::decimal(word, 10)).unwrap_or(0)
     };
     map.split(|byte| *byte == b'\n').map(count).fold(0, u64::saturating_add) >= ALL
-}
-
-/// 1 to 10 digits.
-fn decimal(word: &[u8]) -> Option<u64> {
-    if !(1..=10).contains(&word.len()) {
-        return None;
-    }
-    word.iter().try_fold(0u64, |n, b| b.is_ascii_digit().then(|| n * 10 + u64::from(b - b'0')))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 
 use super::listeners::Listeners;
 use super::sys;
+use crate::http1::digits;
 
 /// The first descriptor that is handed over (`SD_LISTEN_FDS_START`).
 const FIRST: usize = 3;
@@ -69,9 +70,10 @@ impl Handover {
     /// Reads the variables and removes them. Only while the process has one thread, and before it
     /// forks, since `LISTEN_PID` names the process that was started, and before it opens any descriptor.
     pub fn take() -> Handover {
-        let number = |name: &CStr| sys::with_variable(name, whole_number).flatten();
-        let is_ours = number(c"LISTEN_PID") == Some(std::process::id() as usize);
-        let count = number(c"LISTEN_FDS").filter(|_| is_ours).unwrap_or(0);
+        let number =
+            |name: &CStr| sys::with_variable(name, |value| digits::decimal(value, 9)).flatten();
+        let is_ours = number(c"LISTEN_PID") == Some(std::process::id().into());
+        let count = number(c"LISTEN_FDS").filter(|_| is_ours).unwrap_or(0) as usize;
         let address = sys::with_variable(c"NOTIFY_SOCKET", |value| {
             (!value.is_empty()).then(|| notify_address(value))
         });
@@ -176,16 +178,6 @@ fn notify_address(value: &[u8]) -> io::Result<UnixAddress> {
     }
 }
 
-/// Digits alone.
-fn whole_number(text: &[u8]) -> Option<usize> {
-    if text.is_empty() || text.len() > 9 {
-        return None;
-    }
-    text.iter().try_fold(0, |number, byte| {
-        byte.is_ascii_digit().then(|| number * 10 + usize::from(byte - b'0'))
-    })
-}
-
 /// The way to a service manager; nothing, where there is none.
 #[derive(Default)]
 pub struct Notifier {
@@ -214,16 +206,6 @@ impl Notifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_number_is_digits_alone() {
-        for (text, number) in [("0", Some(0)), ("2", Some(2)), ("123456789", Some(123_456_789))] {
-            assert_eq!(whole_number(text.as_bytes()), number);
-        }
-        for text in ["", "-1", "+1", " 1", "1 ", "0x1", "1234567890", "two"] {
-            assert_eq!(whole_number(text.as_bytes()), None, "{text}");
-        }
-    }
 
     #[test]
     fn a_notify_socket_has_a_path_or_an_abstract_name() {

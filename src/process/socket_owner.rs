@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 use super::sys;
+use crate::http1::digits;
 
 const ESTABLISHED: u8 = 1;
 const SYN_SENT: u8 = 2;
@@ -414,8 +415,8 @@ fn row(line: &[u8]) -> Option<Socket> {
     words.next()?;
     let (end, other) = (address(words.next()?)?, address(words.next()?)?);
     let state = hex(words.next()?)?.try_into().ok()?;
-    let user = decimal(words.nth(3)?)?.try_into().ok()?;
-    let inode = decimal(words.nth(1)?)?;
+    let user = digits::decimal(words.nth(3)?, 19)?.try_into().ok()?;
+    let inode = digits::decimal(words.nth(1)?, 19)?;
     Some(Socket { state, end, other, user, inode, takes: Families::Both })
 }
 
@@ -447,15 +448,6 @@ fn hex(word: &[u8]) -> Option<u32> {
         let digit = char::from(*byte).to_digit(16)?;
         Some(n << 4 | digit)
     })
-}
-
-/// 1 to 19 digits.
-fn decimal(word: &[u8]) -> Option<u64> {
-    if !(1..=19).contains(&word.len()) {
-        return None;
-    }
-    word.iter()
-        .try_fold(0u64, |n, b| b.is_ascii_digit().then(|| n.wrapping_mul(10) + u64::from(b - b'0')))
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use std::ptr::{self, NonNull};
 
 use libc::{c_int, c_void};
 
+use crate::http1::digits;
+
 mod early;
 mod hardening;
 mod page_lock;
@@ -402,8 +404,8 @@ pub fn with_arguments<R>(look: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
     // Fields 48 and 49 of proc_pid_stat(5); the name, which may hold anything, ends with the last
     // parenthesis, and what follows that is field 3.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(45);
-    let start = number(fields.next()?)?;
-    let end = number(fields.next()?)?;
+    let mut number = || digits::decimal(fields.next()?.as_bytes(), 20)?.try_into().ok();
+    let (start, end): (usize, usize) = (number()?, number()?);
     if start == 0 || start >= end {
         return None;
     }
@@ -492,16 +494,8 @@ pub fn inherited_descriptors(
 fn open_descriptors() -> Option<Vec<RawFd>> {
     let entries = std::fs::read_dir("/proc/self/fd").ok()?;
     // What lists them is a descriptor itself, and closed when this returns.
-    let number = |name: &str| RawFd::try_from(number(name)?).ok();
+    let number = |name: &str| digits::decimal(name.as_bytes(), 10)?.try_into().ok();
     entries.map(|entry| number(entry.ok()?.file_name().to_str()?)).collect()
-}
-
-/// A number as /proc writes it.
-fn number(digits: &str) -> Option<usize> {
-    digits.bytes().try_fold(0_usize, |number, byte| {
-        let digit = byte.is_ascii_digit().then(|| usize::from(byte - b'0'))?;
-        number.checked_mul(10)?.checked_add(digit)
-    })
 }
 
 /// Takes over `count` descriptors from `first` on that the starter left open for this process; `None`

@@ -5,7 +5,8 @@ use crate::http1::framing::{Body, Framing};
 use crate::http1::gather::GatherList;
 use crate::http1::head::{self, ScanProgress};
 use crate::http1::limits;
-use crate::http1::response::{self, Coding, Response, ResponseContext, UpstreamFault};
+use crate::http1::local_response::UpstreamFault;
+use crate::http1::response::{self, Coding, Response, ResponseContext};
 
 impl Exchange {
     /// Reads upstream bytes and returns how many are used up: one interim head, or all that belongs

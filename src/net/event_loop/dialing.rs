@@ -9,7 +9,7 @@ use mio::Token;
 
 use super::EventLoop;
 use crate::connector::link::{ConnectorFailed, Link};
-use crate::http1::response::UpstreamFault;
+use crate::http1::local_response::UpstreamFault;
 use crate::net::slots::{Key, Side};
 use crate::process::sys;
 

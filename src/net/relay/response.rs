@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use super::{Over, Relay, ResponseStart, Shared, WIRE};
 use crate::http1::exchange::ResponseStep;
-use crate::http1::gather;
+use crate::http1::limits;
 use crate::http1::local_response::Reject;
-use crate::http1::response::UpstreamFault;
+use crate::http1::local_response::UpstreamFault;
 use crate::net::buffer::{Backlog, Scratch};
 use crate::net::event_loop::place;
 use crate::net::gather_io::{fill, keep_rest, send};
@@ -218,14 +218,14 @@ impl Relay {
     }
 
     pub(super) fn write_pieces(&mut self, input: &[u8], shared: &mut Shared) -> bool {
-        if let [run] = shared.outgoing.segments() {
-            let bytes = shared.outgoing.bytes(*run, input);
+        if let [segment] = shared.outgoing.segments() {
+            let bytes = shared.outgoing.bytes(*segment, input);
             return send(&mut self.socket, &mut self.output, bytes).is_ok();
         }
-        let mut runs = [IoSlice::new(&[]); gather::MAX_SEGMENTS];
-        let count = fill(&mut runs, &shared.outgoing, input);
-        let runs = &runs[..count];
-        let sent = if self.output.is_empty() { self.socket.write_vectored(runs) } else { Ok(0) };
-        sent.map(|sent| keep_rest(runs, sent, &mut self.output)).is_ok()
+        let mut slices = [IoSlice::new(&[]); limits::GATHER_SEGMENTS];
+        let count = fill(&mut slices, &shared.outgoing, input);
+        let slices = &mut slices[..count];
+        let sent = if self.output.is_empty() { self.socket.write_vectored(slices) } else { Ok(0) };
+        sent.map(|sent| keep_rest(slices, sent, &mut self.output)).is_ok()
     }
 }

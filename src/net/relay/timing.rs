@@ -6,7 +6,7 @@ use super::logging::SLOW_AGAIN;
 use super::{Over, Relay, Shared, Turn};
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
-use crate::http1::response::UpstreamFault;
+use crate::http1::local_response::UpstreamFault;
 use crate::net::access_log::Stage;
 use crate::net::event_loop::place;
 use crate::net::slots::Side;

@@ -7,7 +7,7 @@ use mio::Registry;
 use mio::net::TcpStream;
 
 use super::{Origin, Space, State, Upstream};
-use crate::http1::response::UpstreamFault;
+use crate::http1::local_response::UpstreamFault;
 use crate::net::gather_io::send;
 use crate::net::socket::{EVENTS, Got, Socket};
 use crate::net::tls::{Connector, WIRE_RECORD};

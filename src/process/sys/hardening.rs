@@ -8,6 +8,7 @@ use std::ptr;
 use libc::c_int;
 
 use super::{check, environ};
+use crate::http1::digits;
 
 /// Takes memory that is writable and executable, and memory that becomes executable, away from the
 /// process for good (Linux 6.3). Whether that is in force.
@@ -135,11 +136,8 @@ fn environment_block() -> Option<(usize, usize)> {
     let behind = text.iter().rposition(|byte| *byte == b')')? + 1;
     let mut fields = text[behind..].split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     let mut number = |skip| {
-        let digits = fields.nth(skip)?;
-        let value = digits.iter().try_fold(0usize, |n, byte| {
-            let digit = usize::from(byte.is_ascii_digit().then(|| byte - b'0')?);
-            n.checked_mul(10)?.checked_add(digit)
-        });
+        let value =
+            digits::decimal(fields.nth(skip)?, 20).and_then(|value| usize::try_from(value).ok());
         value.filter(|value| *value != 0)
     };
     let (start, end) = (number(47)?, number(0)?);
