@@ -36,14 +36,19 @@ fn working_copy() -> Option<String> {
             println!("cargo:rerun-if-changed={path}");
         }
     }
-    git(&["rev-parse", "--short=7", "HEAD"])
+    git(&["rev-parse", "HEAD"]).as_deref().and_then(short)
 }
 
 /// What cargo wrote into the package.
 fn packaged() -> Option<String> {
     let info = fs::read_to_string(".cargo_vcs_info.json").ok()?;
     let (_, commit) = info.split_once("\"sha1\": \"")?;
-    commit.get(..7).map(str::to_owned)
+    short(commit)
+}
+
+/// Cut here, since the length of git's own short form depends on what else the clone holds.
+fn short(commit: &str) -> Option<String> {
+    commit.get(..12).map(str::to_owned)
 }
 
 fn git(arguments: &[&str]) -> Option<String> {
