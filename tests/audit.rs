@@ -145,11 +145,11 @@ fn codes(text: &str, mark: char) -> Vec<&str> {
 }
 
 #[test]
-fn the_readme_says_once_what_to_do_about_each_error_code_and_exit_code() {
-    let readme =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+fn the_errors_page_says_once_what_to_do_about_each_error_code_and_exit_code() {
+    let page =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md")).unwrap();
     let table = |title: &str| {
-        let (_, rest) = readme.split_once(title).unwrap();
+        let (_, rest) = page.split_once(title).unwrap();
         let rows = rest.lines().skip_while(|line| !line.starts_with('|')).skip(2);
         let first = rows.take_while(|line| line.starts_with('|')).map(|row| {
             assert!(row.split(" | ").count() >= 3, "{row}");
@@ -159,10 +159,10 @@ fn the_readme_says_once_what_to_do_about_each_error_code_and_exit_code() {
     };
     let sources = sources();
     let code = |file| &sources.iter().find(|source| source.name == file).unwrap().code;
-    let answers = code("http1/local_response.rs").clone();
-    assert_eq!(codes(&table("### By `error.code`"), '`'), codes(&answers, '"'));
+    let responses = code("http1/local_response.rs");
+    assert_eq!(codes(&table("## By `error.code`"), '`'), codes(responses, '"'));
 
-    let told = table("### By exit code");
+    let told = table("## By exit code");
     let told: Vec<&str> = told.split(", ").collect();
     let (_, exit) = code("process/harden.rs").split_once("pub fn exit_code").unwrap();
     let exit = exit.split_once("impl ").unwrap().0;
@@ -296,4 +296,167 @@ fn what_needs_root_is_ignored_for_others_and_no_skip_is_swallowed() {
         }
     }
     assert!(count > 10, "{count}");
+}
+
+/// A document: its path below the root, and its text.
+struct Document {
+    name: String,
+    text: String,
+}
+
+impl Document {
+    /// Each line, and whether it is outside of code blocks.
+    fn lines(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.text.lines().scan(false, |is_code, line| {
+            let is_fence = line.trim_start().starts_with("```");
+            *is_code ^= is_fence;
+            Some((line, !*is_code && !is_fence))
+        })
+    }
+
+    /// The anchors of its headings, as GitHub makes them.
+    fn anchors(&self) -> Vec<String> {
+        let headings = self.lines().filter(|(line, is_prose)| *is_prose && line.starts_with('#'));
+        let anchor = |(line, _): (&str, bool)| {
+            let title = line.trim_start_matches('#').trim().to_lowercase();
+            let keeps = |c: &char| c.is_alphanumeric() || [' ', '-', '_'].contains(c);
+            title.chars().filter(keeps).collect::<String>().replace(' ', "-")
+        };
+        headings.map(anchor).collect()
+    }
+}
+
+/// All Markdown files of the repository.
+fn documents() -> Vec<Document> {
+    fn walk(root: &Path, folder: &Path, documents: &mut Vec<Document>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let file_name = path.file_name().unwrap().to_str().unwrap();
+            // What is built, fetched or found is not the repository's.
+            let is_foreign = ["target", "node_modules", "corpus", "artifacts"].contains(&file_name);
+            let is_hidden = file_name.starts_with('.') && file_name != ".github";
+            if path.is_symlink() || is_foreign || is_hidden {
+                continue;
+            }
+            if path.is_dir() {
+                walk(root, &path, documents);
+            } else if file_name.ends_with(".md") {
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                documents.push(Document { name, text: fs::read_to_string(&path).unwrap() });
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut documents = Vec::new();
+    walk(root, root, &mut documents);
+    assert!(documents.len() > 8, "the documents were not found");
+    documents
+}
+
+#[test]
+fn every_link_in_a_document_leads_to_a_file_and_a_heading() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let documents = documents();
+    let mut count = 0;
+    for document in &documents {
+        let folder = Path::new(&document.name).parent().unwrap();
+        // A link's text may end on the next line.
+        let prose: String = document
+            .lines()
+            .filter(|(_, is_prose)| *is_prose)
+            .map(|(line, _)| line.to_owned() + "\n")
+            .collect();
+        let links = prose.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+        let sources = ["src=\"", "srcset=\""].into_iter();
+        let pictures = sources
+            .flat_map(|mark| prose.split(mark).skip(1).map(|rest| rest.split('"').next().unwrap()));
+        for link in links.chain(pictures).filter(|link| !link.starts_with("https://")) {
+            let at = format!("{}: {link}", document.name);
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let mut target = PathBuf::new();
+            for part in
+                if file.is_empty() { Path::new(&document.name).into() } else { folder.join(file) }
+                    .iter()
+            {
+                if part == ".." { assert!(target.pop(), "{at}") } else { target.push(part) }
+            }
+            assert!(root.join(&target).exists(), "{at}: there is no such file");
+            if !anchor.is_empty() {
+                let page = documents.iter().find(|page| Path::new(&page.name) == target);
+                let anchors = page.unwrap_or_else(|| panic!("{at}: no document")).anchors();
+                assert!(anchors.iter().any(|a| a == anchor), "{at} is none of {anchors:?}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 40, "{count} links");
+}
+
+#[test]
+fn documents_are_100_columns_wide_and_the_readme_is_short() {
+    for document in documents() {
+        for (line, is_prose) in document.lines() {
+            // A row of a table, and a picture, cannot be broken.
+            let one_word = !line.trim().contains(' ');
+            let may_be_long = !is_prose || one_word || line.starts_with(['|', '<']);
+            assert!(may_be_long || line.chars().count() <= 100, "{}: {line}", document.name);
+        }
+        if document.name == "README.md" {
+            assert!(document.text.lines().count() <= 150, "README.md is too long");
+        }
+    }
+}
+
+#[test]
+fn the_figures_of_the_readme_are_those_of_the_whole_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let made = |name: &str| {
+        let text = fs::read_to_string(root.join(name)).unwrap();
+        let (_, rest) = text.split_once("<!-- made by benches/peers -->\n").unwrap();
+        rest.split_once("<!-- end -->").unwrap().0.to_owned()
+    };
+    let table = fs::read_to_string(root.join("benches/peers/results/table.md")).unwrap();
+    assert_eq!(made("docs/measured.md"), table);
+    let excerpt = made("README.md");
+    assert_eq!(excerpt.lines().count(), 2 + 5);
+    for row in excerpt.lines() {
+        assert!(table.lines().any(|line| line == row), "{row}");
+    }
+}
+
+#[test]
+fn every_path_that_a_document_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut count = 0;
+    for document in documents() {
+        let prose = document.lines().filter(|(_, is_prose)| *is_prose).map(|(line, _)| line);
+        for name in prose.flat_map(|line| line.split('`').skip(1).step_by(2)) {
+            let (folder, _) = name.split_once('/').unwrap_or_default();
+            let is_ours = [".ci", ".github", "benches", "docs", "examples", "fuzz", "src", "tests"]
+                .contains(&folder);
+            if is_ours && !name.contains([' ', '*']) {
+                assert!(root.join(name).exists(), "{} names {name}", document.name);
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 40, "{count} paths");
+}
+
+#[test]
+fn every_rule_stands_in_contributing_md() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rules = fs::read_to_string(root.join("tests/audit.rs")).unwrap();
+    let page = fs::read_to_string(root.join("CONTRIBUTING.md")).unwrap();
+    let tests = rules.split("\n#[test]\nfn ").skip(1);
+    let names: Vec<&str> = tests.map(|rest| rest.split('(').next().unwrap()).collect();
+    assert!(names.len() > 15);
+    for name in &names {
+        assert!(page.contains(&format!("| `{name}` |")), "CONTRIBUTING.md has no row for {name}");
+    }
+    let rows = page.lines().filter(|line| line.starts_with("| `") && line.contains('_'));
+    for row in rows {
+        let name = row.split('`').nth(1).unwrap();
+        assert!(names.contains(&name), "CONTRIBUTING.md has a row for {name}, which is no rule");
+    }
 }

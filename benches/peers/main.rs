@@ -7,7 +7,8 @@
 //! --rounds N          (default: 3)
 //! --only A,B          of saturation, latency, bulk, streams, start, scale
 //! --out FOLDER        for results.json, table.md and the plots (default: benches/peers/results, and
-//!                     the README is given the table; of a run that leaves something out, target/peers)
+//!                     docs/measured.md and README.md get the table; target/peers for a run that leaves
+//!                     something out)
 //! --plot FILE         measure nothing; draw this results.json again
 //! ```
 //!
@@ -97,7 +98,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
         }
     }
     if options.out.as_os_str().is_empty() {
-        // What the README shows is never replaced by part of it.
+        // What the documents show is never replaced by part of it.
         let whole = !options.quick && options.only.is_empty() && options.peers.is_empty();
         options.out = if whole { FOLDER } else { PARTIAL }.into();
     }
@@ -126,22 +127,24 @@ fn work(options: &Options) -> Result<(), Box<dyn Error>> {
     fs::write(options.out.join("table.md"), &table)?;
     plot::draw(&results, &options.out)?;
     if options.out == Path::new(FOLDER) {
-        update_readme(&table)?;
+        update_document("docs/measured.md", &table)?;
+        update_document("README.md", &table::excerpt(&table))?;
     }
     println!("{table}\nwritten: {}", options.out.display());
     Ok(())
 }
 
-/// Puts the table where the README has the one before it.
-fn update_readme(table: &str) -> io::Result<()> {
+/// Replaces the table that the document has.
+fn update_document(name: &str, table: &str) -> io::Result<()> {
     const PLACE: [&str; 2] = ["<!-- made by benches/peers -->\n", "<!-- end -->\n"];
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-    let text = fs::read_to_string(path)?;
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(name);
+    let text = fs::read_to_string(&path)?;
     let parts = text.split_once(PLACE[0]).and_then(|(before, rest)| {
         let (_, after) = rest.split_once(PLACE[1])?;
         Some([before, PLACE[0], table, PLACE[1], after].concat())
     });
-    fs::write(path, parts.ok_or_else(|| io::Error::other("the README has no place for the table"))?)
+    let no_place = || io::Error::other(format!("{name} has no place for the table"));
+    fs::write(&path, parts.ok_or_else(no_place)?)
 }
 
 /// A folder that goes when the work is done.

@@ -24,7 +24,7 @@ const ROWS: &[(&str, &str, Of, f64)] = &[
     ("latency added, 64 connections, p50 µs", "latency/64 at 5000/p50", Of::Added, 1.0),
     ("… p99 µs", "latency/64 at 5000/p99", Of::Added, 1.0),
     ("… p99.9 µs", "latency/64 at 5000/p99.9", Of::Added, 1.0),
-    ("64 MiB answer, MiB per CPU second", "bulk/down/per cpu", Of::Itself, 1.0),
+    ("64 MiB response, MiB per CPU second", "bulk/down/per cpu", Of::Itself, 1.0),
     ("64 MiB upload, MiB per CPU second", "bulk/up/per cpu", Of::Itself, 1.0),
     ("… peak memory above idle, MiB", "bulk/up/peak", Of::Itself, 1.0),
     ("1,000 streams: memory of each, KiB", "streams/bytes", Of::Itself, 1.0 / 1024.0),
@@ -37,6 +37,18 @@ const ROWS: &[(&str, &str, Of, f64)] = &[
     ("idle memory, MiB", "start/idle", Of::Itself, 1.0),
     ("program, MiB", "start/binary", Of::Itself, 1.0),
 ];
+
+/// The rows that README.md shows too.
+const EXCERPT: [&str; 5] = [
+    "CPU µs per request, 1 connection",
+    "requests/s, 64 connections",
+    "latency added, 1 connection, p50 µs",
+    "64 MiB response, MiB per CPU second",
+    "1,000 streams: memory of each, KiB",
+];
+
+/// Columns of a document's text.
+const WIDTH: usize = 100;
 
 /// What a peer is called.
 pub fn title(name: &str) -> &str {
@@ -109,19 +121,47 @@ pub fn markdown(results: &Results) -> String {
     text + "\n" + &carried(results).unwrap_or_default() + "\n" + &machine(results)
 }
 
+/// The head of a whole table, and the rows of it that README.md shows.
+pub fn excerpt(table: &str) -> String {
+    let is_shown = |row: &str| EXCERPT.iter().any(|label| row.starts_with(&format!("| {label} |")));
+    let rows = table.lines().enumerate().filter(|(number, row)| *number < 2 || is_shown(row));
+    rows.map(|(_, row)| format!("{row}\n")).collect()
+}
+
+/// Breaks a paragraph into lines.
+fn wrapped(paragraph: &str) -> String {
+    let mut text = String::new();
+    let mut column = 0;
+    for word in paragraph.split_whitespace() {
+        let width = word.chars().count();
+        let fits = column + 1 + width <= WIDTH;
+        text.push_str(if column == 0 {
+            ""
+        } else if fits {
+            " "
+        } else {
+            "\n"
+        });
+        text.push_str(word);
+        column = if column > 0 && fits { column + 1 + width } else { width };
+    }
+    text + "\n"
+}
+
 /// The largest number of streams that was tried.
 fn carried(results: &Results) -> Option<String> {
     let streams = *results.steps("scale/streams/*/cpu").last()?;
     let figure = |what| results.median(&format!("scale/streams/{streams}/{what}"), "relay");
-    Some(format!(
-        "\nOne process of this relay carried {} open streams, each with an event a second, in {} MiB and \
+    let text = format!(
+        "One process of this relay carried {} open streams, each with an event a second, in {} MiB and \
          with {} % of a core; p99 of an event's delay, from the upstream's write to the client's read, was \
-         {} ms.\n",
+         {} ms.",
         number(streams as f64),
         number(figure("resident")?),
         number(figure("cpu")?),
         number(figure("event/p99")? / 1e3),
-    ))
+    );
+    Some(format!("\n{}", wrapped(&text)))
 }
 
 fn machine(results: &Results) -> String {
@@ -134,16 +174,16 @@ fn machine(results: &Results) -> String {
         .map(|version| version.trim_start_matches("nginx version: ").to_owned())
         .map(|version| version.split(" - ").next().unwrap_or_default().to_owned())
         .collect();
-    format!(
+    wrapped(&format!(
         "Medians of {} rounds of one run, on {}, {}, {}; {}. Other programs and the \
-         hypervisor took {} of one core meanwhile.\n",
+         hypervisor took {} of one core meanwhile.",
         results.machine["rounds"],
         word("cpu"),
         word("system"),
         word("kernel"),
         versions.join(", "),
         foreign(results),
-    )
+    ))
 }
 
 /// What others took. The clocks differ by up to 3 %, so less than that is not told apart from nothing.

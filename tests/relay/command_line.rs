@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use codex_responses_api_proxy::cli::flags::FLAGS;
+use codex_responses_api_proxy::cli::flags::{FLAGS, Section};
 
 use super::key::terminal;
 use super::support::relay::emulated;
@@ -227,7 +227,7 @@ fn only_loopback_is_listened_on() {
 type Flags = BTreeSet<(String, String)>;
 
 #[test]
-fn every_flag_stands_in_help_readme_and_parser_with_the_same_value() {
+fn every_flag_stands_in_help_documents_and_parser_with_the_same_value() {
     let (_, help, _) = Relay::bare().args(["--help"]).run(b"");
     let in_help: Flags = help
         .lines()
@@ -241,21 +241,43 @@ fn every_flag_stands_in_help_readme_and_parser_with_the_same_value() {
         .collect();
     assert!(help.lines().all(|line| line.len() < 80), "{help}");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/flags.md")).unwrap();
+    let in_page: Vec<(String, String)> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### `--")?.strip_suffix('`'))
+        .map(|flag| {
+            let (name, value) = flag.split_once(' ').unwrap_or((flag, ""));
+            (format!("--{name}"), value.to_owned())
+        })
+        .collect();
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
     let in_readme: Flags = readme
         .lines()
-        .filter_map(|line| line.strip_prefix("| `--"))
-        .flat_map(|row| row.split(" | ").next().unwrap().split('`').step_by(2))
-        .map(|cell| {
-            let (name, value) = cell.split_once(' ').unwrap_or((cell, ""));
-            (format!("--{}", name.trim_start_matches("--")), value.replace("\\|", "|"))
+        .filter_map(|line| line.strip_prefix("| `--")?.split("` | ").next())
+        .map(|flag| {
+            let (name, value) = flag.split_once(' ').unwrap_or((flag, ""));
+            (format!("--{name}"), value.replace("\\|", "|"))
         })
         .collect();
     let in_table: Flags =
         FLAGS.iter().map(|flag| (format!("--{}", flag.name), flag.value.to_owned())).collect();
     assert_eq!(in_help, in_table);
-    assert_eq!(in_readme, in_table);
+    assert!(in_readme.len() == 8 && in_readme.is_subset(&in_table), "{in_readme:?}");
     assert_eq!(in_table.len(), FLAGS.len());
+    // The page has the sections of --help, each with its flags, in any order.
+    let titles = |title: &str| page.split_once(&format!("\n## {title}\n")).map(|(_, rest)| rest);
+    for section in Section::ALL {
+        let rest = titles(section.title()).unwrap_or_else(|| panic!("{}", section.title()));
+        let text = rest.split("\n## ").next().unwrap();
+        for flag in FLAGS.iter().filter(|flag| flag.section == section) {
+            let name = format!("\n### `--{}", flag.name);
+            assert!(text.contains(&name), "{} has no {name}", section.title());
+            let letter = flag.letter.map_or(String::new(), |letter| format!("`-{letter}`"));
+            assert!(text.contains(&letter), "{letter}");
+        }
+    }
+    assert_eq!(in_page.len(), FLAGS.len(), "a flag stands twice in docs/flags.md");
+    assert_eq!(in_page.into_iter().collect::<Flags>(), in_table);
 
     // Whoever asks for help or the version gets that, whatever else is typed.
     let ends = |name: &str| ["--help", "--version"].contains(&name);
