@@ -38,7 +38,7 @@ fn exchange(c: &mut Criterion) {
             answer(&head);
             (0..EVENTS).for_each(|_| answer(&event));
             answer(b"0\r\n\r\n");
-            assert!(exchange.upstream_reusable());
+            assert!(exchange.is_upstream_reusable());
             assert_eq!(exchange.bytes_out, 200 * EVENTS as u64);
         });
     });

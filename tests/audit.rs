@@ -233,7 +233,8 @@ fn every_bound_is_tested() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let limits = fs::read_to_string(root.join("src/http1/limits.rs")).unwrap();
     let mut tests = fs::read_to_string(root.join("tests/relay/limits.rs")).unwrap();
-    for source in fs::read_dir(root.join("src/http1")).unwrap() {
+    let folders = ["src/http1", "src/http1/exchange"].map(|folder| fs::read_dir(root.join(folder)));
+    for source in folders.into_iter().flat_map(Result::unwrap) {
         let path = source.unwrap().path();
         let text = if path.is_file() { fs::read_to_string(path).unwrap() } else { continue };
         tests += text.split_once("#[cfg(test)]").map_or("", |(_, tests)| tests);

@@ -5,7 +5,9 @@ mod format;
 
 use std::collections::HashSet;
 
-use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep};
+use codex_responses_api_proxy::http1::exchange::{
+    Answer, Exchange, RequestStep, ResponseStep, Rest, State,
+};
 use codex_responses_api_proxy::http1::gather::GatherList;
 use codex_responses_api_proxy::http1::request::{Policy, RequestContext};
 
@@ -68,20 +70,20 @@ fn ask(input: &[u8], ends: &[usize]) -> Vec<Outcome> {
                 }
                 RequestStep::Respond => {
                     let (status, code) = code(&bytes(&list, rest));
-                    outcomes.push(Outcome::Refused { status, code, keep: !exchange.closes() });
+                    outcomes.push(Outcome::Refused { status, code, keep: !exchange.is_last() });
                 }
                 _ => assert!(list.is_empty()),
             }
             at += used;
-            if exchange.is_complete() && exchange.closes() {
+            if exchange.is_last() && matches!(exchange.state(), State::Complete { .. }) {
                 return outcomes;
             }
-            if exchange.is_under_way() && !exchange.is_uploading() {
+            if let State::Awaiting = exchange.state() {
                 outcomes.push(Outcome::Forward(dechunked(&std::mem::take(&mut upstream))));
                 let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
                 exchange.receive_response(answer, &mut GatherList::default(), &mut |_| false);
             }
-            let next = exchange.is_over();
+            let next = matches!(exchange.state(), State::Complete { rest: Rest::None });
             if next {
                 exchange.next();
             }
@@ -96,7 +98,12 @@ fn ask(input: &[u8], ends: &[usize]) -> Vec<Outcome> {
     outcomes
 }
 
-/// What comes of the upstream's bytes, arriving in these list.
+fn is_under_way(exchange: &Exchange) -> bool {
+    let state = exchange.state();
+    matches!(state, State::Uploading(_) | State::Awaiting | State::Responding { .. })
+}
+
+/// What comes of the upstream's bytes, arriving in these pieces.
 fn answer(case: &Case, ends: &[usize]) -> Vec<Outcome> {
     let mut exchange = Exchange::new(Policy::default());
     let request = b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -104,18 +111,19 @@ fn answer(case: &Case, ends: &[usize]) -> Vec<Outcome> {
     let (mut downstream, mut at, mut fault) = (Vec::new(), 0, None);
     let mut turn = |exchange: &mut Exchange, list: &GatherList, rest: &[u8], step| match step {
         ResponseStep::Forward => downstream.extend(bytes(list, rest)),
-        ResponseStep::Fault(said) if exchange.may_answer() => {
-            let (status, code) = (said.response().status(), said.response().code.to_owned());
-            fault = Some(Outcome::Fault { status, code });
-            exchange.fail(said, &mut GatherList::default());
-        }
-        ResponseStep::Fault(_) => {
-            fault = Some(Outcome::Reset(Vec::new()));
+        ResponseStep::Fault(said) => {
+            fault = Some(match exchange.fault(said, &mut GatherList::default()) {
+                Answer::Answered { .. } => {
+                    let response = said.response();
+                    Outcome::Fault { status: response.status(), code: response.code.to_owned() }
+                }
+                Answer::MustReset => Outcome::Reset(Vec::new()),
+            });
         }
     };
     let mut broken = false;
     for end in ends {
-        while exchange.is_under_way() && !broken {
+        while is_under_way(&exchange) && !broken {
             let mut list = GatherList::default();
             let rest = &case.bytes[at..*end];
             let (used, step) = exchange.receive_response(rest, &mut list, &mut |_| false);
@@ -127,14 +135,18 @@ fn answer(case: &Case, ends: &[usize]) -> Vec<Outcome> {
             }
         }
     }
-    if exchange.is_under_way() && !broken && case.end != End::Open {
+    if is_under_way(&exchange) && !broken && case.end != End::Open {
         let mut list = GatherList::default();
         let step = exchange.receive_end(case.end == End::Fin, &mut list);
         turn(&mut exchange, &list, &[], step);
     }
     vec![match fault {
         None => {
-            assert!(exchange.is_complete(), "{}: it waits for ever", case.name);
+            assert!(
+                matches!(exchange.state(), State::Complete { .. }),
+                "{}: it waits for ever",
+                case.name
+            );
             Outcome::Pass(dechunked(&downstream))
         }
         Some(Outcome::Reset(_)) => Outcome::Reset(dechunked(&downstream)),

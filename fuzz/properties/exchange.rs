@@ -3,7 +3,9 @@
 //! An input is: flags, two bytes that say how long the client's stream is, one byte that says how
 //! many events there are; then the client's stream, the events, and the upstream's stream.
 
-use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep};
+use codex_responses_api_proxy::http1::exchange::{
+    Answer, Continue, Exchange, RequestStep, ResponseStep, Rest, State,
+};
 use codex_responses_api_proxy::http1::gather::GatherList;
 use codex_responses_api_proxy::http1::local_response::UpstreamFault;
 use codex_responses_api_proxy::http1::request::{Policy, RequestContext};
@@ -119,7 +121,7 @@ pub fn exchange(data: &[u8]) {
             2 => driver.client.arrive(n * 64),
             3 => driver.upstream.arrive(n),
             4 => driver.upstream.arrive(n * 64),
-            6 if n == 32 => driver.fail(UpstreamFault::ConnectTimeout),
+            6 if n == 32 => driver.time_out(),
             5 | 6 => {}
             _ => driver.ready = !driver.ready,
         }
@@ -133,8 +135,9 @@ pub fn exchange(data: &[u8]) {
     driver.pump();
     driver.ended = Some(flags & 4 == 0);
     driver.pump();
-    assert!(driver.over || !driver.exchange.is_under_way(), "it waits for ever");
-    assert!(driver.over || !driver.exchange.is_waiting(), "a ready connection is not used");
+    let state = driver.exchange.state();
+    let ends = driver.over || matches!(state, State::Idle | State::Complete { .. });
+    assert!(ends, "it waits for ever");
 }
 
 impl Driver<'_> {
@@ -143,31 +146,38 @@ impl Driver<'_> {
     }
 
     fn go_on(&mut self) {
-        if !self.over && self.exchange.owes_continue() {
+        if !self.over && self.exchange.expectation() == Continue::Owed {
             let mut list = GatherList::default();
             self.exchange.send_continue(&mut list);
             self.send(&list, &[]);
         }
     }
 
-    fn fail(&mut self, fault: UpstreamFault) {
-        let busy = self.exchange.is_under_way() || self.exchange.is_waiting();
-        if self.over || !busy || !self.exchange.may_answer() {
-            return;
+    /// The connection takes too long, if one is waited for.
+    fn time_out(&mut self) {
+        let state = self.exchange.state();
+        if let State::Waiting(_) | State::Uploading(_) | State::Awaiting = state
+            && !self.over
+        {
+            self.fault(UpstreamFault::ConnectTimeout);
+            assert!(!self.over, "no response has begun");
         }
-        let mut list = GatherList::default();
-        let used = self.exchange.fail(fault, &mut list);
-        self.client.used += used;
-        self.send(&list, &[]);
     }
 
     fn fault(&mut self, fault: UpstreamFault) {
-        if self.exchange.may_answer() {
-            return self.fail(fault);
+        let mut list = GatherList::default();
+        match self.exchange.fault(fault, &mut list) {
+            Answer::Answered { used } => {
+                self.client.used += used;
+                self.send(&list, &[]);
+            }
+            // The client's connection is reset.
+            Answer::MustReset => {
+                assert!(list.is_empty());
+                self.check(false);
+                self.over = true;
+            }
         }
-        // The client's connection is reset.
-        self.check(false);
-        self.over = true;
     }
 
     fn pump(&mut self) {
@@ -181,7 +191,8 @@ impl Driver<'_> {
     /// One turn, in the order of the real loop; true when something moved.
     fn turn(&mut self) -> bool {
         let mut moved = false;
-        if self.exchange.is_under_way() {
+        let state = self.exchange.state();
+        if let State::Uploading(_) | State::Awaiting | State::Responding { .. } = state {
             let input = self.upstream.waiting();
             let mut list = GatherList::default();
             if !input.is_empty() {
@@ -207,28 +218,34 @@ impl Driver<'_> {
         if self.over {
             return moved;
         }
-        if self.exchange.is_complete() && self.exchange.is_uploading() {
-            // An upstream that says more behind its response, or ends, wants no more.
-            if !self.upstream.waiting().is_empty() || self.ended.is_some() {
-                self.exchange.stop_upload();
-                return true;
+        let wants = match self.exchange.state() {
+            State::Idle | State::Uploading(_) => true,
+            State::Waiting(_) => self.ready,
+            State::Awaiting => false,
+            State::Responding { rest, .. } => !rest.is_none(),
+            State::Complete { rest: Rest::Upload(_) } => {
+                // An upstream that says more behind its response, or ends, wants no more.
+                if !self.upstream.waiting().is_empty() || self.ended.is_some() {
+                    self.exchange.stop_upload();
+                    return true;
+                }
+                true
             }
-        } else if self.exchange.is_complete() {
-            if self.exchange.closes() {
+            State::Complete { .. } if self.exchange.is_last() => {
                 self.check(true);
                 self.over = true;
                 return true;
             }
-            if self.exchange.is_over() {
+            State::Complete { rest: Rest::None } => {
                 self.check(true);
                 self.exchange.next();
                 self.begun = (self.client.used, self.upstream.used);
                 return true;
             }
-        }
-        let wants = self.exchange.is_waiting() || self.exchange.wants_downstream();
+            State::Complete { .. } => true,
+        };
         let input = self.client.waiting();
-        if !wants || input.is_empty() || (self.exchange.is_waiting() && !self.ready) {
+        if !wants || input.is_empty() {
             return moved;
         }
         let mut list = GatherList::default();
@@ -244,13 +261,13 @@ impl Driver<'_> {
                 }
                 let bytes = list.slices(input).flatten();
                 self.to_upstream.extend(bytes);
-                self.whole |= !self.exchange.is_uploading();
+                self.whole |= !self.exchange.state().is_uploading();
                 // Behind the head, and before any of the response.
                 self.go_on();
             }
             RequestStep::Broken => {
-                assert!(list.is_empty() && self.exchange.closes());
-                if !self.exchange.is_complete() {
+                assert!(list.is_empty() && self.exchange.is_last());
+                if !matches!(self.exchange.state(), State::Complete { .. }) {
                     // The client's connection is reset.
                     self.check(false);
                     self.over = true;

@@ -1,7 +1,7 @@
 //! What a head costs, in steps of work (`http1::work`): no more than a small multiple of its length,
 //! whatever it holds and however it comes. Steps are counted in debug builds alone.
 
-use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep};
+use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep, State};
 use codex_responses_api_proxy::http1::gather::GatherList;
 use codex_responses_api_proxy::http1::request::{Policy, RequestContext};
 use codex_responses_api_proxy::http1::work::spent;
@@ -39,10 +39,12 @@ pub fn ask(input: &[u8], ends: &[usize]) -> u64 {
         loop {
             list.clear();
             let rest = &input[used..*end];
-            let context = RequestContext::ready(exchange.is_waiting());
+            let is_waiting = matches!(exchange.state(), State::Waiting(_));
+            let context = RequestContext::ready(is_waiting);
             let (n, step) = exchange.receive_request(rest, &context, &mut list);
             used += n;
-            if exchange.is_complete() || step == RequestStep::Broken {
+            let is_complete = matches!(exchange.state(), State::Complete { .. });
+            if is_complete || step == RequestStep::Broken {
                 return spent() - before;
             }
             if step != RequestStep::NeedUpstream && (n == 0 || used == *end) {
@@ -61,7 +63,7 @@ pub fn respond(input: &[u8], ends: &[usize]) -> u64 {
     exchange.receive_request(request, &RequestContext::ready(true), &mut list);
     let (mut used, before) = (0, spent());
     for end in ends {
-        while exchange.is_under_way() {
+        while !matches!(exchange.state(), State::Complete { .. }) {
             list.clear();
             let (n, step) =
                 exchange.receive_response(&input[used..*end], &mut list, &mut |_| false);

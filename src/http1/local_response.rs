@@ -297,8 +297,9 @@ impl LocalResponse {
         }
     }
 
-    /// Writes the response. The JSON body is left out in a response to HEAD.
-    pub(super) fn write(&self, close: bool, is_head: bool, out: &mut GatherList) {
+    /// Writes the response, on a connection that ends after it or not. The JSON body is left out in a
+    /// response to HEAD.
+    pub fn write(&self, close: bool, is_head: bool, out: &mut GatherList) {
         const BODY: [&str; 3] =
             ["{\"error\":{\"message\":\"", "\",\"type\":\"proxy_error\",\"code\":\"", "\"}}\n"];
         let said = if self.proxy_status.is_some() { PROXY_SAID } else { "" };

@@ -2,7 +2,7 @@
 
 use super::field::{self, ConnectionOptions, FieldName, FramingFields};
 use super::forward::{self, forwarded_fields};
-use super::framing::Framing;
+use super::framing::{Coding, Framing};
 use super::gather::GatherList;
 use super::head::{Field, MalformedHead, ResponseHead};
 use super::limits;
@@ -36,29 +36,11 @@ pub struct ResponseContext {
     pub close: bool,
 }
 
-/// How the body of a response travels downstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coding {
-    /// As it is.
-    Plain,
-    /// In chunks of our own.
-    Chunked,
-}
-
-/// The coding in which a body framed like this reaches this client. Whatever has no length known
-/// beforehand goes out in chunks, so that a cut is never taken for the end.
-pub fn coding(framing: Framing, http10: bool) -> Coding {
-    match framing {
-        Framing::Chunked | Framing::UntilClose if !http10 => Coding::Chunked,
-        _ => Coding::Plain,
-    }
-}
-
 /// Judges a head and writes it for the client. 1xx heads go out without length fields; an HTTP/1.0
 /// client gets none of them.
 pub fn judge(
     head: &ResponseHead<'_, '_>,
-    manner: ResponseContext,
+    context: ResponseContext,
     downstream: &mut GatherList,
 ) -> Result<Response, MalformedHead> {
     let mut lengths = FramingFields::default();
@@ -92,7 +74,7 @@ pub fn judge(
     let status = head.status;
     let response = Response { status, framing, len: head.len, close, is_encoded, logged };
     let interim = head.status < 200;
-    if interim && manner.http10 {
+    if interim && context.http10 {
         return Ok(response);
     }
     downstream.text(b"HTTP/1.1 ");
@@ -120,10 +102,10 @@ pub fn judge(
             downstream.text(b"Content-Length: ");
             downstream.decimal(length);
             downstream.text(b"\r\n");
-        } else if coding(framing, manner.http10) == Coding::Chunked {
+        } else if Coding::of(framing, context.http10) == Coding::Chunked {
             downstream.text(b"Transfer-Encoding: chunked\r\n");
         }
-        if manner.close {
+        if context.close {
             downstream.text(b"Connection: close\r\n");
         }
     }

@@ -27,7 +27,7 @@ use super::slots::{Key, Slots};
 use super::socket::Socket;
 use super::tls::FULL_RECORD;
 use super::upstream::{Origin, Space, Upstream};
-use crate::http1::exchange::Exchange;
+use crate::http1::exchange::{Exchange, State};
 use crate::http1::gather::GatherList;
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
@@ -204,11 +204,8 @@ impl Relay {
 
     /// An exchange is under way, or an answer has not been written to its end.
     pub fn is_busy(&self) -> bool {
-        !self.lingering
-            && (self.exchange.is_under_way()
-                || self.exchange.is_waiting()
-                || self.exchange.is_complete()
-                || !self.output.is_empty())
+        let has_request = !matches!(self.exchange.state(), State::Idle);
+        !self.lingering && (has_request || !self.output.is_empty())
     }
 
     /// Nothing would be lost if it ended now.
@@ -218,13 +215,18 @@ impl Relay {
 
     /// No request will follow the one under way.
     pub fn drain(&mut self) {
-        self.exchange.close();
+        self.exchange.make_last();
     }
 
     /// Tells the client that it is not served, and hears it out.
     pub fn turn_away(&mut self, reject: Reject, shared: &mut Shared, now: Instant) -> Turn {
-        self.refuse(reject, shared);
-        self.turn(shared, now)
+        match self.refuse(reject, shared, now) {
+            Ok(()) => self.turn(shared, now),
+            Err(Over) => {
+                self.release(shared);
+                Turn::Close
+            }
+        }
     }
 
     /// Gives up the upstream connection and cancels whatever is under way on it.
@@ -266,11 +268,17 @@ impl Relay {
             return self.discard(shared);
         }
         self.flush(shared, now)?;
-        // Nobody pays for an answer that nobody reads.
-        if self.socket.is_read_closed()
-            && (self.exchange.is_under_way() || self.exchange.is_waiting())
-        {
-            return self.abort("client_closed", shared, now);
+        match self.exchange.state() {
+            // A client that has left reads no response, so none is paid for.
+            State::Waiting(_)
+            | State::Uploading(_)
+            | State::Awaiting
+            | State::Responding { .. }
+                if self.socket.is_read_closed() =>
+            {
+                return self.abort("client_closed", shared, now);
+            }
+            _ => {}
         }
         let answered = self.pump_response(shared, now)?;
         let ended = self.pump_end(shared, now)?;

@@ -8,7 +8,6 @@ use mio::Token;
 use mio::net::{TcpListener, TcpStream};
 
 use super::EventLoop;
-use crate::http1::exchange::Exchange;
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
 use crate::net::admission::{Admission, User};
@@ -97,11 +96,11 @@ impl EventLoop {
             Admission::Overloaded => Some(Reject::TooManyConnections),
         };
         if let Some(reject) = reject.filter(|_| !self.places.can_linger(admission)) {
-            // Said and closed at once, whether or not it arrives.
-            let pieces = &mut self.shared.outgoing;
-            pieces.clear();
-            Exchange::new(self.policy).refuse(reject, pieces);
-            pieces.slices(&[]).for_each(|bytes| drop(stream.write(bytes)));
+            // The response is written once and the connection closed, whether or not it arrives.
+            let outgoing = &mut self.shared.outgoing;
+            outgoing.clear();
+            reject.response().write(true, false, outgoing);
+            outgoing.slices(&[]).for_each(|bytes| drop(stream.write(bytes)));
             return;
         }
         let (poll, policy) = (&self.poll, self.policy);

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Over, READ, Relay, Shared, Times};
+use crate::http1::exchange::State;
 use crate::http1::limits;
 use crate::net::buffer::Backlog;
 use crate::net::socket::Got;
@@ -16,13 +17,17 @@ impl Relay {
 
     /// When the answer is with the client: what comes next.
     pub(super) fn pump_end(&mut self, shared: &mut Shared, now: Instant) -> Result<bool, Over> {
-        if !self.exchange.is_complete() || !self.output.is_empty() {
+        let State::Complete { rest } = self.exchange.state() else {
+            return Ok(false);
+        };
+        if !self.output.is_empty() {
             return Ok(false);
         }
-        if self.exchange.is_uploading() {
+        let has_whole_request = rest.is_none();
+        if rest.is_upload() {
             // The response was early. A client to which only the end of the connection shows the end
             // of the response gets it now.
-            if self.exchange.closes() && !std::mem::replace(&mut self.write_ended, true) {
+            if self.exchange.is_last() && !std::mem::replace(&mut self.write_ended, true) {
                 self.socket.shutdown_write();
             }
             return Ok(false);
@@ -37,7 +42,7 @@ impl Relay {
         if let Some(key) = self.upstream.take() {
             shared.ups.remove(key);
         }
-        if self.exchange.closes() {
+        if self.exchange.is_last() {
             self.log("complete", shared, now);
             self.lingering = true;
             self.stall = now;
@@ -45,7 +50,7 @@ impl Relay {
             self.input = Backlog::default();
             return Ok(true);
         }
-        if !self.exchange.is_over() {
+        if !has_whole_request {
             return Ok(false);
         }
         self.log("complete", shared, now);

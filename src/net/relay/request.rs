@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::time::Instant;
 
 use super::{Over, READ, Relay, ResponseStart, Shared, Times};
-use crate::http1::exchange::RequestStep;
+use crate::http1::exchange::{Continue, RequestStep, Rest, State};
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
 use crate::http1::local_response::UpstreamFault;
@@ -20,7 +20,11 @@ impl Relay {
     /// From the client to the upstream.
     pub(super) fn pump_request(&mut self, shared: &mut Shared, now: Instant) -> Result<bool, Over> {
         if let Some(up) = self.upstream.and_then(|key| shared.ups.get(key)) {
-            if !self.exchange.is_waiting() {
+            if let State::Waiting(_) = self.exchange.state() {
+                if !up.is_ready() {
+                    return Ok(false);
+                }
+            } else {
                 // Every byte that the upstream takes extends its time.
                 let unsent = up.unsent();
                 up.flush();
@@ -31,17 +35,16 @@ impl Relay {
                 if up.unsent() < unsent {
                     self.heard = now;
                 }
-            } else if !up.is_ready() {
-                return Ok(false);
             }
-            if self.exchange.is_uploading() && !up.is_drained() {
+            if self.exchange.state().is_uploading() && !up.is_drained() {
                 return Ok(false);
             }
         }
-        let may_read = if self.exchange.is_idle() {
-            self.output.is_empty()
-        } else {
-            self.exchange.is_waiting() || self.exchange.wants_downstream()
+        let may_read = match self.exchange.state() {
+            State::Idle => self.output.is_empty(),
+            State::Waiting(_) | State::Uploading(_) => true,
+            State::Awaiting => false,
+            State::Responding { rest, .. } | State::Complete { rest } => !rest.is_none(),
         };
         if !may_read {
             return Ok(false);
@@ -60,24 +63,31 @@ impl Relay {
                 self.note_upload(n, shared.client_timeout, now);
             }
             Got::Nothing => return Ok(false),
-            Got::End | Got::Broken if self.exchange.is_under_way() => {
-                return self.abort("client_closed", shared, now);
+            Got::End | Got::Broken => {
+                return match self.exchange.state() {
+                    State::Uploading(_) | State::Awaiting | State::Responding { .. } => {
+                        self.abort("client_closed", shared, now)
+                    }
+                    // The response is with the client; the request is incomplete.
+                    State::Complete { rest: Rest::Upload(_) } => {
+                        self.log("client_closed", shared, now);
+                        Err(Over)
+                    }
+                    State::Idle | State::Waiting(_) | State::Complete { .. } => Err(Over),
+                };
             }
-            Got::End | Got::Broken if self.exchange.is_uploading() => {
-                // The response is with the client; the request stays a broken one.
-                self.log("client_closed", shared, now);
-                return Err(Over);
-            }
-            Got::End | Got::Broken => return Err(Over),
         }
-        if self.exchange.is_idle() && self.input.is_empty() {
-            self.times = Times::new(now);
-            // The first head is timed from the moment of accept.
-            if self.served {
-                self.stall = now;
+        match self.exchange.state() {
+            State::Idle if self.input.is_empty() => {
+                self.times = Times::new(now);
+                // The first head is timed from the moment of accept.
+                if self.served {
+                    self.stall = now;
+                }
             }
-        } else if !self.exchange.is_idle() {
-            self.stall = now;
+            // A head has its whole time once.
+            State::Idle => {}
+            _ => self.stall = now,
         }
         self.hungry = false;
         let read = std::mem::replace(&mut shared.downstream, Scratch::new(0));
@@ -111,8 +121,11 @@ impl Relay {
                 Some(key) => shared.ups.get(key).is_some_and(|up| up.is_ready()),
                 None => shared.pool.is_ready(self.user, &mut shared.ups, now),
             };
-            let before = (self.exchange.is_idle() || self.exchange.is_waiting())
-                .then(|| self.exchange.clone());
+            // If a pooled connection proves dead, the head is parsed again for another one.
+            let rollback = match self.exchange.state() {
+                State::Idle | State::Waiting(_) => Some(self.exchange.clone()),
+                _ => None,
+            };
             shared.outgoing.clear();
             let is_token = shared.token.as_ref().map(|token| |shown: &[u8]| token.is(shown));
             let context = RequestContext {
@@ -131,11 +144,11 @@ impl Relay {
                 RequestStep::NeedUpstream if has_left => {
                     return self.abort("client_closed", shared, now).map(|_| at);
                 }
-                RequestStep::Broken if self.exchange.is_complete() => {
-                    self.release(shared);
-                    return Ok(at + used);
-                }
                 RequestStep::Broken => {
+                    if let State::Complete { .. } = self.exchange.state() {
+                        self.release(shared);
+                        return Ok(at + used);
+                    }
                     let end = Reject::InvalidChunk.response().code;
                     return self.abort(end, shared, now).map(|_| at + used);
                 }
@@ -155,12 +168,12 @@ impl Relay {
                         }
                         // Nothing was taken, so nothing can be done twice: another connection.
                         Sent::Nothing => {
-                            if let Some(before) = before {
-                                self.exchange = before;
+                            if let Some(rollback) = rollback {
+                                self.exchange = rollback;
                             }
                         }
                         Sent::Failed => {
-                            self.fail_unread(UpstreamFault::Closed, shared, now)?;
+                            self.answer_fault(UpstreamFault::Closed, shared, now)?;
                             return Ok(at + used);
                         }
                     }
@@ -178,7 +191,7 @@ impl Relay {
 
     /// The head is on its way upstream: now the body is wanted.
     fn send_continue(&mut self, shared: &mut Shared, now: Instant) -> Result<(), Over> {
-        if !self.exchange.owes_continue() {
+        if self.exchange.expectation() != Continue::Owed {
             return Ok(());
         }
         shared.outgoing.clear();
@@ -251,7 +264,7 @@ impl Relay {
         }
         match self.advance(shared, now) {
             Ok(()) => Ok(0),
-            Err(fault) => self.fail_unread(fault, shared, now),
+            Err(fault) => self.answer_fault(fault, shared, now),
         }
     }
 

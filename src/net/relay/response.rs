@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::time::Instant;
 
 use super::{Over, Relay, ResponseStart, Shared, WIRE};
-use crate::http1::exchange::ResponseStep;
+use crate::http1::exchange::{Answer, ResponseStep, Rest, State};
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
 use crate::http1::local_response::UpstreamFault;
@@ -25,17 +25,19 @@ impl Relay {
         let Some(key) = self.upstream else {
             return Ok(false);
         };
-        if self.exchange.is_waiting() {
-            if let Err(fault) = self.advance(shared, now) {
-                let used = self.fail_unread(fault, shared, now)?;
-                self.input.consume(used);
+        let awaits_head = match self.exchange.state() {
+            State::Waiting(_) => {
+                if let Err(fault) = self.advance(shared, now) {
+                    self.fault(fault, shared, now)?;
+                }
+                return Ok(false);
             }
-            return Ok(false);
-        }
-        if self.exchange.is_complete() && self.exchange.is_uploading() {
-            return Ok(self.watch_upload(key, shared));
-        }
-        if !self.exchange.is_under_way() || !self.output.is_empty() {
+            State::Complete { rest: Rest::Upload(_) } => return Ok(self.watch_upload(key, shared)),
+            State::Idle | State::Complete { .. } => return Ok(false),
+            State::Uploading(_) | State::Awaiting => true,
+            State::Responding { .. } => false,
+        };
+        if !self.output.is_empty() {
             return Ok(false);
         }
         let Some(up) = shared.ups.get(key) else {
@@ -44,8 +46,7 @@ impl Relay {
         if !up.has_news() {
             return Ok(false);
         }
-        let awaits_head = self.exchange.may_answer();
-        let is_early = awaits_head && (self.exchange.is_uploading() || !up.is_drained());
+        let is_early = awaits_head && (self.exchange.state().is_uploading() || !up.is_drained());
         let flow = up.read(&mut shared.space, WIRE);
         shared.moved += shared.space.plain.bytes().len();
         if shared.space.plain.bytes().is_empty() && flow == Flow::Open {
@@ -66,10 +67,13 @@ impl Relay {
         };
         shared.space.plain = plain;
         // A final head is what is waited for: interim answers and pieces of a head are not it.
-        if !self.exchange.may_answer() {
-            self.heard = now;
-        } else if self.head.is_empty() {
-            self.response_start = ResponseStart::AfterRequest;
+        match self.exchange.state() {
+            State::Uploading(_) | State::Awaiting => {
+                if self.head.is_empty() {
+                    self.response_start = ResponseStart::AfterRequest;
+                }
+            }
+            _ => self.heard = now,
         }
         result.map(|()| true)
     }
@@ -98,7 +102,7 @@ impl Relay {
         now: Instant,
     ) -> Result<usize, Over> {
         let mut at = 0;
-        while at < bytes.len() && self.exchange.is_under_way() {
+        while at < bytes.len() && self.awaits_response() {
             shared.outgoing.clear();
             let (credential, search) = (&mut shared.credential, &mut self.search);
             let (used, step) =
@@ -106,7 +110,7 @@ impl Relay {
                     credential.reflected(search, piece)
                 });
             if let ResponseStep::Fault(fault) = step {
-                return self.response_fault(fault, shared, now).map(|()| bytes.len());
+                return self.fault(fault, shared, now).map(|()| bytes.len());
             }
             self.times.first_byte = self.times.first_byte.or(Some(now));
             self.send_downstream(&bytes[at..], shared, now)?;
@@ -115,15 +119,15 @@ impl Relay {
             }
             at += used;
         }
-        if self.exchange.is_under_way() {
+        if self.awaits_response() {
             if let Flow::Refused(fault) = flow {
-                return self.response_fault(fault, shared, now).map(|()| bytes.len());
+                return self.fault(fault, shared, now).map(|()| bytes.len());
             }
             if flow != Flow::Open {
                 shared.outgoing.clear();
                 let clean = flow == Flow::Ended;
                 let ended = match self.exchange.receive_end(clean, &mut shared.outgoing) {
-                    ResponseStep::Fault(fault) => self.response_fault(fault, shared, now),
+                    ResponseStep::Fault(fault) => self.fault(fault, shared, now),
                     ResponseStep::Forward => {
                         if let Some(key) = self.upstream.take() {
                             shared.ups.remove(key);
@@ -135,14 +139,14 @@ impl Relay {
             }
             return Ok(at);
         }
-        if self.exchange.is_uploading() {
+        if self.exchange.state().is_uploading() {
             if at < bytes.len() || flow != Flow::Open {
                 self.stop_upload(shared);
             }
             return Ok(bytes.len());
         }
         // Bytes after the end of an answer belong to nothing that was asked.
-        let whole = at == bytes.len() && flow == Flow::Open && self.exchange.upstream_reusable();
+        let whole = at == bytes.len() && flow == Flow::Open && self.exchange.is_upstream_reusable();
         let Some(key) = self.upstream.take() else {
             return Ok(bytes.len());
         };
@@ -151,7 +155,7 @@ impl Relay {
             || shared.ups.get(key).is_none_or(|up| !up.is_drained() || !up.is_between_records())
         {
             // The upstream may still wait for the rest of the request, which is not sent.
-            if !self.exchange.is_over()
+            if !matches!(self.exchange.state(), State::Complete { rest: Rest::None })
                 && let Some(up) = shared.ups.get(key)
             {
                 up.cancel();
@@ -163,48 +167,70 @@ impl Relay {
         Ok(bytes.len())
     }
 
-    pub(super) fn response_fault(
+    /// No usable response comes from the upstream: see [`Relay::answer_fault`].
+    pub(super) fn fault(
         &mut self,
         fault: UpstreamFault,
         shared: &mut Shared,
         now: Instant,
     ) -> Result<(), Over> {
-        if self.exchange.may_answer() {
-            let used = self.fail_unread(fault, shared, now)?;
-            self.input.consume(used);
-            return Ok(());
-        }
-        let end = match fault {
-            UpstreamFault::Closed => "upstream_truncated",
-            fault => fault.response().code,
-        };
-        self.abort(end, shared, now).map(|_| ())
+        let used = self.answer_fault(fault, shared, now)?;
+        self.input.consume(used);
+        Ok(())
     }
 
-    /// Answers for an upstream that cannot; returns the bytes of client input used up.
-    pub(super) fn fail_unread(
+    /// Answers for an upstream that gives no usable response, or resets the client's connection if a
+    /// response has begun. Returns the bytes of client input that are used up.
+    pub(super) fn answer_fault(
         &mut self,
         fault: UpstreamFault,
         shared: &mut Shared,
         now: Instant,
     ) -> Result<usize, Over> {
-        self.release(shared);
-        self.head = Backlog::default();
-        self.stall = now;
         shared.outgoing.clear();
-        let used = self.exchange.fail(fault, &mut shared.outgoing);
-        self.send_downstream(&[], shared, now)?;
-        Ok(used)
+        match self.exchange.fault(fault, &mut shared.outgoing) {
+            Answer::Answered { used } => {
+                self.release(shared);
+                self.head = Backlog::default();
+                self.stall = now;
+                self.send_downstream(&[], shared, now)?;
+                Ok(used)
+            }
+            Answer::MustReset => {
+                let end = match fault {
+                    UpstreamFault::Closed => "upstream_truncated",
+                    fault => fault.response().code,
+                };
+                self.abort(end, shared, now).map(|_| 0)
+            }
+        }
     }
 
-    pub(super) fn refuse(&mut self, reject: Reject, shared: &mut Shared) {
-        self.release(shared);
+    /// Refuses the request, or resets the client's connection if a response has begun.
+    pub(super) fn refuse(
+        &mut self,
+        reject: Reject,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), Over> {
         shared.outgoing.clear();
-        self.exchange.refuse(reject, &mut shared.outgoing);
-        let _ = self.write_pieces(&[], shared);
+        match self.exchange.refuse(reject, &mut shared.outgoing) {
+            Answer::Answered { .. } => {
+                self.release(shared);
+                let _ = self.write_pieces(&[], shared);
+                Ok(())
+            }
+            Answer::MustReset => self.abort(reject.response().code, shared, now).map(|_| ()),
+        }
     }
 
-    /// Sends the pieces, runs of `input`, to the client.
+    /// The request has begun to go upstream, and its response is not complete.
+    fn awaits_response(&self) -> bool {
+        let state = self.exchange.state();
+        matches!(state, State::Uploading(_) | State::Awaiting | State::Responding { .. })
+    }
+
+    /// Sends the gathered output, ranges of `input`, to the client.
     pub(super) fn send_downstream(
         &mut self,
         input: &[u8],

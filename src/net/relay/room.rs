@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Relay, Shared, Turn};
+use crate::http1::exchange::{Rest, State};
 use crate::http1::local_response::Reject;
 use crate::net::admission::IdleConnection;
 use crate::net::buffer::Backlog;
@@ -12,20 +13,26 @@ impl Relay {
     /// The connection as one that can be closed for another's sake: no request is under way, none
     /// has come that was not read yet, and no response waits for the client.
     pub fn as_idle(&self) -> Option<IdleConnection<Key>> {
-        let since = if self.lingering {
-            self.stall
-        } else if self.socket.is_readable() || !self.output.is_empty() {
-            return None;
-        } else if self.exchange.is_idle() {
-            self.idle_since
-        } else if self.exchange.is_complete() && !self.exchange.is_uploading() {
-            // What is left of a request that has its response does not keep the place, unless the
-            // upstream still reads it.
-            self.times.begun
-        } else {
-            return None;
+        let since = match self.exchange.state() {
+            _ if self.lingering => self.stall,
+            _ if self.socket.is_readable() || !self.output.is_empty() => return None,
+            State::Idle => self.idle_since,
+            // The upstream still reads the request.
+            State::Complete { rest: Rest::Upload(_) } => return None,
+            // The rest of a request that has its response does not keep the place.
+            State::Complete { .. } => self.times.begun,
+            State::Waiting(_)
+            | State::Uploading(_)
+            | State::Awaiting
+            | State::Responding { .. } => {
+                return None;
+            }
         };
         Some(IdleConnection { key: self.key, user: self.user, since })
+    }
+
+    fn has_unfinished_head(&self) -> bool {
+        matches!(self.exchange.state(), State::Idle) && !self.input.is_empty()
     }
 
     /// Its name.
@@ -35,30 +42,30 @@ impl Relay {
 
     /// Bytes of a head that is buffered: unfinished, or waiting for an upstream connection.
     pub fn buffered_head(&self) -> usize {
-        let is_head = self.exchange.is_idle() || self.exchange.is_waiting();
-        if is_head { self.input.bytes().len() } else { 0 }
+        match self.exchange.state() {
+            State::Idle | State::Waiting(_) => self.input.bytes().len(),
+            _ => 0,
+        }
     }
 
     /// Since when an unfinished head has been buffered.
     pub fn head_since(&self) -> Option<Instant> {
-        (self.exchange.is_idle() && !self.input.is_empty()).then_some(self.stall)
+        self.has_unfinished_head().then_some(self.stall)
     }
 
     /// Refuses the request whose head is buffered, because all heads together are too large.
     pub fn drop_head(&mut self, shared: &mut Shared, now: Instant) -> Turn {
-        let is_unfinished = self.exchange.is_idle();
+        let reject = match self.exchange.state() {
+            State::Idle => Reject::Timeout,
+            _ => Reject::TooManyConnections,
+        };
         self.input = Backlog::default();
-        self.refuse(
-            if is_unfinished { Reject::Timeout } else { Reject::TooManyConnections },
-            shared,
-        );
-        self.turn(shared, now)
+        self.turn_away(reject, shared, now)
     }
 
     /// Gives the place up for another connection. A client in the middle of a head is told.
     pub fn evict(&mut self, shared: &mut Shared, now: Instant) -> Turn {
-        if self.exchange.is_idle() && !self.input.is_empty() {
-            self.refuse(Reject::Timeout, shared);
+        if self.has_unfinished_head() && self.refuse(Reject::Timeout, shared, now).is_ok() {
             self.log("complete", shared, now);
         }
         self.release(shared);

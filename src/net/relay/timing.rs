@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::logging::SLOW_AGAIN;
 use super::{Over, Relay, Shared, Turn};
+use crate::http1::exchange::State;
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
 use crate::http1::local_response::UpstreamFault;
@@ -39,20 +40,21 @@ impl Relay {
     pub(super) fn out_of_time(&mut self, shared: &mut Shared, now: Instant) -> Result<(), Over> {
         if self.client_by(shared).is_some_and(|when| now >= when) {
             let blocked = !self.is_drained(shared);
-            if self.lingering || (self.exchange.is_idle() && self.input.is_empty()) {
-                return Err(Over);
-            } else if self.exchange.is_complete() {
-                // The response is out, and the rest of the body does not come, or is not taken.
-                self.stop_upload(shared);
-                self.exchange.close();
-            } else if blocked {
-                self.stall = now;
-            } else if !self.exchange.may_answer() {
-                // The rest of the request does not come, so its response cannot be relied on.
-                let end = Reject::Timeout.response().code;
-                return self.abort(end, shared, now).map(|_| ());
-            } else {
-                self.refuse(Reject::Timeout, shared);
+            match self.exchange.state() {
+                _ if self.lingering => return Err(Over),
+                State::Idle if self.input.is_empty() => return Err(Over),
+                // The rest of the body does not arrive, or the upstream does not take it.
+                State::Complete { .. } => {
+                    self.stop_upload(shared);
+                    self.exchange.make_last();
+                }
+                _ if blocked => self.stall = now,
+                // If the response has begun, it cannot be relied on without the rest of its request.
+                State::Idle
+                | State::Waiting(_)
+                | State::Uploading(_)
+                | State::Awaiting
+                | State::Responding { .. } => self.refuse(Reject::Timeout, shared, now)?,
             }
         }
         if self.upstream_by(shared).is_some_and(|when| now >= when) {
@@ -60,7 +62,7 @@ impl Relay {
                 // It is the client that holds things up.
                 self.heard = now;
             } else {
-                self.response_fault(UpstreamFault::Timeout, shared, now)?;
+                self.fault(UpstreamFault::Timeout, shared, now)?;
             }
         }
         Ok(())
@@ -68,16 +70,15 @@ impl Relay {
 
     /// Until when the client has to do its part.
     pub(super) fn client_by(&self, shared: &Shared) -> Option<Instant> {
-        let limit = if self.lingering {
-            LINGER
-        } else if self.exchange.is_idle() {
-            if self.served && self.input.is_empty() { IDLE } else { shared.client_timeout }
-        } else if self.exchange.is_uploading()
-            || (self.exchange.is_complete() && (!self.exchange.closes() || self.upstream.is_some()))
-        {
-            self.patience.min(shared.client_timeout)
-        } else {
-            return None;
+        let limit = match self.exchange.state() {
+            _ if self.lingering => LINGER,
+            State::Idle if self.served && self.input.is_empty() => IDLE,
+            State::Idle => shared.client_timeout,
+            State::Complete { .. } if !self.exchange.is_last() || self.upstream.is_some() => {
+                self.patience.min(shared.client_timeout)
+            }
+            state if state.is_uploading() => self.patience.min(shared.client_timeout),
+            _ => return None,
         };
         Some(self.stall + limit)
     }
@@ -86,7 +87,7 @@ impl Relay {
     /// a head has its whole time once.
     pub(super) fn note_upload(&mut self, bytes: usize, client_timeout: Duration, now: Instant) {
         let limit = client_timeout * limits::UPLOAD_PATIENCE;
-        if self.exchange.is_idle() {
+        if matches!(self.exchange.state(), State::Idle) {
             self.patience = limit;
             return;
         }
@@ -99,8 +100,12 @@ impl Relay {
     /// Until when the upstream has to do its part. It has none to do while it has taken everything
     /// that the client has sent so far and the client has not sent all.
     pub(super) fn upstream_by(&self, shared: &mut Shared) -> Option<Instant> {
-        let limit = shared.upstream_timeout.filter(|_| self.exchange.is_under_way())?;
-        let waits_for_client = self.exchange.is_uploading() && self.is_drained(shared);
+        let state = self.exchange.state();
+        let (State::Uploading(_) | State::Awaiting | State::Responding { .. }) = state else {
+            return None;
+        };
+        let limit = shared.upstream_timeout?;
+        let waits_for_client = state.is_uploading() && self.is_drained(shared);
         (!waits_for_client).then(|| self.heard + limit)
     }
 
