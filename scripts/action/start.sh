@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Starts the relay in the background. The key goes from the environment of this step to the relay's
+# stdin; it is in no argument, no file and no other program's environment.
+
+# shellcheck source=scripts/action/common.sh
+. "${0%/*}/common.sh"
+
+# A program that runs needs its file no longer.
+trap 'as_starter rm -rf -- "$(dirname "$RELAY_PROGRAM")"' EXIT
+key=$RELAY_API_KEY
+unset RELAY_API_KEY
+[ -n "$key" ] || fail "api-key is empty: a secret of that name is not set, or not given to this event"
+
+log=$STATE/relay.log
+: >>"$log"
+case $RELAY_MODE in
+    start) info=$STATE/server-info.json ;;
+    takeover)
+        home=${RELAY_CODEX_HOME:-$HOME/.codex}
+        mkdir -p "$home"
+        info=$home/$GITHUB_RUN_ID.json
+        # Newer versions of the action look for this name.
+        ln -sf "$GITHUB_RUN_ID.json" "$home/$GITHUB_RUN_ID-$GITHUB_RUN_ATTEMPT.json"
+        ;;
+    *) fail "mode is start, takeover or stop" ;;
+esac
+# Made by this user: as root, the relay creates no file in a folder of another user.
+: >"$info"
+
+flags=(--detach --port "$RELAY_PORT" --server-info "$info")
+[ -z "$RELAY_USER" ] || flags+=(--user "$RELAY_USER")
+[ -z "$RELAY_UPSTREAM_URL" ] || flags+=(--upstream-url "$RELAY_UPSTREAM_URL")
+read -r -a users <<<"${RELAY_ALLOW_UID:-$(id -u)}"
+for user in "${users[@]}"; do
+    flags+=(--allow-uid "$user")
+done
+while read -r flag; do
+    [ -z "$flag" ] || flags+=("$flag")
+done <<<"$RELAY_FLAGS"
+
+# printf is the shell's own, so that the key is in no argument.
+printf '%s\n' "$key" | as_starter "$RELAY_PROGRAM" "${flags[@]}" 2>>"$log" || {
+    code=$?
+    cat "$log"
+    fail "the relay has not started, exit code $code"
+}
+unset key
+cat "$log"
+
+port=$(number port "$info")
+as_starter "$RELAY_PROGRAM" --probe "$port"
+{
+    echo "port=$port"
+    echo "base-url=http://127.0.0.1:$port/v1"
+    echo "server-info=$info"
+    echo "log=$log"
+} >>"$GITHUB_OUTPUT"
