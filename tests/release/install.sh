@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The ways of docs/install.md, as they are written there, each in a folder with the artefact that it
-# names and nothing else, and on a machine of its own: a copy-on-write view of this one, without a
-# network. The program is then run. cargo takes minutes: it is left out unless FULL is set.
+# The ways of docs/install.md and README.md, as they are written there, each in a folder with the
+# artefact that it names and nothing else, and on a machine of its own: a copy-on-write view of this
+# one, without a network. The program is then run. cargo takes minutes: it is left out unless FULL
+# is set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 dist=${DIST:-$PWD/dist}
@@ -75,6 +76,11 @@ if [ -n "${FULL:-}" ]; then
 else
     echo "SKIPPED: cargo, which takes minutes: set FULL"
 fi
+
+# The README has the same lines.
+for title in Tarball .deb .rpm npm cargo; do block "$title"; done >"$work/page"
+awk '/^## Install$/ { at = 1 } at && /^```$/ { exit } inside { print } at && /^```sh$/ { inside = 1 }' README.md |
+    sed 's/ *#.*//' | diff - "$work/page" || fail "README.md and docs/install.md differ"
 
 # The wrapper for callers that say `codex responses-api-proxy`.
 mkdir -p "$work/wrapper" "$work/real" "$work/programs"
