@@ -1,7 +1,7 @@
 //! A relay that lets a local user spend an API key without being able to learn it.
 //!
 //! It accepts `POST /v1/responses` in plain HTTP/1.1 on 127.0.0.1, adds `Authorization: Bearer KEY`,
-//! speaks TLS to one upstream and streams the answer back. Everything else is refused.
+//! speaks TLS to one upstream and streams the response back. Everything else is refused.
 //!
 //! # The way of one request
 //!
@@ -16,7 +16,7 @@
 //!  http1::exchange (request) ─► head, framing, request ─► gather ─► net::upstream::send_head
 //!                                                                  process::credential::splice_into
 //!
-//!  http1::exchange (response) ◄─ net::tls::open ◄─ net::upstream::read ◄──── answer ──┘
+//!  http1::exchange (response) ◄─ net::tls::open ◄─ net::upstream::read ◄── response ──┘
 //!    ▼ response, chunked ─► gather ─► net::socket::write ─► client
 //! ```
 //!
@@ -29,18 +29,18 @@
 //! |---|---|---|
 //! | [`http1`] | every byte that a client or the upstream chose | see the key, a socket, a clock; use `unsafe` |
 //! | [`x509`] | certificates and PEM files | the same |
-//! | [`net`] | sockets, time, TLS | judge bytes, hold the key outside a sealed record |
-//! | [`connector`] | names, addresses, new connections; a process of its own | see the key, a byte of a peer |
-//! | [`process`] | the key, the operating system | parse what a peer sent |
+//! | [`net`] | sockets, time, TLS | parse HTTP or certificates, hold the key outside a sealed record |
+//! | [`connector`] | names, addresses, new connections; a process of its own | see the key, a byte of a client or of the upstream |
+//! | [`process`] | the key, `unsafe` system calls | parse what a client or the upstream sent |
 //!
 //! # Invariants
 //!
-//! - One accepted request becomes exactly one upstream request, with framing and a field for the key
-//!   of our own. What could be read in two ways is refused, never normalised.
-//! - The key lies in pages of its own (`memfd_secret(2)` where the kernel has it) and nowhere else. It
-//!   leaves them only into the TLS record that carries it.
-//! - An answer that was cut off never looks whole: the client's connection is reset.
-//! - What a peer can make the process hold is bounded by constants: [`http1::limits`],
+//! - One accepted request becomes exactly one upstream request, with the relay's own framing and
+//!   field for the key. What could be read in two ways is refused, never normalised.
+//! - The key lies in pages of its own (`memfd_secret(2)` where the kernel has it) and nowhere else.
+//!   It leaves them only into the TLS record that carries it.
+//! - A truncated response never looks complete: the client's connection is reset.
+//! - What a client or the upstream can make the process hold is bounded by constants: [`http1::limits`],
 //!   [`net::relay::READ`] and [`net::relay::WIRE`].
 //! - A POST is never sent twice once a byte of it may have been read.
 //!
@@ -48,25 +48,37 @@
 //!
 //! | for | look in |
 //! |---|---|
-//! | what is allowed, refused, and with which words | [`http1::target`], [`http1::local_response`], [`http1::request`] |
-//! | what the access log may say of a request and a response | [`http1::refused_route`], [`http1::logged_fields`] |
-//! | how the end of a body is found | [`http1::framing`], [`http1::chunked`] |
-//! | which fields travel on | [`http1::field`], [`http1::request`], [`http1::response`] |
-//! | which field carries the key | [`http1::auth_header`] |
-//! | what happens when, in one exchange | [`http1::exchange`] |
-//! | the key's whole life | [`process::credential`] |
-//! | whose process is at the other end of a connection | [`process::socket_owner`], [`process::upstream_users`], [`process::peer`], [`users`] |
-//! | the egress proxy and its credentials | [`http1::proxy`], [`process::egress`], [`net::tunnel`] |
+//! | which routes are served | [`http1::target`], [`http1::request`] |
+//! | every response of the relay's own: status, code, text | [`http1::local_response`] |
+//! | which fields are forwarded, in both directions | `http1::forward`, [`http1::field`] |
+//! | the heads that are sent to either side | [`http1::request`], [`http1::response`] |
+//! | how heads are parsed, and the end of a body found | [`http1::head`], [`http1::framing`], [`http1::chunked`], [`http1::digits`] |
+//! | the order of events in one exchange | [`http1::exchange`] |
+//! | outgoing bytes, from the parser to the socket | [`http1::gather`], [`net::gather_io`], [`net::buffer`] |
+//! | bounds on bytes and counts | [`http1::limits`], [`http1::work`] |
+//! | the guard against foreign hosts and web pages | [`http1::host`], [`http1::request`] |
+//! | the upstream URL; the field that carries the key | [`http1::url`], [`http1::auth_header`] |
+//! | the egress proxy and its credentials | [`http1::proxy`], [`http1::connect`], [`process::egress`], [`net::tunnel`] |
+//! | what the access log may say of a request and a response | [`http1::refused_route`], [`http1::logged_fields`], [`net::access_log`] |
+//! | PEM files; what `--check` shows of a certificate | [`x509::pem`], [`x509::certificate`] |
+//! | the key's whole life | [`process::credential`], [`process::key_source`] |
 //! | every `unsafe` block | [`process::sys`] |
-//! | who gets a place, and who a turn | [`net::admission`], [`net::turns`] |
-//! | who waits for whom, and how long | [`net::relay`] |
-//! | what stderr is told: events, the access log | [`net::report`], [`net::access_log`] |
-//! | where the relay listens; what systemd hands over and is told | [`process::listeners`], [`process::service_manager`] |
-//! | `--detach`, `--check`, `--probe` | [`process::detach`], [`net::check`], [`net::probe`] |
-//! | name resolution, racing addresses | [`connector`] |
-//! | the way to a usable connection, TLS | [`net::upstream`], [`net::tls`] |
+//! | what is confined, and how | [`process::confine`], [`process::filter`], [`process::system_calls`], [`process::landlock`], [`process::harden`] |
+//! | what the start line says of that | [`process::protections`], [`process::status`], [`process::support`] |
+//! | whose process is at the other end of a connection | [`process::socket_owner`], [`process::upstream_users`], [`process::peer`], [`process::overflow_uid`], [`users`] |
+//! | the client token | [`process::token`] |
+//! | where the relay listens; systemd | [`process::listeners`], [`process::service_manager`] |
+//! | `--detach`, `--check`, `--probe`, `--server-info` | [`process::detach`], [`net::check`], [`net::probe`], [`process::server_info`] |
+//! | signals, the terminal | [`process::signals`], [`process::terminal`] |
+//! | the event loop, and who gets a turn | [`net::event_loop`], [`net::turns`], [`net::slots`], [`net::socket`] |
+//! | one client connection | [`net::relay`] |
+//! | who gets a place | [`net::admission`] |
+//! | how long each side may take | [`net::relay`], [`net::deadlines`], [`net::clock`], [`net::sleep`] |
+//! | upstream connections, and the pool of idle ones | [`net::upstream`], [`net::pool`], [`net::key_list`] |
+//! | TLS | [`net::tls`] |
+//! | name resolution, racing addresses, the process that connects | [`connector`] |
+//! | events on stderr | [`net::report`] |
 //! | every flag | [`cli::flags`] |
-//! | what a PEM file may look like, what is shown of a certificate | [`x509::pem`], [`x509::certificate`] |
 //! | the order in which the program starts | `main.rs` |
 #![cfg_attr(not(feature = "relay"), allow(rustdoc::broken_intra_doc_links))]
 

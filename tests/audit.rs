@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "audit/imports.rs"]
+mod imports;
+
 /// Lines of one file without its tests; more make a file hard to review in one sitting.
 const LONGEST_FILE: usize = 400;
 /// Files that may be longer: all `unsafe` code, most of which is documentation, and a table that is
@@ -447,7 +450,8 @@ fn every_path_that_a_document_names_is_there() {
 #[test]
 fn every_rule_stands_in_contributing_md() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let rules = fs::read_to_string(root.join("tests/audit.rs")).unwrap();
+    let rules = ["tests/audit.rs", "tests/audit/imports.rs"];
+    let rules = rules.map(|path| fs::read_to_string(root.join(path)).unwrap()).concat();
     let page = fs::read_to_string(root.join("CONTRIBUTING.md")).unwrap();
     let tests = rules.split("\n#[test]\nfn ").skip(1);
     let names: Vec<&str> = tests.map(|rest| rest.split('(').next().unwrap()).collect();
@@ -459,5 +463,21 @@ fn every_rule_stands_in_contributing_md() {
     for row in rows {
         let name = row.split('`').nth(1).unwrap();
         assert!(names.contains(&name), "CONTRIBUTING.md has a row for {name}, which is no rule");
+    }
+}
+
+#[test]
+fn the_map_names_every_module_of_a_room() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let map = fs::read_to_string(root.join("lib.rs")).unwrap();
+    let (_, table) = map.split_once("# Where to look").unwrap();
+    for room in ["http1", "net", "process", "x509"] {
+        let text = fs::read_to_string(root.join(room).join("mod.rs")).unwrap();
+        for line in text.lines().filter_map(|line| line.split_once("mod ")?.1.strip_suffix(';')) {
+            assert!(
+                table.contains(&format!("`{room}::{line}`")),
+                "{room}::{line} is not in the map"
+            );
+        }
     }
 }

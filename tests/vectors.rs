@@ -53,7 +53,7 @@ fn code(answer: &[u8]) -> (u16, String) {
     (status, code.to_owned())
 }
 
-/// What comes of the client's bytes, arriving in these list.
+/// What comes of the client's bytes, arriving in these pieces.
 fn ask(input: &[u8], ends: &[usize]) -> Vec<Outcome> {
     let mut exchange = Exchange::new(Policy::default());
     let (mut outcomes, mut upstream, mut at) = (Vec::new(), Vec::new(), 0);

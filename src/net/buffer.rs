@@ -132,6 +132,18 @@ impl Scratch {
     }
 }
 
+/// Scratch space for one turn of one connection.
+pub struct Space {
+    /// Ciphertext that came in.
+    pub wire: Scratch,
+    /// Plaintext that came from the upstream.
+    pub plain: Scratch,
+    /// Ciphertext on its way to the upstream.
+    pub out: Scratch,
+    /// Plaintext put together for one record.
+    pub gather: Scratch,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

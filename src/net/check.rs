@@ -12,11 +12,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use super::buffer::Scratch;
+use super::buffer::{Scratch, Space};
 use super::clock;
 use super::relay::READ;
 use super::tls::{Connector, Verifier, WIRE_RECORD};
-use super::upstream::{CONNECT, Flow, Origin, Space, Upstream};
+use super::upstream::{CONNECT, Flow, Origin, Upstream};
 use crate::connector::link::{Dialed, Link};
 use crate::http1::local_response::UpstreamFault;
 use crate::process::confine::{ReadBack, Sandbox, Thread};

@@ -2,10 +2,9 @@
 
 use std::io::{self, IoSlice, Write};
 
-use super::buffer::{Backlog, Scratch};
+use super::buffer::{Backlog, Scratch, Space};
 use super::socket::Socket;
 use super::tls::Tls;
-use super::upstream::Space;
 use crate::http1::gather::GatherList;
 
 /// Fills `slices` with the segments of `list`, without the credential block; returns how many.

@@ -5,9 +5,10 @@
 use std::time::{Duration, Instant};
 
 use super::admission::User;
+use super::buffer::Space;
 use super::key_list::KeyList;
 use super::slots::{Key, Slots};
-use super::upstream::{Space, Upstream};
+use super::upstream::Upstream;
 
 /// How long a connection may stay idle; upstreams close theirs after a minute or more.
 pub const IDLE: Duration = Duration::from_secs(55);

@@ -19,14 +19,14 @@ use mio::Registry;
 
 use super::access_log::Log;
 use super::admission::{Admission, User};
-use super::buffer::{Backlog, Scratch};
+use super::buffer::{Backlog, Scratch, Space};
 use super::clock::DateClock;
 use super::deadlines::Deadlines;
 use super::pool::Pool;
 use super::slots::{Key, Slots};
 use super::socket::Socket;
 use super::tls::FULL_RECORD;
-use super::upstream::{Origin, Space, Upstream};
+use super::upstream::{Origin, Upstream};
 use crate::http1::exchange::{Exchange, State};
 use crate::http1::gather::GatherList;
 use crate::http1::limits;
@@ -128,7 +128,7 @@ pub struct Relay {
     pub listed: bool,
     /// It moves much: its turns come one by one with those of its like, whatever calls for them.
     pub heavy: bool,
-    /// Requests that came before on this connection.
+    /// The connection has served a request before.
     served: bool,
     /// The number of this connection since the start of the program.
     pub number: u64,

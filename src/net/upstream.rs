@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use mio::Token;
 
 use super::admission::User;
-use super::buffer::{Backlog, Scratch};
+use super::buffer::{Backlog, Scratch, Space};
 use super::gather_io::{Sealer, fill, keep_rest, seal_rest, send};
 use super::slots::Key;
 use super::socket::{Got, Socket};
@@ -41,18 +41,6 @@ pub struct Origin {
     /// Who may hold the other end, where a secret goes there in the clear; `None` where none does, or
     /// with `--upstream-uid any`.
     pub users: Option<UpstreamUsers>,
-}
-
-/// Scratch space for one turn of one connection.
-pub struct Space {
-    /// Ciphertext that came in.
-    pub wire: Scratch,
-    /// Plaintext that came from the upstream.
-    pub plain: Scratch,
-    /// Ciphertext on its way to the upstream.
-    pub out: Scratch,
-    /// Plaintext put together for one record.
-    pub gather: Scratch,
 }
 
 /// An upstream connection.
@@ -249,9 +237,9 @@ impl Upstream {
         }
     }
 
-    /// Sends the head that begins with the credential block, and what of the body stands behind it;
-    /// before it, the end of the handshake, if that waits still. Only when ready, and drained but for
-    /// that. An error means that the connection took no byte.
+    /// Sends the request head (the credential block first) and the body bytes behind it. Queued bytes
+    /// of the handshake go out before it. Requires [`Upstream::is_ready`] and no other queued output.
+    /// On an error nothing was sent, except on `WriteZero`: then part of the head was sent.
     pub fn send_head(
         &mut self,
         list: &GatherList,

@@ -6,8 +6,9 @@ use std::time::Instant;
 use mio::Registry;
 use mio::net::TcpStream;
 
-use super::{Origin, Space, State, Upstream};
+use super::{Origin, State, Upstream};
 use crate::http1::local_response::UpstreamFault;
+use crate::net::buffer::Space;
 use crate::net::gather_io::send;
 use crate::net::socket::{EVENTS, Got, Socket};
 use crate::net::tls::{Connector, WIRE_RECORD};

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Flow, Space, Upstream};
+use super::{Flow, Upstream};
 use crate::http1::limits;
+use crate::net::buffer::Space;
 use crate::net::pool;
 use crate::net::slots::Key;
 use crate::net::socket::Socket;
