@@ -1,4 +1,5 @@
-//! The field that carries the key upstream: `Authorization: Bearer {}`, or the one of `--auth-header`.
+//! The field that carries the key upstream: `Authorization: Bearer {}` or the one of
+//! `--auth-header`.
 
 use core::fmt;
 
@@ -9,7 +10,7 @@ use super::limits;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuthHeader<'a> {
     name: &'a str,
-    /// What stands before the key, the space too.
+    /// Everything before the key, including the space.
     before: &'a str,
 }
 
@@ -18,9 +19,9 @@ pub struct AuthHeader<'a> {
 pub enum AuthHeaderError {
     /// Longer than the limit.
     TooLong,
-    /// Not of either form.
+    /// Neither `NAME: {}` nor `NAME: SCHEME {}`.
     Form,
-    /// The field means something else, to this hop or to the upstream.
+    /// The field has another meaning in a request.
     Reserved,
 }
 
@@ -43,7 +44,7 @@ impl fmt::Display for AuthHeaderError {
 }
 
 impl AuthHeader<'static> {
-    /// RFC 6750 §2.1, as OpenAI wants it.
+    /// The form that OpenAI expects (RFC 6750 §2.1).
     pub const BEARER: Self = AuthHeader { name: "Authorization", before: "Authorization: Bearer " };
 }
 
@@ -65,12 +66,12 @@ impl<'a> AuthHeader<'a> {
         Ok(AuthHeader { name, before })
     }
 
-    /// What stands before the key: `NAME: ` or `NAME: SCHEME `.
+    /// Everything before the key: `NAME: ` or `NAME: SCHEME `.
     pub fn before_key(&self) -> &'a str {
         self.before
     }
 
-    /// The field's name, unless it is Authorization, which never travels in any case.
+    /// The field's name, unless it is Authorization, which is never forwarded anyway.
     pub fn other_name(&self) -> Option<&'a [u8]> {
         (FieldName::of(self.name.as_bytes()) != FieldName::Authorization)
             .then_some(self.name.as_bytes())
@@ -81,8 +82,8 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_token_byte)
 }
 
-/// Neither a field that is looked at here nor one that describes the body, the answer that is wanted
-/// or where a request comes from: a key in its place would break the request.
+/// False for fields that this program reads, and for fields that describe the body, the response
+/// that is wanted or the origin of the request: a key in their place would break the request.
 fn may_carry_the_key(name: &[u8]) -> bool {
     let begins = |with: &&str| {
         let start = name.get(..with.len());

@@ -1,10 +1,10 @@
-//! The chunked transfer coding (RFC 9112 §7.1), read strictly: validated and counted, never copied.
+//! The chunked transfer coding (RFC 9112 §7.1), parsed strictly. Data is counted, never copied.
 
 use super::field;
 use super::limits;
 use super::work;
 
-/// Reads chunked framing piece by piece. Any cut of the input gives the same data and the same end.
+/// Scans a chunked body in parts. Data and end are the same however the input is cut.
 #[derive(Clone, Debug)]
 pub struct ChunkScanner {
     state: State,
@@ -20,7 +20,7 @@ enum State {
         digits: u8,
         value: u64,
     },
-    /// White space before a `;`: nothing else may follow it.
+    /// White space before a `;`. Nothing else may follow.
     Space {
         value: u64,
         used: usize,
@@ -45,18 +45,18 @@ enum State {
     End,
 }
 
-/// The chunked framing is broken.
+/// The chunked framing is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkFault;
 
-/// What the next bytes are: `framing` bytes to skip, then `data` bytes of body.
+/// The meaning of the next bytes: `framing` bytes to skip, then `data` bytes of body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChunkStep {
     /// Bytes of framing at the front of the input.
     pub framing: usize,
-    /// Bytes of body right after them.
+    /// Bytes of body behind them.
     pub data: usize,
-    /// The trailer section has ended: the body is whole. No data comes with it.
+    /// The trailer section has ended: the body is complete. Such a step has no data.
     pub end: bool,
 }
 
@@ -67,7 +67,7 @@ impl Default for ChunkScanner {
 }
 
 impl ChunkScanner {
-    /// Looks at `input` up to the end of the first run of data in it, or of the body.
+    /// Scans `input` up to the end of the first range of data, or of the body.
     pub fn step(&mut self, input: &[u8]) -> Result<ChunkStep, ChunkFault> {
         let mut at = 0;
         while at < input.len() {
@@ -124,7 +124,7 @@ impl ChunkScanner {
         })
     }
 
-    /// The trailer section is held to the rules and limits of a head, and dropped.
+    /// The trailer section obeys the rules and limits of a head. It is dropped.
     fn trailer_byte(&mut self, byte: u8) -> Result<State, ChunkFault> {
         self.section += 1;
         if self.section > limits::HEAD {

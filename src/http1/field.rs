@@ -1,11 +1,11 @@
-//! Field names and what is done with them: what ends at this hop and what travels on
-//! (RFC 9110 §7.6.1).
+//! Field names and their meaning for a relay (RFC 9110 §7.6.1). `forward` decides which of them
+//! travel on.
 
 use super::digits;
 use super::limits;
 use super::work;
 
-/// May stand in a token (RFC 9110 §5.6.2).
+/// The byte is allowed in a token (RFC 9110 §5.6.2).
 pub fn is_token_byte(byte: u8) -> bool {
     TOKEN[byte as usize]
 }
@@ -26,14 +26,14 @@ const TOKEN: [bool; 256] = {
     table
 };
 
-/// May stand in a field value: visible, obs-text, SP or HTAB (RFC 9110 §5.5).
+/// The byte is allowed in a field value: visible, obs-text, SP or HTAB (RFC 9110 §5.5).
 pub fn is_value_byte(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
-/// Two names that differ in nothing but case and in which marks stand between the letters and digits.
-/// A gateway that hands fields on as variables makes one name of the two: `Api_Key` and `api-key` are
-/// both `HTTP_API_KEY`.
+/// Two names differ only in case and in their marks: letters and digits are the same, in the same
+/// places. A gateway that passes fields on as variables makes one name of both: `Api_Key` and
+/// `api-key` become `HTTP_API_KEY`.
 pub fn is_alike(name: &[u8], other: &[u8]) -> bool {
     if name.len() != other.len() {
         return false;
@@ -47,50 +47,50 @@ pub fn is_alike(name: &[u8], other: &[u8]) -> bool {
 /// What a field name means to a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldName {
-    /// Nothing: it travels on, unless Connection names_fields it.
+    /// No meaning here.
     Other,
-    /// Ends here, always.
+    /// Belongs to one connection (RFC 9110 §7.6.1).
     HopByHop,
-    /// Replaced by the credential block.
+    /// Credentials. A client's are replaced by the key.
     Authorization,
-    /// Names what ends here (RFC 9110 §7.6.1).
+    /// Names further fields that belong to this connection (RFC 9110 §7.6.1).
     Connection,
-    /// Framing, written anew.
+    /// Framing. The relay writes its own.
     ContentLength,
-    /// A response that has one cannot be searched for the key.
+    /// A response with such a field cannot be searched for the key.
     ContentEncoding,
-    /// Says in which character set a response is written.
+    /// Names the character set of a response.
     ContentType,
-    /// When a message was made; a response without it gets one.
+    /// When a message was created. The relay adds one to a response without it.
     Date,
-    /// RFC 9110 §10.1.1.
+    /// The client's expectation (RFC 9110 §10.1.1).
     Expect,
-    /// Replaced by the upstream's.
+    /// The host that is asked. The relay writes the upstream's.
     Host,
-    /// Sent by web pages.
+    /// The origin of the web page that sent the request.
     Origin,
-    /// Sent by browsers: where the page came from.
+    /// A browser's word on whether the page is of the same site.
     SecFetchSite,
-    /// Framing, written anew.
+    /// Framing. The relay writes its own.
     TransferEncoding,
-    /// Ends here; a WebSocket is told apart by it.
+    /// The protocol to change to. A WebSocket handshake is recognised by it.
     Upgrade,
-    /// A client's ends here: it would change the method or the target, or ask for a response that
-    /// cannot be searched for the key. A response's travels on.
+    /// In a request, such a field would change the method or the target, or ask for a response that
+    /// cannot be searched for the key.
     Withheld,
-    /// Ends here: it would be taken for one of the others (see [`is_alike`]).
+    /// A server may take the name for one of the others (see [`is_alike`]).
     Disguised,
 }
 
 impl FieldName {
-    /// Looks a field name up; case does not matter.
+    /// Looks up a field name, in any case.
     pub fn of(name: &[u8]) -> FieldName {
-        // Length and first letter settle nearly every field of a real request. No known name begins
-        // with a mark, so what is alike has the same first letter.
+        // Length and first letter decide nearly every field of a real request. No known name begins
+        // with a mark, so names that are alike have the same first letter.
         match (name.len(), name.first().map_or(0, |first| first | 0x20)) {
             (2, b't') => FieldName::HopByHop.of_any(name, [b"te"]),
             (4, b'd') => FieldName::Date.of_any(name, [b"date"]),
-            // A body may be encoded by RFC 3229 too: asked for by A-IM, told by IM.
+            // RFC 3229 has another way to encode a body: A-IM asks for it, IM announces it.
             (2, b'i') => FieldName::ContentEncoding.of_any(name, [b"im"]),
             (4, b'a') => FieldName::Withheld.of_any(name, [b"a-im"]),
             (4, b'h') => FieldName::Host.of_any(name, [b"host"]),
@@ -114,13 +114,13 @@ impl FieldName {
             (17, b't') => FieldName::TransferEncoding.of_any(name, [b"transfer-encoding"]),
             (17, b'x') => FieldName::Withheld.of_any(name, [b"x-method-override"]),
             (22, b'x') => FieldName::Withheld.of_any(name, [b"x-http-method-override"]),
-            // Proxy-Authorization, Proxy-Connection, Proxy-Authenticate and their kin.
+            // Proxy-Authorization, Proxy-Connection, Proxy-Authenticate and so on.
             (6.., b'p') => FieldName::HopByHop.of_any(&name[..6], [b"proxy-"]),
             _ => FieldName::Other,
         }
     }
 
-    /// This, if the name is one of these; disguised, if it is alike.
+    /// `self` if `name` is one of `known`, `Disguised` if it is alike, otherwise `Other`.
     #[inline(always)]
     fn of_any<const LEN: usize, const N: usize>(
         self,
@@ -143,22 +143,22 @@ impl FieldName {
     }
 }
 
-/// Two names that differ in nothing but case; `known` is in lower case. Written without branches, for
-/// lengths that the compiler knows.
+/// Two names differ only in case; `known` is in lower case. There is no branch: the compiler knows
+/// the length and compares whole words.
 #[inline(always)]
 fn is_same<const LEN: usize>(name: &[u8; LEN], known: &[u8; LEN]) -> bool {
     let case = |known: &u8| if known.is_ascii_lowercase() { 0x20 } else { 0 };
     name.iter().zip(known).fold(0, |all, (x, y)| all | ((x | case(y)) ^ y)) == 0
 }
 
-/// What the length fields of one head say, before it is judged.
+/// The framing fields of one head, before [`Framing`](super::framing::Framing) judges them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FramingFields {
-    /// Content-Length fields seen.
+    /// The number of Content-Length fields.
     pub content_lengths: usize,
-    /// The last one's value, where it is one plain number.
+    /// The value of the last one, if it is one plain number.
     pub length: Option<u64>,
-    /// Transfer-Encoding fields seen.
+    /// The number of Transfer-Encoding fields.
     pub transfer_encodings: usize,
     /// The last one is exactly `chunked`.
     pub chunked: bool,
@@ -178,6 +178,10 @@ impl FramingFields {
     }
 }
 
+/// A connection option is not a token, or there are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidOptions;
+
 /// The Connection fields of one head.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConnectionOptions {
@@ -185,24 +189,24 @@ pub struct ConnectionOptions {
     pub close: bool,
     /// `upgrade` was among the options.
     pub upgrade: bool,
-    /// Some option names a field that would otherwise travel on.
+    /// Some option names a field.
     pub names_fields: bool,
     options: usize,
 }
 
 impl ConnectionOptions {
-    /// Notes a Connection field; false when it cannot be read or holds too many options, of which an
-    /// empty one counts too.
-    pub fn note(&mut self, value: &[u8]) -> bool {
+    /// Notes a Connection field. An option that is not a token, or one option too many, is an
+    /// error; empty options count too.
+    pub fn note(&mut self, value: &[u8]) -> Result<(), InvalidOptions> {
         for option in members(value) {
             self.options += 1;
             if self.options > limits::CONNECTION_OPTIONS
                 || !option.iter().all(|b| is_token_byte(*b))
             {
-                return false;
+                return Err(InvalidOptions);
             }
             if option.is_empty() {
-                // An empty member of a list means nothing (RFC 9110 §5.6.1.2).
+                // An empty list member has no meaning (RFC 9110 §5.6.1.2).
             } else if option.eq_ignore_ascii_case(b"close") {
                 self.close = true;
             } else if option.eq_ignore_ascii_case(b"upgrade") {
@@ -211,19 +215,19 @@ impl ConnectionOptions {
                 self.names_fields = true;
             }
         }
-        true
+        Ok(())
     }
 }
 
-/// The names in the Connection fields of one head, read once and kept in order, so that each field of
-/// the head is looked up in as many comparisons as their number has binary digits.
+/// The names in the Connection fields of one head, sorted: a field of the head is looked up by
+/// binary search.
 pub(super) struct NamedFields<'b> {
     names: [&'b [u8]; limits::CONNECTION_OPTIONS],
     count: usize,
 }
 
 impl<'b> NamedFields<'b> {
-    /// Of Connection fields that [`ConnectionOptions::note`] has taken.
+    /// From Connection fields that [`ConnectionOptions::note`] has accepted.
     #[cold]
     pub(super) fn by(values: impl Iterator<Item = &'b [u8]>) -> NamedFields<'b> {
         let mut named = NamedFields { names: [&[]; limits::CONNECTION_OPTIONS], count: 0 };
@@ -237,7 +241,7 @@ impl<'b> NamedFields<'b> {
         named
     }
 
-    /// One of the names is this; case does not matter.
+    /// One of the names is `name`, in any case.
     pub(super) fn contains(&self, name: &[u8]) -> bool {
         self.search(name).is_ok()
     }
@@ -305,17 +309,17 @@ mod tests {
     #[test]
     fn connection_options_are_bounded_and_must_be_tokens() {
         let list = |n: usize| vec!["a"; n].join(", ").into_bytes();
-        assert!(ConnectionOptions::default().note(&list(limits::CONNECTION_OPTIONS)));
-        assert!(!ConnectionOptions::default().note(&list(limits::CONNECTION_OPTIONS + 1)));
+        assert!(ConnectionOptions::default().note(&list(limits::CONNECTION_OPTIONS)).is_ok());
+        assert!(ConnectionOptions::default().note(&list(limits::CONNECTION_OPTIONS + 1)).is_err());
         let commas = |n: usize| ",".repeat(n).into_bytes();
-        assert!(ConnectionOptions::default().note(&commas(limits::CONNECTION_OPTIONS - 1)));
-        assert!(!ConnectionOptions::default().note(&commas(limits::CONNECTION_OPTIONS)));
+        assert!(ConnectionOptions::default().note(&commas(limits::CONNECTION_OPTIONS - 1)).is_ok());
+        assert!(ConnectionOptions::default().note(&commas(limits::CONNECTION_OPTIONS)).is_err());
         let mut many = ConnectionOptions::default();
-        assert!((0..limits::CONNECTION_OPTIONS).all(|_| many.note(b"")));
-        assert!(!many.note(b""));
-        assert!(!ConnectionOptions::default().note(b"a b"));
+        assert!((0..limits::CONNECTION_OPTIONS).all(|_| many.note(b"").is_ok()));
+        assert!(many.note(b"").is_err());
+        assert!(ConnectionOptions::default().note(b"a b").is_err());
         let mut connection = ConnectionOptions::default();
-        assert!(connection.note(b" , Keep-Alive,,CLOSE , "));
+        assert!(connection.note(b" , Keep-Alive,,CLOSE , ").is_ok());
         assert!(connection.close && !connection.names_fields && !connection.upgrade);
     }
 

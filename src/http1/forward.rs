@@ -49,9 +49,9 @@ pub(super) const fn is_for_client(name: FieldName) -> bool {
     matches!(travels(name), Travels::BothWays | Travels::ToClient)
 }
 
-/// Adds the field lines that `keeps` accepts and that Connection does not name, in order and as they
-/// are spelled. Neighbouring lines become one range of the input. `names` are the fields' meanings,
-/// in the same order as the fields.
+/// Adds the field lines that `keeps` accepts and that Connection does not name, in order and as
+/// they are spelled. Neighbouring lines become one range of the input. `names` are the fields'
+/// meanings, in the same order as the fields.
 pub(super) fn forwarded_fields(
     fields: &Fields<'_, '_>,
     names: &[FieldName],

@@ -1,27 +1,28 @@
-//! How the end of a body is found (RFC 9112 §6.3), and the reading of bodies up to it.
+//! The framing of a body (RFC 9112 §6.3), and the scan for its end.
 
 use super::chunked::{ChunkFault, ChunkScanner, ChunkStep};
 use super::field::FramingFields;
 
-/// How the end of a message's body is found.
+/// How the end of a body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// There is no body, whatever the fields say.
+    /// The message has no body, whatever its fields say.
     None,
-    /// So many bytes.
+    /// A known number of bytes.
     Length(u64),
     /// Chunked transfer coding.
     Chunked,
-    /// Close-delimited; responses only.
+    /// The end of the connection; in responses only.
     UntilClose,
 }
 
-/// The length fields contradict each other, repeat, or cannot be read.
+/// The framing fields contradict each other, are repeated, or are malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FramingFault;
 
 impl Framing {
-    /// The framing of a request. Neither field: an empty body. HTTP/1.0 knows no transfer coding.
+    /// The framing of a request. Without a framing field, the body is empty. HTTP/1.0 has no
+    /// transfer coding.
     pub fn of_request(lengths: &FramingFields, http10: bool) -> Result<Framing, FramingFault> {
         match Framing::declared(lengths, http10)? {
             Some(framing) => Ok(framing),
@@ -77,7 +78,7 @@ impl Coding {
 pub enum Body {
     /// Nothing is left.
     End,
-    /// So many bytes are left; never 0.
+    /// This many bytes are left; never 0.
     Length(u64),
     /// Chunks are left.
     Chunked(ChunkScanner),
@@ -96,7 +97,7 @@ impl Body {
         }
     }
 
-    /// Looks at `input` up to the end of the first run of data in it, or of the body.
+    /// Scans `input` up to the end of the first range of data, or of the body.
     pub fn step(&mut self, input: &[u8]) -> Result<ChunkStep, ChunkFault> {
         let step = match self {
             Body::End => ChunkStep { end: true, ..ChunkStep::default() },

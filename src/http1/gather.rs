@@ -1,27 +1,27 @@
-//! Bytes on their way out, as a list of where they stand, so that nothing is copied that a pointer
-//! can spare.
+//! Outgoing bytes as a list of ranges, as `writev(2)` takes them, so that long ranges are never
+//! copied.
 
 use core::ops::Range;
 
 use super::limits;
 use super::work;
 
-/// One run of outgoing bytes.
+/// One range of outgoing bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// The block that ends in the key: request line, Host, the key's field. It stands first or not
-    /// at all, and only `process::credential` knows its bytes.
+    /// The block that ends in the key: request line, Host and the key's field. It comes first or
+    /// not at all. Only `process::credential` knows its bytes.
     Credential,
-    /// Bytes `start..end` of the input that the list was made from.
+    /// Bytes `start..end` of the input from which the list was made.
     Input(usize, usize),
     /// Bytes `start..end` of the list's own text.
     Text(usize, usize),
 }
 
-/// A moment to the second, as HTTP writes it: an IMF-fixdate (RFC 9110 §5.6.7).
+/// A point in time as HTTP writes it: an IMF-fixdate (RFC 9110 §5.6.7).
 pub type HttpDate = [u8; 29];
 
-/// A list of runs. Cleared and used again: it does not allocate once it has grown.
+/// A list of segments. It is cleared and used again, so it does not allocate once it has grown.
 #[derive(Default)]
 pub struct GatherList {
     text: Vec<u8>,
@@ -30,33 +30,34 @@ pub struct GatherList {
 }
 
 impl GatherList {
-    /// Forgets everything but the date, keeps the memory.
+    /// Empties the list. The date and the memory are kept.
     pub fn clear(&mut self) {
         self.text.clear();
         self.segments.clear();
     }
 
-    /// What Date fields say from here on. Until then none are written: there is no clock in this room.
+    /// Sets the value of Date fields. Before the first call none are written, since this room has
+    /// no clock.
     pub fn set_date(&mut self, date: HttpDate) {
         self.date = Some(date);
     }
 
-    /// Nothing to send.
+    /// There is nothing to send.
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }
 
-    /// No more body should be added before this list has been sent.
+    /// The list should be sent before more of a body is added.
     pub fn is_full(&self) -> bool {
         self.segments.len() + 4 > limits::GATHER_SEGMENTS || self.text.len() >= limits::GATHER_TEXT
     }
 
-    /// The runs in order.
+    /// The segments in order.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// The bytes of a run; the credential block has none here.
+    /// The bytes of a segment. The credential block has none here.
     pub fn bytes<'a>(&'a self, segment: Segment, input: &'a [u8]) -> &'a [u8] {
         match segment {
             Segment::Credential => &[],
@@ -65,7 +66,7 @@ impl GatherList {
         }
     }
 
-    /// The runs as byte strings, in order, without the credential block.
+    /// The bytes of all segments in order, without the credential block.
     pub fn slices<'a>(&'a self, input: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         self.segments
             .iter()
@@ -83,7 +84,7 @@ impl GatherList {
         self.segments.push(Segment::Credential);
     }
 
-    /// Adds `range` of `input`.
+    /// Adds a range of `input`.
     pub(crate) fn input(&mut self, input: &[u8], range: Range<usize>) {
         if range.len() <= limits::GATHER_COPY {
             self.text(&input[range]);
@@ -96,7 +97,7 @@ impl GatherList {
         }
     }
 
-    /// Adds bytes of our own.
+    /// Adds bytes of the relay's own.
     pub(crate) fn text(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -112,7 +113,7 @@ impl GatherList {
         }
     }
 
-    /// Adds a Date field, where there is a clock.
+    /// Adds a Date field, if the date is known.
     pub(crate) fn date(&mut self) {
         if let Some(date) = self.date {
             self.text(b"Date: ");

@@ -1,5 +1,5 @@
-//! Heads: httparse finds the parts, a strict pass over the raw bytes refuses what httparse lets
-//! through (bare LF, repeated empty lines) and what it has no limits for.
+//! Heads. httparse finds the parts; a strict pass over the raw bytes refuses what httparse accepts
+//! (bare LF, repeated empty lines), and limits bound what httparse does not.
 
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -8,35 +8,35 @@ use super::limits;
 use super::local_response::Reject;
 use super::work;
 
-/// A request head whose bytes are sound; what they say is not judged yet.
+/// A well-formed request head; its meaning is not judged yet.
 pub struct RequestHead<'h, 'b> {
-    /// Where the bytes were found; `fields` point into it.
+    /// The input; `fields` point into it.
     pub input: &'b [u8],
     /// The method, a token.
     pub method: &'b [u8],
-    /// The request target as it was sent.
+    /// The request target, byte for byte.
     pub target: &'b [u8],
-    /// The version is HTTP/1.0; else it is HTTP/1.1.
+    /// The version is HTTP/1.0; otherwise HTTP/1.1.
     pub http10: bool,
     /// The field lines.
     pub fields: Fields<'h, 'b>,
-    /// Bytes of `input` that the head takes, a leading empty line included.
+    /// The length of the head in `input`, with an empty line before it.
     pub len: usize,
 }
 
-/// A response head whose bytes are sound.
+/// A well-formed response head.
 pub struct ResponseHead<'h, 'b> {
-    /// Where the bytes were found.
+    /// The input; `fields` and `reason` point into it.
     pub input: &'b [u8],
     /// 100 to 599.
     pub status: u16,
-    /// Where the reason phrase stands; may be empty.
+    /// The reason phrase in `input`; may be empty.
     pub reason: Range<usize>,
-    /// The version is HTTP/1.0; else it is HTTP/1.1.
+    /// The version is HTTP/1.0; otherwise HTTP/1.1.
     pub http10: bool,
     /// The field lines.
     pub fields: Fields<'h, 'b>,
-    /// Bytes of `input` that the head takes.
+    /// The length of the head in `input`.
     pub len: usize,
 }
 
@@ -48,14 +48,14 @@ pub struct MalformedHead;
 pub struct Fields<'h, 'b> {
     headers: &'h [httparse::Header<'b>],
     input: &'b [u8],
-    /// Where the empty line begins.
+    /// The start of the empty line.
     end: usize,
 }
 
 /// One field line.
 #[derive(Clone)]
 pub struct Field<'b> {
-    /// The name as it was spelled.
+    /// The name as it is spelled.
     pub name: &'b [u8],
     /// The value without white space around it.
     pub value: &'b [u8],
@@ -64,7 +64,7 @@ pub struct Field<'b> {
 }
 
 impl<'b> Fields<'_, 'b> {
-    /// What the lines stand in.
+    /// The input that contains the lines.
     pub fn input(&self) -> &'b [u8] {
         self.input
     }
@@ -81,28 +81,28 @@ impl<'b> Fields<'_, 'b> {
     }
 }
 
-/// Where `part`, a slice of `whole`, begins in it.
+/// The position in `whole` of its slice `part`.
 fn offset(whole: &[u8], part: &[u8]) -> usize {
     part.as_ptr() as usize - whole.as_ptr() as usize
 }
 
 type Headers<'b> = [MaybeUninit<httparse::Header<'b>>; limits::FIELDS];
 
-/// How much of an incomplete head has been looked at. What drips in costs no more than a small
-/// multiple of its length: bytes are checked once, and lines are parsed again only when one of them
-/// has been completed, and beyond [`limits::HEAD_REPARSES`] only when the head has.
+/// How far an incomplete head has been scanned. A head that arrives in parts costs at most a small
+/// multiple of its length: each byte is checked once, and the head is parsed again only when a line
+/// has been completed. Beyond [`limits::HEAD_REPARSES`] it is parsed only when it is complete.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ScanProgress {
     /// Bytes that have been checked.
     checked: usize,
     /// The first line has ended.
     has_line: bool,
-    /// Bytes that went through the parser.
+    /// Bytes that the parser has read, over all its runs.
     parsed: usize,
 }
 
 impl ScanProgress {
-    /// Parsing may bring news.
+    /// Parsing may give another result than before.
     fn is_news(&mut self, head: &[u8]) -> bool {
         let fresh = &head[self.checked.min(head.len())..];
         let news = self.checked == 0
@@ -115,13 +115,13 @@ impl ScanProgress {
         news
     }
 
-    /// An empty line stands in what has not been checked.
+    /// The unchecked bytes contain an empty line.
     fn is_whole(&self, head: &[u8]) -> bool {
         let from = self.checked.saturating_sub(3);
         head[from..].windows(3).any(|end| end == b"\n\r\n")
     }
 
-    /// What can be said of a head whose end has not come: refuse now what can never become sound.
+    /// Checks a head whose end has not arrived: refuses it if it can never become well-formed.
     fn check(&mut self, head: &[u8]) -> Result<(), Reject> {
         let fresh = self.checked.min(head.len());
         if !self.has_line {
@@ -135,12 +135,12 @@ impl ScanProgress {
         if head.len() >= limits::HEAD {
             return Err(Reject::HeadTooLarge);
         }
-        // The byte before goes with the first new one, unless it ended a line.
+        // The byte before the first new one is checked with it, unless it ended a line.
         let from = match head[..fresh] {
             [] | [.., b'\n'] => fresh,
             _ => fresh - 1,
         };
-        // A CR at the very end may yet get its LF.
+        // The LF of a CR at the very end may still arrive.
         let settled = head[from..].strip_suffix(b"\r").unwrap_or(&head[from..]);
         self.checked = head.len();
         if is_clean(settled) { Ok(()) } else { Err(Reject::Malformed) }
@@ -149,7 +149,7 @@ impl ScanProgress {
 
 /// Reads the request head at the front of `input` and hands it to `judge`.
 ///
-/// `Ok(None)`: more bytes are needed. What is wrong is reported as soon as it can be progress.
+/// `Ok(None)`: more bytes are needed. An error is reported as soon as it can be seen.
 pub fn request<'b, T>(
     input: &'b [u8],
     progress: &mut ScanProgress,
@@ -206,7 +206,7 @@ pub fn request<'b, T>(
             (line, httparse::Error::Version)
                 if has_other_version(line, head.len() > line.len()) =>
             {
-                // It may go on behind the version and not be sound after all.
+                // The line may go on behind the version and be malformed after all.
                 return if head.contains(&b'\n') {
                     Err(Reject::VersionNotSupported)
                 } else {
@@ -229,7 +229,7 @@ pub fn response<'b, T>(
     if input.is_empty() {
         return Ok(None);
     }
-    // httparse skips empty lines; nothing may stand before a status line.
+    // httparse skips empty lines, but nothing may precede a status line.
     if input[0] != b'H' {
         return Err(MalformedHead);
     }
@@ -265,14 +265,14 @@ pub fn response<'b, T>(
     }
 }
 
-/// The first line without its end, or as much of it as is there.
+/// The first line without its end, or the part of it that has arrived.
 fn line(head: &[u8]) -> &[u8] {
     let end = head.iter().position(|byte| *byte == b'\n').unwrap_or(head.len());
     head[..end].strip_suffix(b"\r").unwrap_or(&head[..end])
 }
 
-/// Every CR is followed by LF, every LF preceded by CR, and no other control byte but HTAB stands
-/// anywhere. Written without branches, so that the compiler turns it into vector code.
+/// Every CR is followed by LF, every LF is preceded by CR, and HTAB is the only other control byte.
+/// There is no branch, so the compiler can vectorise the loop.
 fn is_clean(head: &[u8]) -> bool {
     work::spend(head.len());
     let control = |byte: u8| {
@@ -292,8 +292,8 @@ fn is_clean(head: &[u8]) -> bool {
     bad == 0
 }
 
-/// A sound request line, or the beginning of one, but for its version: `token SP target SP
-/// HTTP/d.d`, not 1.0 or 1.1.
+/// The line is `token SP target SP HTTP/d.d`, or the beginning of that, with a version other than
+/// 1.0 and 1.1.
 fn has_other_version(line: &[u8], is_whole: bool) -> bool {
     let mut parts = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) =

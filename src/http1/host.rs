@@ -24,7 +24,8 @@ impl HostKind {
         kind
     }
 
-    /// `--allow-host` may name this: a name, an IPv4 address or `[IPv6]`, without a port or pattern.
+    /// `--allow-host` may have this value: a name, an IPv4 address or `[IPv6]`, without a port and
+    /// without a pattern.
     pub fn can_be_allowed(name: &[u8]) -> bool {
         let (host, kind) = HostKind::split(name);
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._[:]".contains(b);
@@ -78,7 +79,7 @@ fn is_port(text: &[u8]) -> bool {
     }
 }
 
-/// RFC 3986 §3.2.2 reg-name; IPv4 addresses are spelled with the same bytes.
+/// A reg-name (RFC 3986 §3.2.2). An IPv4 address is one too.
 fn is_reg_name(host: &[u8]) -> bool {
     let mut rest = host;
     loop {

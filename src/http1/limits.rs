@@ -1,25 +1,25 @@
-//! Every bound on what a peer can make this program hold, in one place.
-//!
-//! Each is tested at n and n + 1.
+//! Bounds on the bytes and counts of HTTP messages, and a few that sockets, TLS and the key share
+//! with them. Each is tested at n and n + 1.
 
 /// Bytes of a request or response head, from the first byte of the start line to the end of the
 /// empty line; also of a trailer section.
 pub const HEAD: usize = 64 * 1024;
-/// Bytes of all request heads that are buffered at one time: unfinished ones, and those that wait for
-/// an upstream connection. Beyond, the oldest unfinished one gets 408.
+/// Bytes of all request heads that are buffered at one time: incomplete heads, and heads that wait
+/// for an upstream connection. Beyond the limit, the oldest incomplete head gets 408.
 pub const HEADS: usize = 32 * 1024 * 1024;
-/// All pauses of one request body together may last so many times `--client-timeout`, and a second
-/// more for each [`UPLOAD_RATE`] bytes.
+/// The pauses of one request body may add up to this many times `--client-timeout`, plus one second
+/// for each [`UPLOAD_RATE`] bytes.
 pub const UPLOAD_PATIENCE: u32 = 5;
-/// Bytes of a request body that make up for a second of its pauses.
+/// Bytes of a request body that allow one second more of pauses.
 pub const UPLOAD_RATE: u32 = 500;
 /// Bytes of a request line, without its CRLF.
 pub const REQUEST_LINE: usize = 8 * 1024;
-/// How often the bytes of a head that arrives in parts are parsed, on average, before it is complete.
+/// How often the bytes of a head that arrives in parts are parsed, on average, before the head is
+/// complete.
 pub const HEAD_REPARSES: usize = 16;
 /// Field lines in a head, and in a trailer section.
 pub const FIELDS: usize = 128;
-/// Connection options in one head; more are refused rather than searched.
+/// Connection options in one head.
 pub const CONNECTION_OPTIONS: usize = 64;
 /// Bytes of chunk extensions on one chunk-size line, white space included.
 pub const CHUNK_EXT: usize = 256;
@@ -27,15 +27,16 @@ pub const CHUNK_EXT: usize = 256;
 pub const CHUNK_DIGITS: u8 = 16;
 /// Interim (1xx) responses passed on for one request.
 pub const INTERIM: u8 = 64;
-/// Body bytes read and dropped to keep a connection usable after an early refusal.
+/// Bytes of a refused body that are read and dropped, so that the connection can be used again.
 pub const DROP: u64 = 64 * 1024;
 /// Bytes of an upstream's request id that the access log repeats.
 pub const REQUEST_ID: usize = 64;
 /// Digits of a Retry-After that the access log repeats: up to eleven days in seconds.
 pub const RETRY_AFTER_DIGITS: usize = 6;
-/// Bytes up to which a range of the input is copied into a gather list. Longer ranges are referenced.
+/// Up to this length, ranges of the input are copied into a gather list. Longer ones are
+/// referenced.
 pub const GATHER_COPY: usize = 512;
-/// Segments of a gather list. So many slices for one `writev` fit on the stack.
+/// Segments of a gather list; their slices lie on the stack for `writev`.
 pub const GATHER_SEGMENTS: usize = 96;
 /// Bytes of a gather list's own text. One more segment may follow.
 pub const GATHER_TEXT: usize = 16 * 1024;
@@ -47,11 +48,12 @@ pub const KEY: usize = 1024;
 pub const TOKEN68: usize = 8 * 1024;
 /// Bytes of the value of `--auth-header`.
 pub const AUTH_HEADER: usize = 128;
-/// Client connections at one time, where `--max-connections` does not say otherwise.
+/// Client connections at one time, unless `--max-connections` says otherwise.
 pub const CONNECTIONS: usize = 1024;
 /// Bytes of the upstream URL.
 pub const URL: usize = 4096;
 
-/// The block (request line, Host, the key's field) fits into one record and leaves room for fields,
-/// however long its parts are. The URL's bytes are in it once; the 128 are for the words between them.
+/// The credential block (request line, Host, the key's field) fits into one record and leaves room
+/// for fields, however long its parts are. It contains the bytes of the URL once; 128 bytes are for
+/// the words in between.
 const _: () = assert!(URL + AUTH_HEADER + TOKEN68 + 128 <= RECORD - 3 * 1024);

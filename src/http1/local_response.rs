@@ -60,8 +60,8 @@ pub enum UpstreamFault {
     OutOfDescriptors,
     /// The connector process has ended.
     ConnectorFailed,
-    /// A secret would go in the clear to a process of this machine that does not belong to a trusted
-    /// user, as far as is known.
+    /// A secret would go in the clear to a process of this machine that does not belong to a
+    /// trusted user, as far as is known.
     NotTrusted,
     /// The certificate is not signed by a trusted issuer.
     TlsUnknownIssuer,
@@ -297,8 +297,8 @@ impl LocalResponse {
         }
     }
 
-    /// Writes the response, on a connection that ends after it or not. The JSON body is left out in a
-    /// response to HEAD.
+    /// Writes the response, on a connection that ends after it or not. The JSON body is left out in
+    /// a response to HEAD.
     pub fn write(&self, close: bool, is_head: bool, out: &mut GatherList) {
         const BODY: [&str; 3] =
             ["{\"error\":{\"message\":\"", "\",\"type\":\"proxy_error\",\"code\":\"", "\"}}\n"];

@@ -1,9 +1,9 @@
-//! The two fields of a response that the access log may repeat, checked byte by byte.
+//! The two response fields that the access log may repeat. Each byte of them is checked.
 
 use super::digits;
 use super::limits;
 
-/// The upstream's id of a request: 1 to 64 bytes of `A-Z a-z 0-9 - _`.
+/// The upstream's name for a request: 1 to 64 bytes of `A-Z a-z 0-9 - _`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId {
     bytes: [u8; limits::REQUEST_ID],
@@ -11,7 +11,7 @@ pub struct RequestId {
 }
 
 impl RequestId {
-    /// Takes a value that has no other byte.
+    /// `None` for a value with any other byte.
     fn of(value: &[u8]) -> Option<RequestId> {
         let is_fine = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         if value.is_empty() || !value.iter().all(is_fine) {
@@ -28,13 +28,13 @@ impl RequestId {
     }
 }
 
-/// A field that counts only when the head has it once.
+/// A field that counts only if it occurs once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Once<T> {
     #[default]
     Missing,
     Value(T),
-    /// It came again, or cannot be read.
+    /// The field is repeated or malformed.
     Unclear,
 }
 
@@ -54,7 +54,7 @@ impl<T> Once<T> {
     }
 }
 
-/// What of a response head may be repeated in the access log.
+/// The fields of one response head that the access log may repeat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoggedFields {
     request_id: Once<RequestId>,
@@ -81,7 +81,7 @@ impl LoggedFields {
         self.request_id.value()
     }
 
-    /// `Retry-After` in seconds; a date is not read.
+    /// `Retry-After` in seconds. A date counts as malformed.
     pub fn retry_after(&self) -> Option<u64> {
         self.retry_after.value()
     }

@@ -1,6 +1,6 @@
 //! The egress proxy: its URL, and the hosts that do not go through it (NO_PROXY). The variables are
-//! read as curl reads them; where curl would guess, the value is refused. Unlike curl 7.88, NO_PROXY
-//! may name networks of IPv6 addresses.
+//! read as curl reads them; where curl would guess, the value is refused. Unlike curl 7.88,
+//! NO_PROXY may name networks of IPv6 addresses.
 
 use core::fmt;
 
@@ -8,7 +8,7 @@ use super::digits;
 use super::limits;
 use super::url::{Host, UrlError, host_and_port, v4, v6};
 
-/// The port of a proxy whose URL names none: curl's choice.
+/// The port of a proxy whose URL names none. curl uses the same.
 const PORT: u16 = 1080;
 
 /// A URL of the form `[http://][user[:password]@]host[:port][/]`.
@@ -18,22 +18,22 @@ pub struct ProxyUrl<'a> {
     pub host: Host,
     /// 1 to 65535.
     pub port: u16,
-    /// What stands before the `@`, still percent-encoded; see [`ProxyUrl::credentials`].
+    /// The part before the `@`, percent-encoded; see [`ProxyUrl::credentials`].
     userinfo: Option<&'a [u8]>,
 }
 
-/// Why a proxy cannot be used. No byte of its URL is inside.
+/// Why a proxy cannot be used. The error contains no byte of the URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyUrlError {
-    /// TLS to the proxy itself.
+    /// The URL asks for TLS to the proxy itself.
     Https,
-    /// SOCKS.
+    /// The proxy speaks SOCKS.
     Socks,
-    /// Some other scheme.
+    /// The scheme is another one.
     Scheme,
     /// A second `@`, a user name with a colon in it, or a control byte.
     Userinfo,
-    /// Something behind host and port.
+    /// Host and port are followed by something.
     Path,
     /// Host, port or length.
     Url(UrlError),
@@ -57,7 +57,7 @@ impl fmt::Display for ProxyUrlError {
 }
 
 impl ProxyUrl<'_> {
-    /// Reads the value of a variable.
+    /// Parses the value of an environment variable.
     pub fn parse(text: &[u8]) -> Result<ProxyUrl<'_>, ProxyUrlError> {
         if text.len() > limits::URL {
             return Err(ProxyUrlError::Url(UrlError::TooLong));
@@ -94,8 +94,8 @@ impl ProxyUrl<'_> {
         Ok(ProxyUrl { host, port, userinfo: userinfo.filter(|text| !text.is_empty()) })
     }
 
-    /// `user:password` as Basic credentials hold it (RFC 7617 §2), byte by byte and never put
-    /// together; `None` when the URL has none.
+    /// `user:password` as Basic credentials contain it (RFC 7617 §2). The bytes come one at a time,
+    /// so that no copy is made in memory. `None`: the URL has no credentials.
     pub fn credentials(&self) -> Option<impl Iterator<Item = u8>> {
         let text = self.userinfo?;
         let colon = (!text.contains(&b':')).then_some(b':');
@@ -103,7 +103,7 @@ impl ProxyUrl<'_> {
     }
 }
 
-/// RFC 3986 §3.1.
+/// The bytes of a scheme (RFC 3986 §3.1).
 fn is_scheme(text: &[u8]) -> bool {
     text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte))
 }
@@ -113,8 +113,8 @@ fn is_userinfo(text: &[u8]) -> bool {
     !decoded(user).any(|byte| byte == b':') && !decoded(text).any(|byte| byte.is_ascii_control())
 }
 
-/// The bytes that percent-encoded text stands for. As in curl, a `%` that two hexadecimal digits do
-/// not follow stands for itself.
+/// Percent-decodes `text`. As in curl, a `%` without two hexadecimal digits behind it stays as it
+/// is.
 fn decoded(mut text: &[u8]) -> impl Iterator<Item = u8> {
     let hex = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
     core::iter::from_fn(move || {
@@ -130,10 +130,10 @@ fn decoded(mut text: &[u8]) -> impl Iterator<Item = u8> {
     })
 }
 
-/// The value of NO_PROXY names this host: itself, a domain that it is in, its address or a network of
-/// it, or everything.
+/// NO_PROXY names this host: its name, a domain above it, its address, a network that contains the
+/// address, or everything.
 pub fn is_exempt(no_proxy: &[u8], host: &Host) -> bool {
-    // Neither `* ` nor a line break means more than to curl: what is unclear goes through the proxy.
+    // As in curl, `* ` is not `*`, and a line break separates nothing. In doubt, the proxy is used.
     no_proxy == b"*"
         || no_proxy
             .split(|byte| matches!(byte, b',' | b' ' | b'\t'))
@@ -145,7 +145,7 @@ pub fn is_exempt(no_proxy: &[u8], host: &Host) -> bool {
             })
 }
 
-/// `example.com`, which may be spelled with a dot before and behind it, names itself and all below.
+/// `example.com` covers itself and all names below it. A dot before or behind it changes nothing.
 fn is_in_domain(name: &str, entry: &str) -> bool {
     let domain = entry.strip_suffix('.').unwrap_or(entry);
     let domain = domain.strip_prefix('.').unwrap_or(domain).as_bytes();
@@ -158,7 +158,8 @@ fn is_in_domain(name: &str, entry: &str) -> bool {
         && before.last().is_none_or(|byte| *byte == b'.')
 }
 
-/// An address, or one with the number of bits that count. As in curl, 0 bits mean all of them.
+/// `entry` is an address, or an address with the number of bits that count. As in curl, 0 means
+/// all of them.
 fn is_in_network<const N: usize>(
     address: &[u8; N],
     entry: &str,

@@ -1,22 +1,22 @@
-//! Which known route a refused request asked for, for the access log. The log has a name of this list,
+//! The route of a refused request, for the access log. The log contains a name from this list,
 //! never the client's bytes.
 
 use super::work;
 
-/// What a refused request asked for.
+/// The route of a refused request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusedRoute {
-    /// `/v1/responses` itself: with another method, or refused for another reason than the route.
+    /// `/v1/responses` itself, with another method or refused for another reason.
     Responses,
     /// `/v1/responses` with a query.
     ResponsesQuery,
-    /// `/v1/responses/ID` and what is below it, but for those that have a name of their own.
+    /// `/v1/responses/ID` and everything below it that has no name of its own.
     ResponsesId,
     /// `/v1/responses/compact`.
     Compact,
     /// `/v1/responses/input_tokens`.
     InputTokens,
-    /// `/responses`: the base URL lacks `/v1`.
+    /// `/responses`: the client's base URL lacks `/v1`.
     WithoutV1,
     /// `/v1/models` and `/v1/models/NAME`.
     Models,
@@ -26,11 +26,11 @@ pub enum RefusedRoute {
     Completions,
     /// `/v1/embeddings`.
     Embeddings,
-    /// `/v1/images/` and what is below it.
+    /// Everything below `/v1/images/`.
     Images,
     /// `/v1/alpha/search`.
     Search,
-    /// `/v1/files`, `/v1/uploads` and `/v1/vector_stores`, and what is below them.
+    /// `/v1/files`, `/v1/uploads`, `/v1/vector_stores` and everything below them.
     Files,
     /// `/shutdown`.
     Shutdown,
@@ -45,7 +45,7 @@ pub enum RefusedRoute {
 }
 
 impl RefusedRoute {
-    /// Compares the path. A query behind it makes no difference but where it is named.
+    /// Compares the path. Only `/v1/responses` is told apart by its query.
     pub fn of(target: &[u8]) -> RefusedRoute {
         work::spend(target.len());
         let end = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
@@ -77,7 +77,7 @@ impl RefusedRoute {
         }
     }
 
-    /// As the log has it.
+    /// The name in the log.
     pub const fn name(self) -> &'static str {
         match self {
             RefusedRoute::Responses => "responses",

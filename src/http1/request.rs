@@ -1,4 +1,4 @@
-//! Requests: which are accepted, and the head that goes upstream.
+//! Requests: which of them are accepted, and the head that goes upstream.
 
 use super::auth_header::AuthHeader;
 use super::field::{self, ConnectionOptions, FieldName, FramingFields};
@@ -13,75 +13,76 @@ use super::refused_route::RefusedRoute;
 use super::target::Route;
 use super::url::UpstreamUrl;
 
-/// What a sound request head says.
+/// What a well-formed request head says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What it asks for, or why that is refused.
+    /// The route, or why the request is refused.
     pub verdict: Result<Route, Reject>,
-    /// What a request that is refused asked for.
+    /// The route of a request that is refused.
     pub refused_route: Option<RefusedRoute>,
-    /// How its body ends.
+    /// How the body ends.
     pub framing: Framing,
-    /// Bytes of the head.
+    /// The length of the head.
     pub len: usize,
-    /// The client speaks HTTP/1.0: no chunked answers, no interim answers, no keep-alive.
+    /// The client speaks HTTP/1.0: no chunked responses, no interim responses, no keep-alive.
     pub http10: bool,
     /// The client will not use the connection again.
     pub close: bool,
     /// The client waits for a 100 before it sends the body.
     pub expects_continue: bool,
-    /// A HEAD request: answers to it carry no body.
+    /// A HEAD request: its response has no body.
     pub is_head: bool,
 }
 
-/// What the operator has decided.
+/// What the operator has configured.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Policy {
     /// `GET /shutdown` ends the relay.
     pub http_shutdown: bool,
-    /// The field that carries the key, where that is another than Authorization. A client's own does
-    /// not travel, as Authorization never does.
+    /// The field that carries the key, if it is not Authorization. A client's field of this name is
+    /// not forwarded, just like Authorization.
     pub credential_field: Option<&'static [u8]>,
-    /// Further fields that do not travel: `--drop-header`.
+    /// Further fields that are not forwarded: `--drop-header`.
     pub dropped_fields: &'static [&'static [u8]],
-    /// Hosts that may be named beside loopback's: `--allow-host`.
+    /// Hosts that a request may name, apart from this machine: `--allow-host`.
     pub allowed_hosts: &'static [&'static [u8]],
-    /// Responses pass that cannot be searched for the key: `--allow-encoded-responses`.
+    /// Responses that cannot be searched for the key are passed on: `--allow-encoded-responses`.
     pub allow_encoded_responses: bool,
 }
 
 impl Policy {
-    /// A client's field of this name does not travel.
+    /// A client's field of this name is not forwarded.
     fn withholds(&self, name: &[u8]) -> bool {
         self.credential_field.is_some_and(|ours| field::is_alike(name, ours))
             || self.dropped_fields.iter().any(|dropped| field::is_alike(name, dropped))
     }
 }
 
-/// True for the token that is asked for.
+/// Compares a token with the client token.
 pub type TokenCheck<'a> = dyn Fn(&[u8]) -> bool + 'a;
 
-/// What decides on a request beside its own bytes, at the moment it is judged.
+/// The circumstances that decide on a request together with its own bytes.
 #[derive(Clone, Copy, Default)]
 pub struct RequestContext<'a> {
-    /// A connection stands that takes the head now.
+    /// An upstream connection can take the head now.
     pub upstream_ready: bool,
-    /// No further request is forwarded.
+    /// No further request is forwarded: `--max-requests`.
     pub exhausted: bool,
-    /// Compares a client token with the one that is asked for, if one is.
+    /// The check of the client token, if one is required.
     pub token: Option<&'a TokenCheck<'a>>,
 }
 
 impl RequestContext<'_> {
-    /// Open to everyone.
+    /// Without a client token and a limit.
     pub fn ready(upstream_ready: bool) -> Self {
         RequestContext { upstream_ready, ..RequestContext::default() }
     }
 }
 
-/// Judges a head. Of an acceptable `POST /v1/responses`, `upstream` gets the head to send.
+/// Judges a head. For an acceptable `POST /v1/responses`, the upstream's head is added to
+/// `upstream`.
 ///
-/// An `Err` leaves unclear where the request ends; a refusal inside `Ok` does not.
+/// After an `Err` the end of the request is unknown; after a refusal inside `Ok` it is known.
 pub fn judge(
     head: &RequestHead<'_, '_>,
     policy: Policy,
@@ -101,13 +102,15 @@ pub fn judge(
         match *known {
             FieldName::ContentLength => lengths.content_length(value),
             FieldName::TransferEncoding => lengths.transfer_encoding(value),
-            FieldName::Connection if !connection.note(value) => return Err(Reject::Malformed),
+            FieldName::Connection if connection.note(value).is_err() => {
+                return Err(Reject::Malformed);
+            }
             FieldName::Host if host.replace(value).is_some() => return Err(Reject::InvalidHost),
             FieldName::Upgrade => {
                 websocket |= field::options(value).any(|p| p.eq_ignore_ascii_case(b"websocket"));
             }
             FieldName::Authorization => {
-                // Two of them are none: which one counts?
+                // Two of them count as none: it is unclear which one is meant.
                 authorization = Some(if authorization.is_none() { value } else { b"" });
             }
             FieldName::Origin => guard = guard.or(Some(Reject::OriginNotAllowed)),
@@ -128,7 +131,7 @@ pub fn judge(
         None | Some(HostKind::Loopback) => guard,
     };
     let framing = Framing::of_request(&lengths, head.http10).map_err(|_| Reject::InvalidFraming)?;
-    // An HTTP/1.0 client's expectation means nothing (RFC 9110 §10.1.1).
+    // The expectation of an HTTP/1.0 client is ignored (RFC 9110 §10.1.1).
     let expectation = expectation.filter(|_| !head.http10);
     let verdict = match (guard, Route::of(head.method, head.target)) {
         (Some(reject), _) => Err(reject),
@@ -161,7 +164,7 @@ pub fn judge(
     })
 }
 
-/// No token is asked for, or this is it (RFC 6750 §2.1; the scheme's case does not matter).
+/// No token is required, or this is the token (RFC 6750 §2.1; the scheme may be in any case).
 fn has_token(authorization: Option<&[u8]>, context: &RequestContext<'_>) -> bool {
     let Some(is_token) = context.token else {
         return true;
@@ -171,9 +174,9 @@ fn has_token(authorization: Option<&[u8]>, context: &RequestContext<'_>) -> bool
         .is_some_and(|(scheme, token)| scheme.eq_ignore_ascii_case(b"Bearer ") && is_token(token))
 }
 
-/// How the head for the upstream begins, up to the key. `process::credential` writes the key behind
-/// it; [`judge`] writes the rest. A coding of the response could hide the key from the search for it,
-/// so the response is asked for without one.
+/// The beginning of the upstream's head, up to the key. `process::credential` adds the key,
+/// [`judge`] the rest. The response is asked for without a coding, which could hide a reflected
+/// key.
 pub fn prefix(url: &UpstreamUrl, auth_header: &AuthHeader<'_>) -> String {
     format!(
         "POST {} HTTP/1.1\r\nHost: {}\r\nAccept-Encoding: identity\r\n{}",
@@ -183,8 +186,8 @@ pub fn prefix(url: &UpstreamUrl, auth_header: &AuthHeader<'_>) -> String {
     )
 }
 
-/// The head for the upstream: the credential block, what may travel on of the client's fields in
-/// order and spelling, and framing of our own.
+/// Writes the upstream's head: the credential block, the client's fields that are forwarded, in
+/// their order and spelling, and the relay's own framing.
 fn forward(
     head: &RequestHead<'_, '_>,
     names: &[FieldName],
@@ -197,7 +200,7 @@ fn forward(
     forwarded_fields(&head.fields, names, connection, upstream, |known, name| {
         forward::is_for_upstream(known) && !policy.withholds(name)
     });
-    // Behind the fields of those before it (RFC 9110 §7.6.3): the version is the client's.
+    // Behind the Via of earlier hops (RFC 9110 §7.6.3), with the version that the client speaks.
     upstream.text(if head.http10 { b"Via: 1.0 relay\r\n" } else { b"Via: 1.1 relay\r\n" });
     match framing {
         Framing::Chunked => upstream.text(b"Transfer-Encoding: chunked\r\n\r\n"),

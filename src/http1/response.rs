@@ -9,35 +9,34 @@ use super::limits;
 use super::logged_fields::LoggedFields;
 use super::work;
 
-/// What a sound response head says.
+/// What a well-formed response head says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Response {
     /// 100 to 599.
     pub status: u16,
-    /// How its body ends.
+    /// How the body ends.
     pub framing: Framing,
-    /// Bytes of the head.
+    /// The length of the head.
     pub len: usize,
     /// The upstream will not use the connection again.
     pub close: bool,
-    /// It has a body that is compressed, or written in a character set in which the key has other
-    /// bytes.
+    /// The body is compressed, or written in a character set in which the key has other bytes.
     pub is_encoded: bool,
-    /// What the access log may repeat of it.
+    /// The fields that the access log may repeat.
     pub logged: LoggedFields,
 }
 
-/// How an answer is written for this client.
+/// How a response is written for this client.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseContext {
-    /// HTTP/1.0: no chunks, no interim responses.
+    /// The client speaks HTTP/1.0: no chunks, no interim responses.
     pub http10: bool,
-    /// The connection ends after this answer.
+    /// The connection ends after this response.
     pub close: bool,
 }
 
-/// Judges a head and writes it for the client. 1xx heads go out without length fields; an HTTP/1.0
-/// client gets none of them.
+/// Judges a head and writes it for the client. Interim (1xx) heads get no framing fields; an
+/// HTTP/1.0 client gets no interim head at all.
 pub fn judge(
     head: &ResponseHead<'_, '_>,
     context: ResponseContext,
@@ -55,9 +54,7 @@ pub fn judge(
             FieldName::ContentLength => lengths.content_length(value),
             FieldName::TransferEncoding => lengths.transfer_encoding(value),
             FieldName::Connection => {
-                if !connection.note(value) {
-                    return Err(MalformedHead);
-                }
+                connection.note(value).or(Err(MalformedHead))?;
                 keep_alive |= value.eq_ignore_ascii_case(b"keep-alive");
             }
             FieldName::ContentEncoding => is_encoded |= is_coded(value),
@@ -69,7 +66,7 @@ pub fn judge(
     let framing =
         Framing::of_response(&lengths, head.http10, head.status).or(Err(MalformedHead))?;
     let close = connection.close || (head.http10 && !keep_alive);
-    // Without a body there is nothing to search.
+    // A response without a body need not be searched.
     is_encoded &= head.status >= 200 && !matches!(framing, Framing::None | Framing::Length(0));
     let status = head.status;
     let response = Response { status, framing, len: head.len, close, is_encoded, logged };
@@ -87,14 +84,14 @@ pub fn judge(
         has_date |= name == FieldName::Date;
         forward::is_for_client(name)
     });
-    // RFC 9110 §6.6.1: a response that has no Date gets one when it is passed on.
+    // RFC 9110 §6.6.1: a recipient adds a Date to a response without one.
     if !has_date {
         downstream.date();
     }
     if !interim {
         let length = match framing {
             Framing::Length(length) => Some(length),
-            // What the body would have had; a 204 has no use for it (RFC 9110 §8.6).
+            // The length that the body of a 200 would have; a 204 has none (RFC 9110 §8.6).
             Framing::None if head.status == 304 => lengths.length,
             _ => None,
         };
@@ -113,12 +110,12 @@ pub fn judge(
     Ok(response)
 }
 
-/// A value of Content-Encoding that names a coding. `identity` is none.
+/// A value of Content-Encoding names a coding other than `identity`.
 fn is_coded(value: &[u8]) -> bool {
     field::options(value).any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// Character sets in which letters and digits are not written as in ASCII, by how their names begin.
+/// How the names of character sets begin in which letters and digits differ from ASCII.
 const OTHER_BYTES: [&str; 20] = [
     "utf-16",
     "utf16",
@@ -142,7 +139,7 @@ const OTHER_BYTES: [&str; 20] = [
     "bocu",
 ];
 
-/// A value of Content-Type that names such a character set.
+/// A value of Content-Type names such a character set.
 fn has_other_bytes(value: &[u8]) -> bool {
     value.split(|byte| *byte == b';').skip(1).any(|parameter| {
         work::spend(parameter.len());
@@ -158,7 +155,7 @@ fn has_other_bytes(value: &[u8]) -> bool {
             set.get(..known.len()).is_some_and(|set| set.eq_ignore_ascii_case(known.as_bytes()))
         };
         name.eq_ignore_ascii_case(b"charset")
-            // What a backslash makes of a name is not guessed.
+            // A name with a backslash is not decoded but treated as such a character set.
             && (set.contains(&b'\\') || OTHER_BYTES.iter().any(begins))
     })
 }

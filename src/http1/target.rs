@@ -5,7 +5,7 @@
 pub enum Route {
     /// `POST /v1/responses`.
     Responses,
-    /// `GET /v1/responses`, which is only ever asked for to open a WebSocket.
+    /// `GET /v1/responses`: a client that wants to open a WebSocket.
     ResponsesSocket,
     /// `GET /shutdown`.
     Shutdown,
@@ -14,7 +14,7 @@ pub enum Route {
 }
 
 impl Route {
-    /// Compares bytes: a target is never normalised, so nothing but the exact origin-form matches.
+    /// Compares bytes. A target is never normalised: only the exact origin-form matches.
     pub fn of(method: &[u8], target: &[u8]) -> Route {
         match (method, target) {
             (b"POST", b"/v1/responses") => Route::Responses,

@@ -1,20 +1,20 @@
-//! The upstream URL: strict and small. What a browser would mend is refused here.
+//! The upstream URL, parsed strictly. What a browser would correct is refused.
 
 use core::fmt;
 
 use super::digits;
 use super::limits;
 
-/// How the upstream is spoken to.
+/// The protocol towards the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// In the clear.
+    /// Plain HTTP.
     Http,
-    /// Over TLS.
+    /// HTTP over TLS.
     Https,
 }
 
-/// Where the upstream is.
+/// The host of the upstream or of the egress proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
     /// A name, in lower case.
@@ -26,8 +26,8 @@ pub enum Host {
 }
 
 impl Host {
-    /// `localhost` or a name below it. Such a name means this machine (RFC 6761 §6.3) and is never
-    /// looked up: a file or a name server could say otherwise.
+    /// `localhost` or a name below it. Such a name means this machine (RFC 6761 §6.3). It is never
+    /// looked up, because a file or a name server could give another address.
     pub fn is_localhost(&self) -> bool {
         match self {
             Host::Name(name) => name == "localhost" || name.ends_with(".localhost"),
@@ -36,7 +36,7 @@ impl Host {
     }
 }
 
-/// As in a URL: an IPv6 address stands in brackets.
+/// As in a URL, with an IPv6 address in brackets.
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -68,15 +68,15 @@ pub enum UrlError {
     TooLong,
     /// Not http:// or https://.
     Scheme,
-    /// user@ or user:password@.
+    /// The URL contains `user@` or `user:password@`.
     Userinfo,
-    /// No host, or not one.
+    /// The host is missing or malformed.
     Host,
-    /// Not a port.
+    /// The port is malformed.
     Port,
-    /// A `#`.
+    /// The URL contains a fragment.
     Fragment,
-    /// A byte that may not stand in a path or query.
+    /// The path or query contains a byte that is not allowed there.
     Path,
 }
 
@@ -97,7 +97,7 @@ impl fmt::Display for UrlError {
 }
 
 impl UpstreamUrl {
-    /// Where requests go unless `--upstream-url` says otherwise.
+    /// The upstream unless `--upstream-url` names another.
     pub fn openai() -> UpstreamUrl {
         UpstreamUrl {
             scheme: Scheme::Https,
@@ -108,7 +108,7 @@ impl UpstreamUrl {
         }
     }
 
-    /// Reads a URL.
+    /// Parses a URL.
     pub fn parse(text: &str) -> Result<UpstreamUrl, UrlError> {
         if text.len() > limits::URL {
             return Err(UrlError::TooLong);
@@ -157,7 +157,7 @@ impl UpstreamUrl {
     }
 }
 
-/// `host[:port]`.
+/// Parses `host[:port]`.
 pub(super) fn host_and_port(authority: &str, default_port: u16) -> Result<(Host, u16), UrlError> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -181,7 +181,7 @@ pub(super) fn host_and_port(authority: &str, default_port: u16) -> Result<(Host,
 
 fn name_or_v4(text: &str) -> Result<Host, UrlError> {
     let last = text.rsplit('.').next().unwrap_or(text);
-    // Whatever ends in a number is an address or nothing (as in the WHATWG URL standard).
+    // A host that ends in a number is an IPv4 address or invalid (as in the WHATWG URL standard).
     if last.bytes().all(|b| b.is_ascii_digit()) {
         return v4(text).map(Host::V4).ok_or(UrlError::Host);
     }
@@ -213,12 +213,12 @@ pub(super) fn v4(text: &str) -> Option<[u8; 4]> {
     parts.next().is_none().then_some(octets)
 }
 
-/// RFC 4291 §2.2, without a zone.
+/// An IPv6 address (RFC 4291 §2.2), without a zone.
 pub(super) fn v6(text: &str) -> Option<[u8; 16]> {
     text.parse::<core::net::Ipv6Addr>().ok().map(|address| address.octets())
 }
 
-/// RFC 3986 §3.3 and §3.4: what may stand there, percent-encoding well-formed.
+/// A path and query (RFC 3986 §3.3 and §3.4) with well-formed percent-encoding.
 fn is_path_and_query(mut rest: &[u8]) -> bool {
     loop {
         rest = match rest {

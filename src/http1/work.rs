@@ -1,13 +1,13 @@
-//! Counts steps of work in debug builds, so that tests and fuzz targets can hold the cost of a head to
-//! its length. A step is about one byte or one field line looked at. In release builds nothing is
-//! counted and [`spent`] is always 0.
+//! Counts steps of work in debug builds, so that tests and fuzz targets can bound the cost of a
+//! head by its length. A step is about one byte or one field line read. Release builds count
+//! nothing, and [`spent`] is always 0.
 
 #[cfg(debug_assertions)]
 std::thread_local! {
     static STEPS: core::cell::Cell<u64> = const { core::cell::Cell::new(0) };
 }
 
-/// Counts these steps. Every loop of this room whose length a peer decides calls it.
+/// Counts steps. Every loop of this room whose length a client or the upstream decides calls it.
 #[inline(always)]
 pub(super) fn spend(steps: usize) {
     #[cfg(debug_assertions)]
@@ -16,7 +16,7 @@ pub(super) fn spend(steps: usize) {
     let _ = steps;
 }
 
-/// Steps counted by the caller's thread so far.
+/// The steps that the caller's thread has counted so far.
 pub fn spent() -> u64 {
     #[cfg(debug_assertions)]
     let steps = STEPS.with(core::cell::Cell::get);

@@ -1,4 +1,5 @@
-//! The only room that knows the operating system and the key.
+//! The room of the key, and the only one with `unsafe` code. System calls that no library offers are
+//! made here ([`sys`]).
 
 #[cfg(feature = "relay")]
 pub mod confine;

@@ -44,8 +44,8 @@ impl Certificate {
     }
 }
 
-/// Takes one element with this tag from the front of `input` and returns its content. The length must
-/// be in its shortest form, as DER demands.
+/// Takes one element with this tag from the front of `input` and returns its content. The length
+/// must be in its shortest form, as DER demands.
 #[inline(never)]
 fn element<'a>(input: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
     let (len, rest) = match **input {

@@ -90,8 +90,8 @@ pub enum Rest {
 
 impl Rest {
     /// What becomes of the rest of a body that nothing will read. A short rest is dropped and the
-    /// connection stays; otherwise the connection ends. A client that waits for a 100 may never send
-    /// the body, so the meaning of its next byte would be unclear.
+    /// connection stays; otherwise the connection ends. A client that waits for a 100 may never
+    /// send the body, so the meaning of its next byte would be unclear.
     fn of(left: &Body, expectation: Continue) -> Rest {
         match left {
             Body::End => Rest::None,
@@ -203,8 +203,8 @@ pub enum RequestStep {
     RespondAndShutDown,
     /// The request has been read; no input is needed until its response is complete.
     Idle,
-    /// The body is malformed, and a final response has begun. The upstream connection is to be given
-    /// up and, unless the response is complete, the client's connection reset.
+    /// The body is malformed, and a final response has begun. The upstream connection is to be
+    /// given up and, unless the response is complete, the client's connection reset.
     Broken,
 }
 
