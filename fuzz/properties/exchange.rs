@@ -1,4 +1,4 @@
-//! The whole state machine between a client and an upstream that say anything at all, in any order.
+//! The whole state machine between a client and an upstream that send any bytes in any order.
 //!
 //! An input is: flags, two bytes that say how long the client's stream is, one byte that says how
 //! many events there are; then the client's stream, the events, and the upstream's stream.
@@ -15,7 +15,7 @@ use super::strict::{self, Field, Parsed};
 const BLOCK: &[u8] = b"POST /x HTTP/1.1\r\nHost: up.example\r\n";
 /// The field that carries the key, and another one that may.
 const KEY_FIELDS: [(&str, &str); 2] = [("Authorization", "Bearer KEY"), ("api-key", "KEY")];
-/// Fields that never travel.
+/// Fields that are never forwarded.
 const HOP_BY_HOP: [&str; 9] = [
     "connection",
     "keep-alive",
@@ -28,7 +28,7 @@ const HOP_BY_HOP: [&str; 9] = [
     "transfer-encoding",
 ];
 
-/// Fields that never travel, whatever marks stand in their names.
+/// Fields that are never forwarded, whatever marks their names contain.
 const WITHHELD: [&str; 9] = [
     "range",
     "if-range",
@@ -291,7 +291,7 @@ impl Driver<'_> {
         if !to_upstream.is_empty() {
             self.check_request(&asked, &to_upstream, whole);
         }
-        let (status, body) = answer(&to_client, complete, is_head);
+        let (status, body) = response(&to_client, complete, is_head);
         if complete && self.exchange.code.is_none() && !to_upstream.is_empty() {
             assert_eq!(Some(status), self.exchange.status);
             let wanted = upstream_body(&self.upstream.bytes[self.begun.1..self.upstream.used]);
@@ -306,7 +306,7 @@ impl Driver<'_> {
         };
         assert!(line == b"POST /v1/responses HTTP/1.1" || line == b"POST /v1/responses HTTP/1.0");
         let Parsed::Good { line: start, fields, len: end } = strict::head(sent) else {
-            panic!("what was sent is not sound");
+            panic!("what was sent is malformed");
         };
         assert_eq!(start, b"POST /x HTTP/1.1");
         let own: [Field; 2] = [
@@ -324,10 +324,10 @@ impl Driver<'_> {
             for name in HOP_BY_HOP.iter().chain(&never).chain(&WITHHELD).chain(&["expect"]) {
                 assert!(plain(&field.0) != plain(name.as_bytes()), "{name} has travelled");
             }
-            assert!(asked.contains(field), "a field of nobody's");
+            assert!(asked.contains(field), "a field that the client did not send");
         }
         // In order, and none lost but those that must be.
-        let nominated = |field: &Field| {
+        let is_named = |field: &Field| {
             asked.iter().filter(|other| is(other, "connection")).any(|other| {
                 other
                     .1
@@ -341,7 +341,7 @@ impl Driver<'_> {
             let looks_like = never.any(|name| plain(&field.0) == plain(name.as_bytes()));
             let exact = is(field, "sec-fetch-site");
             let proxy = plain(&field.0).starts_with(b"proxy-");
-            (looks_like && !exact) || proxy || nominated(field)
+            (looks_like && !exact) || proxy || is_named(field)
         };
         let kept: Vec<&Field> = asked.iter().filter(|field| !ends_here(field)).collect();
         assert_eq!(kept, travelled.iter().collect::<Vec<_>>());
@@ -369,13 +369,13 @@ impl Driver<'_> {
     }
 }
 
-/// Reads what the client got: the final status and the body. A complete answer is whole and nothing
-/// stands behind it; one that was broken off never looks whole.
-fn answer(bytes: &[u8], complete: bool, is_head: bool) -> (u16, Vec<u8>) {
+/// Reads what the client got: the final status and the body. A complete response is followed by
+/// nothing; a truncated one never looks complete.
+fn response(bytes: &[u8], complete: bool, is_head: bool) -> (u16, Vec<u8>) {
     let mut at = 0;
     loop {
         let Parsed::Good { line, fields, len } = strict::head(&bytes[at..]) else {
-            assert!(!complete, "no answer");
+            assert!(!complete, "no response");
             return (0, Vec::new());
         };
         at += len;
@@ -409,17 +409,17 @@ fn answer(bytes: &[u8], complete: bool, is_head: bool) -> (u16, Vec<u8>) {
         }
         // Only the end of the connection ends it.
         let closes = values("connection").any(|value| value == b"close");
-        assert!(closes, "an answer without end on a connection that stays");
+        assert!(closes, "a response without end on a connection that stays");
         return (status, rest.to_vec());
     }
 }
 
-/// The body of the final answer in what the upstream sent.
+/// The body of the final response in the upstream's bytes.
 fn upstream_body(bytes: &[u8]) -> Vec<u8> {
     let mut at = 0;
     loop {
         let Parsed::Good { line, fields, len } = strict::head(&bytes[at..]) else {
-            panic!("passed on, but it is not sound");
+            panic!("passed on, but it is malformed");
         };
         at += len;
         let status = &line[9..12];

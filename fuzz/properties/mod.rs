@@ -1,5 +1,5 @@
-//! What must hold for every input. The fuzz targets call these, and so does `tests/fuzz_replay.rs` on
-//! stable Rust.
+//! What must hold for every input. The fuzz targets call these, and so does `tests/fuzz_replay.rs`
+//! on stable Rust.
 #![allow(dead_code)]
 
 pub mod exchange;
@@ -99,7 +99,7 @@ pub fn request_head(data: &[u8]) {
             assert!(line.len() <= limits::REQUEST_LINE);
         }
         Ok(None) => assert!(!matches!(parsed, Parsed::Good { .. }), "still waiting"),
-        // What is sound and within bounds is not refused.
+        // A well-formed head within bounds is not refused.
         Err(_) => {
             if let Parsed::Good { line, fields, len } = parsed {
                 let sound = line == b"POST /v1/responses HTTP/1.1";
@@ -131,7 +131,7 @@ pub fn response_head(data: &[u8]) {
     }
     if let Ok(Some((status, reason, http10, fields, len))) = whole {
         let Parsed::Good { line, fields: read, len: end } = strict::head(input) else {
-            panic!("accepted, but it is not sound");
+            panic!("accepted, but it is malformed");
         };
         let start = format!("HTTP/1.{} {status}", u8::from(!http10));
         let rest = line.strip_prefix(start.as_bytes()).expect("this status line");
@@ -250,9 +250,9 @@ pub fn upstream_url(data: &[u8]) {
     assert_eq!(again.is_loopback(), url.is_loopback());
 }
 
-/// Three lines: a proxy's URL, a NO_PROXY, and what the proxy says to CONNECT. What is accepted can be
-/// written into a head; a list exempts what one of its entries does; an answer is the same however it
-/// is cut.
+/// Three lines: a proxy's URL, a NO_PROXY, and what the proxy says to CONNECT. What is accepted can
+/// be written into a head; a list exempts what one of its entries does; a response is the same
+/// however it is cut.
 pub fn proxy(data: &[u8]) {
     let mut lines = data.splitn(3, |byte| *byte == b'\n');
     let (url, list) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());

@@ -1,5 +1,5 @@
-//! What a head costs, in steps of work (`http1::work`): no more than a small multiple of its length,
-//! whatever it holds and however it comes. Steps are counted in debug builds alone.
+//! What a head costs, in steps of work (`http1::work`): no more than a small multiple of its
+//! length, whatever it holds and however it comes. Steps are counted in debug builds alone.
 
 use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep, State};
 use codex_responses_api_proxy::http1::gather::GatherList;

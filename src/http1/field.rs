@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nominated_name_is_found_in_any_order_and_case() {
+    fn a_name_in_connection_is_found_in_any_order_and_case() {
         let value = b"x-b, X-A,,x-a, close , aaaa, x-c,b";
         let named = NamedFields::by([&value[..], b"Z"].into_iter());
         for name in ["x-a", "X-B", "x-C", "CLOSE", "aaaA", "B", "z"] {

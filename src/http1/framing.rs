@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn one_length_field_or_none_is_sound() {
+    fn one_framing_field_or_none_is_well_formed() {
         for (cl, te, want) in [
             (&[][..], &[][..], Framing::Length(0)),
             (&["0"], &[], Framing::Length(0)),

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn short_runs_are_copied_together_and_long_ones_referenced() {
+    fn short_ranges_are_copied_together_and_long_ones_referenced() {
         let input: Vec<u8> = (0..4000).map(|i| i as u8).collect();
         let mut list = GatherList::default();
         list.input(&input, 0..3);

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn sound_heads_are_read_to_their_last_byte() {
+    fn well_formed_heads_are_read_to_their_last_byte() {
         for input in [
             &b"GET / HTTP/1.1\r\n\r\n"[..],
             b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",

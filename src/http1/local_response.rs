@@ -280,7 +280,7 @@ impl UpstreamFault {
     }
 }
 
-/// What stands between a message and the proxy's status.
+/// The text between a message and the proxy's status.
 const PROXY_SAID: &str = " It said ";
 
 impl LocalResponse {

@@ -79,15 +79,14 @@ impl RequestContext<'_> {
     }
 }
 
-/// Judges a head. For an acceptable `POST /v1/responses`, the upstream's head is added to
-/// `upstream`.
+/// Judges a head. For an acceptable `POST /v1/responses`, the upstream's head is added to `out`.
 ///
 /// After an `Err` the end of the request is unknown; after a refusal inside `Ok` it is known.
 pub fn judge(
     head: &RequestHead<'_, '_>,
     policy: Policy,
     context: &RequestContext<'_>,
-    upstream: &mut GatherList,
+    out: &mut GatherList,
 ) -> Result<Request, Reject> {
     let mut lengths = FramingFields::default();
     let mut connection = ConnectionOptions::default();
@@ -150,7 +149,7 @@ pub fn judge(
         (None, _) => Err(Reject::RouteNotAllowed),
     };
     if verdict == Ok(Route::Responses) {
-        forward(head, &names, &connection, framing, policy, upstream);
+        forward(head, &names, &connection, framing, policy, out);
     }
     Ok(Request {
         verdict,
@@ -194,22 +193,22 @@ fn forward(
     connection: &ConnectionOptions,
     framing: Framing,
     policy: Policy,
-    upstream: &mut GatherList,
+    out: &mut GatherList,
 ) {
-    upstream.credential();
-    forwarded_fields(&head.fields, names, connection, upstream, |known, name| {
+    out.credential();
+    forwarded_fields(&head.fields, names, connection, out, |known, name| {
         forward::is_for_upstream(known) && !policy.withholds(name)
     });
     // Behind the Via of earlier hops (RFC 9110 §7.6.3), with the version that the client speaks.
-    upstream.text(if head.http10 { b"Via: 1.0 relay\r\n" } else { b"Via: 1.1 relay\r\n" });
+    out.text(if head.http10 { b"Via: 1.0 relay\r\n" } else { b"Via: 1.1 relay\r\n" });
     match framing {
-        Framing::Chunked => upstream.text(b"Transfer-Encoding: chunked\r\n\r\n"),
+        Framing::Chunked => out.text(b"Transfer-Encoding: chunked\r\n\r\n"),
         Framing::Length(length) => {
-            upstream.text(b"Content-Length: ");
-            upstream.decimal(length);
-            upstream.text(b"\r\n\r\n");
+            out.text(b"Content-Length: ");
+            out.decimal(length);
+            out.text(b"\r\n\r\n");
         }
-        Framing::None | Framing::UntilClose => upstream.text(b"\r\n"),
+        Framing::None | Framing::UntilClose => out.text(b"\r\n"),
     }
 }
 
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_travel_in_order_and_spelling_and_framing_is_ours() {
+    fn fields_are_forwarded_in_order_and_spelling_and_framing_is_ours() {
         let (request, sent) = post(
             "X-a: 1\r\nACCEPT:  text/event-stream \r\nAuthorization: Bearer x\r\nX-A: 2\r\n\
              Content-Length: 007\r\nauthorization: y\r\nUser-Agent: me\r\n",
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_at_this_hop_does_not_travel() {
+    fn fields_of_this_connection_are_not_forwarded() {
         let (_, sent) = post(
             "Connection: x-foo, Keep-Alive, authorization, host, content-length\r\nX-Foo: 1\r\n\
              Keep-Alive: 5\r\nTE: trailers\r\nTrailer: X\r\nUpgrade: h2c\r\nProxy-Connection: x\r\n\
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_that_carries_the_key_does_not_travel_in_any_spelling() {
+    fn the_field_that_carries_the_key_is_not_forwarded_in_any_spelling() {
         let policy = Policy { credential_field: Some(b"api-key"), ..Policy::default() };
         let (_, sent) = read_with(
             "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\napi-key: 1\r\nAPI-Key: 2\r\n\

@@ -40,7 +40,7 @@ pub struct ResponseContext {
 pub fn judge(
     head: &ResponseHead<'_, '_>,
     context: ResponseContext,
-    downstream: &mut GatherList,
+    out: &mut GatherList,
 ) -> Result<Response, MalformedHead> {
     let mut lengths = FramingFields::default();
     let mut connection = ConnectionOptions::default();
@@ -74,19 +74,19 @@ pub fn judge(
     if interim && context.http10 {
         return Ok(response);
     }
-    downstream.text(b"HTTP/1.1 ");
-    downstream.decimal(u64::from(head.status));
-    downstream.text(b" ");
-    downstream.input(head.input, head.reason.clone());
-    downstream.text(b"\r\n");
+    out.text(b"HTTP/1.1 ");
+    out.decimal(u64::from(head.status));
+    out.text(b" ");
+    out.input(head.input, head.reason.clone());
+    out.text(b"\r\n");
     let mut has_date = false;
-    forwarded_fields(&head.fields, &names, &connection, downstream, |name, _| {
+    forwarded_fields(&head.fields, &names, &connection, out, |name, _| {
         has_date |= name == FieldName::Date;
         forward::is_for_client(name)
     });
     // RFC 9110 §6.6.1: a recipient adds a Date to a response without one.
     if !has_date {
-        downstream.date();
+        out.date();
     }
     if !interim {
         let length = match framing {
@@ -96,17 +96,17 @@ pub fn judge(
             _ => None,
         };
         if let Some(length) = length {
-            downstream.text(b"Content-Length: ");
-            downstream.decimal(length);
-            downstream.text(b"\r\n");
+            out.text(b"Content-Length: ");
+            out.decimal(length);
+            out.text(b"\r\n");
         } else if Coding::of(framing, context.http10) == Coding::Chunked {
-            downstream.text(b"Transfer-Encoding: chunked\r\n");
+            out.text(b"Transfer-Encoding: chunked\r\n");
         }
         if context.close {
-            downstream.text(b"Connection: close\r\n");
+            out.text(b"Connection: close\r\n");
         }
     }
-    downstream.text(b"\r\n");
+    out.text(b"\r\n");
     Ok(response)
 }
 

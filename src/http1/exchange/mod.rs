@@ -389,8 +389,8 @@ mod tests {
     /// What went to each side, with `<block>` in place of the credential block.
     #[derive(Default, Debug, PartialEq)]
     struct Seen {
-        upstream: String,
-        downstream: String,
+        to_upstream: String,
+        to_client: String,
         used: usize,
         fault: Option<UpstreamFault>,
     }
@@ -411,9 +411,9 @@ mod tests {
             let (used, step) =
                 exchange.receive_request(rest, &RequestContext::ready(true), &mut list);
             match step {
-                RequestStep::Forward => seen.upstream += &text(&list, rest),
+                RequestStep::Forward => seen.to_upstream += &text(&list, rest),
                 RequestStep::Respond | RequestStep::RespondAndShutDown => {
-                    seen.downstream += &text(&list, rest);
+                    seen.to_client += &text(&list, rest);
                 }
                 _ => assert!(list.is_empty()),
             }
@@ -432,7 +432,7 @@ mod tests {
     }
 
     /// Feeds a response in cuts of `cut` bytes.
-    fn answer(exchange: &mut Exchange, input: &[u8], cut: usize) -> Seen {
+    fn respond(exchange: &mut Exchange, input: &[u8], cut: usize) -> Seen {
         let (mut seen, mut list) = (Seen::default(), GatherList::default());
         let mut end = 0;
         while awaits_response(exchange) {
@@ -443,7 +443,7 @@ mod tests {
                 seen.fault = Some(fault);
                 return seen;
             }
-            seen.downstream += &text(&list, rest);
+            seen.to_client += &text(&list, rest);
             seen.used += used;
             if used == 0 || seen.used == end {
                 if end == input.len() {
@@ -491,11 +491,11 @@ mod tests {
         let responding = |body: &str, status: &str| {
             let mut exchange = begun(&format!("{HEAD}Content-Length: 2\r\n\r\n{body}"));
             let head = format!("HTTP/1.1 {status} X\r\nContent-Length: 2\r\n\r\n");
-            answer(&mut exchange, head.as_bytes(), 99);
+            respond(&mut exchange, head.as_bytes(), 99);
             exchange
         };
         let complete = |mut exchange: Exchange| {
-            answer(&mut exchange, b"ab", 99);
+            respond(&mut exchange, b"ab", 99);
             exchange
         };
         let discarding = |mut exchange: Exchange| {
@@ -597,13 +597,13 @@ mod tests {
     fn begun(request: &str) -> Exchange {
         let mut exchange = Exchange::new(Policy::default());
         let seen = ask(&mut exchange, request, usize::MAX / 2);
-        assert!(seen.upstream.starts_with("<block>") && awaits_response(&exchange));
+        assert!(seen.to_upstream.starts_with("<block>") && awaits_response(&exchange));
         exchange
     }
 
-    fn code(answer: &str) -> &str {
-        let at = answer.find("\"code\":\"").unwrap() + 8;
-        &answer[at..at + answer[at..].find('"').unwrap()]
+    fn code(response: &str) -> &str {
+        let at = response.find("\"code\":\"").unwrap() + 8;
+        &response[at..at + response[at..].find('"').unwrap()]
     }
 
     /// Chunk sizes differ with the cuts; what they add up to does not.
@@ -633,7 +633,11 @@ mod tests {
             for cut in 1..=request.len() {
                 let mut exchange = Exchange::new(Policy::default());
                 let seen = ask(&mut exchange, &request, cut);
-                assert_eq!((seen.upstream.as_str(), seen.used), (want, request.len()), "cut {cut}");
+                assert_eq!(
+                    (seen.to_upstream.as_str(), seen.used),
+                    (want, request.len()),
+                    "cut {cut}"
+                );
             }
         }
         let chunked = format!(
@@ -643,7 +647,7 @@ mod tests {
             let mut exchange = Exchange::new(Policy::default());
             let seen = ask(&mut exchange, &chunked, cut);
             assert_eq!(
-                dechunked(&seen.upstream),
+                dechunked(&seen.to_upstream),
                 "<block>Via: 1.1 relay\r\nTransfer-Encoding: chunked|abcde|"
             );
             assert_eq!(exchange.bytes_in, 5);
@@ -657,17 +661,17 @@ mod tests {
         let hints = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n";
         for cut in 1..=chunked.len() {
             let mut exchange = begun(&format!("{HEAD}\r\n"));
-            let seen = answer(&mut exchange, format!("{hints}{sized}").as_bytes(), cut);
+            let seen = respond(&mut exchange, format!("{hints}{sized}").as_bytes(), cut);
             assert_eq!(
-                seen.downstream,
+                seen.to_client,
                 format!("{hints}HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 2\r\n\r\n{{}}")
             );
             assert!(exchange.is_upstream_reusable() && !exchange.is_last());
 
             let mut exchange = begun(&format!("{HEAD}\r\n"));
-            let seen = answer(&mut exchange, chunked.as_bytes(), cut);
+            let seen = respond(&mut exchange, chunked.as_bytes(), cut);
             assert_eq!(
-                dechunked(&seen.downstream),
+                dechunked(&seen.to_client),
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked|abcde|"
             );
             assert!(exchange.is_upstream_reusable() && exchange.bytes_out == 5);
@@ -714,8 +718,8 @@ mod tests {
         for (length, closes) in [(limits::DROP, false), (limits::DROP + 1, true)] {
             let mut exchange = begun(&format!("{HEAD}Content-Length: {length}\r\n\r\n"));
             assert_eq!(state(&exchange), "uploading");
-            let seen = answer(&mut exchange, b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n", 100);
-            assert_eq!(seen.downstream.contains("Connection: close\r\n"), closes);
+            let seen = respond(&mut exchange, b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n", 100);
+            assert_eq!(seen.to_client.contains("Connection: close\r\n"), closes);
             let rest = if closes { "complete, discarding" } else { "complete, dropping" };
             assert_eq!((state(&exchange), exchange.is_last()), (rest, closes));
             let body = vec![b'x'; limits::DROP as usize];
@@ -743,11 +747,11 @@ mod tests {
                 };
                 let (begin, rest) =
                     response.split_at(response.len() - if status == 204 { 0 } else { 2 });
-                let seen = answer(&mut exchange, begin.as_bytes(), 7);
-                assert!(!seen.downstream.contains("Connection: close"));
+                let seen = respond(&mut exchange, begin.as_bytes(), 7);
+                assert!(!seen.to_client.contains("Connection: close"));
                 assert!(exchange.state().is_uploading() && !exchange.is_last());
                 if response_first {
-                    answer(&mut exchange, rest.as_bytes(), 7);
+                    respond(&mut exchange, rest.as_bytes(), 7);
                     assert_eq!(state(&exchange), "complete, uploading");
                 }
                 for byte in [b"c", b"d"] {
@@ -759,7 +763,7 @@ mod tests {
                 }
                 assert!(!exchange.state().is_uploading());
                 if !response_first {
-                    answer(&mut exchange, rest.as_bytes(), 7);
+                    respond(&mut exchange, rest.as_bytes(), 7);
                 }
                 assert_eq!(state(&exchange), "complete");
                 assert!(!exchange.is_upstream_reusable());
@@ -772,7 +776,7 @@ mod tests {
     fn an_upload_that_nobody_wants_any_more_is_dropped_or_ends_the_connection() {
         for (length, closes) in [(limits::DROP, false), (limits::DROP + 1, true)] {
             let mut exchange = begun(&format!("{HEAD}Content-Length: {length}\r\n\r\n"));
-            answer(&mut exchange, b"HTTP/1.1 204 X\r\n\r\n", 9);
+            respond(&mut exchange, b"HTTP/1.1 204 X\r\n\r\n", 9);
             assert_eq!(state(&exchange), "complete, uploading");
             exchange.stop_upload();
             let rest = if closes { "complete, discarding" } else { "complete, dropping" };
@@ -794,7 +798,7 @@ mod tests {
                 begun(&format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n"));
             let length = if complete { 0 } else { 1 };
             let head = format!("HTTP/1.1 200 X\r\nContent-Length: {length}\r\n\r\n");
-            answer(&mut exchange, head.as_bytes(), 9);
+            respond(&mut exchange, head.as_bytes(), 9);
             let mut list = GatherList::default();
             let (used, step) =
                 exchange.receive_request(b"zz\r\n", &RequestContext::ready(true), &mut list);
@@ -808,21 +812,21 @@ mod tests {
     #[test]
     fn an_encoded_response_is_a_fault_unless_it_is_allowed() {
         let head = b"HTTP/1.1 200 X\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nxyz";
-        let seen = answer(&mut begun(&format!("{HEAD}\r\n")), head, 100);
+        let seen = respond(&mut begun(&format!("{HEAD}\r\n")), head, 100);
         assert_eq!(seen.fault, Some(UpstreamFault::Encoded));
         let policy = Policy { allow_encoded_responses: true, ..Policy::default() };
         let mut exchange = Exchange::new(policy);
         ask(&mut exchange, &format!("{HEAD}\r\n"), 1000);
-        let seen = answer(&mut exchange, head, 100);
-        assert!(seen.downstream.ends_with("xyz") && seen.fault.is_none());
+        let seen = respond(&mut exchange, head, 100);
+        assert!(seen.to_client.ends_with("xyz") && seen.fault.is_none());
     }
 
     #[test]
-    fn close_delimited_bodies_end_only_when_the_peer_says_so() {
+    fn close_delimited_bodies_end_only_when_the_upstream_says_so() {
         for clean in [true, false] {
             let mut exchange = begun(&format!("{HEAD}\r\n"));
-            let seen = answer(&mut exchange, b"HTTP/1.1 200 OK\r\n\r\nabc", 100);
-            assert!(seen.downstream.ends_with("\r\n\r\n3\r\nabc\r\n"));
+            let seen = respond(&mut exchange, b"HTTP/1.1 200 OK\r\n\r\nabc", 100);
+            assert!(seen.to_client.ends_with("\r\n\r\n3\r\nabc\r\n"));
             let mut list = GatherList::default();
             let step = exchange.receive_end(clean, &mut list);
             if clean {
@@ -841,7 +845,11 @@ mod tests {
     fn truncated_bodies_are_faults() {
         for head in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
             let mut exchange = begun(&format!("{HEAD}\r\n"));
-            answer(&mut exchange, format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n1\r\nx").as_bytes(), 9);
+            respond(
+                &mut exchange,
+                format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n1\r\nx").as_bytes(),
+                9,
+            );
             let step = exchange.receive_end(true, &mut GatherList::default());
             assert_eq!(step, ResponseStep::Fault(UpstreamFault::Closed));
             let answer = exchange.fault(UpstreamFault::Closed, &mut GatherList::default());
@@ -853,12 +861,12 @@ mod tests {
     fn interim_responses_are_bounded_and_never_101() {
         let hints = |n: usize| "HTTP/1.1 103 E\r\n\r\n".repeat(n) + "HTTP/1.1 204 No\r\n\r\n";
         let most = usize::from(limits::INTERIM);
-        let seen = answer(&mut begun(&format!("{HEAD}\r\n")), hints(most).as_bytes(), 50);
-        assert_eq!((seen.fault, seen.downstream), (None, hints(most)));
-        let seen = answer(&mut begun(&format!("{HEAD}\r\n")), hints(most + 1).as_bytes(), 50);
+        let seen = respond(&mut begun(&format!("{HEAD}\r\n")), hints(most).as_bytes(), 50);
+        assert_eq!((seen.fault, seen.to_client), (None, hints(most)));
+        let seen = respond(&mut begun(&format!("{HEAD}\r\n")), hints(most + 1).as_bytes(), 50);
         assert_eq!(seen.fault, Some(UpstreamFault::BadResponse));
         let switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n";
-        let seen = answer(&mut begun(&format!("{HEAD}\r\n")), switch, 50);
+        let seen = respond(&mut begun(&format!("{HEAD}\r\n")), switch, 50);
         assert_eq!(seen.fault, Some(UpstreamFault::SwitchedProtocols));
     }
 
@@ -873,14 +881,14 @@ mod tests {
         list.clear();
         exchange.send_continue(&mut list);
         assert!(list.is_empty());
-        let seen = answer(&mut exchange, b"HTTP/1.1 100 Continue\r\n\r\n", 100);
-        assert_eq!(seen.downstream, "");
+        let seen = respond(&mut exchange, b"HTTP/1.1 100 Continue\r\n\r\n", 100);
+        assert_eq!(seen.to_client, "");
 
         // One that sends does not wait.
         let mut exchange = begun(&(request + "{}"));
         assert_eq!(exchange.expectation(), Continue::NotExpected);
-        let seen = answer(&mut exchange, b"HTTP/1.1 100 Continue\r\n\r\n", 100);
-        assert_eq!(seen.downstream, "HTTP/1.1 100 Continue\r\n\r\n");
+        let seen = respond(&mut exchange, b"HTTP/1.1 100 Continue\r\n\r\n", 100);
+        assert_eq!(seen.to_client, "HTTP/1.1 100 Continue\r\n\r\n");
     }
 
     #[test]
@@ -889,8 +897,8 @@ mod tests {
         for cut in [1, 7, request.len()] {
             let mut exchange = Exchange::new(Policy::default());
             let seen = ask(&mut exchange, &request, cut);
-            assert!(seen.downstream.starts_with("HTTP/1.1 400 Bad Request\r\n"));
-            assert_eq!(code(&seen.downstream), "invalid_chunk");
+            assert!(seen.to_client.starts_with("HTTP/1.1 400 Bad Request\r\n"));
+            assert_eq!(code(&seen.to_client), "invalid_chunk");
             assert_eq!(state(&exchange), "complete, discarding");
             assert!(exchange.is_last());
         }
@@ -909,14 +917,14 @@ mod tests {
             let mut exchange = Exchange::new(Policy::default());
             let request = format!("POST /x HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
             let seen = ask(&mut exchange, &request, 1000);
-            assert_eq!(code(&seen.downstream), "route_not_allowed");
+            assert_eq!(code(&seen.to_client), "route_not_allowed");
             assert_eq!(exchange.is_last(), closes, "{fields}");
-            assert_eq!(seen.downstream.contains("Connection: close\r\n"), closes, "{fields}");
+            assert_eq!(seen.to_client.contains("Connection: close\r\n"), closes, "{fields}");
         }
     }
 
     #[test]
-    fn an_answer_that_reflects_the_key_is_stopped() {
+    fn a_response_that_reflects_the_key_is_stopped() {
         let shown = |input: &str, secret: &str| {
             let mut exchange = begun(&format!("{HEAD}\r\n"));
             let mut list = GatherList::default();
