@@ -128,7 +128,10 @@ refuses() {
     shift
     n=$((n + 1))
     : >"$work/temp/$name/relay.log"
-    ! action "refused-$n" "$@" || fail "not refused: $why"
+    if action "refused-$n" "$@"; then
+        pids+=("$(jq .pid "$(output "refused-$n" server-info)")")
+        fail "not refused: $why"
+    fi
     grep -q "^::error::.*$why" "$work/refused-$n.log" || { cat "$work/refused-$n.log" >&2; fail "another reason: $why"; }
     [ -z "$(find "$work/tmp" -mindepth 1)" ] || fail "the program is left behind: $why"
     [ ! -s "$work/temp/$name/server-info.json" ] || fail "a relay runs: $why"
