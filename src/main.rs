@@ -114,6 +114,7 @@ fn run(
         return Err(usage(ActivationError::Port.to_string()));
     }
     let beginning = if config.no_sandbox { beginning } else { beginning.deny_executable_memory() };
+    harden::empty_bounding_set()?;
     // Before anything secret is read: it keeps no copy of what this process has from here on.
     let forked = connector::fork(!config.no_sandbox)
         .map_err(|error| format!("cannot start the connector ({error}); raise ulimit -u"))?;

@@ -267,6 +267,24 @@ fn every_system_call_that_is_allowed_stands_in_security_md() {
 }
 
 #[test]
+fn every_system_call_of_the_loop_has_its_reason() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list = fs::read_to_string(root.join("src/process/system_calls.rs")).unwrap();
+    let lines: Vec<&str> = list.lines().map(str::trim).collect();
+    let mut count = 0;
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.contains("libc::SYS_")) {
+        // One reason may be that of a few calls in a row.
+        let is_between = |above: &&&str| {
+            above.contains("libc::SYS_") || **above == "Limited {" || above.contains("match cfg!")
+        };
+        let reason = lines[..at].iter().rev().find(|above| !is_between(above)).unwrap();
+        assert!(reason.starts_with("//"), "line {}: {line} comes without a reason", at + 1);
+        count += 1;
+    }
+    assert!(count > 30, "{count} calls");
+}
+
+#[test]
 fn every_test_that_security_md_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let security = fs::read_to_string(root.join("SECURITY.md")).unwrap();

@@ -8,17 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use seccompiler::{BpfProgram, SeccompAction};
-
 use super::lookup::RESOLVER_FILES;
 use super::system_calls::{CONNECTOR, CONNECTOR_LIVES, LOOKUP};
 use crate::process::confine::{ReadBack, Sandbox, Trial};
-use crate::process::filter::{Descriptors, compile};
+use crate::process::filter::{self, Descriptors, Filter, Layer, Otherwise};
 use crate::process::harden::HardenError;
 use crate::process::landlock::{self, BIND_UDP, CONNECT_SEND_UDP, CONNECT_TCP, READ_FILE};
 use crate::process::status::StatusFile;
 use crate::process::sys::{Rights, Ruleset};
-use crate::process::system_calls::Allowed;
 
 /// DNS over TCP.
 const DNS: u16 = 53;
@@ -32,7 +29,7 @@ const TRIED: [&str; 3] = ["/", "/proc/self/status", "/dev/null"];
 /// The rules. Those of a lookup are made once: each lookup has only to put them in force.
 pub struct Confinement {
     sandbox: Sandbox,
-    lookup: OnceCell<BpfProgram>,
+    lookup: OnceCell<Filter>,
 }
 
 impl Confinement {
@@ -49,11 +46,11 @@ impl Confinement {
         }
     }
 
-    fn lookup_filter(&self) -> Result<&BpfProgram, HardenError> {
+    fn lookup_filter(&self) -> Result<&Filter, HardenError> {
         if let Some(filter) = self.lookup.get() {
             return Ok(filter);
         }
-        let filter = refusing(&LOOKUP)?;
+        let filter = compile(LOOKUP_LAYERS)?;
         Ok(self.lookup.get_or_init(|| filter))
     }
 
@@ -73,10 +70,7 @@ impl Confinement {
             };
         }
         if self.sandbox.seccomp().version().is_some() {
-            let lives =
-                compile(&CONNECTOR_LIVES, SeccompAction::KillProcess, &Descriptors::default());
-            apply(&refusing(&CONNECTOR)?)?;
-            apply(&lives.ok_or(HardenError::Seccomp)?)?;
+            apply(&compile(CONNECTOR_LAYERS)?)?;
         }
         let status = status.and_then(|status| status.read().ok());
         if status.is_some_and(|status| !self.sandbox.is_filtered(&status)) {
@@ -130,23 +124,30 @@ fn at_most_two_deep(folder: &Path) -> PathBuf {
     folder.components().take(3).collect()
 }
 
-fn refusing(allowed: &Allowed) -> Result<BpfProgram, HardenError> {
-    let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    compile(allowed, refused, &Descriptors::default()).ok_or(HardenError::Seccomp)
+const CONNECTOR_LAYERS: &[Layer] = &[
+    Layer { allowed: &CONNECTOR_LIVES, otherwise: Otherwise::Kill },
+    Layer { allowed: &CONNECTOR, otherwise: Otherwise::Refuse },
+];
+const LOOKUP_LAYERS: &[Layer] = &[Layer { allowed: &LOOKUP, otherwise: Otherwise::Refuse }];
+
+fn compile(layers: &[Layer]) -> Result<Filter, HardenError> {
+    filter::compile(layers, &Descriptors::default()).ok_or(HardenError::Seccomp)
 }
 
-fn apply(filter: &BpfProgram) -> Result<(), HardenError> {
-    seccompiler::apply_filter(filter).map_err(|_| HardenError::Seccomp)
+fn apply(filter: &Filter) -> Result<(), HardenError> {
+    filter.put_in_force().map_err(|_| HardenError::Seccomp)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::filter::probe;
+    use crate::process::system_calls::Allowed;
 
     #[test]
-    fn every_list_makes_a_filter() {
-        for allowed in [&CONNECTOR, &CONNECTOR_LIVES, &LOOKUP] {
-            assert!(refusing(allowed).unwrap().len() > 20);
+    fn a_filter_says_what_its_lists_say() {
+        for (layers, longest) in [(CONNECTOR_LAYERS, 540), (LOOKUP_LAYERS, 310)] {
+            probe::says_what_the_lists_say(layers, &Descriptors::default(), longest);
         }
     }
 

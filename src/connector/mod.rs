@@ -242,7 +242,6 @@ fn confine(
     sandbox: bool,
 ) -> Result<(Confinement, ReadBack), HardenError> {
     if user.is_none() && child::is_root() {
-        let _ = sys::empty_bounding_set();
         // A container may have taken the right to do so, or lack the id: then it stays who it is,
         // without capabilities, and the start line says so.
         if sys::become_user(USER.0, USER.1).is_ok() {

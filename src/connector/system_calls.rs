@@ -298,13 +298,7 @@ const OWN_LIMITED: &[Limited] = &[
             libc::SIGCHLD as u32,
         )]],
     },
-    Limited {
-        call: libc::SYS_prctl,
-        forms: &[
-            &[Bits(0, ALL, libc::PR_SET_PDEATHSIG as u32)],
-            &[Bits(0, ALL, libc::PR_SET_NO_NEW_PRIVS as u32)],
-        ],
-    },
+    Limited { call: libc::SYS_prctl, forms: &[&[Bits(0, ALL, libc::PR_SET_PDEATHSIG as u32)]] },
     // No listener that answers in the kernel's place, nor any other flag.
     Limited {
         call: libc::SYS_seccomp,

@@ -147,7 +147,7 @@ impl Sandbox {
         }
         if let Support::Present(_) = self.seccomp {
             let filter = filter::of(thread, &self.descriptors).ok_or(HardenError::Seccomp)?;
-            seccompiler::apply_filter(&filter).map_err(|_| HardenError::Seccomp)?;
+            filter.put_in_force().map_err(|_| HardenError::Seccomp)?;
         }
         let status = status.and_then(|status| status.read().ok());
         if status.is_some_and(|status| !self.is_filtered(&status)) {

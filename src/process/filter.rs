@@ -1,12 +1,21 @@
-//! The lists of system calls made into filters, with the numbers that only a running process knows.
+//! The lists of system calls made into seccomp filters, with the numbers that only a running process
+//! knows.
+//!
+//! A filter is a program of classic BPF. The kernel checks it, compiles it and runs it once for every
+//! number of a system call when it is put in force, so its length and the steps of one run are paid at
+//! every start. The numbers form a binary tree: a run takes about ten steps, wherever its call stands.
+//!
+//! ```text
+//!  another architecture → kill
+//!  number ≥ middle? ──► right half            number = a? → allow
+//!  left half             │                    number = b? → first form, second form, …, otherwise
+//!   └─ … leaves of a few numbers ───────────► otherwise
+//! ```
 
-use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::RawFd;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
+use libc::{c_long, sock_filter};
 
 use super::confine::Thread;
 use super::sys;
@@ -21,71 +30,151 @@ pub struct Descriptors {
     pub socket_tables: [[Option<RawFd>; 2]; 2],
 }
 
+/// What becomes of a call that a list does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Otherwise {
+    /// The process is killed.
+    Kill,
+    /// The call fails with EPERM.
+    Refuse,
+}
+
+/// A list of calls, and what becomes of all others. A call must pass every layer of a filter; the
+/// first layer that it fails decides.
+#[derive(Clone, Copy)]
+pub struct Layer<'a> {
+    /// The list.
+    pub allowed: &'a Allowed,
+    /// What becomes of a call that is not on it.
+    pub otherwise: Otherwise,
+}
+
+/// A filter that can be put in force.
+pub struct Filter(Vec<sock_filter>);
+
 /// The filter of a thread, made by it. `None`: the lists are wrong, which a test finds.
-pub fn of(thread: Thread, descriptors: &Descriptors) -> Option<BpfProgram> {
-    let (allowed, otherwise) = match thread {
-        Thread::Loop => (&system_calls::LOOP, SeccompAction::KillProcess),
-        Thread::Log => (&system_calls::LOG, SeccompAction::KillProcess),
+pub fn of(thread: Thread, descriptors: &Descriptors) -> Option<Filter> {
+    let allowed = match thread {
+        Thread::Loop => &system_calls::LOOP,
+        Thread::Log => &system_calls::LOG,
     };
-    compile(allowed, otherwise, descriptors)
+    compile(&[Layer { allowed, otherwise: Otherwise::Kill }], descriptors)
 }
 
-/// The filter that allows these, and otherwise does that. `None`: the list is wrong.
-pub fn compile(
-    allowed: &Allowed,
-    otherwise: SeccompAction,
-    descriptors: &Descriptors,
-) -> Option<BpfProgram> {
-    let architecture = TargetArch::try_from(std::env::consts::ARCH).ok()?;
-    SeccompFilter::new(rules(allowed, descriptors)?, otherwise, SeccompAction::Allow, architecture)
-        .ok()?
-        .try_into()
-        .ok()
-}
-
-fn rules(allowed: &Allowed, descriptors: &Descriptors) -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
-    let mut rules = BTreeMap::new();
-    for call in allowed.any.iter().copied().flatten() {
-        rules.insert(*call, Vec::new());
+/// Makes a filter of these layers. `None`: a list is wrong.
+pub fn compile(layers: &[Layer], descriptors: &Descriptors) -> Option<Filter> {
+    let outermost = layers.first()?.allowed;
+    // What the first layer lacks is what becomes of every other number.
+    let mut numbers: Vec<c_long> = outermost.any.iter().copied().flatten().copied().collect();
+    numbers.extend(outermost.limited.iter().copied().flatten().map(|limited| limited.call));
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut calls = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        calls.push((u32::try_from(number).ok()?, verdict(layers, number, descriptors)?));
     }
-    for limited in allowed.limited.iter().copied().flatten() {
-        for form in limited.forms {
-            for conditions in filled_in(form, descriptors)? {
-                let rule = SeccompRule::new(conditions).ok()?;
-                rules.entry(limited.call).or_insert_with(Vec::new).push(rule);
+    let mut program = vec![
+        load(ARCHITECTURE_AT),
+        jump(libc::BPF_JEQ, ARCHITECTURE, 1, 0)?,
+        end(Verdict::Otherwise(Otherwise::Kill)),
+        load(NUMBER_AT),
+    ];
+    program.extend(tree(&calls, layers.first()?.otherwise)?);
+    Some(Filter(program))
+}
+
+impl Filter {
+    /// Puts the filter in force for the thread that calls, and those that it starts.
+    pub fn put_in_force(&self) -> io::Result<()> {
+        sys::filter_thread(&self.0)
+    }
+}
+
+/// What becomes of a call by its number alone, or what its arguments are asked for.
+enum Decision {
+    Known(Verdict),
+    /// Instructions that end with a verdict on every way through them.
+    ByArguments(Vec<sock_filter>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Allow,
+    Otherwise(Otherwise),
+}
+
+/// What the layers make of a call.
+fn verdict(layers: &[Layer], number: c_long, descriptors: &Descriptors) -> Option<Decision> {
+    let Some((layer, rest)) = layers.split_first() else {
+        return Some(Decision::Known(Verdict::Allow));
+    };
+    let otherwise = Verdict::Otherwise(layer.otherwise);
+    if layer.allowed.any.iter().copied().flatten().any(|call| *call == number) {
+        return verdict(rest, number, descriptors);
+    }
+    let limited = layer.allowed.limited.iter().copied().flatten();
+    let mut forms = Vec::new();
+    for form in limited.filter(|limited| limited.call == number).flat_map(|limited| limited.forms) {
+        forms.extend(filled_in(form, descriptors));
+    }
+    if forms.is_empty() {
+        return Some(Decision::Known(otherwise));
+    }
+    // What comes after a form that fits.
+    let fits = match verdict(rest, number, descriptors)? {
+        Decision::Known(verdict) => vec![end(verdict)],
+        Decision::ByArguments(instructions) => instructions,
+    };
+    let mut instructions = vec![end(otherwise)];
+    for form in forms.iter().rev() {
+        let mut ahead = fits.clone();
+        for comparison in form.iter().rev() {
+            // One that fails leads to the next form, behind this one.
+            let mut asked = vec![load(comparison.at)];
+            if comparison.mask != u32::MAX {
+                asked.push(instruction(libc::BPF_ALU | libc::BPF_AND, comparison.mask));
             }
+            asked.push(jump(libc::BPF_JEQ, comparison.value, 0, ahead.len())?);
+            ahead.splice(0..0, asked);
         }
+        ahead.append(&mut instructions);
+        instructions = ahead;
     }
-    Some(rules)
+    Some(Decision::ByArguments(instructions))
+}
+
+/// One comparison of 32 bits of what a filter sees of a call.
+#[derive(Clone, Copy)]
+struct Comparison {
+    at: u32,
+    mask: u32,
+    value: u32,
 }
 
 /// The form with the numbers that are known now: once for each value, and not at all where
 /// there is none.
-fn filled_in(form: &[Condition], descriptors: &Descriptors) -> Option<Vec<Vec<SeccompCondition>>> {
+fn filled_in(form: &[Condition], descriptors: &Descriptors) -> Vec<Vec<Comparison>> {
     let mut filled = vec![Vec::new()];
     for condition in form {
-        let (argument, length, mask, values) = match *condition {
+        let alternatives: Vec<Vec<Comparison>> = match *condition {
             Condition::Bits(argument, mask, value) => {
-                (argument, SeccompCmpArgLen::Dword, u64::from(mask), vec![value])
+                vec![vec![Comparison { at: low(argument), mask, value }]]
             }
-            Condition::Null(argument) => (argument, SeccompCmpArgLen::Qword, u64::MAX, vec![0]),
+            Condition::Null(argument) => {
+                let half = |at| Comparison { at, mask: u32::MAX, value: 0 };
+                vec![vec![half(low(argument)), half(low(argument) + 4)]]
+            }
             Condition::Known(argument, known) => {
-                (argument, SeccompCmpArgLen::Dword, u64::from(u32::MAX), values(known, descriptors))
+                let one = |value| vec![Comparison { at: low(argument), mask: u32::MAX, value }];
+                values(known, descriptors).into_iter().map(one).collect()
             }
         };
-        let fits = SeccompCmpOp::MaskedEq(mask);
-        let mut longer = Vec::new();
-        for value in values {
-            let condition =
-                SeccompCondition::new(argument, length.clone(), fits.clone(), value.into());
-            let condition = condition.ok()?;
-            for form in &filled {
-                longer.push([form.as_slice(), std::slice::from_ref(&condition)].concat());
-            }
-        }
-        filled = longer;
+        let longer = alternatives.iter().flat_map(|alternative| {
+            filled.iter().map(move |form: &Vec<Comparison>| [form.as_slice(), alternative].concat())
+        });
+        filled = longer.collect();
     }
-    Some(filled)
+    filled
 }
 
 fn values(known: Known, descriptors: &Descriptors) -> Vec<u32> {
@@ -99,20 +188,274 @@ fn values(known: Known, descriptors: &Descriptors) -> Vec<u32> {
     }
 }
 
+/// Numbers that are compared one after the other.
+const LEAF: usize = 6;
+
+/// Instructions that find the number, which has been loaded, and end with what becomes of it.
+fn tree(calls: &[(u32, Decision)], otherwise: Otherwise) -> Option<Vec<sock_filter>> {
+    if calls.len() <= LEAF {
+        return leaf(calls, otherwise);
+    }
+    let (left, right) = calls.split_at(calls.len() / 2);
+    let middle = right.first()?.0;
+    let (left, right) = (tree(left, otherwise)?, tree(right, otherwise)?);
+    let mut instructions = match jump(libc::BPF_JGE, middle, left.len(), 0) {
+        Some(near) => vec![near],
+        None => vec![jump(libc::BPF_JGE, middle, 0, 1)?, jump_far(left.len())?],
+    };
+    instructions.extend(left);
+    instructions.extend(right);
+    Some(instructions)
+}
+
+fn leaf(calls: &[(u32, Decision)], otherwise: Otherwise) -> Option<Vec<sock_filter>> {
+    let mut instructions = Vec::new();
+    let verdicts = [
+        Verdict::Allow,
+        Verdict::Otherwise(Otherwise::Refuse),
+        Verdict::Otherwise(Otherwise::Kill),
+    ];
+    // The last instruction says what becomes of the rest.
+    let last = Verdict::Otherwise(otherwise);
+    for verdict in verdicts.into_iter().filter(|verdict| *verdict != last) {
+        let known = |(number, decision): &(u32, Decision)| {
+            matches!(decision, Decision::Known(known) if *known == verdict).then_some(*number)
+        };
+        let numbers: Vec<u32> = calls.iter().filter_map(known).collect();
+        // Each jumps to the verdict behind all of them, and past it if it is none of them.
+        for (nth, number) in numbers.iter().enumerate() {
+            let behind = numbers.len() - 1 - nth;
+            instructions.push(jump(libc::BPF_JEQ, *number, behind, usize::from(behind == 0))?);
+        }
+        if !numbers.is_empty() {
+            instructions.push(end(verdict));
+        }
+    }
+    for (number, decision) in calls {
+        if let Decision::ByArguments(forms) = decision {
+            instructions.push(jump(libc::BPF_JEQ, *number, 0, forms.len())?);
+            instructions.extend(forms);
+        }
+    }
+    instructions.push(end(last));
+    Some(instructions)
+}
+
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xc000_00b7;
+
+/// Where things stand in `struct seccomp_data`.
+const NUMBER_AT: u32 = 0;
+const ARCHITECTURE_AT: u32 = 4;
+const ARGUMENTS_AT: u32 = 16;
+
+/// The lower half of an argument.
+const fn low(argument: u8) -> u32 {
+    const { assert!(cfg!(target_endian = "little")) }
+    ARGUMENTS_AT + 8 * argument as u32
+}
+
+/// Loads 32 bits of what the filter sees.
+fn load(at: u32) -> sock_filter {
+    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at)
+}
+
+/// Ends the run.
+fn end(verdict: Verdict) -> sock_filter {
+    let value = match verdict {
+        Verdict::Allow => libc::SECCOMP_RET_ALLOW,
+        Verdict::Otherwise(Otherwise::Kill) => libc::SECCOMP_RET_KILL_PROCESS,
+        Verdict::Otherwise(Otherwise::Refuse) => {
+            libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned()
+        }
+    };
+    instruction(libc::BPF_RET | libc::BPF_K, value)
+}
+
+/// Compares what was loaded; passes so many instructions if it fits, and so many if it does not.
+/// `None`: they are too many for one instruction.
+fn jump(comparison: u32, value: u32, fits: usize, fits_not: usize) -> Option<sock_filter> {
+    let mut jump = instruction(libc::BPF_JMP | comparison | libc::BPF_K, value);
+    (jump.jt, jump.jf) = (u8::try_from(fits).ok()?, u8::try_from(fits_not).ok()?);
+    Some(jump)
+}
+
+/// Passes so many instructions.
+fn jump_far(passed: usize) -> Option<sock_filter> {
+    Some(instruction(libc::BPF_JMP | libc::BPF_JA, u32::try_from(passed).ok()?))
+}
+
+const fn instruction(code: u32, k: u32) -> sock_filter {
+    sock_filter { code: code as u16, jt: 0, jf: 0, k }
+}
+
+/// Filters compared with the lists that they are made of.
 #[cfg(test)]
-mod tests {
+pub(crate) mod probe {
     use super::*;
 
-    #[test]
-    fn every_list_makes_a_filter() {
-        for descriptors in [
-            Descriptors::default(),
-            Descriptors { server_info: Some(7), socket_tables: [[Some(8), Some(9)], [None; 2]] },
-        ] {
-            for thread in [Thread::Loop, Thread::Log] {
-                let filter = of(thread, &descriptors).unwrap();
-                assert!(filter.len() > 20, "{thread:?}");
+    pub const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    pub const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+    pub const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+
+    /// Runs a filter as the kernel does, and counts the steps.
+    pub fn run(
+        filter: &Filter,
+        architecture: u32,
+        number: u32,
+        arguments: [u64; 6],
+    ) -> (u32, usize) {
+        let mut data = [0; 64];
+        data[..4].copy_from_slice(&number.to_le_bytes());
+        data[4..8].copy_from_slice(&architecture.to_le_bytes());
+        for (place, argument) in data[16..].chunks_mut(8).zip(arguments) {
+            place.copy_from_slice(&argument.to_le_bytes());
+        }
+        let (mut at, mut loaded, mut steps) = (0, 0_u32, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = filter.0[at];
+            (at, steps) = (at + 1, steps + 1);
+            const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+            const AND: u32 = libc::BPF_ALU | libc::BPF_AND;
+            const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ;
+            const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE;
+            const FAR: u32 = libc::BPF_JMP | libc::BPF_JA;
+            match u32::from(code) {
+                LOAD => {
+                    let word = data[k as usize..].first_chunk().unwrap();
+                    loaded = u32::from_le_bytes(*word);
+                }
+                AND => loaded &= k,
+                EQUAL => at += usize::from(if loaded == k { jt } else { jf }),
+                AT_LEAST => at += usize::from(if loaded >= k { jt } else { jf }),
+                FAR => at += k as usize,
+                libc::BPF_RET => return (k, steps),
+                other => panic!("instruction {other:x}"),
             }
+        }
+    }
+
+    /// What the lists say, read without a filter.
+    fn said(layers: &[Layer], number: u32, arguments: [u64; 6], descriptors: &Descriptors) -> u32 {
+        let fits = |condition: &Condition| match *condition {
+            Condition::Bits(argument, mask, value) => {
+                arguments[usize::from(argument)] as u32 & mask == value
+            }
+            Condition::Null(argument) => arguments[usize::from(argument)] == 0,
+            Condition::Known(argument, known) => {
+                values(known, descriptors).contains(&(arguments[usize::from(argument)] as u32))
+            }
+        };
+        for Layer { allowed, otherwise } in layers {
+            let number = c_long::from(number);
+            let any = allowed.any.iter().copied().flatten().any(|call| *call == number);
+            let mut limited = allowed.limited.iter().copied().flatten();
+            let in_a_form = limited.any(|limited| {
+                limited.call == number && limited.forms.iter().any(|form| form.iter().all(fits))
+            });
+            if !any && !in_a_form {
+                return match otherwise {
+                    Otherwise::Kill => KILL,
+                    Otherwise::Refuse => REFUSE,
+                };
+            }
+        }
+        ALLOW
+    }
+
+    /// Arguments of every form of a call, each of them also with one bit changed.
+    fn probes(layers: &[Layer], number: u32, descriptors: &Descriptors) -> Vec<[u64; 6]> {
+        let lists = layers.iter().flat_map(|layer| layer.allowed.limited.iter().copied().flatten());
+        let forms = lists.filter(|limited| limited.call == c_long::from(number));
+        let forms = forms.flat_map(|limited| limited.forms);
+        let fitting = forms.flat_map(|form| filled_in(form, descriptors)).map(|form| {
+            let mut arguments = [0; 6];
+            for Comparison { at, value, .. } in form {
+                let (argument, high) = ((at - ARGUMENTS_AT) / 8, at % 8 == 4);
+                arguments[argument as usize] |= u64::from(value) << if high { 32 } else { 0 };
+            }
+            arguments
+        });
+        let mut probes = vec![[0; 6], [u64::MAX; 6]];
+        for arguments in fitting {
+            probes.push(arguments);
+            for bit in 0..6 * 64 {
+                let mut changed = arguments;
+                changed[bit / 64] ^= 1 << (bit % 64);
+                probes.push(changed);
+            }
+        }
+        probes
+    }
+
+    /// Compares a filter with its lists for every number and the arguments that matter. Each of its
+    /// instructions costs every start about half a microsecond, so it has so many at most.
+    #[track_caller]
+    pub fn says_what_the_lists_say(layers: &[Layer], descriptors: &Descriptors, longest: usize) {
+        let filter = compile(layers, descriptors).unwrap();
+        assert!(filter.0.len() <= longest, "{} instructions", filter.0.len());
+        let mut most = 0;
+        for number in (0..1024).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
+            for arguments in probes(layers, number, descriptors) {
+                let (found, steps) = run(&filter, ARCHITECTURE, number, arguments);
+                let want = said(layers, number, arguments, descriptors);
+                assert_eq!(found, want, "call {number} with {arguments:x?}");
+                most = most.max(steps);
+            }
+            assert_eq!(run(&filter, 0x4000_0003, number, [0; 6]).0, KILL, "another architecture");
+        }
+        assert!(most < 60, "{most} steps");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::probe::{ALLOW, KILL, REFUSE, run, says_what_the_lists_say};
+    use super::*;
+    use crate::process::system_calls::Limited;
+
+    const DESCRIPTORS: Descriptors =
+        Descriptors { server_info: Some(7), socket_tables: [[Some(8), Some(9)], [None; 2]] };
+
+    #[test]
+    fn a_filter_says_what_its_lists_say() {
+        for descriptors in [Descriptors::default(), DESCRIPTORS] {
+            for (allowed, longest) in [(&system_calls::LOOP, 190), (&system_calls::LOG, 115)] {
+                let otherwise = Otherwise::Kill;
+                says_what_the_lists_say(&[Layer { allowed, otherwise }], &descriptors, longest);
+            }
+        }
+    }
+
+    /// One call of each kind in each of two layers.
+    #[test]
+    fn the_first_layer_that_a_call_fails_decides() {
+        const BIT: &[Condition] = &[Condition::Bits(0, 1, 1)];
+        const ZERO: &[Condition] = &[Condition::Null(5)];
+        const fn limited(call: c_long, forms: &'static [&'static [Condition]]) -> Limited {
+            Limited { call, forms }
+        }
+        const OUTER: Allowed = Allowed {
+            any: &[&[0, 1, 2, 500]],
+            limited: &[&[limited(3, &[BIT]), limited(4, &[BIT, ZERO]), limited(5, &[ZERO])]],
+        };
+        const INNER: Allowed = Allowed {
+            any: &[&[0, 3, 6]],
+            limited: &[&[limited(1, &[BIT, ZERO]), limited(4, &[ZERO]), limited(7, &[BIT])]],
+        };
+        let outer = Layer { allowed: &OUTER, otherwise: Otherwise::Kill };
+        let inner = Layer { allowed: &INNER, otherwise: Otherwise::Refuse };
+        let none = Descriptors::default();
+        says_what_the_lists_say(&[outer, inner], &none, 80);
+        says_what_the_lists_say(&[inner, outer], &none, 80);
+        let filter = compile(&[outer, inner], &none).unwrap();
+        for (number, first, want) in
+            [(0, 0, ALLOW), (1, 1, ALLOW), (2, 0, REFUSE), (3, 0, KILL), (6, 0, KILL)]
+        {
+            let arguments = [first, 0, 0, 0, 0, 1];
+            assert_eq!(run(&filter, ARCHITECTURE, number, arguments).0, want, "call {number}");
         }
     }
 
@@ -128,13 +471,13 @@ mod tests {
 
     #[test]
     fn a_form_that_names_what_is_not_there_allows_nothing() {
-        let rules = |descriptors: &Descriptors| rules(&system_calls::LOOP, descriptors).unwrap();
-        let none = rules(&Descriptors::default());
-        assert!(!none.contains_key(&libc::SYS_ftruncate) && !none.contains_key(&libc::SYS_pread64));
-        let descriptors =
-            Descriptors { server_info: Some(7), socket_tables: [[Some(8), Some(9)], [None; 2]] };
-        let all = rules(&descriptors);
-        assert_eq!(all[&libc::SYS_ftruncate].len(), 1);
-        assert_eq!(all[&libc::SYS_pread64].len(), 2, "one for each table");
+        let filters = [Descriptors::default(), DESCRIPTORS]
+            .map(|descriptors| of(Thread::Loop, &descriptors).unwrap());
+        let [none, all] = filters.map(|filter| {
+            [(libc::SYS_ftruncate, 7), (libc::SYS_pread64, 8), (libc::SYS_pread64, 9)].map(
+                |(call, file)| run(&filter, ARCHITECTURE, call as u32, [file, 0, 0, 0, 0, 0]).0,
+            )
+        });
+        assert_eq!((none, all), ([KILL; 3], [ALLOW; 3]));
     }
 }

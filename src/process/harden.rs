@@ -196,6 +196,12 @@ pub fn close_inherited(first: usize, link: BorrowedFd<'_>) -> Option<String> {
     }
 }
 
+/// Leaves no capability that a later execve(2) could give. Once, before the connector is forked, so that
+/// both processes have it: each capability is a system call.
+pub fn empty_bounding_set() -> Result<(), HardenError> {
+    sys::empty_bounding_set().map_err(|_| HardenError::Capabilities)
+}
+
 /// Becomes another user if one is named, gives up every capability in any case, and is still
 /// non-dumpable after that: a change of credentials may have changed it. Only while the process has
 /// one thread.
@@ -203,7 +209,6 @@ pub fn drop_privileges(user: Option<(u32, u32)>) -> Result<(), HardenError> {
     if user.is_some() && suid_dumpable() {
         return Err(HardenError::SuidDumpable);
     }
-    sys::empty_bounding_set().map_err(|_| HardenError::Capabilities)?;
     if let Some((uid, gid)) = user {
         sys::become_user(uid, gid).map_err(|_| HardenError::User)?;
     }

@@ -656,22 +656,18 @@ pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     if ids == [uid; 3] && groups == [gid; 3] { Ok(()) } else { Err(io::ErrorKind::Other.into()) }
 }
 
-/// Takes every capability from the bounding set, where that is allowed and they are there.
+/// Takes every capability from the bounding set, where that is allowed.
 pub fn empty_bounding_set() -> io::Result<()> {
     for capability in 0..64 {
         // SAFETY: prctl with plain numbers.
-        match unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) } {
-            0 => continue,
-            1 => {}
-            // Beyond the last one that this kernel has.
-            _ => break,
-        }
-        // SAFETY: as above.
         match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
-            // Whoever may not drop them has none to bound: no_new_privs sees to that.
+            Ok(_) => {}
+            // Beyond the last one that this kernel has.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+            // A process that may not drop them has none to bound: no_new_privs sees to that.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => break,
-            result => result?,
-        };
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -806,6 +802,17 @@ pub fn seccomp() -> io::Result<()> {
     let answer =
         unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, ptr::from_ref(&action)) };
     check(c_int::try_from(answer).unwrap_or(-1)).map(|_| ())
+}
+
+/// Puts a seccomp filter in force for the thread that calls, and those that it starts. It has no new
+/// privileges already.
+pub fn filter_thread(program: &[libc::sock_filter]) -> io::Result<()> {
+    let len = program.len().try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let (mode, program) = (libc::SECCOMP_SET_MODE_FILTER, ptr::from_ref(&program));
+    // SAFETY: the kernel reads `len` instructions, and writes none; they outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, mode, 0, program) };
+    check(c_int::try_from(result).unwrap_or(-1)).map(|_| ())
 }
 
 /// Sets a socket option.

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use super::support::upstream::memory_file;
-use super::support::{Client, Upstream};
-use super::{Watched, common};
+use super::support::{Client, Relay, Upstream};
+use super::{Watched, common, go_first};
 
 /// Instructions for one request at one connection: a realistic head, 2 KiB up, 1 KiB down, TLS 1.3
 /// with AES-128-GCM. In the static program, which brings its own libc, counted by valgrind, whose
@@ -191,4 +192,54 @@ fn a_connection_takes_no_more_system_calls_than_before() {
         println!("{found:10.4} {name}");
         assert!(found <= most + 0.02, "{found} calls of {name} for a connection, {most} before");
     }
+}
+
+/// Calls of both processes from the start to the end of a relay that serves one request, without those
+/// for memory. To renew it after a change that was meant to change it, write here what the test prints.
+const START: u64 = 482;
+
+#[test]
+#[ignore = "needs strace and a release build"]
+fn a_start_takes_no_more_system_calls_than_before() {
+    let calls = calls(&kept(), |port| ask(port, 1, 1));
+    let mut found = 0;
+    for (name, count) in &calls {
+        println!("{count:10} {name}");
+        let is_memory = matches!(name.as_str(), "brk" | "mmap" | "munmap" | "mremap" | "madvise");
+        found += if is_memory { 0 } else { *count };
+    }
+    println!("{found} calls in all, {START} committed");
+    assert!(found <= START * (100 + SLACK) / 100, "see above which are new");
+    assert!(found >= START * (100 - SLACK) / 100, "hold what was won: write it to START");
+}
+
+/// Percent of a start without the sandbox. The kernel compiles a filter and tries it with every number
+/// of a system call when it is put in force: filters that are longer, or read from end to end, show.
+const SANDBOX: f64 = 130.0;
+
+#[test]
+#[ignore = "needs a release build"]
+fn a_start_with_the_sandbox_takes_little_longer_than_one_without() {
+    go_first(0);
+    let upstream = kept();
+    let mut took: [Vec<Duration>; 2] = Default::default();
+    // Turn by turn, so that other work on the machine slows both.
+    for _ in 0..60 {
+        for (more, took) in [&[][..], &["--no-sandbox"]].into_iter().zip(&mut took) {
+            let starter = Relay::to(&upstream.url()).args(more);
+            let start = Instant::now();
+            let relay = starter.start();
+            took.push(start.elapsed());
+            drop(relay);
+        }
+    }
+    let [with, without] = took.map(|mut took| {
+        took.sort_unstable();
+        took[took.len() / 2]
+    });
+    let percent = 100.0 * with.as_secs_f64() / without.as_secs_f64();
+    println!(
+        "{with:.1?} with the sandbox, {without:.1?} without: {percent:.0} %, at most {SANDBOX}"
+    );
+    assert!(percent <= SANDBOX, "{percent} %");
 }

@@ -2,7 +2,8 @@
 
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use ml_kem::EncapsulationKey768;
 use ml_kem::kem::TryKeyInit;
@@ -11,10 +12,13 @@ use rustls::crypto::{
     ActiveKeyExchange, CompletedKeyExchange, SharedSecret, SupportedKxGroup, ring,
 };
 use rustls::{NamedGroup, ProtocolVersion, ServerConfig};
+use sha3::Digest;
 use shake::digest::{ExtendableOutput, Update, XofReader};
 
 use super::certificates::{Folder, OpensslServer};
-use super::support::{Relay, Upstream, certs, ok, post};
+use super::memory::may_read;
+use super::memory::scanner::{Needles, Scan, scan};
+use super::support::{Relay, Upstream, certs, needs_root, ok, post};
 
 /// The server's half of X25519MLKEM768, by another implementation of ML-KEM than the relay's.
 #[derive(Debug)]
@@ -159,6 +163,79 @@ fn a_share_that_is_damaged_ends_the_handshake() {
         let response = relay.connect().send(post("", "{}")).response();
         assert_eq!((response.status, response.code()), (502, "upstream_tls_failed"), "{damaged:?}");
         assert!(upstream.requests().is_empty());
+    }
+}
+
+/// A server that looks into the memory of the relay in the middle of a handshake.
+#[derive(Debug)]
+struct Onlooker;
+
+/// The relay's process.
+static WATCHED: AtomicU32 = AtomicU32::new(0);
+
+/// What the server knows of an exchange: the hash of the encapsulation key, which the private key holds
+/// between its secret parts (FIPS 203, algorithm 16), and the secret of ML-KEM.
+struct Exchanged {
+    hash: [u8; 32],
+    secret: [u8; 32],
+    during: Scan,
+}
+static EXCHANGED: Mutex<Vec<Exchanged>> = Mutex::new(Vec::new());
+
+impl SupportedKxGroup for Onlooker {
+    fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, rustls::Error> {
+        unreachable!("a server completes at once")
+    }
+
+    fn start_and_complete(&self, share: &[u8]) -> Result<CompletedKeyExchange, rustls::Error> {
+        let hash: [u8; 32] = sha3::Sha3_256::digest(&share[..1184]).into();
+        let completed = Server.start_and_complete(share)?;
+        let secret = *completed.secret.secret_bytes().first_chunk().unwrap();
+        let during = scan(WATCHED.load(Ordering::SeqCst), &Needles::new(&hash)).unwrap();
+        EXCHANGED.lock().unwrap().push(Exchanged { hash, secret, during });
+        Ok(completed)
+    }
+
+    fn name(&self) -> NamedGroup {
+        NamedGroup::X25519MLKEM768
+    }
+
+    fn usable_for_version(&self, version: ProtocolVersion) -> bool {
+        version == ProtocolVersion::TLSv1_3
+    }
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn the_secrets_of_an_exchange_are_wiped_when_it_has_ended() {
+    needs_root();
+    let upstream = Upstream::new(Some(config(&[&Onlooker])), |peer| {
+        while peer.request().is_some() {
+            peer.write(ok("fine"));
+        }
+    });
+    let relay = Relay::to(&upstream.url()).start();
+    if !may_read(&relay) {
+        return;
+    }
+    WATCHED.store(relay.pid(), Ordering::SeqCst);
+    let mut client = relay.connect();
+    for _ in 0..2 {
+        assert_eq!(client.send(post("", "{}")).response().text(), "fine");
+    }
+    let exchanged = EXCHANGED.lock().unwrap();
+    assert_eq!(exchanged.len(), 1, "one connection, which is still open");
+    for Exchanged { hash, secret, during } in &*exchanged {
+        assert!(!during.hits.is_empty(), "the private key is where the relay waits for a share");
+        for (what, secret) in [("private key", hash), ("secret of ML-KEM", secret)] {
+            let places: Vec<String> = scan(relay.pid(), &Needles::new(secret))
+                .unwrap()
+                .hits
+                .into_iter()
+                .map(|hit| hit.place)
+                .collect();
+            assert!(places.is_empty(), "the {what} in {places:?}");
+        }
     }
 }
 
