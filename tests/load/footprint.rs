@@ -8,6 +8,8 @@ use super::support::{Relay, Upstream, ok, pace, post};
 
 /// 1.95 MiB, in bytes.
 const SIZE: u64 = 2_044_723;
+/// What the connector has in memory that is its own: 0.35 MiB, in KiB.
+const CONNECTOR: usize = 358;
 /// 2.1 MiB, in KiB, of which the program's own code is nearly the half.
 const IDLE: usize = 2_150;
 
@@ -61,6 +63,17 @@ fn footprint_at_rest_is_at_most_2_1_mib_of_memory_with_the_systems_roots_too() {
         let idle = seen.max().unwrap();
         println!("{idle} KiB of {IDLE} at rest; further roots: {}", more.unwrap_or("one"));
         assert!(idle <= IDLE, "{} KiB too many", idle - IDLE);
+        let pid = relay.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let connector = children.trim();
+        // Of a process that is not dumpable, root alone is told.
+        if let Ok(memory) = std::fs::read_to_string(format!("/proc/{connector}/smaps_rollup")) {
+            let kib = |line: &str| line.split_whitespace().nth(1)?.parse::<usize>().ok();
+            let private = memory.lines().filter(|line| line.starts_with("Private_"));
+            let private: usize = private.filter_map(kib).sum();
+            println!("{private} KiB of {CONNECTOR} are the connector's own");
+            assert!((1..=CONNECTOR).contains(&private), "{private} KiB");
+        }
         if more.is_none() {
             assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
             println!("{} KiB after the first request", relay.memory("VmRSS:"));
