@@ -11,7 +11,7 @@ use codex_responses_api_proxy::cli::{self, Command, Config, flags};
 use codex_responses_api_proxy::connector;
 use codex_responses_api_proxy::connector::wire::Target;
 use codex_responses_api_proxy::http1::request;
-use codex_responses_api_proxy::http1::url::Scheme;
+use codex_responses_api_proxy::http1::url::{Host, Scheme};
 use codex_responses_api_proxy::net::check as check_report;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::probe::probe;
@@ -116,8 +116,9 @@ fn run(
     let beginning = if config.no_sandbox { beginning } else { beginning.deny_executable_memory() };
     harden::empty_bounding_set()?;
     // Before anything secret is read: it keeps no copy of what this process has from here on.
-    let forked = connector::fork(!config.no_sandbox)
-        .map_err(|error| format!("cannot start the connector ({error}); raise ulimit -u"))?;
+    let forked = connector::fork(!config.no_sandbox).map_err(|error| {
+        format!("cannot start the connector ({error}); raise ulimit -n and ulimit -u")
+    })?;
     // Whatever can fail without the key fails before it is read.
     harden::can_start()?;
     let requirement = config.requirement();
@@ -129,6 +130,9 @@ fn run(
         Some(egress) => (egress.host, egress.port, Some(egress.request)),
         None => (config.upstream.host.clone(), config.upstream.port, None),
     };
+    if matches!(host, Host::Name(_)) && !host.is_localhost() {
+        harden::can_look_up()?;
+    }
     let mut trust = Trust::built_in(&config.upstream.host);
     let passed_over = match &config.ca_file {
         None => String::new(),

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use super::status::Status;
+use super::sys::child;
 use super::sys::{self, FirstSteps, Inherited, Reached};
 
 /// A step that failed. Each has its exit code, those of the reference.
@@ -181,6 +183,19 @@ pub fn can_start() -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Finds out whether names can be looked up, each in a process that a timer ends. The text says what to
+/// do.
+pub fn can_look_up() -> Result<(), String> {
+    let refused = |call: &str, error: io::Error| {
+        format!(
+            "cannot look names up ({call}: {error}); raise ulimit -i and ulimit -n, or let {call} through \
+             in the container's seccomp profile"
+        )
+    };
+    child::try_timer().map_err(|error| refused("timer_create(2)", error))?;
+    io::pipe().map(drop).map_err(|error| refused("pipe2(2)", error))
 }
 
 /// Closes what was inherited, from `first` on, once the files of the command line have been read

@@ -464,10 +464,12 @@ pub fn inherited_descriptors(
         first as u32 > last
             || unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0
     };
-    if in_range(first, but as u32 - 1) && in_range(but + 1, u32::MAX) {
+    let mark = Mark::new(first);
+    if in_range(first, but as u32 - 1) && in_range(but + 1, u32::MAX) && mark.was_reached(what) {
         return Reached::All;
     }
-    // Linux before 5.11 has no close_range(2) or not this flag of it; a container may refuse it.
+    // Linux before 5.11 has no close_range(2) or not this flag of it; a container may refuse it, or
+    // have it return 0 and do nothing.
     let see_to = |fd: RawFd| {
         match what {
             _ if fd == but => 0,
@@ -487,6 +489,40 @@ pub fn inherited_descriptors(
     let end = RawFd::try_from(limit.rlim_cur).unwrap_or(RawFd::MAX).min(1 << 20);
     (first..end).for_each(see_to);
     Reached::Below(end)
+}
+
+/// A descriptor that shows whether close_range(2) has reached it.
+struct Mark(Option<RawFd>);
+
+impl Mark {
+    /// Among the descriptors from `first` on. There is none when all numbers are taken.
+    fn new(first: RawFd) -> Mark {
+        // SAFETY: no memory is involved.
+        let fd = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD, first) };
+        Mark((fd >= first).then_some(fd))
+    }
+
+    /// close_range(2) has closed it, or will have execve(2) close it.
+    fn was_reached(self, what: Inherited) -> bool {
+        let Some(fd) = self.0 else {
+            return true;
+        };
+        // SAFETY: asks for a flag; closes a descriptor that nothing else uses.
+        let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+        match what {
+            Inherited::Close => flags == -1,
+            Inherited::CloseOnExec => flags & libc::FD_CLOEXEC != 0,
+        }
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        if let Some(fd) = self.0 {
+            // SAFETY: nothing else uses this number: where it was closed, nothing was opened since.
+            unsafe { libc::close(fd) };
+        }
+    }
 }
 
 /// The descriptors that are open, as /proc lists them: those above the soft limit too, which they stay

@@ -468,6 +468,16 @@ fn executable_memory_is_denied_where_the_kernel_can() {
     has(&line, "; RELRO");
 }
 
+/// A profile may have a call return 0 and do nothing.
+#[test]
+fn a_protection_that_only_seems_to_be_in_force_is_not_claimed() {
+    if emulated() {
+        return;
+    }
+    lacks(&protections(Relay::bare().refusing(libc::SYS_prctl, Some(65), 0)), "MDWE");
+    lacks(&protections(Relay::bare().refusing(462, None, 0)), "mseal");
+}
+
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
 fn memory_is_not_executable_whatever_the_personality() {
@@ -520,6 +530,24 @@ fn a_start_without_random_numbers_says_so() {
     for error in [libc::ENOSYS, libc::EPERM] {
         let refused = Relay::bare().refusing(libc::SYS_getrandom, None, error);
         ends(refused, 1, &["no random numbers", "getrandom(2)"]);
+    }
+}
+
+/// Else every request would end with "upstream_dns_failed".
+#[test]
+fn a_start_without_what_a_lookup_takes_says_so() {
+    if emulated() {
+        return;
+    }
+    let name = || Relay::to("https://upstream.test/");
+    for (call, text) in [(libc::SYS_timer_create, "timer_create(2)"), (libc::SYS_pipe2, "pipe2(2)")]
+    {
+        ends(name().refusing(call, None, libc::EPERM), 1, &["look names up", text]);
+    }
+    ends(limited(name(), libc::RLIMIT_SIGPENDING, 0), 1, &["look names up", "ulimit -i"]);
+    // An address is not looked up, nor is this name.
+    for url in ["https://192.0.2.1/", "https://localhost/"] {
+        protections(Relay::to(url).refusing(libc::SYS_timer_create, None, libc::EPERM));
     }
 }
 

@@ -41,6 +41,27 @@ pub fn set_disposition(signal: c_int, disposition: Disposition) {
 /// Has the kernel kill this process after so many seconds. It cannot block that signal, and once it may
 /// set no timers it cannot put it off.
 pub fn end_after(seconds: u32) -> io::Result<()> {
+    let timer = kill_timer()?;
+    // SAFETY: plain memory, of which zero is a legal value.
+    let mut once: libc::itimerspec = unsafe { std::mem::zeroed() };
+    once.it_value.tv_sec = seconds.into();
+    let none: *const libc::itimerspec = ptr::null();
+    // SAFETY: the kernel reads one struct that outlives the call, and fills none.
+    let set =
+        unsafe { libc::syscall(libc::SYS_timer_settime, timer, 0, ptr::from_ref(&once), none) };
+    check(c_int::try_from(set).unwrap_or(-1)).map(|_| ())
+}
+
+/// Tries whether [`end_after`] would find a timer to be had.
+pub fn try_timer() -> io::Result<()> {
+    let timer = kill_timer()?;
+    // SAFETY: the timer was made here, and nothing else knows it.
+    unsafe { libc::syscall(libc::SYS_timer_delete, timer) };
+    Ok(())
+}
+
+/// A timer that kills this process, not set yet.
+fn kill_timer() -> io::Result<c_int> {
     // SAFETY: plain memory, of which zero is a legal value.
     let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
     event.sigev_notify = libc::SIGEV_SIGNAL;
@@ -51,15 +72,7 @@ pub fn end_after(seconds: u32) -> io::Result<()> {
         (libc::CLOCK_MONOTONIC, ptr::from_ref(&event), ptr::from_mut(&mut timer));
     // SAFETY: the kernel reads one struct and fills one number, which outlive the call.
     let made = unsafe { libc::syscall(libc::SYS_timer_create, clock, event, at) };
-    check(c_int::try_from(made).unwrap_or(-1))?;
-    // SAFETY: as above.
-    let mut once: libc::itimerspec = unsafe { std::mem::zeroed() };
-    once.it_value.tv_sec = seconds.into();
-    let none: *const libc::itimerspec = ptr::null();
-    // SAFETY: the kernel reads one struct that outlives the call, and fills none.
-    let set =
-        unsafe { libc::syscall(libc::SYS_timer_settime, timer, 0, ptr::from_ref(&once), none) };
-    check(c_int::try_from(set).unwrap_or(-1)).map(|_| ())
+    check(c_int::try_from(made).unwrap_or(-1)).map(|_| timer)
 }
 
 /// Ends the process at once: nothing is flushed, nothing is run.

@@ -11,12 +11,13 @@ use super::{check, environ};
 use crate::http1::digits;
 
 /// Takes memory that is writable and executable, and memory that becomes executable, away from the
-/// process for good (Linux 6.3). Whether that is in force.
+/// process for good (Linux 6.3). Whether that is in force, as the kernel has it.
 pub fn deny_executable_memory() -> bool {
     const SET_MDWE: c_int = 65;
     const REFUSE_EXEC_GAIN: c_int = 1;
     // SAFETY: prctl with plain numbers.
-    unsafe { libc::prctl(SET_MDWE, REFUSE_EXEC_GAIN, 0, 0, 0) == 0 }
+    unsafe { libc::prctl(SET_MDWE, REFUSE_EXEC_GAIN, 0, 0, 0) };
+    executable_memory_is_denied()
 }
 
 /// Whether memory can be made executable no more, as the kernel has it.
@@ -24,7 +25,8 @@ pub fn executable_memory_is_denied() -> bool {
     const GET_MDWE: c_int = 66;
     const REFUSE_EXEC_GAIN: c_int = 1;
     // SAFETY: prctl with plain numbers.
-    unsafe { libc::prctl(GET_MDWE, 0, 0, 0, 0) & REFUSE_EXEC_GAIN == REFUSE_EXEC_GAIN }
+    let mode = unsafe { libc::prctl(GET_MDWE, 0, 0, 0, 0) };
+    mode != -1 && mode & REFUSE_EXEC_GAIN != 0
 }
 
 /// Clears the personality that makes all readable memory executable (READ_IMPLIES_EXEC), which a

@@ -1,5 +1,6 @@
 //! The program's own segments: RELRO, seals, prefaulting.
 
+use std::io;
 use std::ptr;
 
 use libc::c_void;
@@ -70,7 +71,7 @@ pub fn seal_program() -> Sealed {
                 let at = ptr::with_exposed_provenance_mut(start);
                 // SAFETY: takes write permission from constants whose relocation has ended.
                 sealed.relro &= unsafe { libc::mprotect(at, end - start, libc::PROT_READ) } == 0;
-                sealed.mseal &= mseal(start, end - start);
+                sealed.mseal &= mseal(start, end - start) && is_sealed(start);
             }
         }
         for segment in segments {
@@ -90,6 +91,15 @@ fn mseal(start: usize, len: usize) -> bool {
     const SYS_MSEAL: libc::c_long = 462;
     // SAFETY: changes no byte, and the pages belong to the program until its end.
     unsafe { libc::syscall(SYS_MSEAL, start, len, 0) == 0 }
+}
+
+/// The kernel refuses to change pages that are read-only, even to what they are. A profile may have
+/// mseal(2) return 0 and do nothing.
+fn is_sealed(start: usize) -> bool {
+    let at = ptr::with_exposed_provenance_mut(start);
+    // SAFETY: the page keeps its permissions, whether or not this is refused.
+    let changed = unsafe { libc::mprotect(at, page_size(), libc::PROT_READ) };
+    changed == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
 /// Prefaults the program's read-only segments so that the first connection takes no page faults.
