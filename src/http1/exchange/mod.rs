@@ -10,16 +10,18 @@
 //! | [`State::Complete`] | see [`Rest`] | response handed over |
 //!
 //! ```text
-//!            ┌────────────── a connection is ready ──────────────┐
-//!            │                                                   ▼
-//!   Idle ────┴─► Waiting ──────────────────────────────────► Uploading ──► Awaiting
-//!    ▲  │           │  fault                          fault │   │ final head │ final head
-//!    │  │ refusal   ▼                                       │   ▼            ▼
-//!    │  └──────► Complete ◄─────────────────────────────────┴─ Responding ◄──┘
-//!    └── next ───────┘                                 end of the response
+//! Idle ──► Waiting ──► Uploading ──► Awaiting ──► Responding ──► Complete ──► Idle
 //! ```
 //!
-//! A request without a body goes to `Awaiting` at once, a response without one to `Complete`.
+//! | from | to | on |
+//! |---|---|---|
+//! | `Idle` | `Waiting` | an acceptable head, but no connection that can take it |
+//! | `Idle`, `Waiting` | `Uploading`; without a body `Awaiting` | the head is sent |
+//! | `Uploading` | `Awaiting` | the end of the request body |
+//! | `Uploading`, `Awaiting` | `Responding`; without a body `Complete` | a final response head |
+//! | `Responding` | `Complete` | the end of the response |
+//! | `Idle`, `Waiting`, `Uploading`, `Awaiting` | `Complete` | a refusal or a fault |
+//! | `Complete` | `Idle` | [`Exchange::next`] |
 //!
 //! Bytes are never stored here: the output is a list of ranges of the caller's input
 //! ([`GatherList`]).
