@@ -120,3 +120,20 @@ fn wipe_stack() {
     // The array is cleared where it is made; zeroize would do it once more, byte by byte.
     black_box(&mut [0u64; STACK / 8]);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::ManuallyDrop;
+
+    use super::*;
+
+    #[test]
+    fn a_private_key_is_overwritten_where_it_lay() {
+        let (private_key, _) = portable::generate_key_pair([7; 64]).into_parts();
+        let mut place = ManuallyDrop::new(Wiped(private_key));
+        assert!(place.0[0..].iter().any(|byte| *byte != 0));
+        // SAFETY: dropped this once. What is looked at afterwards are bytes that nothing has freed.
+        unsafe { ManuallyDrop::drop(&mut place) };
+        assert!(place.0[0..].iter().all(|byte| *byte == 0));
+    }
+}
