@@ -30,7 +30,7 @@ pub struct Way {
     /// Roots.
     pub trust: Trust,
     /// Which certificates of the file cannot be roots.
-    pub passed_over: String,
+    pub skipped_roots: String,
     /// The user of `--user`.
     pub user: Option<(u32, u32)>,
     /// Confines each thread.
@@ -40,7 +40,7 @@ pub struct Way {
 /// `--check`: goes on as the relay does, but with no key, no port, and one connection that carries
 /// nothing.
 pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), StartError> {
-    let Way { told, host, port, proxy, upstream_users, trust, passed_over, user, sandbox } = way;
+    let Way { told, host, port, proxy, upstream_users, trust, skipped_roots, user, sandbox } = way;
     let UpstreamUrl { scheme, path_and_query, .. } = &config.upstream;
     let scheme = if *scheme == Scheme::Http { "http" } else { "https" };
     check::say("upstream", &format!("{scheme}://{}{path_and_query}", config.upstream.authority()));
@@ -51,9 +51,9 @@ pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), Star
         check::say("proxy", &format!("{host}:{port}"));
     }
     if let Some((name, path)) = &config.ca_file {
-        let separator = if passed_over.is_empty() { "" } else { "; " };
+        let separator = if skipped_roots.is_empty() { "" } else { "; " };
         let path = path.display();
-        check::say("roots", &format!("built in, and {name} {path}{separator}{passed_over}"));
+        check::say("roots", &format!("built in, and {name} {path}{separator}{skipped_roots}"));
     }
     // As many as the key takes.
     let pages = SecretPages::new(locked_kib(sys::page_size()) * 512)

@@ -62,7 +62,7 @@ pub struct Config {
     pub drop_headers: Vec<&'static [u8]>,
     /// Responses pass that cannot be searched for the key.
     pub allow_encoded_responses: bool,
-    /// Hosts that clients may name beside loopback's.
+    /// Hosts that clients may name apart from loopback's.
     pub allow_hosts: Vec<&'static [u8]>,
     /// Further roots, in PEM form, and the flag or variable that names the file.
     pub ca_file: Option<(&'static str, PathBuf)>,

@@ -77,7 +77,7 @@ pub fn main() -> ExitCode {
     };
     let handover = Handover::take();
     if config.detach && !config.check {
-        if config.access_log && !detach::stderr_is_kept() {
+        if config.access_log && !detach::is_stderr_kept() {
             let reason = "--access-log with --detach needs a file as stderr; add 2> FILE";
             return failed(&mut starter, stderr, &reason, USAGE);
         }
@@ -134,11 +134,11 @@ fn run(
         harden::can_look_up()?;
     }
     let mut trust = Trust::built_in(&config.upstream.host);
-    let passed_over = match &config.ca_file {
+    let skipped_roots = match &config.ca_file {
         None => String::new(),
         Some((name, path)) => match trust.add(path) {
             Ok(0) => String::new(),
-            Ok(n) => format!("{name}: certificates passed over, which cannot be roots: {n}"),
+            Ok(n) => format!("{name}: certificates skipped, which cannot be roots: {n}"),
             Err(error) => return Err(format!("{name}: {} {error}", path.display()).into()),
         },
     };
@@ -200,7 +200,7 @@ fn run(
     requirement.before_the_key(&beginning, &sandbox)?;
     if config.check {
         let way =
-            Way { told, host, port, proxy, upstream_users, trust, passed_over, user, sandbox };
+            Way { told, host, port, proxy, upstream_users, trust, skipped_roots, user, sandbox };
         return check(config, beginning, way);
     }
     let connector = match config.upstream.scheme {
@@ -230,8 +230,8 @@ fn run(
     };
     let sandbox = sandbox.with_descriptors(descriptors);
     let mut notes = Vec::new();
-    if !passed_over.is_empty() {
-        notes.push(passed_over);
+    if !skipped_roots.is_empty() {
+        notes.push(skipped_roots);
     }
     if proxy.is_some() {
         notes.push(format!("upstream through the proxy {host}:{port}"));
@@ -243,7 +243,7 @@ fn run(
         }
         (None, None) => {}
     }
-    if peers.as_ref().is_some_and(Peers::reads_tables) {
+    if peers.as_ref().is_some_and(Peers::needs_tables) {
         notes.push("--allow-uid by /proc/net/tcp".into());
     }
     if listeners.is_alone() && !handover.is_activated() {
@@ -326,7 +326,7 @@ fn run(
     told.map_err(|_| "--detach: nobody waits for the start any more".to_owned())?;
     event_loop.tell_ready(pid);
     let ended = event_loop.run().map_err(|error| {
-        format!("the event loop failed ({error}); start the relay anew, and report it as a bug")
+        format!("the event loop failed ({error}); start the relay again, and report it as a bug")
     })?;
     Ok(ended?)
 }
@@ -338,7 +338,7 @@ fn open_server_info(config: &Config, port: u16) -> Result<Option<ServerInfo>, St
     let later = if config.user.is_some() { Later::OtherUser } else { Later::SameUser };
     let info = ServerInfo::open(path, port, std::process::id(), later)
         .map_err(|error| no_server_info(config, &error))?;
-    if config.detach && info.is(io::stdout()) {
+    if config.detach && info.is_same(io::stdout()) {
         let error = io::Error::other("with --detach, stdout is left");
         return Err(no_server_info(config, &error).into());
     }

@@ -8,7 +8,7 @@ use codex_responses_api_proxy::http1::local_response::UpstreamFault;
 use codex_responses_api_proxy::process::harden::HardenError;
 use codex_responses_api_proxy::process::protections::Unmet;
 
-/// It did not start. This and the next are the exit codes beside those of [`HardenError`].
+/// It did not start. This and the next are the exit codes that are not those of [`HardenError`].
 pub const FAILED: u8 = 1;
 /// Wrong use.
 pub const USAGE: u8 = 2;
@@ -52,7 +52,7 @@ impl From<connector::StartError> for StartError {
 
 impl From<ConnectorFailed> for StartError {
     fn from(ConnectorFailed: ConnectorFailed) -> StartError {
-        let reason = "the connector process has ended; start the relay anew, and report it as a bug \
+        let reason = "the connector process has ended; start the relay again, and report it as a bug \
                       unless somebody killed it";
         StartError { reason: reason.into(), code: CONNECTOR }
     }
@@ -68,7 +68,7 @@ pub fn no_connector(fault: UpstreamFault) -> StartError {
     format!("--upstream-url: {}", fault.response()).into()
 }
 
-/// The loop, or a thread beside it, could not be set up.
+/// The loop, or another thread, could not be set up.
 pub fn no_loop(error: io::Error) -> StartError {
     match error.get_ref().and_then(|e| e.downcast_ref::<HardenError>()) {
         Some(error) => StartError::from(*error),

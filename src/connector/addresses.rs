@@ -214,6 +214,6 @@ mod tests {
         addresses.doubt(now);
         now += PACE;
         addresses.found(vec![], now);
-        assert_eq!(addresses.not_before, Some(now + PAUSE.0), "it begins anew");
+        assert_eq!(addresses.not_before, Some(now + PAUSE.0), "it starts again");
     }
 }

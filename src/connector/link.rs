@@ -182,7 +182,7 @@ impl AsRawFd for Link {
     }
 }
 
-/// A connection that was asked for. Whoever lets go of it wants it no more.
+/// A connection that was asked for. Dropping it withdraws the request.
 pub struct Pending {
     link: Rc<Link>,
     id: u64,

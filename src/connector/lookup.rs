@@ -113,9 +113,7 @@ fn in_child(
 ) -> Option<()> {
     let mut tell = File::from(child::keep_only(tell).ok()?);
     child::end_after(LOOKUP).ok()?;
-    if !child::end_with(connector).ok()? {
-        return None;
-    }
+    child::end_with(connector).ok()?;
     let (files, before) = resolver_files();
     confinement.lookup(&files).ok()?;
     drop(files);

@@ -51,7 +51,7 @@ const KEPT_VARIABLES: [&[u8]; 2] = [b"RES_OPTIONS", b"LOCALDOMAIN"];
 /// took a connector over could otherwise fork until the machine has no process left to give.
 const PROCESSES: u64 = 1024;
 
-/// Descriptors of the connector beside its attempts: standard ones, the link, the server-info file, a
+/// Descriptors of the connector apart from its attempts: standard ones, the link, the server-info file, a
 /// lookup's pipe, what that lookup opens.
 const OTHER_DESCRIPTORS: u64 = 32;
 
@@ -160,7 +160,7 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
         return;
     };
     let (name, addresses) = match target.host {
-        // In a race, whoever listens on the family that the upstream does not use would win it.
+        // In a race, a listener on the family that the upstream does not use could win.
         Host::Name(_) if target.host.is_localhost() => {
             (None, literal(&[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], target.port))
         }
@@ -176,7 +176,7 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
     let attempts = files.saturating_sub(OTHER_DESCRIPTORS).clamp(1, ATTEMPTS as u64) as usize;
     // Nothing is loaded from here on.
     let sealed = sys::seal_program();
-    let executable_memory_denied = sys::executable_memory_is_denied();
+    let executable_memory_denied = sys::is_executable_memory_denied();
     let (confinement, confined) = match confine(target.user, target.port, parent, sandbox) {
         Ok((confinement, read_back)) => (Some(confinement), Ok(read_back)),
         Err(error) => (None, Err(error)),
@@ -252,8 +252,10 @@ fn confine(
     // The change of user took that back, so it comes now. What ends the connector is the end of the
     // link: the kernel sends this signal in the loop's name, and neither Landlock (from version 6 on)
     // nor another user's id lets the loop signal the connector.
-    if !child::end_with(parent).map_err(|_| HardenError::NewPrivileges)? {
-        child::end_now(0);
+    match child::end_with(parent) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => child::end_now(0),
+        Err(_) => return Err(HardenError::NewPrivileges),
     }
     let confinement = Confinement::new(if sandbox { Sandbox::new(port) } else { Sandbox::off() });
     let read_back = confinement.connector(port)?;

@@ -11,7 +11,7 @@ use mio::net::TcpStream;
 use crate::http1::local_response::UpstreamFault;
 use crate::process::sys::reset_on_close;
 
-/// How long one address is tried alone before the next is tried beside it (RFC 8305 §5).
+/// How long one address is tried alone before the next is tried in parallel (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// How several addresses are tried.

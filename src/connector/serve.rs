@@ -122,7 +122,7 @@ impl Connector {
             if fds[LOOKUP].revents != 0 {
                 self.looked_up(now);
             } else if self.lookup.as_ref().is_some_and(|lookup| lookup.is_overdue(now)) {
-                // Whoever waits next has another one begun.
+                // The next request that waits has another one begun.
                 self.lookup = None;
                 self.addresses.found(Vec::new(), now);
             }
@@ -143,7 +143,7 @@ impl Connector {
         let link = if self.replies.is_empty() { 0 } else { libc::POLLOUT };
         fds.clear();
         fds.push(interest(self.link.as_raw_fd(), libc::POLLIN | link));
-        // A descriptor below 0 is passed over.
+        // poll(2) ignores a descriptor below 0.
         fds.push(interest(self.lookup.as_ref().map_or(-1, Lookup::fd), libc::POLLIN));
         fds.extend(self.dials.iter().filter_map(|d| d.race.as_ref()).flat_map(Race::interests));
     }

@@ -73,7 +73,7 @@ const BOTH_X86: &[c_long] = &[libc::SYS_poll, libc::SYS_stat, libc::SYS_access, 
 #[cfg(not(target_arch = "x86_64"))]
 const BOTH_X86: &[c_long] = &[];
 
-/// What the connector does beside: pipes and children for lookups, which confine themselves, and
+/// What else the connector does: pipes and children for lookups, which confine themselves, and
 /// emptying the server-info file at the end.
 #[cfg(target_arch = "x86_64")]
 const OWN: &[c_long] = &[
@@ -266,6 +266,7 @@ const OWN_SOCKETS: &[Limited] = &[Limited {
         &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_KEEPIDLE as u32)],
         &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_KEEPINTVL as u32)],
         &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_USER_TIMEOUT as u32)],
+        &[Bits(1, ALL, TCP), Bits(2, ALL, libc::TCP_NOTSENT_LOWAT as u32)],
     ],
 }];
 

@@ -101,7 +101,7 @@ fn advice(fault: UpstreamFault) -> &'static str {
         | UpstreamFault::ProxyBadResponse => " Check HTTPS_PROXY.",
         UpstreamFault::ProxyAuthRequired => " Put them there: http://USER:PASSWORD@HOST:PORT.",
         UpstreamFault::ProxyRefused(_) | UpstreamFault::ProxyTimeout => {
-            " Ask whoever runs it to allow the host of --upstream-url, or name it in NO_PROXY."
+            " Ask its administrator to allow the host of --upstream-url, or name it in NO_PROXY."
         }
         _ => "",
     }

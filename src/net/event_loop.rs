@@ -135,7 +135,7 @@ pub fn place(key: Key, side: Side) -> u32 {
 }
 
 impl EventLoop {
-    /// Makes everything that can fail. The threads beside the loop run and have confined themselves.
+    /// Makes everything that can fail. The other threads run and have confined themselves.
     pub fn new(setup: Setup) -> io::Result<EventLoop> {
         let poll = Poll::new()?;
         let mut doors = Vec::new();
@@ -238,7 +238,7 @@ impl EventLoop {
         loop {
             let timeout = self.timeout(now);
             match self.poll.poll(&mut events, timeout) {
-                // Time has passed, whoever stopped the process for a while.
+                // The process may have been stopped for a while: time has passed.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
                 result => result?,
             }
@@ -253,7 +253,7 @@ impl EventLoop {
                 self.wake_up(slept, now);
             }
             for event in &events {
-                self.note(event);
+                self.note(event, now);
             }
             self.look_after_idle(now);
             // Before the turns: a turn may take the only idle upstream connection, and a client
@@ -284,7 +284,7 @@ impl EventLoop {
     }
 
     /// Notes what an event says.
-    fn note(&mut self, event: &Event) {
+    fn note(&mut self, event: &Event, now: Instant) {
         match event.token() {
             token if LISTENERS.contains(&token) => {
                 self.doors.iter_mut().for_each(|door| door.is_waiting |= door.token == token);
@@ -296,7 +296,13 @@ impl EventLoop {
                 (key, Side::Downstream) => {
                     if let Some(relay) = self.downs.get(key) {
                         relay.socket.note(event);
-                        self.wants_turn(key);
+                        if relay.is_abandoned() {
+                            // At once, so that a client accepted in this pass finds the connection
+                            // that this one leaves, and no other is made.
+                            self.with(key, |relay, shared| relay.turn(shared, now));
+                        } else {
+                            self.wants_turn(key);
+                        }
                     }
                 }
                 (key, Side::Upstream) => {
@@ -382,7 +388,7 @@ impl EventLoop {
                 (_, Some(when)) if when > now => self.shared.deadlines.set(place, when),
                 (Some(owner), _) => self.with(owner, |relay, shared| relay.turn(shared, now)),
                 (None, _) if up.is_ready() => self.retire(key),
-                (None, _) => self.look_after(key, now),
+                (None, _) => self.shared.advance_unowned(key, now),
             }
         }
     }

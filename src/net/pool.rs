@@ -1,6 +1,6 @@
 //! Idle upstream connections. The last one put in is the first taken out: it is the likeliest to
 //! live, and those that are not needed grow old and go. Those put in during this pass of the loop
-//! come after all others. Beside them one that is being made for whoever asks first.
+//! come after all others. At most one more is being made for the next request.
 
 use std::time::{Duration, Instant};
 
@@ -116,19 +116,19 @@ impl Pool {
         None
     }
 
-    /// Puts a connection in, or drops it when there are enough; true when it was kept.
-    pub fn put(&mut self, key: Key, ups: &mut Slots<Upstream>, now: Instant) -> bool {
+    /// Puts a connection in and returns when to close it, or drops it when there are enough.
+    pub fn put(&mut self, key: Key, ups: &mut Slots<Upstream>, now: Instant) -> Option<Instant> {
         let len: usize = self.idle.iter().map(|idle| idle.keys.len()).sum();
         match ups.get(key) {
             Some(up) if len < self.limit => {
                 up.rest(now);
                 let list = self.list(up.used_by);
                 self.idle[list].push(key, now);
-                true
+                Some(now + IDLE)
             }
             _ => {
                 ups.remove(key);
-                false
+                None
             }
         }
     }
@@ -142,6 +142,11 @@ impl Pool {
     /// A connection is being made for nobody yet.
     pub fn has_spare(&self) -> bool {
         self.spare.is_some()
+    }
+
+    /// This connection is the one that is being made.
+    pub fn is_spare(&self, key: Key) -> bool {
+        self.spare == Some(key)
     }
 
     /// Takes the connection that is being made.

@@ -11,6 +11,7 @@ mod request;
 mod response;
 mod room;
 mod timing;
+mod unowned;
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -163,6 +164,15 @@ enum ResponseStart {
 /// The connection is at its end: nothing more can be done with it.
 struct Over;
 
+/// What a step of a turn has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Something has moved, so that more might.
+    Moved,
+    /// Nothing can move before an event.
+    Waiting,
+}
+
 impl Relay {
     /// A connection that has just been accepted.
     pub fn new(
@@ -213,6 +223,11 @@ impl Relay {
         !self.lingering && !self.is_busy()
     }
 
+    /// Its client has left while the request waited for an upstream connection.
+    pub fn is_abandoned(&self) -> bool {
+        matches!(self.exchange.state(), State::Waiting(_)) && self.socket.is_read_closed()
+    }
+
     /// No request will follow the one under way.
     pub fn drain(&mut self) {
         self.exchange.make_last();
@@ -245,9 +260,9 @@ impl Relay {
         let mut turn = Turn::Again;
         for _ in 0..ROUNDS {
             match self.round(shared, now) {
-                Ok(true) if shared.moved < SHARE => {}
-                Ok(true) => break,
-                Ok(false) => {
+                Ok(Progress::Moved) if shared.moved < SHARE => {}
+                Ok(Progress::Moved) => break,
+                Ok(Progress::Waiting) => {
                     turn = Turn::Wait;
                     break;
                 }
@@ -262,8 +277,7 @@ impl Relay {
         turn
     }
 
-    /// True when something moved, so that more might.
-    fn round(&mut self, shared: &mut Shared, now: Instant) -> Result<bool, Over> {
+    fn round(&mut self, shared: &mut Shared, now: Instant) -> Result<Progress, Over> {
         if self.lingering {
             return self.discard(shared);
         }
@@ -276,42 +290,41 @@ impl Relay {
             | State::Responding { .. }
                 if self.socket.is_read_closed() =>
             {
-                return self.abort("client_closed", shared, now);
+                self.disown_upstream(shared, now);
+                return Err(self.abort("client_closed", shared, now));
             }
             _ => {}
         }
-        let answered = self.pump_response(shared, now)?;
-        let ended = self.pump_end(shared, now)?;
-        let asked = self.pump_request(shared, now)?;
-        Ok(answered || ended || asked)
+        let steps = [
+            self.pump_response(shared, now)?,
+            self.pump_end(shared, now)?,
+            self.pump_request(shared, now)?,
+        ];
+        let has_moved = steps.contains(&Progress::Moved);
+        Ok(if has_moved { Progress::Moved } else { Progress::Waiting })
     }
 
     fn flush(&mut self, shared: &mut Shared, now: Instant) -> Result<(), Over> {
         if !self.output.is_empty() {
             match self.socket.write(self.output.bytes()) {
                 Ok(n) => self.output.consume(n),
-                Err(_) => return self.abort("client_closed", shared, now).map(|_| ()),
+                Err(_) => return Err(self.abort("client_closed", shared, now)),
             }
         }
         Ok(())
     }
 
     /// Ends the connection so that nobody takes what was sent for a whole answer.
-    fn abort(
-        &mut self,
-        end: &'static str,
-        shared: &mut Shared,
-        now: Instant,
-    ) -> Result<bool, Over> {
+    fn abort(&mut self, end: &'static str, shared: &mut Shared, now: Instant) -> Over {
         self.log(end, shared, now);
         let _ = sys::reset_on_close(self.socket.fd());
-        Err(Over)
+        Over
     }
 
     /// Cuts an exchange off because the relay ends.
     pub fn cut_off(&mut self, shared: &mut Shared, now: Instant) {
         if self.is_busy() {
-            let _ = self.abort("shutdown", shared, now);
+            self.abort("shutdown", shared, now);
         }
         self.release(shared);
     }

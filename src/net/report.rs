@@ -95,7 +95,7 @@ pub fn end_on_panic(form: Form) {
         let (file, line) = place.unwrap_or(("an unknown place", 0));
         let text = format!(
             "codex-responses-api-proxy: error: the program failed at {file}:{line}: {text}; start it \
-             anew, and report it as a bug"
+             again, and report it as a bug"
         );
         let _ = io::stderr().write_all(Event::new("error", text).render(form).as_bytes());
         std::process::abort();

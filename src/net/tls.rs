@@ -96,7 +96,7 @@ impl Trust {
     }
 
     /// Adds those in a PEM file. In a system's bundle there may be some that cannot be roots here:
-    /// they are passed over, as long as one is of use. Returns how many they are.
+    /// they are left out, as long as one is of use. Returns how many they are.
     pub fn add(&mut self, file: &Path) -> Result<usize, TrustError> {
         let mut text = Vec::new();
         File::open(file)
@@ -105,11 +105,11 @@ impl Trust {
         if text.len() as u64 > ROOTS_FILE {
             return Err(TrustError::TooLong);
         }
-        let (mut usable, mut passed_over, mut last) = (0, 0, None);
+        let (mut usable, mut skipped_roots, mut last) = (0, 0, None);
         pem::certificates(&text, |line, section| {
             let certificate = CertificateDer::from_pem_slice(section)
                 .map_err(|_| PemError { line, fault: PemFault::NotBase64 })?;
-            if self.name.as_ref().is_some_and(|name| verifier::names(&certificate, name)) {
+            if self.name.as_ref().is_some_and(|name| verifier::is_for(&certificate, name)) {
                 self.given.push(certificate.clone());
             }
             match self.roots.add(certificate) {
@@ -122,7 +122,7 @@ impl Trust {
                         self.roots.roots.pop();
                     }
                 }
-                Err(_) => passed_over += 1,
+                Err(_) => skipped_roots += 1,
             }
             last = Some(line);
             Ok(())
@@ -133,7 +133,7 @@ impl Trust {
             Some(line) if usable == 0 => {
                 Err(TrustError::Bad(PemError { line, fault: PemFault::NotRoot }))
             }
-            Some(_) => Ok(passed_over),
+            Some(_) => Ok(skipped_roots),
         }
     }
 }
@@ -178,6 +178,15 @@ impl Connector {
     pub fn was_asked_for_certificate(&self) -> bool {
         self.client_auth.was_asked()
     }
+}
+
+/// Whether the peer may send more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerState {
+    /// It may.
+    Open,
+    /// It has sent its close_notify.
+    Closed,
 }
 
 /// One TLS connection, without its socket.
@@ -230,13 +239,13 @@ impl Tls {
     }
 
     /// Opens the records in `wire`: plaintext is added to `plain`, what must be sent to `out`.
-    /// True when the peer has sent its close_notify. An error may leave an alert in `out`; it is for good.
+    /// An error may leave an alert in `out`; it is for good.
     pub fn open(
         &mut self,
         wire: &mut Scratch,
         plain: &mut Scratch,
         out: &mut Scratch,
-    ) -> Result<bool, UpstreamFault> {
+    ) -> Result<PeerState, UpstreamFault> {
         let result = self.open_records(wire, plain, out);
         self.failed |= result.is_err();
         result
@@ -247,7 +256,7 @@ impl Tls {
         wire: &mut Scratch,
         plain: &mut Scratch,
         out: &mut Scratch,
-    ) -> Result<bool, UpstreamFault> {
+    ) -> Result<PeerState, UpstreamFault> {
         let bytes = wire.bytes_mut();
         let mut at = 0;
         let mut closed = false;
@@ -298,7 +307,7 @@ impl Tls {
             }
         }
         self.rest.extend_from_slice(&bytes[at..]);
-        Ok(closed)
+        Ok(if closed { PeerState::Closed } else { PeerState::Open })
     }
 
     /// After an error: the alert that tells the peer, if there is one. Only then is rustls asked again:

@@ -19,14 +19,23 @@ pub struct Tunnel {
     progress: ScanProgress,
 }
 
+/// How far a tunnel is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The proxy has not answered yet.
+    Waiting,
+    /// What is sent now goes to the upstream.
+    Open,
+}
+
 impl Tunnel {
     /// Nothing has been asked yet.
     pub fn new(socket: Socket) -> Tunnel {
         Tunnel { socket, sent: 0, answer: Vec::new(), progress: ScanProgress::default() }
     }
 
-    /// Moves on as far as it goes now; true when the tunnel stands.
-    pub fn advance(&mut self, request: &ConnectRequest) -> Result<bool, UpstreamFault> {
+    /// Moves on as far as it goes now.
+    pub fn advance(&mut self, request: &ConnectRequest) -> Result<Progress, UpstreamFault> {
         // A proxy that takes no more shows why when it is read.
         while let Ok(sent @ 1..) = request.write_from(self.sent, &mut self.socket) {
             self.sent += sent;
@@ -35,14 +44,18 @@ impl Tunnel {
             let mut bytes = [0; READ];
             match self.socket.read(&mut bytes) {
                 Got::Bytes(n) => self.answer.extend_from_slice(&bytes[..n]),
-                Got::Nothing => return Ok(false),
+                Got::Nothing => return Ok(Progress::Waiting),
                 Got::End | Got::Broken => return Err(UpstreamFault::ProxyBadResponse),
             }
             if let Some(len) = connect::response(&self.answer, &mut self.progress)? {
                 // Through a tunnel the client speaks first: whatever else has come is not the
                 // upstream's.
                 let sound = len == self.answer.len() && request.is_whole(self.sent);
-                return if sound { Ok(true) } else { Err(UpstreamFault::ProxyBadResponse) };
+                return if sound {
+                    Ok(Progress::Open)
+                } else {
+                    Err(UpstreamFault::ProxyBadResponse)
+                };
             }
         }
     }

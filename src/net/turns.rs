@@ -65,7 +65,7 @@ impl<K> Turns<K> {
         let bulk = (0..count).map(|offset| (first + offset) % count);
         if let Some(user) = bulk.into_iter().find(|user| !self.users[*user].bulk.is_empty()) {
             pass.extend(self.users[user].bulk.pop_front());
-            // Whoever had the bulk turn is the last to have the next one.
+            // The user of this bulk turn is the last to have the next one.
             self.first = (user + 1) % count;
         }
     }

@@ -16,7 +16,7 @@ use super::buffer::{Backlog, Scratch, Space};
 use super::gather_io::{Sealer, fill, keep_rest, seal_rest, send};
 use super::slots::Key;
 use super::socket::{Got, Socket};
-use super::tls::{Connector, Tls};
+use super::tls::{Connector, PeerState, Tls};
 use super::tunnel::Tunnel;
 use crate::connector::link::{Link, Pending};
 use crate::http1::gather::GatherList;
@@ -63,7 +63,9 @@ pub struct Upstream {
     pub deadline: Option<Instant>,
     /// What it is connected to: the upstream, or the egress proxy.
     pub address: Option<SocketAddr>,
-    /// When it was asked for.
+    /// When it was begun.
+    begun: Instant,
+    /// When the request that it is made for asked for it; without one, when it was begun.
     pub since: Instant,
     /// When it became idle for the last time.
     idle_since: Option<Instant>,
@@ -109,6 +111,7 @@ impl Upstream {
             rested: false,
             deadline: Some(now + limit),
             address: None,
+            begun: now,
             since: now,
             idle_since: None,
         }
@@ -295,7 +298,8 @@ impl Upstream {
     }
 
     /// Reads once: up to `size` bytes, those of a record that came in part before among them, so that
-    /// reads of whole records stay whole. The plaintext stands in `space.plain`, which is empty when nothing has come.
+    /// reads of whole records stay whole. The plaintext stands in `space.plain`, which is empty when
+    /// nothing has come.
     pub fn read(&mut self, space: &mut Space, size: usize) -> Flow {
         space.plain.clear();
         match &mut self.state {
@@ -311,8 +315,10 @@ impl Upstream {
                 let opened = tls.open(&mut space.wire, &mut space.plain, &mut space.out);
                 let sent = send(socket, &mut self.output, space.out.bytes());
                 match (opened, got) {
-                    (Ok(true), _) => Flow::Ended,
-                    (Ok(false), Got::Bytes(_) | Got::Nothing) if sent.is_ok() => Flow::Open,
+                    (Ok(PeerState::Closed), _) => Flow::Ended,
+                    (Ok(PeerState::Open), Got::Bytes(_) | Got::Nothing) if sent.is_ok() => {
+                        Flow::Open
+                    }
                     (Err(fault @ UpstreamFault::TlsClientCertificate), _) => Flow::Refused(fault),
                     _ => Flow::Cut,
                 }

@@ -143,7 +143,8 @@ impl Sandbox {
         };
         let mut landlock_denies = false;
         if let Support::Present(version) = self.landlock {
-            landlock_denies = restrict(version).map_err(|_| HardenError::Landlock)?;
+            let denial = restrict(version).map_err(|_| HardenError::Landlock)?;
+            landlock_denies = denial == Denial::Seen;
         }
         if let Support::Present(_) = self.seccomp {
             let filter = filter::of(thread, &self.descriptors).ok_or(HardenError::Seccomp)?;
@@ -174,9 +175,17 @@ impl Sandbox {
     }
 }
 
-/// Takes every right away, no file and no port stays. Whether something that must be denied has been seen
-/// to be denied.
-fn restrict(version: u32) -> io::Result<bool> {
+/// What is known of Landlock once it is in force.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Denial {
+    /// A file that could be opened before cannot be opened now.
+    Seen,
+    /// No file could be opened before.
+    NotTried,
+}
+
+/// Takes every right away, no file and no port stays, and tries something that must be denied now.
+fn restrict(version: u32) -> io::Result<Denial> {
     let rights = landlock::rights(version);
     let ruleset = Ruleset::new(&rights)?;
     let knows_ports = rights.net & landlock::CONNECT_TCP != 0;
@@ -188,8 +197,8 @@ fn restrict(version: u32) -> io::Result<bool> {
     });
     match (trial.is_denied(), port_is_denied) {
         (Some(false), _) | (_, Some(false)) => Err(ErrorKind::Other.into()),
-        (None, _) => Ok(false),
-        (Some(true), _) => Ok(true),
+        (None, _) => Ok(Denial::NotTried),
+        (Some(true), _) => Ok(Denial::Seen),
     }
 }
 

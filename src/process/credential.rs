@@ -176,7 +176,7 @@ impl fmt::Display for KeyError {
     }
 }
 
-/// KiB of locked memory that all secrets of a relay take at most, rounded up: the longest key beside the
+/// KiB of locked memory that all secrets of a relay take at most, rounded up: the longest key plus the
 /// longest URL, a client token, and an egress proxy's credentials.
 pub fn locked_kib(page: usize) -> usize {
     let block = limits::URL + limits::AUTH_HEADER + 128 + limits::TOKEN68;

@@ -69,7 +69,7 @@ pub enum Outcome {
     Died(String),
 }
 
-/// Whoever started the relay and is told how that went: a reader of stderr, or a waiting parent.
+/// Who started the relay and is told how that went: a reader of stderr, or a waiting parent.
 #[derive(Default)]
 pub struct Starter {
     waits: bool,
@@ -78,7 +78,7 @@ pub struct Starter {
 }
 
 impl Starter {
-    /// Leaves the session and the descriptors of whoever started the relay; of these, a regular file
+    /// Leaves the session and the descriptors of the relay's starter; of these, a regular file
     /// stays as stderr. Nothing, without `--detach`. To be done before the process is confined.
     pub fn leave(&mut self) -> io::Result<()> {
         if !self.waits {
@@ -89,7 +89,7 @@ impl Starter {
         sys::new_session()?;
         sys::replace(Standard::Input, null.as_fd())?;
         sys::replace(Standard::Output, null.as_fd())?;
-        if !stderr_is_kept() {
+        if !is_stderr_kept() {
             sys::replace(Standard::Error, null.as_fd())?;
         }
         sys::end_with_parent(false)?;
@@ -102,7 +102,7 @@ impl Starter {
         match self.report.take() {
             Some(mut report) => report.write_all(&[&[code], lines.as_bytes()].concat()),
             None => {
-                // Whoever closed stderr does not want to know.
+                // A starter that has closed stderr does not want to know.
                 let _ = io::stderr().write_all(lines.as_bytes());
                 Ok(())
             }
@@ -111,7 +111,7 @@ impl Starter {
 }
 
 /// Stderr is a regular file, which a relay that leaves goes on writing to.
-pub fn stderr_is_kept() -> bool {
+pub fn is_stderr_kept() -> bool {
     let stderr = io::stderr().as_fd().try_clone_to_owned();
     let file = |fd: OwnedFd| File::from(fd).metadata();
     stderr.and_then(file).is_ok_and(|metadata| metadata.is_file())

@@ -131,8 +131,6 @@ pub fn base() -> Result<Beginning, HardenError> {
     sys::deny_cores().map_err(|_| HardenError::Cores)?;
     sys::deny_new_privileges().map_err(|_| HardenError::NewPrivileges)?;
     sys::ignore_file_size_signal();
-    // Some profiles refuse personality(2); nearly nobody sets this one.
-    let _ = sys::clear_read_implies_exec();
     sys::inherited_descriptors(Inherited::CloseOnExec, 3, None);
     sys::wipe_variables(|name| {
         let prefixes: [&[u8]; 3] = [b"LD_", b"DYLD_", b"MALLOC_"];
@@ -140,7 +138,7 @@ pub fn base() -> Result<Beginning, HardenError> {
     });
     sys::wipe_former_variables();
     let user = sys::user_id();
-    let was_open = sys::found_first() == FirstSteps::Open && user != 0 && !yama_denies();
+    let was_open = sys::found_first() == FirstSteps::Open && user != 0 && !is_restricted_by_yama();
     Ok(Beginning {
         open_to: was_open.then_some(user),
         tracer: Status::read().ok().map(|status| status.tracer).filter(|tracer| *tracer != 0),
@@ -153,12 +151,12 @@ impl Beginning {
     /// kernel can deny it. Part of the sandbox, because a debugger such as valgrind translates the
     /// program into memory of this kind.
     pub fn deny_executable_memory(self) -> Beginning {
-        Beginning { executable_memory_denied: sys::deny_executable_memory(), ..self }
+        Beginning { executable_memory_denied: sys::deny_executable_memory().is_ok(), ..self }
     }
 }
 
 /// Yama lets a process attach to its own descendants only, or to none.
-fn yama_denies() -> bool {
+fn is_restricted_by_yama() -> bool {
     let scope = fs::read("/proc/sys/kernel/yama/ptrace_scope");
     scope.is_ok_and(|scope| !matches!(scope.trim_ascii(), b"" | b"0"))
 }
@@ -221,7 +219,7 @@ pub fn empty_bounding_set() -> Result<(), HardenError> {
 /// non-dumpable after that: a change of credentials may have changed it. Only while the process has
 /// one thread.
 pub fn drop_privileges(user: Option<(u32, u32)>) -> Result<(), HardenError> {
-    if user.is_some() && suid_dumpable() {
+    if user.is_some() && is_suid_dumpable() {
         return Err(HardenError::SuidDumpable);
     }
     if let Some((uid, gid)) = user {
@@ -232,6 +230,6 @@ pub fn drop_privileges(user: Option<(u32, u32)>) -> Result<(), HardenError> {
 }
 
 /// `fs.suid_dumpable=1`: the kernel makes a process dumpable that changes its user.
-fn suid_dumpable() -> bool {
+fn is_suid_dumpable() -> bool {
     fs::read("/proc/sys/fs/suid_dumpable").is_ok_and(|value| value.trim_ascii() == b"1")
 }

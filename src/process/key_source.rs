@@ -46,7 +46,7 @@ impl fmt::Display for KeyFileError {
     }
 }
 
-/// Finds out whether the file can be opened and who can read it. Reads nothing, and opens no pipe: whoever
+/// Finds out whether the file can be opened and who can read it. Reads nothing, and opens no pipe: a process that
 /// writes to it would take that for the reader.
 pub fn look(path: &Path) -> Result<KeyReaders, KeyFileError> {
     let metadata = fs::metadata(path).map_err(KeyFileError::Open)?;
@@ -132,7 +132,7 @@ pub fn wipe_copies(credential: &mut Credential) -> Vec<String> {
 }
 
 /// Puts an empty stdin in the place of a file that the key was read from. A pipe stays unless it is
-/// that of `--key-file`: whoever writes to it later would be killed by SIGPIPE.
+/// that of `--key-file`: a process that writes to it later would be killed by SIGPIPE.
 pub fn close(of_flag: bool) -> io::Result<()> {
     let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     if !of_flag && !stdin.metadata()?.is_file() {

@@ -33,7 +33,7 @@ impl std::fmt::Display for ListenError {
         write!(f, "cannot listen on {address}: {error}; ")?;
         match address {
             SocketAddr::V6(_) if error.kind() == io::ErrorKind::AddrInUse => f.write_str(
-                "whoever holds it would get the requests of clients that are told \"localhost\"; end \
+                "its holder would get the requests of clients that are told \"localhost\"; end \
                  that program, choose another --port, or leave it out for one that is free",
             ),
             _ => f.write_str("choose another --port, or leave it out for one that is free"),

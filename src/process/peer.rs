@@ -50,7 +50,7 @@ impl Peers {
     }
 
     /// The kernel is read through `/proc/net/tcp`.
-    pub fn reads_tables(&self) -> bool {
+    pub fn needs_tables(&self) -> bool {
         self.table.is_proc()
     }
 
@@ -76,7 +76,7 @@ impl Peers {
 }
 
 impl Batch<'_> {
-    /// Whose the connection from `client` is: whoever holds the other end open. `is_connected` asks our
+    /// Whose the connection from `client` is: the user who holds the other end open. `is_connected` asks our
     /// own socket (getpeername(2)).
     pub fn identify(
         &mut self,
@@ -109,7 +109,7 @@ impl Batch<'_> {
     }
 
     fn owner(&mut self, client: SocketAddr) -> io::Result<Owner> {
-        if self.peers.reads_tables() && self.snapshot.is_none() {
+        if self.peers.needs_tables() && self.snapshot.is_none() {
             let begun = Instant::now();
             self.snapshot = self.peers.table.snapshot(self.local)?;
             self.pause = begun.elapsed() * SHARE;

@@ -6,7 +6,7 @@
 //!
 //! | there is | what is done |
 //! |---|---|
-//! | nothing, a regular file, a link | a new file is made beside and renamed, so that the line appears whole |
+//! | nothing, a regular file, a link | a new file is made in the same folder and renamed, so that the line appears whole |
 //! | a regular file in a folder where that is impossible | the line is written into the file |
 //! | a device, a pipe, a FIFO, `/dev/stdout` | the line is written to it |
 //!
@@ -175,7 +175,7 @@ impl ServerInfo {
     }
 
     /// Whether it is the same pipe, device or file.
-    pub fn is(&self, other: impl AsFd) -> bool {
+    pub fn is_same(&self, other: impl AsFd) -> bool {
         let id = |fd: OwnedFd| File::from(fd).metadata().map(|data| (data.dev(), data.ino()));
         let other = other.as_fd().try_clone_to_owned().and_then(id);
         let ours = self.file.metadata().map(|data| (data.dev(), data.ino()));
@@ -183,7 +183,7 @@ impl ServerInfo {
     }
 
     /// Whether it still holds this relay's line. A file that cannot be read does not.
-    fn holds_our_line(&self) -> bool {
+    fn has_our_line(&self) -> bool {
         let mut there = Vec::with_capacity(2 * self.line.len());
         let limit = self.line.len() as u64 + 1;
         let read = (&self.file).take(limit).read_to_end(&mut there);
@@ -206,7 +206,7 @@ impl Drop for ServerInfo {
             }
             Way::Renamed => drop(self.file.set_len(0)),
             // The next relay may have written into the same file already.
-            Way::InPlace if self.holds_our_line() => drop(self.file.set_len(0)),
+            Way::InPlace if self.has_our_line() => drop(self.file.set_len(0)),
             Way::InPlace | Way::Stream => {}
         }
     }
@@ -239,7 +239,7 @@ struct Folder {
 impl Folder {
     fn open(path: &Path) -> io::Result<Folder> {
         let root = paths::open_folder(None, c"/")?;
-        // In a user namespace root may have another number: whoever has the root folder.
+        // In a user namespace root may have another number: that of the owner of the root folder.
         let (_, root_user) = paths::kind_at(root.as_fd(), c".")?;
         let is_trusted = |owner| owner == root_user || is_trusted(owner);
         let mut at = if path.is_absolute() {

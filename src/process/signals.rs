@@ -58,7 +58,7 @@ impl EndSignal {
 /// Whether the terminal that the relay was started at can end it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Session {
-    /// It stays in the session of whoever started it.
+    /// It stays in the session of its starter.
     Inherited,
     /// It will have a session of its own, without a terminal.
     Own,

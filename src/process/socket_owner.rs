@@ -77,7 +77,7 @@ impl SocketTable {
     /// Opens what can be asked. Call it before the thread is confined.
     pub fn open() -> io::Result<SocketTable> {
         let source = match sys::socket_diagnosis() {
-            Ok(fd) if finds_a_listener(&fd) => Source::Netlink(fd),
+            Ok(fd) if has_diagnosis(&fd) => Source::Netlink(fd),
             _ => Source::proc()?,
         };
         Ok(SocketTable { source, asked: 0 })
@@ -116,7 +116,7 @@ impl SocketTable {
         let at = canonical(at);
         let mut users = Vec::new();
         let mut note = |socket: Socket| {
-            if socket.state == LISTEN && socket.takes_connections_to(at) {
+            if socket.state == LISTEN && socket.is_listening_at(at) {
                 users.push(socket.user);
             }
         };
@@ -182,14 +182,14 @@ impl Socket {
             // a port on which another user's process may listen.
             ESTABLISHED | SYN_RECV if self.inode != 0 => Owner::User(self.user),
             ESTABLISHED | SYN_RECV => Owner::Unaccepted,
-            // Where there is no such connection, netlink answers with the listener; and whoever
-            // only tries to connect from that address is no end of a connection.
+            // Where there is no such connection, netlink answers with the listener; and a
+            // socket that only tries to connect from that address is no end of a connection.
             LISTEN | SYN_SENT => Owner::Missing,
             _ => Owner::Closing,
         }
     }
 
-    fn takes_connections_to(&self, at: SocketAddr) -> bool {
+    fn is_listening_at(&self, at: SocketAddr) -> bool {
         self.end.port() == at.port()
             && match (self.end.ip(), at.ip()) {
                 (mine, at) if mine == at => true,
@@ -207,9 +207,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// A kernel without the module `tcp_diag` says of every socket that there is none: so it is asked
-/// for one that there is.
-fn finds_a_listener(fd: &OwnedFd) -> bool {
+/// The kernel has the module `tcp_diag`. One without says of every socket that there is none, so it is
+/// asked for one that there is.
+fn has_diagnosis(fd: &OwnedFd) -> bool {
     let find = || {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         ask(fd, 0, listener.local_addr()?, (Ipv4Addr::UNSPECIFIED, 0).into())
@@ -512,7 +512,7 @@ mod tests {
         let missing = ask(&fd, 1, nobody, nobody).unwrap_err();
         assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
         let is_proc = SocketTable::open().unwrap().is_proc();
-        assert_eq!(is_proc, !finds_a_listener(&fd), "as without the module");
+        assert_eq!(is_proc, !has_diagnosis(&fd), "as without the module");
     }
 
     #[test]

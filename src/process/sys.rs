@@ -428,7 +428,7 @@ pub fn deny_new_privileges() -> io::Result<()> {
     }
 }
 
-/// What becomes of the descriptors that whoever started the process left open.
+/// What becomes of the descriptors that the starter of the process left open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inherited {
     /// They stay, but no other program gets them.
@@ -890,14 +890,20 @@ fn set_common_options(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, &15)
 }
 
-/// What connections to the upstream want beside that: bytes that nobody acknowledges for two minutes
+/// Connections to the upstream have further options: bytes that nobody acknowledges for two minutes
 /// end the connection, as does a peer that keep-alive finds silent for as long: this bound stands in
 /// place of a number of probes (tcp(7)). Without it a request on a connection that a network has
 /// forgotten would wait for a quarter of an hour.
 pub fn set_upstream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_common_options(fd)?;
-    set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &120_000)
+    set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &120_000)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &UPSTREAM_UNSENT)
 }
+
+/// Bounds the bytes that the kernel keeps for the upstream before it has sent them. The kernel sizes
+/// the send buffer by the path, up to 4 MiB, and an upstream that takes nothing would have all of it
+/// filled. Bytes on their way do not count, so this does not bound throughput.
+pub const UPSTREAM_UNSENT: c_int = 512 * 1024;
 
 /// Bytes that the kernel keeps for a client's connection in each direction, before it doubles them for
 /// its own book-keeping. What a client does not read, or sends while the upstream takes nothing, is

@@ -23,6 +23,15 @@ pub struct Prompt<'a> {
     fd: BorrowedFd<'a>,
 }
 
+/// What a signal that was let through has done to the process, which is still there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// Nothing: it is ignored, or another comes first.
+    None,
+    /// It has stopped the process for a while.
+    Stopped,
+}
+
 impl Prompt<'_> {
     /// Turns echo off and asks.
     pub fn new(fd: BorrowedFd<'_>) -> io::Result<Prompt<'_>> {
@@ -37,7 +46,7 @@ impl Prompt<'_> {
     fn ask(&mut self) -> io::Result<()> {
         while !sys::is_in_foreground(self.fd) {
             sys::raise_in_group(SIGTTIN);
-            if !self.let_through(SIGTTIN)? {
+            if self.let_through(SIGTTIN)? == Effect::None {
                 return Err(io::Error::other(
                     "the terminal belongs to another job; start the relay in the foreground, or give \
                      it the key through a pipe",
@@ -49,22 +58,22 @@ impl Prompt<'_> {
         Ok(())
     }
 
-    /// Lets a pending signal do what it does; returns whether that was to stop the process for a while.
-    fn let_through(&mut self, signal: c_int) -> io::Result<bool> {
+    /// Lets a pending signal do what it does.
+    fn let_through(&mut self, signal: c_int) -> io::Result<Effect> {
         sys::unblock(&[signal]);
         // Still here.
         let _again = SignalFd::block(&[signal])?;
-        let mut has_stopped = false;
+        let mut effect = Effect::None;
         while let Some(signal) = self.signals.take() {
             if signal == SIGCONT {
-                has_stopped = true;
+                effect = Effect::Stopped;
             } else {
                 // It has come meanwhile: its turn is next.
                 sys::raise(signal);
                 break;
             }
         }
-        Ok(has_stopped)
+        Ok(effect)
     }
 
     /// Reads what was typed; a signal restores the terminal first and then does what it does.

@@ -15,7 +15,7 @@ pub const LONGEST: usize = 1024;
 /// Bytes of a token, at least: what can be guessed protects nothing.
 pub const SHORTEST: usize = 16;
 
-/// Who may read the file beside its owner.
+/// Who may read the file apart from its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readers {
     /// Nobody.
@@ -132,7 +132,7 @@ impl ClientToken {
     }
 
     /// Compares, in a time that depends on the length of `shown` alone.
-    pub fn is(&self, shown: &[u8]) -> bool {
+    pub fn matches(&self, shown: &[u8]) -> bool {
         let token = &self.pages.bytes()[..self.len];
         let differing = shown
             .iter()
@@ -155,7 +155,7 @@ mod tests {
         let files = [&b"open-sesame-0001"[..], b"open-sesame-0001\n", b"open-sesame-0001\r\n"];
         for file in files {
             let token = token(file).ok().unwrap();
-            assert!(token.is(b"open-sesame-0001"));
+            assert!(token.matches(b"open-sesame-0001"));
             for shown in [
                 &b""[..],
                 b"o",
@@ -165,7 +165,7 @@ mod tests {
                 b"open-sesame-0001open-sesame-0001",
                 b"open-sesame-0001\n",
             ] {
-                assert!(!token.is(shown));
+                assert!(!token.matches(shown));
             }
         }
     }

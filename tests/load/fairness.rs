@@ -1,4 +1,4 @@
-//! A small request beside big ones and beside slow ones.
+//! A small request among big ones and among slow ones.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -93,7 +93,7 @@ fn p99(client: &mut Client) -> Duration {
     client.times(1_000)[990]
 }
 
-/// Small requests alone and beside this load, in turns, so that what others do on the machine hits
+/// Small requests alone and under this load, in turns, so that what others do on the machine hits
 /// both; medians over the rounds, and the best of three attempts. The load runs while it is told to.
 #[track_caller]
 fn holds(relay: &Relay, what: &str, load: impl Fn(&AtomicBool) + Sync) {

@@ -14,6 +14,7 @@ mod delay;
 mod fairness;
 mod footprint;
 mod guard;
+mod heads;
 mod scale;
 #[allow(dead_code, unused_imports)]
 #[path = "../relay/support/mod.rs"]

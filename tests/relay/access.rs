@@ -91,6 +91,8 @@ fn a_client_that_sends_and_is_gone_is_nobody() {
     relay.signal(libc::SIGCONT);
     assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
     assert_eq!(upstream.requests().len(), 1, "only the client that is there is served");
+    let refused = relay.line_with("\"user_refused\"");
+    assert!(refused.contains("\"count\":20}"), "{refused}");
 }
 
 #[test]
@@ -146,7 +148,8 @@ fn a_reset_connection_is_not_its_ports_next_users() {
     needs_root();
     for source in Source::ALL {
         let upstream = Upstream::answering(ok("fine"));
-        let starter = Relay::to(&upstream.url()).args(["--allow-uid", &OTHER.to_string()]);
+        let starter =
+            Relay::to(&upstream.url()).args(["--access-log", "--allow-uid", &OTHER.to_string()]);
         let relay = source.of(starter).start();
         let to = SocketAddr::from(([127, 0, 0, 1], relay.port));
         relay.stop();
@@ -166,6 +169,9 @@ fn a_reset_connection_is_not_its_ports_next_users() {
         assert_eq!(client.response().status, 200);
         let bodies: Vec<_> = upstream.requests().into_iter().map(|request| request.body).collect();
         assert_eq!(bodies, [b"{\"who\":\"allowed\"}"], "{source:?}");
+        // It was refused as it came, and not only found to have left when its turn came.
+        let refused = relay.line_with("\"user_refused\"");
+        assert!(refused.contains("\"count\":1}"), "{source:?}: {refused}");
     }
 }
 

@@ -80,7 +80,7 @@ fn it_reads_no_key_and_touches_no_file_and_no_port() {
     let taken = Relay::bare().start();
     let folder = Folder::new("checked");
     let info = folder.file("info");
-    // Stdin stays open and empty: whoever reads it waits for ever.
+    // Stdin stays open and empty: a read of it never ends.
     let (mut relay, _stdin) = Relay::to(&upstream.url())
         .args(["--check", "--detach", "--server-info", info.to_str().unwrap()])
         .args(["--port", &taken.port.to_string()])

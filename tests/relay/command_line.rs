@@ -51,7 +51,7 @@ fn help_and_version_go_to_stdout_and_need_no_key() {
             (emulated() || target.starts_with(std::env::consts::ARCH)) && target.contains("linux"),
             "{out}"
         );
-        // Whenever HEAD moves, the program is built anew.
+        // Whenever HEAD moves, the program is built again.
         let head = Command::new("git")
             .args(["rev-parse", "HEAD"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -93,7 +93,7 @@ fn wrong_use_is_one_line_and_a_hint_before_stdin_is_read() {
         (&["--auth-header", &"x".repeat(129)], "--auth-header: it is longer than 128 bytes"),
         (&["--user", "no such user here"], "--user: there is no user of that name"),
     ] {
-        // Stdin stays open and empty: whoever reads it waits for ever.
+        // Stdin stays open and empty: a read of it never ends.
         let (mut relay, mut stdin) = Relay::bare().args(args).spawn_without_key(Stdio::piped());
         assert_eq!(relay.exit_code(), 2, "{args:?}");
         let line = relay.line();
@@ -162,13 +162,13 @@ fn bundles_of_hundreds_of_certificates_are_trusted() {
     };
     let good = certs().ca_pem();
     let many = certs().other_roots(300);
-    assert!(!works(format!("{many}{good}")).contains("passed over"));
+    assert!(!works(format!("{many}{good}")).contains("certificates skipped"));
     // Twice the same, comments, another kind of section, one that cannot be a root.
     let odd = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let crl = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
     let line = works(format!("# some\r\n{good}{many}\n{odd}{crl}{good}"));
     assert!(
-        line.contains("; SSL_CERT_FILE: certificates passed over, which cannot be roots: 1"),
+        line.contains("; SSL_CERT_FILE: certificates skipped, which cannot be roots: 1"),
         "{line}"
     );
     match std::fs::read_to_string("/etc/ssl/certs/ca-certificates.crt") {
@@ -279,7 +279,7 @@ fn every_flag_stands_in_help_documents_and_parser_with_the_same_value() {
     assert_eq!(in_page.len(), FLAGS.len(), "a flag stands twice in docs/flags.md");
     assert_eq!(in_page.into_iter().collect::<Flags>(), in_table);
 
-    // Whoever asks for help or the version gets that, whatever else is typed.
+    // A request for help or the version is met, whatever else is typed.
     let ends = |name: &str| ["--help", "--version"].contains(&name);
     for (name, value) in in_help.iter().filter(|(name, _)| !ends(name)) {
         let (typed, want) = match value.as_str() {

@@ -74,7 +74,7 @@ fn it_is_unprivileged_confined_and_has_nothing_of_the_relays() {
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
         assert_eq!(status(pid, set), "0000000000000000", "{set}");
     }
-    // What is not dumpable belongs to root, whoever runs it.
+    // What is not dumpable belongs to root, not to the user that runs it.
     let owner = fs::metadata(format!("/proc/{pid}/mem")).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&owner), 0);
     if is_root() {
@@ -118,7 +118,7 @@ fn when_it_is_killed_who_waits_gets_502_and_the_relay_ends() {
     }
     let folder = Folder::new("connector-killed");
     let info = folder.file("info");
-    // A listener whose queue is full: whoever connects waits.
+    // A listener whose queue is full: clients that connect wait.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     // SAFETY: no memory is involved.
     unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 0) };
@@ -133,7 +133,7 @@ fn when_it_is_killed_who_waits_gets_502_and_the_relay_ends() {
     let mut waiting = relay.connect();
     waiting.send(post("", "{}"));
     let pid = connector(&relay);
-    // The dial has arrived when it has a connection under way beside its four descriptors and the file.
+    // The dial has arrived when it has a connection under way in addition to its four descriptors and the file.
     wait_for(|| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() > 5);
     signal(pid, libc::SIGKILL);
     let response = waiting.response();

@@ -42,7 +42,7 @@ fn descriptors(pid: u32) -> Vec<usize> {
     folder.map(|fd| number(fd.unwrap())).collect()
 }
 
-/// Listens, with a queue that is full: whoever connects waits.
+/// Listens, with a queue that is full: clients that connect wait.
 fn hanging(address: IpAddr, port: u16) -> (TcpListener, Vec<TcpStream>) {
     let listener = TcpListener::bind((address, port)).unwrap();
     set_queue(&listener, 0);
@@ -201,7 +201,7 @@ fn so_many_attempts_run_at_one_time_and_the_next_waits_for_room() {
         assert!(now <= AT_ONCE, "{now}");
         now == AT_ONCE
     });
-    // Whoever leaves makes room for one.
+    // A client that leaves makes room for one.
     drop(clients.drain(..20));
     wait_for(|| attempts(port) == AT_ONCE);
     pace(Duration::from_millis(100));

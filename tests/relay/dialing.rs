@@ -24,7 +24,7 @@ use super::support::{
 const NAME: &str = "upstream.test";
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// A file that is gone when this goes; whoever has mounted it keeps it.
+/// A file that is gone when this goes; a process that has mounted it keeps it.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -149,7 +149,7 @@ fn on(address: IpAddr, port: u16, answer: &'static str) -> Upstream {
     Upstream::on(listener, Some(certs().config(Kind::Good, rustls::ALL_VERSIONS)), closing(answer))
 }
 
-/// Listens, with a queue that is full: whoever connects waits.
+/// Listens, with a queue that is full: clients that connect wait.
 fn hanging(address: IpAddr, port: u16) -> (TcpListener, Vec<TcpStream>) {
     let listener = TcpListener::bind((address, port)).unwrap();
     // SAFETY: no memory is involved.
@@ -459,7 +459,7 @@ fn dials_beyond_the_limit_of_attempts_wait_without_work() {
         client.send(post("", "{}"));
     }
     let pid = connector(&relay);
-    // 256 attempts are under way, beside four descriptors.
+    // 256 attempts are under way, and four descriptors are open.
     wait_for(|| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() >= 260);
     let before = cpu_ticks(pid);
     pace(Duration::from_secs(2));

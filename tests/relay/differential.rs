@@ -35,7 +35,7 @@ fn program(name: &str) -> Option<PathBuf> {
 }
 
 /// Starts it with the configuration that `write` makes of its folder and of a socket that listens
-/// already, by port and by descriptor: whoever connects before the server is ready waits there.
+/// already, by port and by descriptor: a client that connects before the server is ready waits there.
 fn start(name: &str, args: &[&str], write: impl Fn(&str, u16, RawFd) -> String) -> Option<Server> {
     let Some(program) = program(name) else {
         skipped(&format!("{name} is not installed"));

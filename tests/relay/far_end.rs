@@ -269,6 +269,27 @@ fn a_stranger_who_holds_the_upstreams_port_gets_nothing() {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
+fn a_connection_to_a_stranger_is_reset() {
+    needs_root();
+    let listener = as_user(STRANGER, || TcpListener::bind("127.0.0.1:0").unwrap());
+    let relay = Relay::to(&url(listener.local_addr().unwrap())).start();
+    for _ in 0..5 {
+        expect(&relay, REFUSED, "a stranger");
+        // One ahead of the request or one for it: all that has come until now.
+        listener.set_nonblocking(true).unwrap();
+        let connections: Vec<TcpStream> =
+            std::iter::from_fn(|| listener.accept().ok()).map(|(stream, _)| stream).collect();
+        assert!(!connections.is_empty());
+        for mut stream in connections {
+            stream.set_nonblocking(false).unwrap();
+            let end = stream.read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(end, Err(io::ErrorKind::ConnectionReset));
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn a_connection_that_nobody_has_accepted_is_the_listeners() {
     needs_root();
     for kind in KINDS {
@@ -478,8 +499,8 @@ fn a_stranger_on_another_address_of_this_machine_gets_nothing() {
     });
 }
 
-/// A socket of the calling thread's user, bound to this port. Several can be, and a listener beside
-/// them, as long as none listens yet.
+/// A socket of the calling thread's user, bound to this port. Several can be, and a listener too, as
+/// long as none listens yet.
 fn bound(at: SocketAddr) -> OwnedFd {
     let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: no memory is involved.

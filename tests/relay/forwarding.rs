@@ -4,9 +4,12 @@ use std::io::{Read, copy};
 use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::support::upstream::{Kind, memory_file};
-use super::support::{DEADLINE, End, Peer, Relay, Request, Upstream, certs, ok, post, wait_for};
+use super::support::{
+    DEADLINE, End, Peer, Relay, Request, Upstream, certs, ok, post, quiet, wait_for,
+};
 
 /// An upstream that answers, and a relay that stands before it.
 fn start() -> (Upstream, Relay) {
@@ -454,6 +457,14 @@ fn an_expectation_of_an_http_1_0_client_means_nothing() {
         "POST /v1/responses HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
     );
     assert_eq!(fields(&request, &relay), "Content-Length: 2\r\n\r\n");
+    // No interim response comes, though the body does not either.
+    let mut client = relay.connect();
+    client.send("POST /v1/responses HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    assert!(quiet(&client.stream, Duration::from_millis(100)));
+    assert_eq!(client.send("{}").response().status, 200);
+    // Nor does one that cannot be met count.
+    let odd = "POST /v1/responses HTTP/1.0\r\nExpect: tea\r\nContent-Length: 2\r\n\r\n{}";
+    assert_eq!(relay.connect().send(odd).response().status, 200);
 }
 
 #[test]

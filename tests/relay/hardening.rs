@@ -437,7 +437,7 @@ fn executable_memory() {
         libc::mmap(std::ptr::null_mut(), 4096, both, flags, -1, 0) != libc::MAP_FAILED
     };
     assert!(map(), "it can be had before");
-    assert!(sys::deny_executable_memory(), "in force");
+    sys::deny_executable_memory().unwrap();
     assert!(!map(), "it cannot be had any more");
 }
 
@@ -488,7 +488,8 @@ fn memory_is_not_executable_whatever_the_personality() {
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::under(&["setarch", "-X"]).upstream(&upstream.url()).start();
     assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
-    // What the kernel mapped before the program ran is not the program's to change.
+    // The kernel gives up this personality when it runs a program of 64 bits. What it mapped before
+    // that is not the program's to change.
     let made = |m: &&Mapping| m.path.is_empty() || m.path == "/secretmem";
     let mappings = mappings(relay.pid()).expect("root reads it");
     let executable = mappings.iter().filter(made).filter(|m| m.permissions.contains("wx")).count();
@@ -520,7 +521,7 @@ fn a_start_without_room_for_files_or_stack_says_so() {
         let (code, _, err) =
             limited(Relay::bare().args(["--version"]), libc::RLIMIT_STACK, kibibytes * 1024)
                 .run(b"");
-        // Whoever may raise the limit does.
+        // A process that may raise the limit does.
         assert!(code == 0 || err.contains("limit on the stack is too low") && code == 1, "{err}");
     }
 }

@@ -341,7 +341,7 @@ fn code_in_the_loop_opens_nothing_sends_to_nobody_and_reaches_no_process() {
     }
 }
 
-/// The thread beside the loop has the same memory, and so the key.
+/// The log's thread has the same memory, and so the key.
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
 fn code_in_the_thread_of_the_log_can_do_even_less() {
@@ -421,7 +421,7 @@ fn code_in_the_connector_reads_few_files_and_reaches_no_process() {
     }
     let (upstream, folder) = (Upstream::answering(ok("fine")), Folder::new("inside-connector"));
     fs::write(folder.file("secret"), "secret").unwrap();
-    // As the relay's user: whoever it is, the same files are out of reach.
+    // As any user of the relay: the same files are out of reach.
     let user = ["--user", "65533:65533"];
     let start = || {
         let relay = Relay::to(&upstream.url()).args(user).start();

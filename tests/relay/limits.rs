@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
 use super::support::{
-    Client, DEADLINE, End, Peer, Relay, Upstream, ok, pace, post, quiet, skipped,
+    Client, DEADLINE, End, Peer, Relay, Upstream, comes, ok, pace, post, quiet, skipped,
 };
 
 /// A POST whose head has exactly so many bytes.
@@ -483,4 +483,30 @@ fn a_peer_that_stays_is_read_to_its_end_after_503() {
     assert_eq!(turned_away.response().status, 503);
     let mut nothing = [0];
     assert_eq!(turned_away.stream.read(&mut nothing).unwrap(), 0);
+}
+
+/// Bytes that the kernel keeps of what was sent to this port and is not acknowledged.
+fn unacknowledged(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let to_port = rows.filter(|row| row[2].ends_with(&format!(":{port:04X}")));
+    to_port.map(|row| usize::from_str_radix(&row[4][..8], 16).unwrap()).sum()
+}
+
+#[test]
+fn the_kernel_keeps_little_of_an_upload_that_the_upstream_does_not_take() {
+    let (listener, url) = silent_upstream();
+    let relay = Relay::to(&url).start();
+    let mut client = relay.connect();
+    client
+        .send("POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n");
+    client.stream.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    while comes(&client.stream, libc::POLLOUT, Duration::from_millis(500)) {
+        sent += client.stream.write(&[b'x'; 65_536]).unwrap_or(0);
+    }
+    let kept = unacknowledged(listener.local_addr().unwrap().port());
+    println!("the kernel keeps {kept} of {sent} bytes for the upstream");
+    // What is not sent, one write on top, and what is on its way.
+    assert!(kept > 0 && kept <= 512 * 1024 + 64 * 1024 + 128 * 1024, "{kept} of {sent}");
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -246,6 +247,7 @@ fn a_user_with_requests_under_way_gets_no_more_while_another_waits() {
 #[cfg_attr(not(root), ignore = "needs root")]
 fn a_user_who_moves_much_on_many_connections_does_not_hold_up_another() {
     needs_root();
+    const CROWD: usize = 16;
     let upstream = Upstream::plain(|peer| {
         while let Some(request) = peer.request() {
             if request.fields("x-wait").is_empty() {
@@ -260,22 +262,34 @@ fn a_user_who_moves_much_on_many_connections_does_not_hold_up_another() {
     let relay = Relay::to(&upstream.url()).args(allowing(&[AGENT, OTHER])).start();
     let mut agent = connect_as(AGENT, relay.port);
     assert_eq!(agent.send(post("", "{}")).response().status, 200);
-    let crowd: Vec<Client> = (0..16).map(|_| connect_as(OTHER, relay.port)).collect();
-    std::thread::scope(|scope| {
-        let readers: Vec<TcpStream> =
-            crowd.iter().map(|client| client.stream.try_clone().unwrap()).collect();
-        for mut reader in readers {
-            reader.write_all(unanswered().as_bytes()).unwrap();
-            scope.spawn(move || {
-                let mut piece = vec![0; 65_536];
-                while reader.read(&mut piece).is_ok_and(|n| n > 0) {}
-            });
+    let bulk = connect_as(AGENT, relay.port);
+    let crowd: Vec<Client> = (0..CROWD).map(|_| connect_as(OTHER, relay.port)).collect();
+    // Bytes that all have read, and that of the agent's.
+    let (all, own) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let read = |client: &Client, counts: &[&AtomicUsize]| {
+        let mut reader = client.stream.try_clone().unwrap();
+        reader.write_all(unanswered().as_bytes()).unwrap();
+        let mut piece = vec![0; 65_536];
+        while let Ok(n @ 1..) = reader.read(&mut piece) {
+            for count in counts {
+                count.fetch_add(n, Ordering::Relaxed);
+            }
         }
+    };
+    std::thread::scope(|scope| {
+        for client in &crowd {
+            scope.spawn(|| read(client, &[&all]));
+        }
+        scope.spawn(|| read(&bulk, &[&all, &own]));
         for _ in 0..50 {
             assert_eq!(agent.send(post("", "{}")).response().status, 200);
         }
-        for client in &crowd {
+        // With equal shares for all connections the agent's would get one part in 17.
+        super::support::wait_for(|| own.load(Ordering::Relaxed) >= 16 << 20);
+        let share = all.load(Ordering::Relaxed) / own.load(Ordering::Relaxed);
+        for client in crowd.iter().chain([&bulk]) {
             let _ = client.stream.shutdown(std::net::Shutdown::Both);
         }
+        assert!(share <= CROWD / 2, "the agent's part is one in {share}");
     });
 }

@@ -3,7 +3,7 @@
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 
-use super::support::{Client, DEADLINE, Relay, Upstream, ok, post};
+use super::support::{Client, DEADLINE, Relay, Upstream, comes, ok, post, wait_for};
 
 /// An upstream that tells of each connection once its handshake is done, and answers.
 fn telling() -> (Upstream, Receiver<usize>) {
@@ -103,6 +103,14 @@ fn a_head_that_comes_during_the_handshake_takes_that_connection() {
     let mut client = relay.connect();
     let (near, _) = link.accept().unwrap();
     client.send(post("", "{}"));
+    carry(&near, &upstream);
+    assert_eq!(client.response().status, 200);
+    link.set_nonblocking(true).unwrap();
+    assert!(link.accept().is_err(), "a second connection");
+}
+
+/// Carries what a link has held up to the upstream, and back, from now on.
+fn carry(near: &TcpStream, upstream: &Upstream) {
     let far = TcpStream::connect(("127.0.0.1", upstream.port)).unwrap();
     for (mut from, mut to) in [
         (near.try_clone().unwrap(), far.try_clone().unwrap()),
@@ -113,9 +121,77 @@ fn a_head_that_comes_during_the_handshake_takes_that_connection() {
             let _ = to.shutdown(Shutdown::Both);
         });
     }
-    assert_eq!(client.response().status, 200);
+}
+
+/// The relay has done everything that what came before brings about: it serves clients in order.
+fn settle(other: &mut Client) {
+    let refused = other.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+    assert_eq!(refused.status, 403);
+}
+
+/// A client whose request waits for an upstream connection.
+fn waiting(relay: &Relay, other: &mut Client) -> Client {
+    let mut client = relay.connect();
+    client.send(post("", "{}"));
+    settle(other);
+    client
+}
+
+#[test]
+fn clients_that_leave_before_the_connection_stands_leave_it_to_the_next() {
+    let (upstream, _told) = telling();
+    let link = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://localhost:{}/v1/responses", link.local_addr().unwrap().port());
+    let relay = Relay::to(&url).start();
+    let mut other = relay.connect();
+    for _ in 0..20 {
+        drop(waiting(&relay, &mut other));
+        settle(&mut other);
+    }
+    let (near, _) = link.accept().unwrap();
+    let mut client = waiting(&relay, &mut other);
+    carry(&near, &upstream);
+    assert_eq!(client.response().text(), "1");
     link.set_nonblocking(true).unwrap();
     assert!(link.accept().is_err(), "a second connection");
+}
+
+#[test]
+fn of_the_connections_that_clients_leave_behind_one_is_kept() {
+    const CLIENTS: usize = 5;
+    let (upstream, _told) = telling();
+    let link = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://localhost:{}/v1/responses", link.local_addr().unwrap().port());
+    let relay = Relay::to(&url).start();
+    let mut other = relay.connect();
+    let clients: Vec<Client> = (0..CLIENTS).map(|_| waiting(&relay, &mut other)).collect();
+    let links: Vec<TcpStream> = (0..CLIENTS).map(|_| link.accept().unwrap().0).collect();
+    drop(clients);
+    settle(&mut other);
+    let has_ended = |link: &&TcpStream| comes(*link, libc::POLLHUP, std::time::Duration::ZERO);
+    wait_for(|| links.iter().filter(has_ended).count() >= CLIENTS - 1);
+    let mut client = waiting(&relay, &mut other);
+    let kept: Vec<&TcpStream> = links.iter().filter(|link| !has_ended(link)).collect();
+    let [kept] = kept.as_slice() else { panic!("{} are kept", kept.len()) };
+    carry(kept, &upstream);
+    assert_eq!(client.response().text(), "1");
+}
+
+/// Connections that nobody needs must not last for ever: one whose upstream never says a word is given
+/// up in time, however many requests have waited for it.
+#[test]
+fn a_connection_that_clients_leave_is_given_up_in_time() {
+    let link = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://localhost:{}/v1/responses", link.local_addr().unwrap().port());
+    let relay = Relay::to(&url).start();
+    let mut other = relay.connect();
+    drop(waiting(&relay, &mut other));
+    let (first, _) = link.accept().unwrap();
+    let begun = std::time::Instant::now();
+    while !comes(&first, libc::POLLHUP | libc::POLLRDHUP, std::time::Duration::from_millis(500)) {
+        assert!(begun.elapsed() < DEADLINE, "it stays");
+        drop(waiting(&relay, &mut other));
+    }
 }
 
 #[test]

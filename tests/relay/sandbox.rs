@@ -636,13 +636,17 @@ fn user_gives_every_id_and_group_up_and_stays_not_dumpable() {
         }
         let line = relay.output_line("protections: ");
         assert!(line.contains(&format!("user {uid}:{gid}")), "{line}");
-        // What is not dumpable belongs to root, whoever runs it.
+        // What is not dumpable belongs to root, not to the user that runs it.
         let owner = fs::metadata(format!("/proc/{}/mem", relay.pid())).unwrap();
         assert_eq!(std::os::unix::fs::MetadataExt::uid(&owner), 0);
         assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
         relay.connect().send("GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
         assert_eq!(relay.exit_code(), 0);
-        assert_eq!(fs::read(&info).unwrap(), b"", "the file is emptied by whoever opened it");
+        assert_eq!(
+            fs::read(&info).unwrap(),
+            b"",
+            "the file is emptied by the process that opened it"
+        );
     }
     fs::remove_dir_all(&folder).unwrap();
 }

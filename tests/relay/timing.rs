@@ -105,7 +105,7 @@ fn a_process_that_is_stopped_for_moments_keeps_its_deadlines() {
     client.send("P");
     let start = Instant::now();
     while quiet(&client.stream, SECOND / 4) {
-        assert!(start.elapsed() < SECOND * 4, "it begins to wait anew");
+        assert!(start.elapsed() < SECOND * 4, "it starts to wait again");
         relay.stop();
         relay.signal(libc::SIGCONT);
     }

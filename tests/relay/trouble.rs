@@ -43,7 +43,7 @@ fn a_name_that_does_not_resolve_is_502() {
         .env("RES_OPTIONS", "timeout:1 attempts:1")
         .start();
     let mut client = relay.connect();
-    // A failure is not remembered: each is asked for anew.
+    // A failure is not remembered: each is asked for again.
     for _ in 0..2 {
         fails(&mut client, 502, "upstream_dns_failed");
     }
@@ -96,7 +96,7 @@ fn a_handshake_that_fails_is_502() {
     }
 }
 
-/// Whoever is on the way to the upstream can say this much: it needs no key and no certificate.
+/// Anybody on the way to the upstream can say this much: it needs no key and no certificate.
 #[test]
 fn nothing_that_is_said_in_place_of_a_handshake_ends_the_relay() {
     // A ServerHello that goes on for another 4 KiB, and one that is too long.
@@ -729,27 +729,32 @@ fn a_client_that_leaves_cancels_the_upstream_exchange_at_once() {
 }
 
 #[test]
-fn a_client_that_leaves_while_the_upstream_is_being_connected_ends_that() {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
-    // It accepts and never speaks TLS.
-    let upstream = Upstream::plain(move |peer| {
-        let tell = tell.lock().unwrap();
-        let mut hello = [0; 16];
-        assert!(peer.read(&mut hello).is_ok_and(|n| n > 0));
-        tell.send(false).unwrap();
-        peer.closed();
-        tell.send(true).unwrap();
-    });
-    let relay = Relay::to(&format!("https://localhost:{}/", upstream.port)).start();
+fn of_two_clients_that_leave_while_the_upstream_is_being_connected_one_ends_that() {
     for way in ["FIN", "close", "RST"] {
-        let mut client = relay.connect();
-        client.send(post("", "{}"));
-        assert!(!told.recv_timeout(DEADLINE).unwrap());
+        let (tell, told) = channel();
+        let tell = Mutex::new(tell);
+        // It accepts and never speaks TLS.
+        let upstream = Upstream::plain(move |peer| {
+            let tell = tell.lock().unwrap().clone();
+            let mut hello = [0; 16];
+            assert!(peer.read(&mut hello).is_ok_and(|n| n > 0));
+            tell.send(false).unwrap();
+            peer.closed();
+            let _ = tell.send(true);
+        });
+        let relay = Relay::to(&format!("https://localhost:{}/", upstream.port)).start();
+        let clients = ["first", "second"].map(|_| {
+            let mut client = relay.connect();
+            client.send(post("", "{}"));
+            assert!(!told.recv_timeout(DEADLINE).unwrap());
+            client
+        });
+        // The first one's connection is kept for the next request.
         let start = Instant::now();
-        leave(client, way);
+        clients.into_iter().for_each(|client| leave(client, way));
         assert_eq!(told.recv_timeout(DEADLINE), Ok(true), "{way}");
         assert!(start.elapsed() < Duration::from_secs(1), "{way}");
+        assert!(told.recv_timeout(Duration::from_millis(100)).is_err(), "{way}: none is kept");
     }
 }
 

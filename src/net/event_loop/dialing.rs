@@ -66,8 +66,8 @@ impl EventLoop {
         }
     }
 
-    /// Without a connector there is nothing to wait for: whoever waits is told, and the relay ends when
-    /// the exchanges under way have.
+    /// Without a connector there is nothing to wait for: the clients that wait are told, and the relay
+    /// ends when the exchanges under way have.
     fn connector_failed(&mut self, failed: ConnectorFailed) {
         self.failed = Some(failed);
         for key in self.shared.ups.keys() {

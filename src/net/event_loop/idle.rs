@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{EventLoop, place};
+use super::EventLoop;
 use crate::net::admission::User;
-use crate::net::pool;
-use crate::net::relay::Shared;
 use crate::net::slots::{Key, Side};
 use crate::net::upstream::{CONNECT, Upstream};
 
@@ -15,48 +13,21 @@ impl EventLoop {
     /// and none is made again because one has ended: only clients who connect bring connections
     /// about.
     pub(super) fn prepare(&mut self, user: User, now: Instant) {
-        let Shared { pool, ups, requests_left, .. } = &mut self.shared;
-        if *requests_left == 0 || pool.has_spare() || pool.is_ready(user, ups, now) {
+        if !self.shared.needs_unowned(user, now) {
             return;
         }
-        let key =
-            ups.insert(|key| Some(Upstream::new(key.token(Side::Upstream), None, now, CONNECT)));
-        pool.set_spare(key);
+        let new = |key: Key| Some(Upstream::new(key.token(Side::Upstream), None, now, CONNECT));
+        let key = self.shared.ups.insert(new);
+        self.shared.pool.set_spare(key);
         if let Some(key) = key {
-            self.look_after(key, now);
+            self.shared.advance_unowned(key, now);
         }
     }
 
     /// Sees to those on which something has come.
     pub(super) fn look_after_idle(&mut self, now: Instant) {
         while let Some(key) = self.stirred.pop() {
-            self.look_after(key, now);
-        }
-    }
-
-    /// Takes a connection a step further. What comes on an idle one is a ticket, or its end.
-    pub(super) fn look_after(&mut self, key: Key, now: Instant) {
-        let Shared { origin, ups, pool, deadlines, registry, space, .. } = &mut self.shared;
-        let Some(up) = ups.get(key).filter(|up| up.owner.is_none()) else {
-            return;
-        };
-        let was_ready = up.is_ready();
-        up.flush();
-        if up.advance(origin, registry, space, now).is_err()
-            || (up.is_ready() && !up.still_idle(space))
-        {
-            // Whoever needs a connection tries again, and is told why there is none.
-            pool.forget(key);
-            ups.remove(key);
-        } else if !up.is_ready() {
-            if let Some(when) = up.wakes_at() {
-                deadlines.set(place(key, Side::Upstream), when);
-            }
-        } else if !was_ready {
-            pool.forget(key);
-            if pool.put(key, ups, now) {
-                deadlines.set(place(key, Side::Upstream), now + pool::IDLE);
-            }
+            self.shared.advance_unowned(key, now);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Over, READ, Relay, Shared, Times};
+use super::{Over, Progress, READ, Relay, Shared, Times};
 use crate::http1::exchange::State;
 use crate::http1::limits;
 use crate::net::buffer::Backlog;
@@ -16,12 +16,12 @@ impl Relay {
     }
 
     /// When the answer is with the client: what comes next.
-    pub(super) fn pump_end(&mut self, shared: &mut Shared, now: Instant) -> Result<bool, Over> {
+    pub(super) fn pump_end(&mut self, shared: &mut Shared, now: Instant) -> Result<Progress, Over> {
         let State::Complete { rest } = self.exchange.state() else {
-            return Ok(false);
+            return Ok(Progress::Waiting);
         };
         if !self.output.is_empty() {
-            return Ok(false);
+            return Ok(Progress::Waiting);
         }
         let has_whole_request = rest.is_none();
         if rest.is_upload() {
@@ -30,13 +30,13 @@ impl Relay {
             if self.exchange.is_last() && !std::mem::replace(&mut self.write_ended, true) {
                 self.socket.shutdown_write();
             }
-            return Ok(false);
+            return Ok(Progress::Waiting);
         }
         // Behind an early response the last of the request may wait for room.
         if let Some(up) = self.upstream.and_then(|key| shared.ups.get(key)) {
             up.flush();
             if !up.is_drained() {
-                return Ok(false);
+                return Ok(Progress::Waiting);
             }
         }
         if let Some(key) = self.upstream.take() {
@@ -48,10 +48,10 @@ impl Relay {
             self.stall = now;
             self.socket.shutdown_write();
             self.input = Backlog::default();
-            return Ok(true);
+            return Ok(Progress::Moved);
         }
         if !has_whole_request {
-            return Ok(false);
+            return Ok(Progress::Waiting);
         }
         self.log("complete", shared, now);
         self.exchange.next();
@@ -63,17 +63,17 @@ impl Relay {
         self.hungry = false;
         self.stall = now;
         self.times = Times::new(now);
-        Ok(true)
+        Ok(Progress::Moved)
     }
 
     /// Reads and drops what still comes, so that no reset eats the last answer.
-    pub(super) fn discard(&mut self, shared: &mut Shared) -> Result<bool, Over> {
+    pub(super) fn discard(&mut self, shared: &mut Shared) -> Result<Progress, Over> {
         match self.socket.read(&mut shared.downstream.room(READ)[..READ]) {
             Got::Bytes(n) => {
                 shared.moved += n;
-                Ok(true)
+                Ok(Progress::Moved)
             }
-            Got::Nothing => Ok(false),
+            Got::Nothing => Ok(Progress::Waiting),
             Got::End | Got::Broken => Err(Over),
         }
     }

@@ -12,7 +12,7 @@ use crate::net::admission::Admission;
 const SLOW: Duration = Duration::from_secs(60);
 pub(super) const SLOW_AGAIN: Duration = Duration::from_secs(300);
 
-/// What an exchange's line tells beside its bytes.
+/// What an exchange's line tells apart from its bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Times {
     /// When the first byte of the request came.

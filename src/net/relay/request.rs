@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Instant;
 
-use super::{Over, READ, Relay, ResponseStart, Shared, Times};
+use super::{Over, Progress, READ, Relay, ResponseStart, Shared, Times};
 use crate::http1::exchange::{Continue, RequestStep, Rest, State};
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
@@ -18,11 +18,15 @@ use crate::process::credential::SearchPosition;
 
 impl Relay {
     /// From the client to the upstream.
-    pub(super) fn pump_request(&mut self, shared: &mut Shared, now: Instant) -> Result<bool, Over> {
+    pub(super) fn pump_request(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<Progress, Over> {
         if let Some(up) = self.upstream.and_then(|key| shared.ups.get(key)) {
             if let State::Waiting(_) = self.exchange.state() {
                 if !up.is_ready() {
-                    return Ok(false);
+                    return Ok(Progress::Waiting);
                 }
             } else {
                 // Every byte that the upstream takes extends its time.
@@ -37,7 +41,7 @@ impl Relay {
                 }
             }
             if self.exchange.state().is_uploading() && !up.is_drained() {
-                return Ok(false);
+                return Ok(Progress::Waiting);
             }
         }
         let may_read = match self.exchange.state() {
@@ -47,13 +51,13 @@ impl Relay {
             State::Responding { rest, .. } | State::Complete { rest } => !rest.is_none(),
         };
         if !may_read {
-            return Ok(false);
+            return Ok(Progress::Waiting);
         }
         if !self.input.is_empty() && !self.hungry {
             let bytes = self.input.take();
             let used = self.request_bytes(&bytes, shared, now)?;
             self.input.put_back(bytes, used);
-            return Ok(used > 0);
+            return Ok(if used > 0 { Progress::Moved } else { Progress::Waiting });
         }
         shared.downstream.clear();
         match self.socket.read(&mut shared.downstream.room(READ)[..READ]) {
@@ -62,11 +66,11 @@ impl Relay {
                 shared.downstream.add(n);
                 self.note_upload(n, shared.client_timeout, now);
             }
-            Got::Nothing => return Ok(false),
+            Got::Nothing => return Ok(Progress::Waiting),
             Got::End | Got::Broken => {
                 return match self.exchange.state() {
                     State::Uploading(_) | State::Awaiting | State::Responding { .. } => {
-                        self.abort("client_closed", shared, now)
+                        Err(self.abort("client_closed", shared, now))
                     }
                     // The response is with the client; the request is incomplete.
                     State::Complete { rest: Rest::Upload(_) } => {
@@ -101,7 +105,7 @@ impl Relay {
             used.map(|used| self.input.put_back(bytes, used))
         };
         shared.downstream = read;
-        result.map(|()| true)
+        result.map(|()| Progress::Moved)
     }
 
     /// Shows bytes to the exchange and sends on what it says; returns how many are used up.
@@ -127,7 +131,7 @@ impl Relay {
                 _ => None,
             };
             shared.outgoing.clear();
-            let is_token = shared.token.as_ref().map(|token| |shown: &[u8]| token.is(shown));
+            let is_token = shared.token.as_ref().map(|token| |shown: &[u8]| token.matches(shown));
             let context = RequestContext {
                 upstream_ready: ready,
                 exhausted: shared.requests_left == 0,
@@ -142,7 +146,7 @@ impl Relay {
                 }
                 RequestStep::Idle => return Ok(at + used),
                 RequestStep::NeedUpstream if has_left => {
-                    return self.abort("client_closed", shared, now).map(|_| at);
+                    return Err(self.abort("client_closed", shared, now));
                 }
                 RequestStep::Broken => {
                     if let State::Complete { .. } = self.exchange.state() {
@@ -150,7 +154,7 @@ impl Relay {
                         return Ok(at + used);
                     }
                     let end = Reject::InvalidChunk.response().code;
-                    return self.abort(end, shared, now).map(|_| at + used);
+                    return Err(self.abort(end, shared, now));
                 }
                 RequestStep::NeedUpstream => {
                     return Ok(at + self.connect(shared, now)?);

@@ -1,9 +1,9 @@
 //! From the upstream to the client.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::time::Instant;
 
-use super::{Over, Relay, ResponseStart, Shared, WIRE};
+use super::{Over, Progress, Relay, ResponseStart, Shared, WIRE};
 use crate::http1::exchange::{Answer, ResponseStep, Rest, State};
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
@@ -11,7 +11,6 @@ use crate::http1::local_response::UpstreamFault;
 use crate::net::buffer::{Backlog, Scratch};
 use crate::net::event_loop::place;
 use crate::net::gather_io::{fill, keep_rest, send};
-use crate::net::pool;
 use crate::net::slots::{Key, Side};
 use crate::net::upstream::Flow;
 
@@ -21,36 +20,36 @@ impl Relay {
         &mut self,
         shared: &mut Shared,
         now: Instant,
-    ) -> Result<bool, Over> {
+    ) -> Result<Progress, Over> {
         let Some(key) = self.upstream else {
-            return Ok(false);
+            return Ok(Progress::Waiting);
         };
         let awaits_head = match self.exchange.state() {
             State::Waiting(_) => {
                 if let Err(fault) = self.advance(shared, now) {
                     self.fault(fault, shared, now)?;
                 }
-                return Ok(false);
+                return Ok(Progress::Waiting);
             }
             State::Complete { rest: Rest::Upload(_) } => return Ok(self.watch_upload(key, shared)),
-            State::Idle | State::Complete { .. } => return Ok(false),
+            State::Idle | State::Complete { .. } => return Ok(Progress::Waiting),
             State::Uploading(_) | State::Awaiting => true,
             State::Responding { .. } => false,
         };
         if !self.output.is_empty() {
-            return Ok(false);
+            return Ok(Progress::Waiting);
         }
         let Some(up) = shared.ups.get(key) else {
-            return Ok(false);
+            return Ok(Progress::Waiting);
         };
         if !up.has_news() {
-            return Ok(false);
+            return Ok(Progress::Waiting);
         }
         let is_early = awaits_head && (self.exchange.state().is_uploading() || !up.is_drained());
         let flow = up.read(&mut shared.space, WIRE);
         shared.moved += shared.space.plain.bytes().len();
         if shared.space.plain.bytes().is_empty() && flow == Flow::Open {
-            return Ok(true);
+            return Ok(Progress::Moved);
         }
         if is_early {
             self.response_start = ResponseStart::DuringRequest;
@@ -75,21 +74,21 @@ impl Relay {
             }
             _ => self.heard = now,
         }
-        result.map(|()| true)
+        result.map(|()| Progress::Moved)
     }
 
     /// While the rest of a request goes up behind its response: an upstream that ends, or that says
-    /// more, wants no more. True when something came.
-    fn watch_upload(&mut self, key: Key, shared: &mut Shared) -> bool {
+    /// more, wants no more.
+    fn watch_upload(&mut self, key: Key, shared: &mut Shared) -> Progress {
         let Some(up) = shared.ups.get(key).filter(|up| up.has_news()) else {
-            return false;
+            return Progress::Waiting;
         };
         let flow = up.read(&mut shared.space, WIRE);
         shared.moved += shared.space.plain.bytes().len();
         if flow != Flow::Open || !shared.space.plain.bytes().is_empty() {
             self.stop_upload(shared);
         }
-        true
+        Progress::Moved
     }
 
     /// Shows bytes to the exchange and sends on what it says. Returns from where on they are kept:
@@ -161,8 +160,8 @@ impl Relay {
                 up.cancel();
             }
             shared.ups.remove(key);
-        } else if shared.pool.put(key, &mut shared.ups, now) {
-            shared.deadlines.set(place(key, Side::Upstream), now + pool::IDLE);
+        } else if let Some(when) = shared.pool.put(key, &mut shared.ups, now) {
+            shared.deadlines.set(place(key, Side::Upstream), when);
         }
         Ok(bytes.len())
     }
@@ -201,7 +200,7 @@ impl Relay {
                     UpstreamFault::Closed => "upstream_truncated",
                     fault => fault.response().code,
                 };
-                self.abort(end, shared, now).map(|_| 0)
+                Err(self.abort(end, shared, now))
             }
         }
     }
@@ -220,7 +219,7 @@ impl Relay {
                 let _ = self.write_pieces(&[], shared);
                 Ok(())
             }
-            Answer::MustReset => self.abort(reject.response().code, shared, now).map(|_| ()),
+            Answer::MustReset => Err(self.abort(reject.response().code, shared, now)),
         }
     }
 
@@ -237,21 +236,21 @@ impl Relay {
         shared: &mut Shared,
         now: Instant,
     ) -> Result<(), Over> {
-        if shared.outgoing.is_empty() || self.write_pieces(input, shared) {
+        if shared.outgoing.is_empty() {
             return Ok(());
         }
-        self.abort("client_closed", shared, now).map(|_| ())
+        self.write_pieces(input, shared).map_err(|_| self.abort("client_closed", shared, now))
     }
 
-    pub(super) fn write_pieces(&mut self, input: &[u8], shared: &mut Shared) -> bool {
+    pub(super) fn write_pieces(&mut self, input: &[u8], shared: &mut Shared) -> io::Result<()> {
         if let [segment] = shared.outgoing.segments() {
             let bytes = shared.outgoing.bytes(*segment, input);
-            return send(&mut self.socket, &mut self.output, bytes).is_ok();
+            return send(&mut self.socket, &mut self.output, bytes);
         }
         let mut slices = [IoSlice::new(&[]); limits::GATHER_SEGMENTS];
         let count = fill(&mut slices, &shared.outgoing, input);
         let slices = &mut slices[..count];
         let sent = if self.output.is_empty() { self.socket.write_vectored(slices) } else { Ok(0) };
-        sent.map(|sent| keep_rest(slices, sent, &mut self.output)).is_ok()
+        sent.map(|sent| keep_rest(slices, sent, &mut self.output))
     }
 }

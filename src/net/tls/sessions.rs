@@ -9,7 +9,7 @@ use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSes
 use rustls::pki_types::ServerName;
 
 /// TLS 1.3 tickets that are kept: connections that begin at the same time need one each, and
-/// without one the certificates are checked anew. A ticket holds the upstream's certificates too,
+/// without one the certificates are checked again. A ticket holds the upstream's certificates too,
 /// some 4 KiB.
 const TICKETS: usize = 64;
 
@@ -66,7 +66,7 @@ impl ClientSessionStore for Sessions {
         tickets.push_back(ticket);
     }
 
-    /// The newest, and each once: whoever watches must not be able to tell connections of one
+    /// The newest, and each once: an observer must not be able to tell connections of one
     /// client together by it (RFC 8446 appendix C.4).
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         self.lock().tickets.pop_back()

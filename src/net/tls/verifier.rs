@@ -71,7 +71,7 @@ impl Verifier {
         }
         // Only roots that name the upstream are kept whole: what is wrong with another is its name.
         let is_root = self.roots.roots.iter().any(|root| *root.subject == *parsed.subject());
-        if is_root && !names(certificate, name) {
+        if is_root && !is_for(certificate, name) {
             return Err(CertificateError::NotValidForName.into());
         }
         Err(CertificateError::UnknownIssuer.into())
@@ -147,7 +147,7 @@ fn is_ca(error: &Error) -> bool {
 }
 
 /// The certificate is for this name.
-pub fn names(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
+pub fn is_for(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
     ParsedCertificate::try_from(certificate)
         .is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
 }

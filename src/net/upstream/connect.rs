@@ -11,8 +11,9 @@ use crate::http1::local_response::UpstreamFault;
 use crate::net::buffer::Space;
 use crate::net::gather_io::send;
 use crate::net::socket::{EVENTS, Got, Socket};
-use crate::net::tls::{Connector, WIRE_RECORD};
-use crate::net::tunnel::Tunnel;
+use crate::net::tls::{Connector, PeerState, WIRE_RECORD};
+use crate::net::tunnel::{Progress, Tunnel};
+use crate::process::sys;
 use crate::process::upstream_users::{FarEnd, UpstreamUsers};
 
 impl Upstream {
@@ -77,7 +78,7 @@ impl Upstream {
             };
         }
         if let (State::Tunneling(tunnel), Some(request)) = (&mut self.state, &origin.proxy) {
-            if !tunnel.advance(request)? {
+            if tunnel.advance(request)? == Progress::Waiting {
                 return Ok(());
             }
             if let State::Tunneling(tunnel) = std::mem::replace(&mut self.state, State::New) {
@@ -113,9 +114,9 @@ impl Upstream {
             } else {
                 send(socket, &mut self.output, space.out.bytes())
             };
-            let closed = opened?;
+            let peer = opened?;
             // Nobody has asked for anything yet, so nothing can have been answered.
-            if closed || !space.plain.bytes().is_empty() {
+            if peer == PeerState::Closed || !space.plain.bytes().is_empty() {
                 return Err(UpstreamFault::Closed);
             }
             if tls.is_ready() {
@@ -135,16 +136,23 @@ impl Upstream {
 }
 
 /// Asks who holds the other end. Once for each connection: it stays with its owner, who may hand it on
-/// to others.
+/// to others. One that fails is reset: an orderly end would tell a stranger that the relay has looked,
+/// and leave a port in TIME_WAIT for each request.
 fn check_far_end(users: &mut UpstreamUsers, socket: &Socket) -> Result<(), UpstreamFault> {
-    let (local, peer) = socket.addresses().ok_or(UpstreamFault::Closed)?;
-    match users.far_end(local, peer) {
-        FarEnd::Trusted | FarEnd::Elsewhere => Ok(()),
-        FarEnd::Closed => Err(UpstreamFault::Closed),
-        // A connection that has been reset meanwhile has no other end.
-        FarEnd::NotTrusted if socket.peer().is_none() => Err(UpstreamFault::Closed),
-        FarEnd::NotTrusted => Err(UpstreamFault::NotTrusted),
+    let far_end = match socket.addresses() {
+        Some((local, peer)) => users.far_end(local, peer),
+        None => FarEnd::Closed,
+    };
+    if matches!(far_end, FarEnd::Trusted | FarEnd::Elsewhere) {
+        return Ok(());
     }
+    // A connection that has been reset meanwhile has no other end.
+    let is_connected = socket.peer().is_some();
+    let _ = sys::reset_on_close(socket.fd());
+    Err(match far_end {
+        FarEnd::NotTrusted if is_connected => UpstreamFault::NotTrusted,
+        _ => UpstreamFault::Closed,
+    })
 }
 
 /// Bytes go to the upstream and come from it.

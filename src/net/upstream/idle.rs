@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Flow, Upstream};
+use super::{CONNECT, Flow, Upstream};
 use crate::http1::limits;
 use crate::net::buffer::Space;
 use crate::net::pool;
@@ -18,7 +18,7 @@ impl Upstream {
     pub fn is_still_usable(&mut self, space: &mut Space, now: Instant) -> bool {
         self.idle_since.is_none_or(|since| since < now)
             || self.socket_mut().is_some_and(Socket::is_silent)
-            || self.still_idle(space)
+            || self.is_still_idle(space)
     }
 
     /// The machine has slept, so idle time has passed that no clock of this process has seen.
@@ -36,6 +36,12 @@ impl Upstream {
         self.deadline = Some(now + pool::IDLE);
     }
 
+    /// Is made for no request any more, and no longer than one that never was.
+    pub fn disown(&mut self) {
+        self.owner = None;
+        self.deadline = Some(self.begun + CONNECT);
+    }
+
     /// Is made for `owner` from now on, who waits for it as long as for one begun now.
     pub fn adopt(&mut self, owner: Key, now: Instant, limit: Duration) {
         self.owner = Some(owner);
@@ -51,7 +57,7 @@ impl Upstream {
 
     /// While idle: tickets and key updates are taken in; true as long as nothing else has come, nor
     /// more of them than anyone needs.
-    pub fn still_idle(&mut self, space: &mut Space) -> bool {
+    pub fn is_still_idle(&mut self, space: &mut Space) -> bool {
         for _ in 0..NEWS {
             if !self.has_news() {
                 break;

@@ -163,7 +163,7 @@ impl Search {
         let collisions = &mut self.collisions;
         let mut finds = |text: &[u8]| match self.method {
             Method::Off => false,
-            Method::Whole => sys::with_wide_vectors(|| holds(text, part)),
+            Method::Whole => sys::with_wide_vectors(|| has_needle(text, part)),
             Method::Narrow => Tables::new(space, part, collisions).find::<NARROW, 8>(text),
             Method::Wide => Tables::new(space, part, collisions).find::<WIDE, 12>(text),
         };
@@ -275,7 +275,7 @@ impl Tables<'_> {
             // A block that holds a hash of the filter, or the last windows.
             let windows = ((rest.len() + STRIDE).saturating_sub(WIDTH) / STRIDE).min(BLOCK);
             if self.is_any_listed::<WIDTH, STRIDE>(windows, rest)
-                && self.confirm::<WIDTH, STRIDE>(&rest[..(windows - 1) * STRIDE + WIDTH])
+                && self.is_confirmed::<WIDTH, STRIDE>(&rest[..(windows - 1) * STRIDE + WIDTH])
             {
                 return true;
             }
@@ -320,7 +320,7 @@ impl Tables<'_> {
     /// Compares the windows whose hashes are in the filter with those of the key.
     #[cold]
     #[inline(never)]
-    fn confirm<const WIDTH: usize, const STRIDE: usize>(&mut self, text: &[u8]) -> bool {
+    fn is_confirmed<const WIDTH: usize, const STRIDE: usize>(&mut self, text: &[u8]) -> bool {
         text.windows(WIDTH).step_by(STRIDE).any(|window| {
             let hash = hash(&self.factors, window);
             let is_listed = self.is_listed(hash);
@@ -351,7 +351,7 @@ impl Tables<'_> {
 /// Compares a needle of fewer than 16 bytes with every position of the text: as many at once as
 /// vectors hold, byte by byte of the needle, all of them in any case.
 #[inline(always)]
-fn holds(text: &[u8], needle: &[u8]) -> bool {
+fn has_needle(text: &[u8], needle: &[u8]) -> bool {
     const BLOCK: usize = LANES + 16;
     let matches = |block: &[u8; BLOCK]| {
         let mut same = [!0u8; LANES];

@@ -12,11 +12,14 @@ use libc::{c_char, c_int};
 use super::{check, environ};
 
 /// Has the kernel kill this process when its parent ends. A change of user takes that back, so it comes
-/// after one. False: the parent, which had this id, is gone already.
-pub fn end_with(parent: u32) -> io::Result<bool> {
+/// after one. Fails when the parent, which had this id, is gone already.
+pub fn end_with(parent: u32) -> io::Result<()> {
     // SAFETY: prctl with plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
-    Ok(std::os::unix::process::parent_id() == parent)
+    match std::os::unix::process::parent_id() == parent {
+        true => Ok(()),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
 }
 
 /// What a signal does.

@@ -48,8 +48,10 @@ pub extern "C" fn first_steps() {
         // SAFETY: the kernel has filled it.
         let limit = unsafe { limit.assume_init() };
         let too_low = limit.rlim_cur < STACK_NEEDED;
-        if too_low && !raise_stack(limit.rlim_max.max(STACK_WANTED)) && !raise_stack(limit.rlim_max)
-        {
+        let raise = || {
+            raise_stack(limit.rlim_max.max(STACK_WANTED)).or_else(|()| raise_stack(limit.rlim_max))
+        };
+        if too_low && raise().is_err() {
             end(b"the limit on the stack is too low; raise it to 256 KiB or more (ulimit -s 256)");
         }
     }
@@ -67,10 +69,13 @@ pub extern "C" fn first_steps() {
 }
 
 /// The stack of the first thread grows as far as the limit in force allows.
-fn raise_stack(hard: libc::rlim_t) -> bool {
+fn raise_stack(hard: libc::rlim_t) -> Result<(), ()> {
     let raised = libc::rlimit { rlim_cur: hard.min(STACK_WANTED), rlim_max: hard };
     // SAFETY: the kernel reads one struct that outlives the call.
-    raised.rlim_cur >= STACK_NEEDED && unsafe { libc::setrlimit(libc::RLIMIT_STACK, &raised) } == 0
+    match unsafe { libc::setrlimit(libc::RLIMIT_STACK, &raised) } {
+        0 if raised.rlim_cur >= STACK_NEEDED => Ok(()),
+        _ => Err(()),
+    }
 }
 
 /// Says why the program does not start, where stderr is open, and ends it.

@@ -1,4 +1,4 @@
-//! Messages over a socketpair, with or without a descriptor beside them (`SCM_RIGHTS`).
+//! Messages over a socketpair, with or without a descriptor attached (`SCM_RIGHTS`).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -75,7 +75,7 @@ pub fn send_message(
     }
 }
 
-/// What came beside a message.
+/// What came with a message.
 #[derive(Debug)]
 pub enum Passed {
     /// No descriptor.

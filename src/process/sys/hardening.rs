@@ -11,36 +11,25 @@ use super::{check, environ};
 use crate::http1::digits;
 
 /// Takes memory that is writable and executable, and memory that becomes executable, away from the
-/// process for good (Linux 6.3). Whether that is in force, as the kernel has it.
-pub fn deny_executable_memory() -> bool {
+/// process for good (Linux 6.3). Fails unless the kernel says that this is in force.
+pub fn deny_executable_memory() -> io::Result<()> {
     const SET_MDWE: c_int = 65;
     const REFUSE_EXEC_GAIN: c_int = 1;
     // SAFETY: prctl with plain numbers.
-    unsafe { libc::prctl(SET_MDWE, REFUSE_EXEC_GAIN, 0, 0, 0) };
-    executable_memory_is_denied()
+    check(unsafe { libc::prctl(SET_MDWE, REFUSE_EXEC_GAIN, 0, 0, 0) })?;
+    match is_executable_memory_denied() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::Unsupported.into()),
+    }
 }
 
 /// Whether memory can be made executable no more, as the kernel has it.
-pub fn executable_memory_is_denied() -> bool {
+pub fn is_executable_memory_denied() -> bool {
     const GET_MDWE: c_int = 66;
     const REFUSE_EXEC_GAIN: c_int = 1;
     // SAFETY: prctl with plain numbers.
     let mode = unsafe { libc::prctl(GET_MDWE, 0, 0, 0, 0) };
     mode != -1 && mode & REFUSE_EXEC_GAIN != 0
-}
-
-/// Clears the personality that makes all readable memory executable (READ_IMPLIES_EXEC), which a
-/// parent may have set (`setarch -X`).
-pub fn clear_read_implies_exec() -> io::Result<()> {
-    const ASK: libc::c_ulong = 0xffff_ffff;
-    // SAFETY: no memory is involved.
-    let now = check(unsafe { libc::personality(ASK) })?;
-    if now & libc::READ_IMPLIES_EXEC == 0 {
-        return Ok(());
-    }
-    // SAFETY: as above.
-    check(unsafe { libc::personality((now & !libc::READ_IMPLIES_EXEC) as libc::c_ulong) })
-        .map(|_| ())
 }
 
 /// Whether a seccomp filter of somebody else's runs already; `None` where the kernel has no seccomp.

@@ -1,7 +1,7 @@
 //! The program's own segments: RELRO, seals, prefaulting.
 
-use std::io;
-use std::ptr;
+use std::ops::ControlFlow;
+use std::{io, ptr};
 
 use libc::c_void;
 
@@ -25,10 +25,9 @@ struct Segment {
     end: usize,
 }
 
-/// Shows the segments of each loaded object, the program's first, until `look` says that it has
-/// seen enough.
-fn each_object(mut look: impl FnMut(&[Segment]) -> bool) {
-    unsafe extern "C" fn object<F: FnMut(&[Segment]) -> bool>(
+/// Shows the segments of each loaded object, the program's first, until `look` breaks.
+fn each_object(mut look: impl FnMut(&[Segment]) -> ControlFlow<()>) {
+    unsafe extern "C" fn object<F: FnMut(&[Segment]) -> ControlFlow<()>>(
         object: *mut libc::dl_phdr_info,
         _: libc::size_t,
         look: *mut c_void,
@@ -48,9 +47,9 @@ fn each_object(mut look: impl FnMut(&[Segment]) -> bool) {
                 Segment { kind: header.p_type, flags: header.p_flags, start, end }
             })
             .collect();
-        look(&segments).into()
+        look(&segments).is_break().into()
     }
-    fn call<F: FnMut(&[Segment]) -> bool>(look: &mut F) {
+    fn call<F: FnMut(&[Segment]) -> ControlFlow<()>>(look: &mut F) {
         // SAFETY: `object` keeps to what it is handed, and the closure outlives the call.
         unsafe { libc::dl_iterate_phdr(Some(object::<F>), ptr::from_mut(look).cast()) };
     }
@@ -71,26 +70,30 @@ pub fn seal_program() -> Sealed {
                 let at = ptr::with_exposed_provenance_mut(start);
                 // SAFETY: takes write permission from constants whose relocation has ended.
                 sealed.relro &= unsafe { libc::mprotect(at, end - start, libc::PROT_READ) } == 0;
-                sealed.mseal &= mseal(start, end - start) && is_sealed(start);
+                sealed.mseal &= mseal(start, end - start).is_ok() && is_sealed(start);
             }
         }
         for segment in segments {
             if segment.kind == libc::PT_LOAD && segment.flags & libc::PF_W == 0 {
                 let start = segment.start / page * page;
-                sealed.mseal &= mseal(start, segment.end.next_multiple_of(page) - start);
+                let len = segment.end.next_multiple_of(page) - start;
+                sealed.mseal &= mseal(start, len).is_ok();
             }
         }
-        false
+        ControlFlow::Continue(())
     });
     sealed
 }
 
 /// Seals pages, so that they can be neither unmapped, replaced nor given other permissions.
-fn mseal(start: usize, len: usize) -> bool {
+fn mseal(start: usize, len: usize) -> io::Result<()> {
     /// One number on all architectures; libc knows it on some.
     const SYS_MSEAL: libc::c_long = 462;
     // SAFETY: changes no byte, and the pages belong to the program until its end.
-    unsafe { libc::syscall(SYS_MSEAL, start, len, 0) == 0 }
+    match unsafe { libc::syscall(SYS_MSEAL, start, len, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The kernel refuses to change pages that are read-only, even to what they are. A profile may have
@@ -127,6 +130,6 @@ pub fn bring_pages_in() {
             advise(tables, end, libc::MADV_DONTNEED);
         }
         // The first object is the program; others need no care.
-        true
+        ControlFlow::Break(())
     });
 }

@@ -425,7 +425,7 @@ pub fn end_of(child: &mut Child) -> ExitStatus {
     child.try_wait().unwrap().expect("it ends")
 }
 
-/// Waits for the end of a process, whoever its parent is; whether that comes.
+/// Waits for the end of any process, a child or not; whether that comes.
 pub fn ends(pid: u32) -> bool {
     // SAFETY: no memory is involved.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
