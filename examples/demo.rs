@@ -1,6 +1,6 @@
 //! The main job, end to end, on one machine and without a network: an upstream that speaks TLS and
-//! the Responses API, the real relay in front of it with a random key, and a client that sends plain
-//! HTTP and never sees the key.
+//! the Responses API, the real relay in front of it with a random key, and a client that sends
+//! plain HTTP and never sees the key.
 
 #[path = "../src/main.rs"]
 mod relay;

@@ -1,6 +1,7 @@
-//! `cargo run --release --example leak-check -- PID < KEYFILE`: does a secret, the first line of stdin,
-//! stand in the memory of a process, in its arguments or its environment? Of this relay or of any other
-//! program. Files that the process has mapped for reading only do not count: they are no copies that it made.
+//! `cargo run --release --example leak-check -- PID < KEYFILE`: does a secret, the first line of
+//! stdin, stand in the memory of a process, in its arguments or its environment? Of this relay or
+//! of any other program. Files that the process has mapped for reading only do not count: they are
+//! no copies that it made.
 
 use std::io::{Read, stdin};
 use std::process::ExitCode;

@@ -3,8 +3,8 @@
 //! field was exactly `Bearer $STUB_KEY`, its body's length, and how the exchange ended.
 //!
 //! What the request's body names chooses the answer: `stub-401`, `stub-429`, `stub-busy` (429 every
-//! other time), `stub-endless`, `stub-echo` (the body itself); anything else is answered with a short
-//! message, streamed if the body says so.
+//! other time), `stub-endless`, `stub-echo` (the body itself); anything else is answered with a
+//! short message, streamed if the body says so.
 
 mod upstream;
 

@@ -85,7 +85,8 @@ pub fn of_clients(config: &Config) -> Result<Option<Peers>, UserError> {
     }
 }
 
-/// Where the other end of a connection may be over which a secret goes in the clear, if there is one.
+/// Where the other end of a connection may be over which a secret goes in the clear, if there is
+/// one.
 pub fn clear_reach(config: &Config, proxy: Option<&ConnectRequest>) -> Option<Reach> {
     match config.upstream.scheme {
         Scheme::Http if config.allow_plaintext_upstream => Some(Reach::Anywhere),

@@ -1,5 +1,6 @@
-//! The key's pages are closed between uses, where the processor has protection keys. Elsewhere these
-//! tests say that they are skipped; `tests/pku.sh` runs them under qemu-system, which emulates them.
+//! The key's pages are closed between uses, where the processor has protection keys. Elsewhere
+//! these tests say that they are skipped; `tests/pku.sh` runs them under qemu-system, which
+//! emulates them.
 #![cfg(target_arch = "x86_64")]
 
 use std::io::{IoSlice, Write};
@@ -12,7 +13,8 @@ use codex_responses_api_proxy::process::sys::PageLock;
 
 const KEY: &[u8] = b"sk-proj-Qx7fK2mN9vB4cZ1aLw8eRt5yU3iO6pS0dHgJkXbVnMqWzTyRuEoPaIsD";
 
-/// How a child ends whose access was refused by a protection key, refused otherwise, or let through.
+/// How a child ends whose access was refused by a protection key, refused otherwise, or let
+/// through.
 const REFUSED: i32 = 44;
 const OTHER_FAULT: i32 = 45;
 const LET_THROUGH: i32 = 46;

@@ -1,6 +1,6 @@
 //! What the search for the key costs tells nothing of how much of the key a text holds. Every
-//! instruction is counted, by a trap behind each: that works where no performance counters are, and with
-//! the key in secret pages.
+//! instruction is counted, by a trap behind each: that works where no performance counters are, and
+//! with the key in secret pages.
 #![cfg(target_arch = "x86_64")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,12 +27,13 @@ fn key(len: usize) -> Vec<u8> {
     (0..len).map(|_| letter()).collect()
 }
 
-/// All that a hostile text can do short of a whole window of `width` bytes, one every `stride`: pieces
-/// of `size` bytes, of which the first is always that of a text without any of the key.
+/// All that a hostile text can do short of a whole window of `width` bytes, one every `stride`:
+/// pieces of `size` bytes, of which the first is always that of a text without any of the key.
 fn cases(key: &[u8], width: usize, stride: usize, size: usize) -> Vec<Case> {
     let nothing = Case { name: "nothing".into(), before: vec![FILL; 40], piece: vec![FILL; size] };
     let mut cases = vec![nothing];
-    // A beginning of the key at the end of a piece, and its next letter or another in the next piece.
+    // A beginning of the key at the end of a piece, and its next letter or another in the next
+    // piece.
     let n = width - 2;
     for (letter, name) in [(key[n], "right"), (key[n] ^ 1, "wrong")] {
         let before = [&vec![FILL; 40 - n], &key[..n]].concat();

@@ -76,7 +76,8 @@ fn change(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// Feeds the bytes in pieces; false when that led to an error, after which nothing may panic either.
+/// Feeds the bytes in pieces; false when that led to an error, after which nothing may panic
+/// either.
 fn feed(
     tls: &mut Tls,
     bytes: &[u8],

@@ -1,5 +1,5 @@
-//! The worst messages that are known, held to a budget of steps for each of their bytes. In the released
-//! program instructions are counted, see `load/guard.rs`.
+//! The worst messages that are known, held to a budget of steps for each of their bytes. In the
+//! released program instructions are counted, see `load/guard.rs`.
 
 #[path = "load/heads.rs"]
 mod heads;

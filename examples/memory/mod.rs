@@ -39,7 +39,8 @@ pub struct Scan {
 #[derive(Default)]
 pub struct Clean(HashMap<u64, Vec<u8>>);
 
-/// Texts to look for, by each word of four bytes in them: any piece holds one at a multiple of four.
+/// Texts to look for, by each word of four bytes in them: any piece holds one at a multiple of
+/// four.
 pub struct Needles {
     texts: Vec<(&'static str, Vec<u8>)>,
     words: HashMap<[u8; 4], Vec<(usize, usize)>>,

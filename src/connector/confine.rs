@@ -1,5 +1,5 @@
-//! What the connector, and each lookup, can still do: Landlock decides about files and ports, seccomp
-//! about system calls.
+//! What the connector, and each lookup, can still do: Landlock decides about files and ports,
+//! seccomp about system calls.
 
 use std::cell::OnceCell;
 use std::fs::OpenOptions;
@@ -20,7 +20,8 @@ use crate::process::sys::{Rights, Ruleset};
 /// DNS over TCP.
 const DNS: u16 = 53;
 
-/// Where files that say how names are looked up come and go: a lookup may read those that stand there then.
+/// Where files that say how names are looked up come and go: a lookup may read those that stand
+/// there then.
 const FOLDERS: [&str; 2] = ["/etc", "/run"];
 
 /// One of these can be opened nearly everywhere. None lies in [`FOLDERS`].
@@ -54,8 +55,9 @@ impl Confinement {
         Ok(self.lookup.get_or_init(|| filter))
     }
 
-    /// Confines the connector, which connects to this port, and sees that it is confined. Its children
-    /// may read, of the files in a few folders, what a rule of their own names, and ask name servers.
+    /// Confines the connector, which connects to this port, and sees that it is confined. Its
+    /// children may read, of the files in a few folders, what a rule of their own names, and ask
+    /// name servers.
     pub fn connector(&self, port: u16) -> Result<ReadBack, HardenError> {
         let status = StatusFile::open().ok();
         let mut landlock_denies = false;

@@ -47,9 +47,9 @@ impl Link {
         Link { fd, unsent: RefCell::default(), open: Cell::new(0), gone: Cell::new(false) }
     }
 
-    /// Has the connector empty the server-info file, if that still holds this line, when this process is
-    /// gone: one that was killed cannot do so itself. Not before it has reported: a message that it has not
-    /// read when it ends would take its report away.
+    /// Has the connector empty the server-info file, if that still holds this line, when this
+    /// process is gone: one that was killed cannot do so itself. Not before it has reported: a
+    /// message that it has not read when it ends would take its report away.
     pub fn remember(&self, file: BorrowedFd<'_>, line: &[u8]) {
         let message = [&[SERVER_INFO], line].concat();
         // A connector that is gone shows that when the loop runs.

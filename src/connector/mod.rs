@@ -1,6 +1,6 @@
 //! A process of its own that resolves the one name, races its addresses, connects, and passes each
-//! connected descriptor to the loop. It is forked before anything secret is read, so it maps no secret;
-//! the loop, which holds the key, has neither socket(2) nor connect(2).
+//! connected descriptor to the loop. It is forked before anything secret is read, so it maps no
+//! secret; the loop, which holds the key, has neither socket(2) nor connect(2).
 //!
 //! ```text
 //!  loop (key)  ── Dial, Cancel, Doubt ──►  connector  ── fork ──►  lookup (one for each lookup)
@@ -39,20 +39,20 @@ use crate::process::sys::child::{self, Disposition};
 use crate::process::sys::fd_passing::{message_pair, receive_message, send_message};
 use crate::process::sys::{self, Standard};
 
-/// Whom the connector becomes where root starts the relay without `--user`: an id that no distribution
-/// gives to anybody, and that a container's 65,536 ids have. Not `nobody`, whose other processes could
-/// kill it.
+/// Whom the connector becomes where root starts the relay without `--user`: an id that no
+/// distribution gives to anybody, and that a container's 65,536 ids have. Not `nobody`, whose other
+/// processes could kill it.
 const USER: (u32, u32) = (65_520, 65_520);
 
 /// What of the environment stays: how names are looked up.
 const KEPT_VARIABLES: [&[u8]; 2] = [b"RES_OPTIONS", b"LOCALDOMAIN"];
 
-/// How many processes the user of that id may have: a connector and a lookup of each relay. Code that
-/// took a connector over could otherwise fork until the machine has no process left to give.
+/// How many processes the user of that id may have: a connector and a lookup of each relay. Code
+/// that took a connector over could otherwise fork until the machine has no process left to give.
 const PROCESSES: u64 = 1024;
 
-/// Descriptors of the connector apart from its attempts: standard ones, the link, the server-info file, a
-/// lookup's pipe, what that lookup opens.
+/// Descriptors of the connector apart from its attempts: standard ones, the link, the server-info
+/// file, a lookup's pipe, what that lookup opens.
 const OTHER_DESCRIPTORS: u64 = 32;
 
 /// How long the connector may take to confine itself.
@@ -77,8 +77,8 @@ pub enum StartError {
     Gone,
 }
 
-/// Forks the connector. Only while the process has one thread and no secret. From here on the kernel
-/// takes the children of this process that end.
+/// Forks the connector. Only while the process has one thread and no secret. From here on the
+/// kernel takes the children of this process that end.
 pub fn fork(sandbox: bool) -> io::Result<Forked> {
     let (ours, theirs) = message_pair()?;
     let parent = std::process::id();
@@ -118,8 +118,8 @@ impl Told {
     }
 }
 
-/// Waits until the connector is confined, and takes its word of that. Other things can be done in the
-/// meantime.
+/// Waits until the connector is confined, and takes its word of that. Other things can be done in
+/// the meantime.
 pub fn report(link: &Link) -> Result<Confined, StartError> {
     let by = Instant::now() + START;
     let mut message = [0; REPORT];
@@ -205,7 +205,8 @@ fn literal(ips: &[IpAddr], port: u16) -> Addresses {
     Addresses::literal(&addresses)
 }
 
-/// Leaves behind whatever it was forked with: environment, arguments, descriptors, signals, session.
+/// Leaves behind whatever it was forked with: environment, arguments, descriptors, signals,
+/// session.
 fn leave(link: OwnedFd) -> Option<OwnedFd> {
     sys::wipe_variables(|name| !KEPT_VARIABLES.contains(&name));
     child::wipe_arguments();
@@ -250,8 +251,8 @@ fn confine(
     }
     harden::drop_privileges(user)?;
     // The change of user took that back, so it comes now. What ends the connector is the end of the
-    // link: the kernel sends this signal in the loop's name, and neither Landlock (from version 6 on)
-    // nor another user's id lets the loop signal the connector.
+    // link: the kernel sends this signal in the loop's name, and neither Landlock (from version 6
+    // on) nor another user's id lets the loop signal the connector.
     match child::end_with(parent) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => child::end_now(0),

@@ -1,4 +1,5 @@
-//! What the connector says of itself once: whether it is confined, and what the kernel says of that.
+//! What the connector says of itself once: whether it is confined, and what the kernel says of
+//! that.
 
 use super::wire::Malformed;
 use crate::process::confine::ReadBack;

@@ -1,5 +1,5 @@
-//! What crosses between the loop and the connector: messages of fixed sizes, read strictly. A message
-//! that means nothing is the end of both.
+//! What crosses between the loop and the connector: messages of fixed sizes, read strictly. A
+//! message that means nothing is the end of both.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::Duration;
@@ -88,8 +88,8 @@ pub enum Request {
     Doubt,
 }
 
-/// The first byte of a message that brings the server-info file; what was written to it follows. It comes
-/// at most once.
+/// The first byte of a message that brings the server-info file; what was written to it follows. It
+/// comes at most once.
 pub const SERVER_INFO: u8 = 4;
 
 /// Bytes of a [`Request`].

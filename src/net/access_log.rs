@@ -1,5 +1,5 @@
-//! What the loop says on stderr: events, and with `--access-log` a JSON line for each exchange. A thread
-//! of its own writes, so that a stderr that is not read never holds the loop up.
+//! What the loop says on stderr: events, and with `--access-log` a JSON line for each exchange. A
+//! thread of its own writes, so that a stderr that is not read never holds the loop up.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -121,8 +121,8 @@ impl Log {
         }
     }
 
-    /// Adds the lines of an event. They are written in the order of these calls, behind the lines of
-    /// exchanges that came before.
+    /// Adds the lines of an event. They are written in the order of these calls, behind the lines
+    /// of exchanges that came before.
     pub fn event(&mut self, event: &Event) {
         let text = event.render(self.form);
         let text = match self.form {

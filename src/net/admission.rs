@@ -76,16 +76,17 @@ impl Places {
         self.held + self.kept_from(user) < self.limit && self.is_within_share(user, now)
     }
 
-    /// Places that this user leaves free for the others who may come: requests under way are not ended
-    /// for anybody's sake, so without these one user could keep all others out for good.
+    /// Places that this user leaves free for the others who may come: requests under way are not
+    /// ended for anybody's sake, so without these one user could keep all others out for good.
     fn kept_from(&self, user: User) -> usize {
         let reserve = self.limit / (RESERVE * self.shares.len());
         let others = self.shares.iter().enumerate().filter(|(index, _)| *index != user.0);
         others.map(|(_, share)| reserve.saturating_sub(share.held)).sum()
     }
 
-    /// A user alone may hold every place that is not kept for others. As soon as another one is at work, none takes more than
-    /// half of what the others leave; but an equal share is everybody's, whatever others hold.
+    /// A user alone may hold every place that is not kept for others. As soon as another one is at
+    /// work, none takes more than half of what the others leave; but an equal share is everybody's,
+    /// whatever others hold.
     fn is_within_share(&self, user: User, now: Instant) -> bool {
         let own = self.shares[user.0].held;
         let is_at_work = |share: &Share| {
@@ -101,10 +102,10 @@ impl Places {
         own < left.div_ceil(2).max(self.limit / (others + 1)).max(1)
     }
 
-    /// For a user for whom [`Places::has_room`] is not true: the connection that has to go. Of those
-    /// that have been idle for [`IDLE_BEFORE_EVICTION`], the greediest user's that has been idle
-    /// longest. A user who has a full share gives up a connection of their own; nobody else loses
-    /// one to a user who holds more.
+    /// For a user for whom [`Places::has_room`] is not true: the connection that has to go. Of
+    /// those that have been idle for [`IDLE_BEFORE_EVICTION`], the greediest user's that has been
+    /// idle longest. A user who has a full share gives up a connection of their own; nobody else
+    /// loses one to a user who holds more.
     pub fn evict<K: Copy>(
         &mut self,
         user: User,

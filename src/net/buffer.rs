@@ -9,8 +9,8 @@ const KEPT: usize = 4;
 const WORTH_KEEPING: std::ops::RangeInclusive<usize> = 1024..=16 * 1024;
 
 thread_local! {
-    /// Buffers of backlogs that have emptied. An allocator would give the memory back to the kernel and
-    /// take it again for each request that waits for its connection.
+    /// Buffers of backlogs that have emptied. An allocator would give the memory back to the kernel
+    /// and take it again for each request that waits for its connection.
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 

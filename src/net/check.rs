@@ -1,5 +1,5 @@
-//! `--check`: one connection, made as the relay makes it and as confined as the relay is. Each step is
-//! a line on stdout; nothing but a handshake reaches the upstream.
+//! `--check`: one connection, made as the relay makes it and as confined as the relay is. Each step
+//! is a line on stdout; nothing but a handshake reaches the upstream.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -201,8 +201,8 @@ impl Check {
         Ok(())
     }
 
-    /// In TLS 1.3 the handshake has ended before the upstream says that it wants a certificate of the
-    /// client: waits for a moment.
+    /// In TLS 1.3 the handshake has ended before the upstream says that it wants a certificate of
+    /// the client: waits for a moment.
     fn await_verdict(&mut self, up: &mut Upstream, events: &mut Events) -> Result<(), CheckError> {
         let until = Instant::now() + VERDICT;
         loop {

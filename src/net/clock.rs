@@ -54,8 +54,8 @@ impl DateClock {
     }
 }
 
-/// A moment as HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT`. By its seconds since 1970; a year has
-/// four digits.
+/// A moment as HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT`. By its seconds since 1970; a year
+/// has four digits.
 fn http_date(seconds: u64) -> HttpDate {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] =

@@ -1,4 +1,5 @@
-//! The loop: poll, note what is ready, accept, give each ready connection one turn, check deadlines.
+//! The loop: poll, note what is ready, accept, give each ready connection one turn, check
+//! deadlines.
 
 mod accept;
 mod dialing;

@@ -52,8 +52,8 @@ impl Write for Sealer<'_> {
     }
 }
 
-/// Seals all but the first `taken` bytes of `slices`. A single slice is sealed in place; several are
-/// copied together, so that short ones share a record.
+/// Seals all but the first `taken` bytes of `slices`. A single slice is sealed in place; several
+/// are copied together, so that short ones share a record.
 pub fn seal_rest(
     tls: &mut Tls,
     mut slices: &mut [IoSlice<'_>],

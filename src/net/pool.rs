@@ -16,8 +16,8 @@ pub const IDLE: Duration = Duration::from_secs(55);
 /// The keys of idle connections.
 pub struct Pool {
     /// Where users are told apart: those that nobody has used, then those of each user. A response
-    /// that an upstream sends too late, or a request it reads out of a body, stays with the user who
-    /// brought it about. Else there is one list.
+    /// that an upstream sends too late, or a request it reads out of a body, stays with the user
+    /// who brought it about. Else there is one list.
     idle: Vec<Idle>,
     spare: Option<Key>,
     limit: usize,
@@ -65,14 +65,15 @@ impl Pool {
         }
     }
 
-    /// There is a connection for this user to take; those that have ended meanwhile are dropped on the
-    /// way.
+    /// There is a connection for this user to take; those that have ended meanwhile are dropped on
+    /// the way.
     pub fn is_ready(&mut self, user: User, ups: &mut Slots<Upstream>, now: Instant) -> bool {
         self.find(user, ups, now).is_some()
     }
 
     /// Takes the connection that [`Pool::is_ready`] found. One that has become idle in this pass of
-    /// the loop, since events were read, may have ended unseen: the upstream is looked at once more.
+    /// the loop, since events were read, may have ended unseen: the upstream is looked at once
+    /// more.
     pub fn take(
         &mut self,
         user: User,

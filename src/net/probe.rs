@@ -1,5 +1,5 @@
-//! `--probe`: whether a relay answers on a port of 127.0.0.1. One request that no relay forwards; the
-//! response is known by its JSON form and by an `error.code` that only this program has.
+//! `--probe`: whether a relay answers on a port of 127.0.0.1. One request that no relay forwards;
+//! the response is known by its JSON form and by an `error.code` that only this program has.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -13,8 +13,8 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// A relay's response to the request below has a few hundred bytes.
 const LONGEST_RESPONSE: u64 = 4096;
 
-/// Every relay refuses this path, whatever its flags, and its access log has a name for it. A refusal
-/// uses up nothing of `--max-requests`.
+/// Every relay refuses this path, whatever its flags, and its access log has a name for it. A
+/// refusal uses up nothing of `--max-requests`.
 const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
 
 /// What a relay may say to that request. One whose connection slots are taken is a relay too: a

@@ -1,5 +1,5 @@
-//! What the program says on stderr about its own life. Each event is declared once and has two forms:
-//! text, and with `--access-log` one JSON object per line.
+//! What the program says on stderr about its own life. Each event is declared once and has two
+//! forms: text, and with `--access-log` one JSON object per line.
 
 use std::ffi::OsString;
 use std::fmt::{Display, Write as _};
@@ -16,8 +16,8 @@ use crate::process::protections::Protections;
 pub struct Colour(bool);
 
 impl Colour {
-    /// It does where it is a terminal, unless that is a dumb one or `NO_COLOR` is set (no-color.org).
-    /// To be asked before the process is confined: then it would be killed for it.
+    /// It does where it is a terminal, unless that is a dumb one or `NO_COLOR` is set
+    /// (no-color.org). To be asked before the process is confined: then it would be killed for it.
     pub fn of_stderr(form: Form) -> Colour {
         let is = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let able = is("TERM").is_some_and(|term| term != "dumb");
@@ -85,9 +85,9 @@ impl Started<'_> {
     }
 }
 
-/// What to do where a thread panics: say where, on stderr, and end by SIGABRT. The text of the panic
-/// is shown if it is a constant; one made at run time may hold bytes that a client or the upstream
-/// chose.
+/// What to do where a thread panics: say where, on stderr, and end by SIGABRT. The text of the
+/// panic is shown if it is a constant; one made at run time may hold bytes that a client or the
+/// upstream chose.
 pub fn end_on_panic(form: Form) {
     std::panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
         let text = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("a fault");
@@ -134,8 +134,8 @@ pub enum Form {
     Json,
 }
 
-/// One event of the program's life: `start`, `drain`, `end`, `warning`, `error`. It holds no byte that a
-/// client or the upstream chose.
+/// One event of the program's life: `start`, `drain`, `end`, `warning`, `error`. It holds no byte
+/// that a client or the upstream chose.
 ///
 /// ```
 /// # use codex_responses_api_proxy::net::report::{Event, Form};
@@ -151,8 +151,8 @@ pub struct Event {
 }
 
 impl Form {
-    /// What the arguments ask for. Decided before they are parsed, since what is wrong with them is an
-    /// event too.
+    /// What the arguments ask for. Decided before they are parsed, since what is wrong with them is
+    /// an event too.
     pub fn of(arguments: impl IntoIterator<Item = OsString>) -> Form {
         let asked = arguments.into_iter().any(|argument| argument == "--access-log");
         if asked { Form::Json } else { Form::Text }
@@ -160,8 +160,8 @@ impl Form {
 }
 
 impl Event {
-    /// An event and its text: one line or several, as people read them, without the last newline. In
-    /// JSON the text is `message`.
+    /// An event and its text: one line or several, as people read them, without the last newline.
+    /// In JSON the text is `message`.
     pub fn new(name: &'static str, text: impl Display) -> Event {
         Event { name, text: text.to_string(), fields: String::new() }
     }

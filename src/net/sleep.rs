@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::process::sys;
 
-/// Shorter sleeps do not count. The two clocks are not read in the same instant, and a process may be
-/// stopped in between.
+/// Shorter sleeps do not count. The two clocks are not read in the same instant, and a process may
+/// be stopped in between.
 const LEAST: Duration = Duration::from_secs(1);
 
 /// Compares the clock that stands still with the one that does not.
@@ -21,7 +21,8 @@ impl SleepWatch {
         SleepWatch { awake: now, passed: sys::time_since_boot() }
     }
 
-    /// How long the machine has slept since this was asked the last time. `now` was read just before.
+    /// How long the machine has slept since this was asked the last time. `now` was read just
+    /// before.
     pub fn slept(&mut self, now: Instant) -> Option<Duration> {
         self.compare(now, sys::time_since_boot())
     }

@@ -42,7 +42,8 @@ pub const PROVIDER: &str = "rustls 0.23 with ring";
 
 /// Bytes that a record is larger than its plaintext, at most (RFC 5246 §6.2.3, RFC 8446 §5.2).
 const OVERHEAD: usize = 64;
-/// Bytes of a full record on the wire as TLS 1.3 has it: header, plaintext, type, tag (RFC 8446 §5.2).
+/// Bytes of a full record on the wire as TLS 1.3 has it: header, plaintext, type, tag (RFC 8446
+/// §5.2).
 pub const FULL_RECORD: usize = 5 + limits::RECORD + 1 + 16;
 /// Bytes of one record on the wire, at most.
 pub const WIRE_RECORD: usize = limits::RECORD + 2048 + 5;
@@ -310,9 +311,9 @@ impl Tls {
         Ok(if closed { PeerState::Closed } else { PeerState::Open })
     }
 
-    /// After an error: the alert that tells the peer, if there is one. Only then is rustls asked again:
-    /// it would go on reading otherwise, and where a message has come in part it panics, because the
-    /// bytes before that place are no longer there.
+    /// After an error: the alert that tells the peer, if there is one. Only then is rustls asked
+    /// again: it would go on reading otherwise, and where a message has come in part it panics,
+    /// because the bytes before that place are no longer there.
     fn alert(&mut self, out: &mut Scratch) {
         if self.conn.wants_write()
             && let status = self.conn.process_tls_records(&mut [])

@@ -42,8 +42,9 @@ impl<K> Turns<K> {
         self.users.iter().all(|queues| queues.ready.is_empty() && queues.bulk.is_empty())
     }
 
-    /// Takes the connections of the next pass in the order of their turns: those that are ready, user
-    /// by user, then one of those that move much. What comes meanwhile waits for that one at most.
+    /// Takes the connections of the next pass in the order of their turns: those that are ready,
+    /// user by user, then one of those that move much. What comes meanwhile waits for that one at
+    /// most.
     pub fn next_pass(&mut self, pass: &mut Vec<K>) {
         let count = self.users.len();
         if let [only] = &mut self.users[..] {

@@ -38,8 +38,8 @@ pub struct Origin {
     pub link: Rc<Link>,
     /// What the egress proxy is asked for; `None` when there is none.
     pub proxy: Option<ConnectRequest>,
-    /// Who may hold the other end, where a secret goes there in the clear; `None` where none does, or
-    /// with `--upstream-uid any`.
+    /// Who may hold the other end, where a secret goes there in the clear; `None` where none does,
+    /// or with `--upstream-uid any`.
     pub users: Option<UpstreamUsers>,
 }
 
@@ -240,9 +240,9 @@ impl Upstream {
         }
     }
 
-    /// Sends the request head (the credential block first) and the body bytes behind it. Queued bytes
-    /// of the handshake go out before it. Requires [`Upstream::is_ready`] and no other queued output.
-    /// On an error nothing was sent, except on `WriteZero`: then part of the head was sent.
+    /// Sends the request head (the credential block first) and the body bytes behind it. Queued
+    /// bytes of the handshake go out before it. Requires [`Upstream::is_ready`] and no other queued
+    /// output. On an error nothing was sent, except on `WriteZero`: then part of the head was sent.
     pub fn send_head(
         &mut self,
         list: &GatherList,
@@ -297,9 +297,9 @@ impl Upstream {
         self.deaf |= sent.is_err();
     }
 
-    /// Reads once: up to `size` bytes, those of a record that came in part before among them, so that
-    /// reads of whole records stay whole. The plaintext stands in `space.plain`, which is empty when
-    /// nothing has come.
+    /// Reads once: up to `size` bytes, those of a record that came in part before among them, so
+    /// that reads of whole records stay whole. The plaintext stands in `space.plain`, which is
+    /// empty when nothing has come.
     pub fn read(&mut self, space: &mut Space, size: usize) -> Flow {
         space.plain.clear();
         match &mut self.state {
@@ -340,8 +340,8 @@ impl Upstream {
     }
 
     /// Makes the coming end a reset, because the upstream may still work for an exchange that is
-    /// cancelled. An orderly end would leave a port in TIME_WAIT for each, until none is left. Where
-    /// the upstream has ended its side already, no end does that.
+    /// cancelled. An orderly end would leave a port in TIME_WAIT for each, until none is left.
+    /// Where the upstream has ended its side already, no end does that.
     pub fn cancel(&mut self) {
         let fd = match &self.state {
             State::Dialed(Ok(stream)) => Some(stream.as_fd()),

@@ -8,10 +8,10 @@
 //! ```
 //!
 //! The block ends where the writable pages begin, so that a record can be sealed from one slice in
-//! which the key stands where it always stands: no second copy is ever put together. There is no way
-//! to get at the bytes but [`Credential::splice_into`], which hands them to a sink, and
-//! [`Credential::reflected`], which compares. Where there are protection keys, all these pages are closed
-//! between such uses.
+//! which the key stands where it always stands: no second copy is ever put together. There is no
+//! way to get at the bytes but [`Credential::splice_into`], which hands them to a sink, and
+//! [`Credential::reflected`], which compares. Where there are protection keys, all these pages are
+//! closed between such uses.
 
 mod search;
 
@@ -32,8 +32,8 @@ use crate::http1::limits;
 pub enum KeyForm {
     /// Letters, digits, `-` and `_`, as the reference has it.
     Word,
-    /// token68 (RFC 9110 §11.2), which is b64token (RFC 6750 §2.1): `.`, `~`, `+` and `/` too, and `=`
-    /// at the end. JWTs are such.
+    /// token68 (RFC 9110 §11.2), which is b64token (RFC 6750 §2.1): `.`, `~`, `+` and `/` too, and
+    /// `=` at the end. JWTs are such.
     Token68,
 }
 
@@ -176,8 +176,8 @@ impl fmt::Display for KeyError {
     }
 }
 
-/// KiB of locked memory that all secrets of a relay take at most, rounded up: the longest key plus the
-/// longest URL, a client token, and an egress proxy's credentials.
+/// KiB of locked memory that all secrets of a relay take at most, rounded up: the longest key plus
+/// the longest URL, a client token, and an egress proxy's credentials.
 pub fn locked_kib(page: usize) -> usize {
     let block = limits::URL + limits::AUTH_HEADER + 128 + limits::TOKEN68;
     let sizes = [block, limits::RECORD + search::SPACE, 1024, 8 * 1024];
@@ -208,8 +208,8 @@ pub struct Credential {
 }
 
 impl Credential {
-    /// Reads the key: up to the first newline or the end, line ends trimmed. `prefix` is what stands
-    /// in the block before it; `source` is read(2) on stdin.
+    /// Reads the key: up to the first newline or the end, line ends trimmed. `prefix` is what
+    /// stands in the block before it; `source` is read(2) on stdin.
     pub fn read(
         prefix: &[u8],
         form: KeyForm,
@@ -271,9 +271,9 @@ impl Credential {
         self.search.is_on()
     }
 
-    /// Looks for the key in the environment and the arguments of this process, wipes it there, and calls
-    /// back. Of a short key, which may be part of anything, only whole values count. Only while the
-    /// process has one thread.
+    /// Looks for the key in the environment and the arguments of this process, wipes it there, and
+    /// calls back. Of a short key, which may be part of anything, only whole values count. Only
+    /// while the process has one thread.
     pub fn wipe_copies(&mut self, mut found: impl FnMut(KeyCopy<'_>)) {
         const LONG: usize = 16;
         let pages = self.pages.open();
@@ -317,8 +317,8 @@ impl Credential {
         }
     }
 
-    /// Looks for the key in the next piece of a response; see [`search`] for how much of it is found,
-    /// and for what the time that this takes depends on.
+    /// Looks for the key in the next piece of a response; see [`search`] for how much of it is
+    /// found, and for what the time that this takes depends on.
     pub fn reflected(&mut self, position: &mut SearchPosition, piece: &[u8]) -> bool {
         let mut pages = self.pages.open();
         let (block, rest) = pages.split_mut();

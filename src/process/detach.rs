@@ -1,9 +1,9 @@
-//! `--detach`: the relay starts in a child process. The parent ends when that listens, or says why it
-//! does not.
+//! `--detach`: the relay starts in a child process. The parent ends when that listens, or says why
+//! it does not.
 //!
-//! The fork comes before the key is read, because a child gets no copy of secret pages, and before any
-//! thread is started. Until the child leaves, its stdout is the pipe to the parent, so that everything
-//! else that was inherited can be closed as always.
+//! The fork comes before the key is read, because a child gets no copy of secret pages, and before
+//! any thread is started. Until the child leaves, its stdout is the pipe to the parent, so that
+//! everything else that was inherited can be closed as always.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};

@@ -1,5 +1,6 @@
-//! The egress proxy that the environment names, and its credentials' whole life: they are read where
-//! the kernel put them, written as Base64 into pages of their own, and wiped from the environment.
+//! The egress proxy that the environment names, and its credentials' whole life: they are read
+//! where the kernel put them, written as Base64 into pages of their own, and wiped from the
+//! environment.
 
 use std::ffi::CStr;
 use std::fmt;
@@ -121,8 +122,8 @@ impl ConnectRequest {
         Ok(ConnectRequest { pages, len, has_credentials: encoded > 0 })
     }
 
-    /// Writes once what stands behind the first `sent` bytes; returns how many went. 0 when there is
-    /// no room, and when nothing is left.
+    /// Writes once what stands behind the first `sent` bytes; returns how many went. 0 when there
+    /// is no room, and when nothing is left.
     pub fn write_from(&self, sent: usize, sink: &mut impl Write) -> io::Result<usize> {
         match &self.pages.bytes()[sent..self.len] {
             [] => Ok(0),

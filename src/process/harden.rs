@@ -164,8 +164,8 @@ fn is_restricted_by_yama() -> bool {
 /// The memory of the key and of the proxy's password counts as files to the kernel.
 const SMALLEST_FILE_LIMIT: u64 = 1024 * 1024;
 
-/// Finds out what the program cannot do without, though it would fail only later. The text says what
-/// to do.
+/// Finds out what the program cannot do without, though it would fail only later. The text says
+/// what to do.
 pub fn can_start() -> Result<(), String> {
     sys::random(&mut [0; 8]).map_err(|error| {
         format!(
@@ -183,8 +183,8 @@ pub fn can_start() -> Result<(), String> {
     }
 }
 
-/// Finds out whether names can be looked up, each in a process that a timer ends. The text says what to
-/// do.
+/// Finds out whether names can be looked up, each in a process that a timer ends. The text says
+/// what to do.
 pub fn can_look_up() -> Result<(), String> {
     let refused = |call: &str, error: io::Error| {
         format!(
@@ -209,8 +209,8 @@ pub fn close_inherited(first: usize, link: BorrowedFd<'_>) -> Option<String> {
     }
 }
 
-/// Leaves no capability that a later execve(2) could give. Once, before the connector is forked, so that
-/// both processes have it: each capability is a system call.
+/// Leaves no capability that a later execve(2) could give. Once, before the connector is forked, so
+/// that both processes have it: each capability is a system call.
 pub fn empty_bounding_set() -> Result<(), HardenError> {
     sys::empty_bounding_set().map_err(|_| HardenError::Capabilities)
 }

@@ -46,8 +46,8 @@ impl fmt::Display for KeyFileError {
     }
 }
 
-/// Finds out whether the file can be opened and who can read it. Reads nothing, and opens no pipe: a process that
-/// writes to it would take that for the reader.
+/// Finds out whether the file can be opened and who can read it. Reads nothing, and opens no pipe:
+/// a process that writes to it would take that for the reader.
 pub fn look(path: &Path) -> Result<KeyReaders, KeyFileError> {
     let metadata = fs::metadata(path).map_err(KeyFileError::Open)?;
     if metadata.is_file() {

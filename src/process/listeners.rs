@@ -1,7 +1,7 @@
 //! The sockets that clients connect to: 127.0.0.1:PORT and, where the machine has it, [::1]:PORT.
 //!
-//! Both are held, because a client that is told "localhost" may try either: the one that is left free
-//! would be another user's to take.
+//! Both are held, because a client that is told "localhost" may try either: the one that is left
+//! free would be another user's to take.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -42,11 +42,12 @@ impl std::fmt::Display for ListenError {
 }
 
 impl Listeners {
-    /// Takes the port on both addresses; 0 stands for one that is free on both. A machine without ::1
-    /// gets 127.0.0.1 alone.
+    /// Takes the port on both addresses; 0 stands for one that is free on both. A machine without
+    /// ::1 gets 127.0.0.1 alone.
     pub fn bind(port: u16) -> Result<Listeners, ListenError> {
         let attempts = if port == 0 { ATTEMPTS } else { 1 };
-        // Ports that fit one address alone are held until the end: the kernel would offer them again.
+        // Ports that fit one address alone are held until the end: the kernel would offer them
+        // again.
         let mut unfit = Vec::new();
         loop {
             let v4 = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;

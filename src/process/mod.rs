@@ -1,5 +1,5 @@
-//! The room of the key, and the only one with `unsafe` code. System calls that no library offers are
-//! made here ([`sys`]).
+//! The room of the key, and the only one with `unsafe` code. System calls that no library offers
+//! are made here ([`sys`]).
 
 #[cfg(feature = "relay")]
 pub mod confine;

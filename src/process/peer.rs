@@ -76,8 +76,8 @@ impl Peers {
 }
 
 impl Batch<'_> {
-    /// Whose the connection from `client` is: the user who holds the other end open. `is_connected` asks our
-    /// own socket (getpeername(2)).
+    /// Whose the connection from `client` is: the user who holds the other end open. `is_connected`
+    /// asks our own socket (getpeername(2)).
     pub fn identify(
         &mut self,
         client: SocketAddr,

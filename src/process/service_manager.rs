@@ -68,7 +68,8 @@ impl std::fmt::Display for ActivationError {
 
 impl Handover {
     /// Reads the variables and removes them. Only while the process has one thread, and before it
-    /// forks, since `LISTEN_PID` names the process that was started, and before it opens any descriptor.
+    /// forks, since `LISTEN_PID` names the process that was started, and before it opens any
+    /// descriptor.
     pub fn take() -> Handover {
         let number =
             |name: &CStr| sys::with_variable(name, |value| digits::decimal(value, 9)).flatten();
@@ -128,7 +129,8 @@ impl Handover {
         }
     }
 
-    /// Opens the way to the service manager; a text that says why there is none, where one is wanted.
+    /// Opens the way to the service manager; a text that says why there is none, where one is
+    /// wanted.
     pub fn notifier(&self) -> Result<Notifier, String> {
         let refused = |reason: &dyn std::fmt::Display| {
             format!(

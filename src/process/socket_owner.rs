@@ -1,8 +1,8 @@
 //! Which user's process holds a socket of this machine.
 //!
 //! The kernel is asked over netlink (sock_diag(7)) or, where netlink is refused, through
-//! `/proc/net/tcp` and `tcp6`. Both know the sockets of one network namespace: the one in which they
-//! were opened.
+//! `/proc/net/tcp` and `tcp6`. Both know the sockets of one network namespace: the one in which
+//! they were opened.
 
 use std::fs::File;
 use std::io;
@@ -48,12 +48,14 @@ enum Source {
     Proc(Vec<File>),
 }
 
-/// The rows of `/proc/net/tcp` and `tcp6` whose other end has one address, as they were at one time.
+/// The rows of `/proc/net/tcp` and `tcp6` whose other end has one address, as they were at one
+/// time.
 pub struct Snapshot {
     rows: Vec<Socket>,
 }
 
-/// A socket as the kernel describes it. Addresses are canonical: none is an IPv4 address in IPv6 form.
+/// A socket as the kernel describes it. Addresses are canonical: none is an IPv4 address in IPv6
+/// form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Socket {
     state: u8,
@@ -178,8 +180,8 @@ impl Snapshot {
 impl Socket {
     fn owner(&self) -> Owner {
         match self.state {
-            // Half open and of a process: it has met our SYN with one of its own (RFC 9293 §3.5), from
-            // a port on which another user's process may listen.
+            // Half open and of a process: it has met our SYN with one of its own (RFC 9293 §3.5),
+            // from a port on which another user's process may listen.
             ESTABLISHED | SYN_RECV if self.inode != 0 => Owner::User(self.user),
             ESTABLISHED | SYN_RECV => Owner::Unaccepted,
             // Where there is no such connection, netlink answers with the listener; and a
@@ -207,8 +209,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// The kernel has the module `tcp_diag`. One without says of every socket that there is none, so it is
-/// asked for one that there is.
+/// The kernel has the module `tcp_diag`. One without says of every socket that there is none, so it
+/// is asked for one that there is.
 fn has_diagnosis(fd: &OwnedFd) -> bool {
     let find = || {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -375,8 +377,8 @@ enum Column {
     Other = 2,
 }
 
-/// Reads the tables from their beginning to their end, for the rows with this port. There may be tens
-/// of thousands of others, which are only skipped.
+/// Reads the tables from their beginning to their end, for the rows with this port. There may be
+/// tens of thousands of others, which are only skipped.
 fn each_row(
     tables: &[File],
     column: Column,

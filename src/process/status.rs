@@ -55,7 +55,8 @@ impl Status {
 
     /// Of every other thread of this process that exists now.
     pub fn of_other_threads() -> io::Result<Vec<Status>> {
-        // By the numbers of the process namespace that `/proc` belongs to, which may be another one.
+        // By the numbers of the process namespace that `/proc` belongs to, which may be another
+        // one.
         let link = std::fs::read_link("/proc/thread-self")?;
         let own = link.file_name().ok_or(io::ErrorKind::InvalidData)?;
         let mut found = Vec::new();

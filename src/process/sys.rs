@@ -62,7 +62,8 @@ impl SecretPages {
     pub fn of(page: usize, len: usize) -> io::Result<SecretPages> {
         let len = len.next_multiple_of(page);
         let whole = len + 2 * page;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing else.
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing
+        // else.
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -172,8 +173,8 @@ impl SecretPages {
 
     /// The sealed bytes, and those that are not, for writing.
     pub fn split_mut(&mut self) -> (&[u8], &mut [u8]) {
-        // SAFETY: the two ranges are inside the mapping and do not overlap; the second is writable, and
-        // `&mut self` keeps every other reference away.
+        // SAFETY: the two ranges are inside the mapping and do not overlap; the second is writable,
+        // and `&mut self` keeps every other reference away.
         unsafe {
             (
                 std::slice::from_raw_parts(self.data(), self.sealed),
@@ -286,8 +287,8 @@ pub fn raise_open_files(wanted: u64) -> u64 {
 }
 
 /// Makes the table of descriptors large enough for `count`. It grows by itself; but once a second
-/// thread shares it, the kernel waits at each growth until every processor has let go of the old one
-/// (`expand_fdtable` in fs/file.c), which holds the loop up for 10 to 40 ms.
+/// thread shares it, the kernel waits at each growth until every processor has let go of the old
+/// one (`expand_fdtable` in fs/file.c), which holds the loop up for 10 to 40 ms.
 pub fn make_room_for_descriptors(count: u64) {
     let last = c_int::try_from(count).unwrap_or(c_int::MAX) - 1;
     // SAFETY: makes a descriptor that nobody owns yet.
@@ -314,8 +315,8 @@ pub fn random(mut bytes: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs `work` compiled for 32-byte vectors where the processor has them, as nearly all have. It must
-/// be inlined to gain from that.
+/// Runs `work` compiled for 32-byte vectors where the processor has them, as nearly all have. It
+/// must be inlined to gain from that.
 #[inline]
 pub fn with_wide_vectors<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
@@ -374,8 +375,8 @@ pub fn wipe_variables(is_unwanted: impl Fn(&[u8]) -> bool) {
     }
 }
 
-/// Overwrites each variable of the environment whose value `is_secret`, and removes it, and calls back
-/// with its name. Only while the process has one thread.
+/// Overwrites each variable of the environment whose value `is_secret`, and removes it, and calls
+/// back with its name. Only while the process has one thread.
 pub fn wipe_values(is_secret: impl Fn(&[u8]) -> bool, mut found: impl FnMut(&[u8])) {
     // SAFETY: the list is the C library's own, ends with null, and nobody else changes it: there is
     // no other thread. The references end with the call.
@@ -410,9 +411,9 @@ pub fn with_arguments<R>(look: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
         return None;
     }
     let start = ptr::with_exposed_provenance_mut::<u8>(start);
-    // SAFETY: the kernel names its own copy of the arguments, which is writable memory of this process
-    // for as long as it runs; nothing else refers to it while `look` runs, since there is no other
-    // thread.
+    // SAFETY: the kernel names its own copy of the arguments, which is writable memory of this
+    // process for as long as it runs; nothing else refers to it while `look` runs, since there is
+    // no other thread.
     Some(look(unsafe { std::slice::from_raw_parts_mut(start, end - start.addr()) }))
 }
 
@@ -525,8 +526,8 @@ impl Drop for Mark {
     }
 }
 
-/// The descriptors that are open, as /proc lists them: those above the soft limit too, which they stay
-/// when that is lowered.
+/// The descriptors that are open, as /proc lists them: those above the soft limit too, which they
+/// stay when that is lowered.
 fn open_descriptors() -> Option<Vec<RawFd>> {
     let entries = std::fs::read_dir("/proc/self/fd").ok()?;
     // What lists them is a descriptor itself, and closed when this returns.
@@ -534,8 +535,8 @@ fn open_descriptors() -> Option<Vec<RawFd>> {
     entries.map(|entry| number(entry.ok()?.file_name().to_str()?)).collect()
 }
 
-/// Takes over `count` descriptors from `first` on that the starter left open for this process; `None`
-/// when one of them is not open. Only before this process has opened any of its own.
+/// Takes over `count` descriptors from `first` on that the starter left open for this process;
+/// `None` when one of them is not open. Only before this process has opened any of its own.
 pub fn take_descriptors(first: usize, count: usize) -> Option<Vec<OwnedFd>> {
     let fds: Vec<RawFd> = (first..first + count).map(|fd| fd as RawFd).collect();
     // SAFETY: asks for a flag, of a descriptor that may not exist.
@@ -581,10 +582,11 @@ impl Child {
     }
 }
 
-/// Forks; `None` is the child. Only while the process has one thread, so that the child finds no lock
-/// held by a thread that it does not have.
+/// Forks; `None` is the child. Only while the process has one thread, so that the child finds no
+/// lock held by a thread that it does not have.
 pub fn fork() -> io::Result<Option<Child>> {
-    // SAFETY: no other thread exists, as the caller says, so that the child may do what the parent may.
+    // SAFETY: no other thread exists, as the caller says, so that the child may do what the parent
+    // may.
     match check(unsafe { libc::fork() })? {
         0 => Ok(None),
         pid => Ok(Some(Child { pid })),
@@ -618,8 +620,8 @@ pub enum Standard {
 
 /// Makes a standard descriptor mean what `by` means.
 pub fn replace(standard: Standard, by: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: the standard descriptors have no owner in this process: what is replaced is not closed
-    // under anyone's hands.
+    // SAFETY: the standard descriptors have no owner in this process: what is replaced is not
+    // closed under anyone's hands.
     check(unsafe { libc::dup2(by.as_raw_fd(), standard as c_int) }).map(|_| ())
 }
 
@@ -668,8 +670,8 @@ pub fn group_of(uid: u32) -> Option<u32> {
 /// the process has one thread.
 ///
 /// The kernel makes a process that changes its user as dumpable as `fs.suid_dumpable` says. So it
-/// keeps its capabilities until it is non-dumpable again: a process of the new user, which has none,
-/// may not attach to one that has some. The caller drops them.
+/// keeps its capabilities until it is non-dumpable again: a process of the new user, which has
+/// none, may not attach to one that has some. The caller drops them.
 pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     // SAFETY: prctl with plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) })?;
@@ -840,8 +842,8 @@ pub fn seccomp() -> io::Result<()> {
     check(c_int::try_from(answer).unwrap_or(-1)).map(|_| ())
 }
 
-/// Puts a seccomp filter in force for the thread that calls, and those that it starts. It has no new
-/// privileges already.
+/// Puts a seccomp filter in force for the thread that calls, and those that it starts. It has no
+/// new privileges already.
 pub fn filter_thread(program: &[libc::sock_filter]) -> io::Result<()> {
     let len = program.len().try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
@@ -874,9 +876,9 @@ pub fn listen_for_bursts(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::listen(fd.as_raw_fd(), 4096) }).map(|_| ())
 }
 
-/// What every connection wants: nothing waits for more to be sent with it, urgent bytes stay in their
-/// place among the others, and the kernel looks after a silent peer, after a minute, then every 15
-/// seconds, four times. Those that a listener accepts have it from the listener.
+/// What every connection wants: nothing waits for more to be sent with it, urgent bytes stay in
+/// their place among the others, and the kernel looks after a silent peer, after a minute, then
+/// every 15 seconds, four times. Those that a listener accepts have it from the listener.
 pub fn set_stream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_common_options(fd)?;
     set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, &4)
@@ -891,8 +893,8 @@ fn set_common_options(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Connections to the upstream have further options: bytes that nobody acknowledges for two minutes
-/// end the connection, as does a peer that keep-alive finds silent for as long: this bound stands in
-/// place of a number of probes (tcp(7)). Without it a request on a connection that a network has
+/// end the connection, as does a peer that keep-alive finds silent for as long: this bound stands
+/// in place of a number of probes (tcp(7)). Without it a request on a connection that a network has
 /// forgotten would wait for a quarter of an hour.
 pub fn set_upstream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_common_options(fd)?;
@@ -900,14 +902,14 @@ pub fn set_upstream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &UPSTREAM_UNSENT)
 }
 
-/// Bounds the bytes that the kernel keeps for the upstream before it has sent them. The kernel sizes
-/// the send buffer by the path, up to 4 MiB, and an upstream that takes nothing would have all of it
-/// filled. Bytes on their way do not count, so this does not bound throughput.
+/// Bounds the bytes that the kernel keeps for the upstream before it has sent them. The kernel
+/// sizes the send buffer by the path, up to 4 MiB, and an upstream that takes nothing would have
+/// all of it filled. Bytes on their way do not count, so this does not bound throughput.
 pub const UPSTREAM_UNSENT: c_int = 512 * 1024;
 
-/// Bytes that the kernel keeps for a client's connection in each direction, before it doubles them for
-/// its own book-keeping. What a client does not read, or sends while the upstream takes nothing, is
-/// bounded by that. Set on a listener: its connections have it from there.
+/// Bytes that the kernel keeps for a client's connection in each direction, before it doubles them
+/// for its own book-keeping. What a client does not read, or sends while the upstream takes
+/// nothing, is bounded by that. Set on a listener: its connections have it from there.
 pub const CLIENT_BUFFER: c_int = 208 * 1024;
 
 /// Bounds what the kernel buffers for each connection of a listener.
@@ -1010,16 +1012,16 @@ pub fn unblock(signals: &[c_int]) {
     unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut()) };
 }
 
-/// This process may read from the terminal: its group is the one in the foreground, or the terminal is
-/// not the one that controls it.
+/// This process may read from the terminal: its group is the one in the foreground, or the terminal
+/// is not the one that controls it.
 pub fn is_in_foreground(terminal: BorrowedFd<'_>) -> bool {
     // SAFETY: no memory is involved.
     let (foreground, own) = unsafe { (libc::tcgetpgrp(terminal.as_raw_fd()), libc::getpgrp()) };
     foreground == -1 || foreground == own
 }
 
-/// Sends a signal to this process and all others of its group, as the kernel does where a terminal is
-/// the cause.
+/// Sends a signal to this process and all others of its group, as the kernel does where a terminal
+/// is the cause.
 pub fn raise_in_group(signal: c_int) {
     // SAFETY: no memory is involved.
     unsafe { libc::kill(0, signal) };
@@ -1031,8 +1033,8 @@ pub fn raise(signal: c_int) {
     unsafe { libc::raise(signal) };
 }
 
-/// The time since the machine has started, with the time that it has slept. Linux answers this without
-/// a system call.
+/// The time since the machine has started, with the time that it has slept. Linux answers this
+/// without a system call.
 pub fn time_since_boot() -> std::time::Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel fills one struct that is ours alone.

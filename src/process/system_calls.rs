@@ -1,5 +1,6 @@
-//! The system calls that each thread may make once the relay runs, on x86_64 and aarch64, with glibc
-//! and with musl. Each line says why the call is there. `SECURITY.md` has the same lists in words.
+//! The system calls that each thread may make once the relay runs, on x86_64 and aarch64, with
+//! glibc and with musl. Each line says why the call is there. `SECURITY.md` has the same lists in
+//! words.
 
 use libc::c_long;
 

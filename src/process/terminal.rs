@@ -11,9 +11,9 @@ use super::sys::{self, QuietTerminal, SignalFd};
 /// Bytes of a line, its end among them, from which on the kernel drops what is typed (termios(3)).
 const LINE: usize = 4096;
 
-/// What would otherwise end or stop the process with the echo still off. While SIGTTOU is blocked, a
-/// process in the background may turn it on: with `--detach`, the one that the shell waits for may be
-/// gone before that. SIGCONT tells that the process has been stopped.
+/// What would otherwise end or stop the process with the echo still off. While SIGTTOU is blocked,
+/// a process in the background may turn it on: with `--detach`, the one that the shell waits for
+/// may be gone before that. SIGCONT tells that the process has been stopped.
 const SIGNALS: [c_int; 8] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGCONT];
 
 /// A prompt that stands until this goes.
@@ -41,8 +41,9 @@ impl Prompt<'_> {
         Ok(prompt)
     }
 
-    /// Turns echo off and asks. A job in the background stops first, as any other that reads from the
-    /// terminal does: until the shell has put it into the foreground, the terminal is another's.
+    /// Turns echo off and asks. A job in the background stops first, as any other that reads from
+    /// the terminal does: until the shell has put it into the foreground, the terminal is
+    /// another's.
     fn ask(&mut self) -> io::Result<()> {
         while !sys::is_in_foreground(self.fd) {
             sys::raise_in_group(SIGTTIN);

@@ -1,5 +1,5 @@
-//! Who may hold the other end of a connection over which a secret goes in the clear, when that end is
-//! on this machine. On loopback every local user can listen on a port that is free.
+//! Who may hold the other end of a connection over which a secret goes in the clear, when that end
+//! is on this machine. On loopback every local user can listen on a port that is free.
 
 use std::io;
 use std::net::SocketAddr;
@@ -40,8 +40,8 @@ pub struct UpstreamUsers {
 
 impl UpstreamUsers {
     /// Trusts uid 0, the users that this process has, `becomes` (of `--user`) and those that are
-    /// `named`. The uid that stands for all users who are not mapped is never trusted. Call it before
-    /// the thread is confined.
+    /// `named`. The uid that stands for all users who are not mapped is never trusted. Call it
+    /// before the thread is confined.
     pub fn new(reach: Reach, named: &[u32], becomes: Option<u32>) -> io::Result<UpstreamUsers> {
         let UserIds { real, effective } = sys::user_ids()?;
         let mut trusted = vec![0, real, effective];

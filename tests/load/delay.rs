@@ -26,7 +26,8 @@ fn check(result: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Gives the calling thread a network of its own; what is sent to the other end comes out of the file.
+/// Gives the calling thread a network of its own; what is sent to the other end comes out of the
+/// file.
 fn network(address: &str, peer: &str) -> io::Result<File> {
     // SAFETY: no memory is involved.
     check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
@@ -70,8 +71,8 @@ fn carry(mut from: File, mut to: File, delay: Duration) {
     });
 }
 
-/// The calling thread is at one end; an upstream that says no to keep-alive if it is asked to stands at
-/// the other.
+/// The calling thread is at one end; an upstream that says no to keep-alive if it is asked to
+/// stands at the other.
 fn slow_link(round_trip: Duration) -> io::Result<Upstream> {
     let far = || {
         let tunnel = network(FAR, NEAR)?;
@@ -105,7 +106,8 @@ fn time(client: &mut Client, kind: &str) -> Duration {
     start.elapsed()
 }
 
-/// The best of three, each with a relay of its own, whose client connects and says nothing for a while.
+/// The best of three, each with a relay of its own, whose client connects and says nothing for a
+/// while.
 fn first(url: &str, pause: Duration) -> Duration {
     let attempts = (0..3).map(|_| {
         let relay = Relay::to(url).start();

@@ -94,7 +94,8 @@ fn p99(client: &mut Client) -> Duration {
 }
 
 /// Small requests alone and under this load, in turns, so that what others do on the machine hits
-/// both; medians over the rounds, and the best of three attempts. The load runs while it is told to.
+/// both; medians over the rounds, and the best of three attempts. The load runs while it is told
+/// to.
 #[track_caller]
 fn holds(relay: &Relay, what: &str, load: impl Fn(&AtomicBool) + Sync) {
     go_first(relay.pid());

@@ -109,8 +109,8 @@ fn a_request_takes_no_more_instructions_than_before() {
 /// names of 330 bytes that differ in the last letter alone.
 const WORST: f64 = 96.0;
 
-/// Instructions for one exchange of these two messages, on connections of its own, beyond those of a
-/// relay that serves none. The relay may refuse either message.
+/// Instructions for one exchange of these two messages, on connections of its own, beyond those of
+/// a relay that serves none. The relay may refuse either message.
 fn instructions_for(request: &[u8], response: &[u8], none: u64) -> f64 {
     const TIMES: u64 = 4;
     let response = response.to_vec();
@@ -275,8 +275,9 @@ fn a_connection_takes_no_more_system_calls_than_before() {
     }
 }
 
-/// Calls of both processes from the start to the end of a relay that serves one request, without those
-/// for memory. To renew it after a change that was meant to change it, write here what the test prints.
+/// Calls of both processes from the start to the end of a relay that serves one request, without
+/// those for memory. To renew it after a change that was meant to change it, write here what the
+/// test prints.
 const START: u64 = 482;
 
 #[test]
@@ -294,8 +295,9 @@ fn a_start_takes_no_more_system_calls_than_before() {
     assert!(found >= START * (100 - SLACK) / 100, "hold what was won: write it to START");
 }
 
-/// Percent of a start without the sandbox. The kernel compiles a filter and tries it with every number
-/// of a system call when it is put in force: filters that are longer, or read from end to end, show.
+/// Percent of a start without the sandbox. The kernel compiles a filter and tries it with every
+/// number of a system call when it is put in force: filters that are longer, or read from end to
+/// end, show.
 const SANDBOX: f64 = 130.0;
 
 #[test]

@@ -1,4 +1,5 @@
-//! What becomes of the upstream's side when a client leaves, and how connections to the upstream end.
+//! What becomes of the upstream's side when a client leaves, and how connections to the upstream
+//! end.
 
 use std::fs;
 use std::io::Read;

@@ -1,4 +1,5 @@
-//! `--check`: what it finds out, what it says about it, and that the upstream sees a handshake at most.
+//! `--check`: what it finds out, what it says about it, and that the upstream sees a handshake at
+//! most.
 
 use std::fs;
 use std::io::Read;
@@ -12,7 +13,8 @@ use super::support::relay::Starter;
 use super::support::upstream::Kind;
 use super::support::{DEADLINE, Relay, Upstream, certs};
 
-/// An upstream that tells what comes after the handshake; `None` when that does not end as it should.
+/// An upstream that tells what comes after the handshake; `None` when that does not end as it
+/// should.
 fn listening(kind: Option<Kind>) -> (Upstream, Receiver<Option<Vec<u8>>>) {
     let (tell, told) = channel();
     let config = kind.map(|kind| certs().config(kind, rustls::ALL_VERSIONS));

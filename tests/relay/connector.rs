@@ -1,5 +1,5 @@
-//! The process that connects: what it is, how it ends, and that it finds names after the files that say
-//! where they are have been replaced.
+//! The process that connects: what it is, how it ends, and that it finds names after the files that
+//! say where they are have been replaced.
 
 use std::ffi::CString;
 use std::fs;
@@ -133,7 +133,8 @@ fn when_it_is_killed_who_waits_gets_502_and_the_relay_ends() {
     let mut waiting = relay.connect();
     waiting.send(post("", "{}"));
     let pid = connector(&relay);
-    // The dial has arrived when it has a connection under way in addition to its four descriptors and the file.
+    // The dial has arrived when it has a connection under way in addition to its four descriptors
+    // and the file.
     wait_for(|| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() > 5);
     signal(pid, libc::SIGKILL);
     let response = waiting.response();
@@ -188,8 +189,8 @@ fn signals_that_end_the_relay_do_not_end_it_before_exchanges_under_way_have_ende
     wait_for(|| !lives(pid));
 }
 
-/// An `/etc` for one relay, in a mount namespace of its own. It is this folder, so that what is done to the
-/// folder is seen there.
+/// An `/etc` for one relay, in a mount namespace of its own. It is this folder, so that what is
+/// done to the folder is seen there.
 pub(super) struct Etc(Folder);
 
 impl Etc {

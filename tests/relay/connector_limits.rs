@@ -13,8 +13,8 @@ use super::support::{Client, Peer, Relay, Upstream, needs_root, ok, pace, post, 
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Sets the limit on open files of a process that runs, by a process of the same user: root may lack the
-/// right to do so.
+/// Sets the limit on open files of a process that runs, by a process of the same user: root may
+/// lack the right to do so.
 fn limit_files(pid: u32, count: usize) {
     let set = move || {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -1,4 +1,5 @@
-//! `--detach`: it returns when the relay listens, and leaves nothing of its own behind in the other.
+//! `--detach`: it returns when the relay listens, and leaves nothing of its own behind in the
+//! other.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -58,7 +59,8 @@ fn stat(pid: u32) -> Option<Vec<String>> {
 /// Starts one whose child waits for the rest of this key: it, its stdin, and the child's pid.
 fn waiting_for_the_rest(mut starter: Starter, key: &str) -> (Relay, ChildStdin, u32) {
     let (parent, mut stdin) = starter.spawn_without_key(Stdio::piped());
-    // One byte fills a pipe that holds a single page; once the child has taken it, another would fit.
+    // One byte fills a pipe that holds a single page; once the child has taken it, another would
+    // fit.
     // SAFETY: no memory is involved.
     assert!(unsafe { libc::fcntl(stdin.as_raw_fd(), libc::F_SETPIPE_SZ, 1) } > 0);
     stdin.write_all(&key.as_bytes()[..1]).unwrap();
@@ -301,8 +303,8 @@ fn at_a_terminal_the_key_is_asked_for_before_the_relay_leaves() {
     }
 }
 
-/// Starts one whose parent is stopped before the key comes, and gives both pids to `look`; the relay
-/// listens by then.
+/// Starts one whose parent is stopped before the key comes, and gives both pids to `look`; the
+/// relay listens by then.
 pub fn with_parent_stopped(starter: Starter, key: &str, look: impl FnOnce(u32, u32)) {
     let folder = Folder::new("stopped");
     let (mut parent, mut stdin, _) = waiting_for_the_rest(with_info(starter, &folder), key);

@@ -1,5 +1,6 @@
-//! What reads the bytes in the wild: nginx and HAProxy, each as the upstream of every request that the
-//! vectors say is forwarded. They pass on what they have understood, and that is what was meant.
+//! What reads the bytes in the wild: nginx and HAProxy, each as the upstream of every request that
+//! the vectors say is forwarded. They pass on what they have understood, and that is what was
+//! meant.
 
 use std::fs;
 use std::net::TcpListener;
@@ -35,7 +36,8 @@ fn program(name: &str) -> Option<PathBuf> {
 }
 
 /// Starts it with the configuration that `write` makes of its folder and of a socket that listens
-/// already, by port and by descriptor: a client that connects before the server is ready waits there.
+/// already, by port and by descriptor: a client that connects before the server is ready waits
+/// there.
 fn start(name: &str, args: &[&str], write: impl Fn(&str, u16, RawFd) -> String) -> Option<Server> {
     let Some(program) = program(name) else {
         skipped(&format!("{name} is not installed"));

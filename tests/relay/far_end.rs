@@ -1,5 +1,5 @@
-//! Whose process gets a secret that goes in the clear: who holds the other end of a connection on this
-//! machine. Other users are threads of the test with another uid; that needs root.
+//! Whose process gets a secret that goes in the clear: who holds the other end of a connection on
+//! this machine. Other users are threads of the test with another uid; that needs root.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -499,8 +499,8 @@ fn a_stranger_on_another_address_of_this_machine_gets_nothing() {
     });
 }
 
-/// A socket of the calling thread's user, bound to this port. Several can be, and a listener too, as
-/// long as none listens yet.
+/// A socket of the calling thread's user, bound to this port. Several can be, and a listener too,
+/// as long as none listens yet.
 fn bound(at: SocketAddr) -> OwnedFd {
     let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: no memory is involved.
@@ -512,8 +512,8 @@ fn bound(at: SocketAddr) -> OwnedFd {
     fd
 }
 
-/// Has the kernel drop every segment that comes for this socket but a bare SYN: no reset ends it, and
-/// no ACK completes its connection.
+/// Has the kernel drop every segment that comes for this socket but a bare SYN: no reset ends it,
+/// and no ACK completes its connection.
 fn take_only_syn(fd: &OwnedFd) {
     let step = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
     let mut steps = [

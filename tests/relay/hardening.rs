@@ -31,8 +31,9 @@ impl Scrap {
         Scrap(path)
     }
 
-    /// A copy of the program. Another process writes it: a descriptor of this one might be inherited by
-    /// a child that another test starts at the same time, and then nothing could run the copy.
+    /// A copy of the program. Another process writes it: a descriptor of this one might be
+    /// inherited by a child that another test starts at the same time, and then nothing could run
+    /// the copy.
     fn program(name: &str) -> Scrap {
         let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
         copy_program(binary(), &path);

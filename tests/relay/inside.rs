@@ -1,5 +1,6 @@
-//! The attacker inside: root has a thread of the real relay, connector or lookup issue system calls itself,
-//! so that the filters, Landlock rules, descriptors and credentials that it really has decide.
+//! The attacker inside: root has a thread of the real relay, connector or lookup issue system calls
+//! itself, so that the filters, Landlock rules, descriptors and credentials that it really has
+//! decide.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -29,7 +30,8 @@ pub struct Call<'a> {
     pub arguments: &'a [Arg<'a>],
 }
 
-/// These stand for numbers that are known only once the relay runs: the ids of processes, and descriptors.
+/// These stand for numbers that are known only once the relay runs: the ids of processes, and
+/// descriptors.
 const CONNECTOR: i64 = -1_000_001;
 const LINK: i64 = -1_000_002;
 const INFO: i64 = -1_000_003;
@@ -86,8 +88,8 @@ pub fn issue_all(thread: u32, calls: &[Call]) -> Vec<Outcome> {
     outcomes
 }
 
-/// The tracer is a process of its own: who traces a child of the test's would take its end away from the
-/// test.
+/// The tracer is a process of its own: who traces a child of the test's would take its end away
+/// from the test.
 #[test]
 #[ignore = "run by the tests of this file, in a process of its own"]
 fn tracer() {
@@ -96,7 +98,8 @@ fn tracer() {
     };
     let thread: i32 = thread.parse().unwrap();
     let trace = |request, address: u64, data: u64| {
-        // SAFETY: the addresses are numbers of the traced thread, or lead to memory that outlives the call.
+        // SAFETY: the addresses are numbers of the traced thread, or lead to memory that outlives
+        // the call.
         let result = unsafe { libc::ptrace(request, thread, address, data) };
         assert_ne!(result, -1, "ptrace {request}: {}", std::io::Error::last_os_error());
         result as u64
@@ -191,8 +194,8 @@ fn descriptor(pid: u32, from: i64, link: &str) -> i64 {
     found.map(|(number, _)| number).min().unwrap_or_else(|| panic!("no {link}"))
 }
 
-/// The socket to the connector: the only one of its kind. `ss` of iproute2 is not everywhere, so the table of
-/// the kernel is read: a connected SOCK_SEQPACKET.
+/// The socket to the connector: the only one of its kind. `ss` of iproute2 is not everywhere, so
+/// the table of the kernel is read: a connected SOCK_SEQPACKET.
 fn link(pid: u32) -> i64 {
     let table = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap();
     let inode = |line: &str| {

@@ -91,8 +91,8 @@ fn jwt(len: usize) -> String {
 
 const JWT_HEADER: &str = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9";
 
-/// Starts a relay with `--allow-token68` and this key, the longest URL and the longest field for the
-/// key if so asked, and looks at what the upstream sees.
+/// Starts a relay with `--allow-token68` and this key, the longest URL and the longest field for
+/// the key if so asked, and looks at what the upstream sees.
 fn arrives_as_token68(key: &str, long: bool) {
     let upstream = Upstream::answering(ok("fine"));
     let (mut url, mut field) = (upstream.url(), "Authorization: Bearer ".to_owned());

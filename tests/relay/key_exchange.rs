@@ -173,8 +173,8 @@ struct Onlooker;
 /// The relay's process.
 static WATCHED: AtomicU32 = AtomicU32::new(0);
 
-/// What the server knows of an exchange: the hash of the encapsulation key, which the private key holds
-/// between its secret parts (FIPS 203, algorithm 16), and the secret of ML-KEM.
+/// What the server knows of an exchange: the hash of the encapsulation key, which the private key
+/// holds between its secret parts (FIPS 203, algorithm 16), and the secret of ML-KEM.
 struct Exchanged {
     hash: [u8; 32],
     secret: [u8; 32],

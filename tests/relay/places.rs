@@ -210,7 +210,8 @@ fn a_user_whose_requests_never_end_leaves_some_places_to_another() {
     for agent in &mut agents {
         assert_eq!(agent.send(post("", "{}")).response().status, 200);
     }
-    // The greedy one, who holds more than an equal share, gets none of these when they are free again.
+    // The greedy one, who holds more than an equal share, gets none of these when they are free
+    // again.
     drop(agents);
     assert_eq!(told(connect_as(OTHER, relay.port)), "too_many_connections");
 }

@@ -177,8 +177,8 @@ fn of_the_connections_that_clients_leave_behind_one_is_kept() {
     assert_eq!(client.response().text(), "1");
 }
 
-/// Connections that nobody needs must not last for ever: one whose upstream never says a word is given
-/// up in time, however many requests have waited for it.
+/// Connections that nobody needs must not last for ever: one whose upstream never says a word is
+/// given up in time, however many requests have waited for it.
 #[test]
 fn a_connection_that_clients_leave_is_given_up_in_time() {
     let link = TcpListener::bind("127.0.0.1:0").unwrap();

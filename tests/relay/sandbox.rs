@@ -25,7 +25,8 @@ const OTHERWISE: i32 = 42;
 fn call(number: i64, arguments: [usize; 5]) -> i64 {
     let [a, b, c, d, e] = arguments;
     // A sixth argument, which mmap has, is 0.
-    // SAFETY: the arguments are numbers, or pointers to static strings; the process ends right after.
+    // SAFETY: the arguments are numbers, or pointers to static strings; the process ends right
+    // after.
     unsafe { libc::syscall(number, a, b, c, d, e, 0usize) }
 }
 
@@ -398,8 +399,8 @@ fn what_the_log_may_not_do_kills_it() {
     assert_eq!(fate("log", "memory", 443), Fate::Done);
 }
 
-/// Each of these does what it says where nothing is confined; where it does not, this machine cannot
-/// do it.
+/// Each of these does what it says where nothing is confined; where it does not, this machine
+/// cannot do it.
 fn possible(what: &str, elsewhere: u16) -> bool {
     let possible = fate_elsewhere("none", what, 443, elsewhere) == Fate::Done;
     if !possible {
@@ -595,8 +596,8 @@ fn every_thread_of_the_relay_is_confined_and_has_no_privilege() {
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
         assert_eq!(of_each_thread(&relay, set), only("0000000000000000"), "{set}");
     }
-    // Emptying the bounding set takes CAP_SETPCAP. Without it the set stays as it was; no new privileges
-    // make it useless.
+    // Emptying the bounding set takes CAP_SETPCAP. Without it the set stays as it was; no new
+    // privileges make it useless.
     let ours = fs::read_to_string("/proc/self/status").unwrap();
     let ours = |name| ours.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
     let may_empty = u64::from_str_radix(ours("CapEff:"), 16).unwrap() & 1 << 8 != 0;

@@ -551,8 +551,8 @@ fn a_key_spread_over_chunks_is_cut_off() {
     assert!(data.len() <= 22, "{} bytes of the key have passed", data.len());
 }
 
-/// How many bytes of this part of a key of today's length reach the client, when the upstream puts it
-/// into the reason, a field, or the body, there in chunks of so many bytes.
+/// How many bytes of this part of a key of today's length reach the client, when the upstream puts
+/// it into the reason, a field, or the body, there in chunks of so many bytes.
 fn passed(part: std::ops::Range<usize>, place: &str, size: usize) -> usize {
     let key = format!("sk-proj-{}{}{}", random_hex(), random_hex(), random_hex());
     let part = key[part].to_owned();

@@ -164,8 +164,8 @@ impl EventLoop {
         }
     }
 
-    /// Logs the connections of users who may not use the relay: together, so that these users cannot
-    /// fill the log.
+    /// Logs the connections of users who may not use the relay: together, so that these users
+    /// cannot fill the log.
     pub(super) fn log_refusals(&mut self, now: Instant) {
         if self.refusals.due().is_some_and(|due| now >= due) {
             self.log_refusals_now();

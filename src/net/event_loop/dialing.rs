@@ -1,5 +1,5 @@
-//! What the connector is told and says: the server-info file; connections that it has made or could not
-//! make, and its end.
+//! What the connector is told and says: the server-info file; connections that it has made or could
+//! not make, and its end.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -19,8 +19,8 @@ impl EventLoop {
         &self.shared.origin.link
     }
 
-    /// Tells by `--server-info` where the relay listens. The connector knows the file from then on: not
-    /// earlier, since it may become another one.
+    /// Tells by `--server-info` where the relay listens. The connector knows the file from then on:
+    /// not earlier, since it may become another one.
     pub fn publish(&mut self) -> io::Result<()> {
         let Some(info) = &mut self.server_info else {
             return Ok(());
@@ -47,8 +47,8 @@ impl EventLoop {
         }
     }
 
-    /// A dial has ended. A connection that no session and no pool waits for any more is reset, so that
-    /// cancelled requests leave no ports in TIME_WAIT.
+    /// A dial has ended. A connection that no session and no pool waits for any more is reset, so
+    /// that cancelled requests leave no ports in TIME_WAIT.
     fn settle(&mut self, key: Key, result: Result<(TcpStream, SocketAddr), UpstreamFault>) {
         match self.shared.ups.get(key) {
             Some(up) if up.is_dialing() => {
@@ -66,8 +66,8 @@ impl EventLoop {
         }
     }
 
-    /// Without a connector there is nothing to wait for: the clients that wait are told, and the relay
-    /// ends when the exchanges under way have.
+    /// Without a connector there is nothing to wait for: the clients that wait are told, and the
+    /// relay ends when the exchanges under way have.
     fn connector_failed(&mut self, failed: ConnectorFailed) {
         self.failed = Some(failed);
         for key in self.shared.ups.keys() {

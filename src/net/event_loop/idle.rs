@@ -31,7 +31,8 @@ impl EventLoop {
         }
     }
 
-    /// Ages idle connections by the time that the machine has slept, and closes those that are too old.
+    /// Ages idle connections by the time that the machine has slept, and closes those that are too
+    /// old.
     pub(super) fn wake_up(&mut self, slept: Duration, now: Instant) {
         for key in self.shared.ups.keys() {
             if let Some(up) = self.shared.ups.get(key).filter(|up| up.owner.is_none()) {

@@ -25,8 +25,8 @@ impl Relay {
         }
         let has_whole_request = rest.is_none();
         if rest.is_upload() {
-            // The response was early. A client to which only the end of the connection shows the end
-            // of the response gets it now.
+            // The response was early. A client to which only the end of the connection shows the
+            // end of the response gets it now.
             if self.exchange.is_last() && !std::mem::replace(&mut self.write_ended, true) {
                 self.socket.shutdown_write();
             }

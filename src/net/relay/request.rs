@@ -252,8 +252,8 @@ impl Relay {
         if up.is_drained() { Sent::All } else { Sent::Some }
     }
 
-    /// Takes over the connection that is being made, or begins one, for the head that waits; returns
-    /// the bytes used up, should it fail at once.
+    /// Takes over the connection that is being made, or begins one, for the head that waits;
+    /// returns the bytes used up, should it fail at once.
     pub(super) fn connect(&mut self, shared: &mut Shared, now: Instant) -> Result<usize, Over> {
         let limit = shared.upstream_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
         let owner = self.key;

@@ -178,8 +178,8 @@ impl Relay {
         Ok(())
     }
 
-    /// Answers for an upstream that gives no usable response, or resets the client's connection if a
-    /// response has begun. Returns the bytes of client input that are used up.
+    /// Answers for an upstream that gives no usable response, or resets the client's connection if
+    /// a response has begun. Returns the bytes of client input that are used up.
     pub(super) fn answer_fault(
         &mut self,
         fault: UpstreamFault,

@@ -49,7 +49,8 @@ impl Relay {
                     self.exchange.make_last();
                 }
                 _ if blocked => self.stall = now,
-                // If the response has begun, it cannot be relied on without the rest of its request.
+                // If the response has begun, it cannot be relied on without the rest of its
+                // request.
                 State::Idle
                 | State::Waiting(_)
                 | State::Uploading(_)
@@ -83,8 +84,8 @@ impl Relay {
         Some(self.stall + limit)
     }
 
-    /// Bytes have come. Those of a body buy back some of the time for which the relay waited for them;
-    /// a head has its whole time once.
+    /// Bytes have come. Those of a body buy back some of the time for which the relay waited for
+    /// them; a head has its whole time once.
     pub(super) fn note_upload(&mut self, bytes: usize, client_timeout: Duration, now: Instant) {
         let limit = client_timeout * limits::UPLOAD_PATIENCE;
         if matches!(self.exchange.state(), State::Idle) {

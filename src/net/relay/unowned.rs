@@ -17,8 +17,8 @@ impl Shared {
             && !self.pool.is_ready(user, &mut self.ups, now)
     }
 
-    /// Takes a connection without a request a step further. All that comes on an idle one is a ticket,
-    /// or its end.
+    /// Takes a connection without a request a step further. All that comes on an idle one is a
+    /// ticket, or its end.
     pub fn advance_unowned(&mut self, key: Key, now: Instant) {
         let Shared { origin, ups, pool, deadlines, registry, space, .. } = self;
         let Some(up) = ups.get(key).filter(|up| up.owner.is_none()) else {

@@ -33,8 +33,8 @@ impl Upstream {
             _ => self.connect(origin, registry, space),
         };
         result.map_err(|fault| {
-            // The name may lead elsewhere by now. Of what it could not connect to, the connector knows,
-            // but not of what took too long here.
+            // The name may lead elsewhere by now. Of what it could not connect to, the connector
+            // knows, but not of what took too long here.
             if !matches!(self.state, State::New | State::Dialing(_) | State::Dialed(_))
                 || fault == UpstreamFault::ConnectTimeout
             {
@@ -135,9 +135,9 @@ impl Upstream {
     }
 }
 
-/// Asks who holds the other end. Once for each connection: it stays with its owner, who may hand it on
-/// to others. One that fails is reset: an orderly end would tell a stranger that the relay has looked,
-/// and leave a port in TIME_WAIT for each request.
+/// Asks who holds the other end. Once for each connection: it stays with its owner, who may hand it
+/// on to others. One that fails is reset: an orderly end would tell a stranger that the relay has
+/// looked, and leave a port in TIME_WAIT for each request.
 fn check_far_end(users: &mut UpstreamUsers, socket: &Socket) -> Result<(), UpstreamFault> {
     let far_end = match socket.addresses() {
         Some((local, peer)) => users.far_end(local, peer),

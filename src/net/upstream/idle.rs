@@ -13,8 +13,8 @@ use crate::net::socket::Socket;
 const NEWS: usize = 4;
 
 impl Upstream {
-    /// It is idle since before `now`, when all events were read, and none told of anything; or nothing
-    /// but tickets and key updates has come up to this very moment.
+    /// It is idle since before `now`, when all events were read, and none told of anything; or
+    /// nothing but tickets and key updates has come up to this very moment.
     pub fn is_still_usable(&mut self, space: &mut Space, now: Instant) -> bool {
         self.idle_since.is_none_or(|since| since < now)
             || self.socket_mut().is_some_and(Socket::is_silent)

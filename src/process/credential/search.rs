@@ -1,25 +1,25 @@
 //! The search for the key in responses.
 //!
-//! A response is read in windows of 20 bytes, one every 12 bytes. A window that stands in the key, at
-//! any offset, is a hit. Any 31 bytes of the key in a response hold such a window, wherever the
+//! A response is read in windows of 20 bytes, one every 12 bytes. A window that stands in the key,
+//! at any offset, is a hit. Any 31 bytes of the key in a response hold such a window, wherever the
 //! windows begin, since 31 = 20 + 12 - 1. So 31 bytes are always found and 19 never; between, it
 //! depends on where they stand. Keys of 31 to 61 bytes are searched for in windows of 16 bytes, one
-//! every 8: any 23 bytes are found, 15 never. Of keys of 16 to 30 bytes, the first half is
-//! searched for at every position.
+//! every 8: any 23 bytes are found, 15 never. Of keys of 16 to 30 bytes, the first half is searched
+//! for at every position.
 //!
 //! # Time
 //!
-//! Every local user can read this process's CPU clock to the nanosecond. So the work must not tell how
-//! much of a window is the key's. A hash of all its bytes, with secret factors, is looked up in a
-//! filter, and only a hash that is in there leads to further work: that of a whole window of the
-//! key, or one that collides by chance. A window that differs from the key in one byte collides no more
-//! often than any other. A window is wider than the public beginning of any known kind of key
+//! Every local user can read this process's CPU clock to the nanosecond. So the work must not tell
+//! how much of a window is the key's. A hash of all its bytes, with secret factors, is looked up in
+//! a filter, and only a hash that is in there leads to further work: that of a whole window of the
+//! key, or one that collides by chance. A window that differs from the key in one byte collides no
+//! more often than any other. A window is wider than the public beginning of any known kind of key
 //! (`sk-svcacct-`), so that no window can be guessed byte by byte. The beginning of each piece is
 //! searched together with the end of the one before, always, and with the same work.
 //!
 //! Collisions show in the clock. Someone who saw many of them could compute the factors, then the
-//! hashes that the filter holds, and try beginnings of the key against these without asking again. So
-//! new factors are drawn, and new tables made, after every [`COLLISIONS`].
+//! hashes that the filter holds, and try beginnings of the key against these without asking again.
+//! So new factors are drawn, and new tables made, after every [`COLLISIONS`].
 //!
 //! # Where bytes of the key are
 //!
@@ -36,7 +36,8 @@ use crate::process::sys::windows::{self, BLOCK, FILTER_BYTES, Factors, Filter};
 
 /// Shorter keys are not searched for: half of them would stand in many a response.
 const SHORTEST_KEY: usize = 16;
-/// From this length on, [`Method::Wide`] windows are searched for: 31 bytes are half of the key at most.
+/// From this length on, [`Method::Wide`] windows are searched for: 31 bytes are half of the key at
+/// most.
 const WIDE_KEY: usize = 62;
 /// From this length on, [`Method::Narrow`] windows.
 const NARROW_KEY: usize = 31;
@@ -46,8 +47,8 @@ const LONGEST: usize = 1024;
 const LONG_PART: usize = 32;
 /// Bytes of a response that are kept for the next piece: one fewer than what is always found.
 const SEAM: usize = 30;
-/// Collisions until new factors are drawn. In text that nobody has chosen for it, one of 10,000 windows
-/// collides at a key of 164 bytes.
+/// Collisions until new factors are drawn. In text that nobody has chosen for it, one of 10,000
+/// windows collides at a key of 164 bytes.
 const COLLISIONS: u32 = 64;
 /// The end of one piece and the beginning of the next.
 const JOINT: usize = 2 * SEAM;
@@ -189,9 +190,9 @@ impl Search {
     }
 }
 
-/// What of a key is secret. In a JWT, header and claims are the same for everybody; the signature is
-/// not, the last of its parts. So of a key with long parts the last of these is searched for, and of any
-/// other all of it.
+/// What of a key is secret. In a JWT, header and claims are the same for everybody; the signature
+/// is not, the last of its parts. So of a key with long parts the last of these is searched for,
+/// and of any other all of it.
 fn choose(key: &[u8]) -> (Method, Range<usize>) {
     let mut end = key.len();
     let mut part = 0..key.len();
@@ -222,9 +223,9 @@ fn factors(bytes: &[u8]) -> Factors {
     words.map(|word| u32::from_le_bytes(word) | 1)
 }
 
-/// Hashes a window of up to 20 bytes: the sum of its words, each times its factor. The highest 21 bits
-/// count. (Multiply-shift hashing: of two windows that differ, they are the same for one choice of
-/// factors in 2^20 at most.)
+/// Hashes a window of up to 20 bytes: the sum of its words, each times its factor. The highest 21
+/// bits count. (Multiply-shift hashing: of two windows that differ, they are the same for one
+/// choice of factors in 2^20 at most.)
 #[inline(always)]
 fn hash(factors: &Factors, window: &[u8]) -> u32 {
     let words = window.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word));

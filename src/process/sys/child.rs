@@ -1,5 +1,5 @@
-//! What a process that was forked does with itself: whom it ends with, which signals reach it, which
-//! descriptors, arguments and libraries it has.
+//! What a process that was forked does with itself: whom it ends with, which signals reach it,
+//! which descriptors, arguments and libraries it has.
 
 use std::ffi::CStr;
 use std::io;
@@ -11,8 +11,8 @@ use libc::{c_char, c_int};
 
 use super::{check, environ};
 
-/// Has the kernel kill this process when its parent ends. A change of user takes that back, so it comes
-/// after one. Fails when the parent, which had this id, is gone already.
+/// Has the kernel kill this process when its parent ends. A change of user takes that back, so it
+/// comes after one. Fails when the parent, which had this id, is gone already.
 pub fn end_with(parent: u32) -> io::Result<()> {
     // SAFETY: prctl with plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
@@ -41,8 +41,8 @@ pub fn set_disposition(signal: c_int, disposition: Disposition) {
     unsafe { libc::signal(signal, handler) };
 }
 
-/// Has the kernel kill this process after so many seconds. It cannot block that signal, and once it may
-/// set no timers it cannot put it off.
+/// Has the kernel kill this process after so many seconds. It cannot block that signal, and once it
+/// may set no timers it cannot put it off.
 pub fn end_after(seconds: u32) -> io::Result<()> {
     let timer = kill_timer()?;
     // SAFETY: plain memory, of which zero is a legal value.
@@ -96,8 +96,8 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Lowers how many processes the user of this one may have, for this one and its children. Where that is
-/// refused the limit stays as it was.
+/// Lowers how many processes the user of this one may have, for this one and its children. Where
+/// that is refused the limit stays as it was.
 pub fn limit_processes(count: u64) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills one struct, and reads one, that outlive the calls.
@@ -135,13 +135,14 @@ pub fn keep_only(fd: OwnedFd) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Overwrites the arguments where the kernel put them, so that `/proc/PID/cmdline` shows them no more.
-/// Only while the process has one thread, and after the last look at them.
+/// Overwrites the arguments where the kernel put them, so that `/proc/PID/cmdline` shows them no
+/// more. Only while the process has one thread, and after the last look at them.
 pub fn wipe_arguments() {
     let count = std::env::args_os().len();
-    // SAFETY: on Linux the kernel lays out, one after the other: the number of arguments, a pointer to
-    // each, null, and the environment's pointers, where `environ` points for as long as nobody calls
-    // setenv(3), which nothing here does. The number is compared before a pointer is followed.
+    // SAFETY: on Linux the kernel lays out, one after the other: the number of arguments, a pointer
+    // to each, null, and the environment's pointers, where `environ` points for as long as nobody
+    // calls setenv(3), which nothing here does. The number is compared before a pointer is
+    // followed.
     unsafe {
         let variables = environ;
         if variables.is_null() || !(*variables.sub(1)).is_null() {

@@ -25,8 +25,8 @@ struct Control {
     fd: c_int,
 }
 
-/// The bytes of a control message with one descriptor. One that is received into so much room brings
-/// one descriptor at most: the kernel closes any other.
+/// The bytes of a control message with one descriptor. One that is received into so much room
+/// brings one descriptor at most: the kernel closes any other.
 fn control_len() -> usize {
     // SAFETY: computes a number.
     unsafe { libc::CMSG_LEN(size_of::<c_int>() as u32) as usize }
@@ -88,16 +88,16 @@ pub enum Passed {
 
 // The lengths have another type with musl.
 #[allow(clippy::unnecessary_cast)]
-/// Receives one message; its length is 0 when the other end is gone. One that does not fit is an error,
-/// as is a control message that holds anything but one descriptor.
+/// Receives one message; its length is 0 when the other end is gone. One that does not fit is an
+/// error, as is a control message that holds anything but one descriptor.
 pub fn receive_message(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Passed)> {
     let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: plain memory, of which zero is a legal value.
     let mut control: Control = unsafe { std::mem::zeroed() };
     let mut header = header(&mut iov, Some(&mut control));
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
-    // SAFETY: the header points to a buffer and a control message that outlive the call and are ours
-    // alone, with their lengths.
+    // SAFETY: the header points to a buffer and a control message that outlive the call and are
+    // ours alone, with their lengths.
     let n = unsafe { libc::recvmsg(from.as_raw_fd(), &mut header, flags) };
     let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
     let (flags, len) = (header.msg_flags, header.msg_controllen as usize);

@@ -32,7 +32,8 @@ pub fn is_executable_memory_denied() -> bool {
     mode != -1 && mode & REFUSE_EXEC_GAIN != 0
 }
 
-/// Whether a seccomp filter of somebody else's runs already; `None` where the kernel has no seccomp.
+/// Whether a seccomp filter of somebody else's runs already; `None` where the kernel has no
+/// seccomp.
 pub fn inherited_filter() -> Option<bool> {
     // SAFETY: prctl with plain numbers.
     match unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) } {

@@ -77,7 +77,8 @@ pub fn remove_at(folder: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
 pub fn read_link_at(folder: BorrowedFd<'_>, name: &CStr) -> io::Result<Vec<u8>> {
     let mut target = vec![0; libc::PATH_MAX as usize];
     let (at, len) = (target.as_mut_ptr().cast(), target.len());
-    // SAFETY: the name is a string, and the kernel writes at most `len` bytes; both outlive the call.
+    // SAFETY: the name is a string, and the kernel writes at most `len` bytes; both outlive the
+    // call.
     let n = unsafe { libc::readlinkat(folder.as_raw_fd(), name.as_ptr(), at, len) };
     target.truncate(usize::try_from(n).map_err(|_| io::Error::last_os_error())?);
     Ok(target)

@@ -123,7 +123,8 @@ pub fn bring_pages_in() {
                 [tables.unwrap_or(end), end].map(|address| address.next_multiple_of(page));
             let advise = |start: usize, end: usize, advice| {
                 let at = ptr::with_exposed_provenance_mut(start);
-                // SAFETY: the pages are the program's file, read-only: they read the same afterwards.
+                // SAFETY: the pages are the program's file, read-only: they read the same
+                // afterwards.
                 unsafe { libc::madvise(at, end - start, advice) };
             };
             advise(start, tables, libc::MADV_POPULATE_READ);

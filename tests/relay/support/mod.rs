@@ -54,8 +54,8 @@ pub fn wait_for(done: impl Fn() -> bool) {
     }
 }
 
-/// Lets time pass where that is what is wanted and no event could stand for it: in the pace of a load,
-/// on a slow link, between two looks.
+/// Lets time pass where that is what is wanted and no event could stand for it: in the pace of a
+/// load, on a slow link, between two looks.
 pub fn pace(time: Duration) {
     std::thread::sleep(time);
 }

@@ -1,7 +1,7 @@
 //! What is not tested here, and why. A test that needs root has the attribute
-//! `#[cfg_attr(not(root), ignore = "needs root")]`, so that libtest counts it as ignored for an ordinary
-//! user and runs it for root (`root` is set by `build.rs`). For what else a machine may lack there is
-//! [`skipped`], which libtest cannot swallow and which is summed up at the end.
+//! `#[cfg_attr(not(root), ignore = "needs root")]`, so that libtest counts it as ignored for an
+//! ordinary user and runs it for root (`root` is set by `build.rs`). For what else a machine may
+//! lack there is [`skipped`], which libtest cannot swallow and which is summed up at the end.
 
 use std::io::Write;
 use std::path::PathBuf;
