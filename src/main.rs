@@ -223,6 +223,8 @@ fn run(
     };
     let listening = listeners.port;
     let server_info = open_server_info(config, listening)?;
+    let of_file = server_info.as_ref().zip(config.server_info.as_deref());
+    warnings.extend(of_file.and_then(|(info, path)| info.warning(path)));
     harden::drop_privileges(user)?;
     let descriptors = Descriptors {
         server_info: server_info.as_ref().map(|file| file.as_fd().as_raw_fd()),

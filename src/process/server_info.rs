@@ -40,7 +40,17 @@ pub enum Later {
 pub struct ServerInfo {
     file: File,
     way: Way,
+    writers: Writers,
     line: Vec<u8>,
+}
+
+/// Who can put another file in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writers {
+    /// Root and the relay's user, and perhaps a group.
+    Trusted,
+    /// Every local user: a folder on the way is for everyone, as Kubernetes makes its `emptyDir`.
+    Everyone,
 }
 
 enum Way {
@@ -87,8 +97,9 @@ impl ServerInfo {
         };
         match beside {
             Ok((file, temporary)) => {
+                let writers = folder.writers;
                 let way = Way::Beside { folder, temporary, name };
-                let mut info = ServerInfo { file, way, line };
+                let mut info = ServerInfo { file, way, writers, line };
                 // Whatever the umask: it tells nothing secret, and another user needs it.
                 info.file.set_permissions(Permissions::from_mode(0o644))?;
                 if later == Later::OtherUser {
@@ -98,7 +109,7 @@ impl ServerInfo {
             }
             Err(error) if is_refusal(&error) => {
                 let file = in_place(&folder, &name, error)?;
-                Ok(ServerInfo { file, way: Way::InPlace, line })
+                Ok(ServerInfo { file, way: Way::InPlace, writers: folder.writers, line })
             }
             Err(error) => Err(error),
         }
@@ -161,7 +172,18 @@ impl ServerInfo {
         if file.metadata()?.file_type().is_block_device() {
             return Err(io::Error::other("it is a block device"));
         }
-        Ok(ServerInfo { file, way: Way::Stream, line })
+        Ok(ServerInfo { file, way: Way::Stream, writers: Writers::Trusted, line })
+    }
+
+    /// What there is to warn of.
+    pub fn warning(&self, path: &Path) -> Option<String> {
+        (self.writers == Writers::Everyone).then(|| {
+            format!(
+                "--server-info {}: every local user can put another file there; name one in a folder that \
+                 others cannot write to, or chmod +t it",
+                path.display()
+            )
+        })
     }
 
     /// What is written.
@@ -234,6 +256,14 @@ fn in_place(folder: &Folder, name: &CString, reason: io::Error) -> io::Result<Fi
 struct Folder {
     fd: OwnedFd,
     owner_is_trusted: bool,
+    writers: Writers,
+}
+
+/// Who can rename what lies in this folder.
+fn writers(folder: &OwnedFd) -> io::Result<Writers> {
+    let mode = File::from(folder.try_clone()?).metadata()?.mode();
+    let is_for_everyone = mode & libc::S_IWOTH != 0 && mode & libc::S_ISVTX == 0;
+    Ok(if is_for_everyone { Writers::Everyone } else { Writers::Trusted })
 }
 
 impl Folder {
@@ -243,11 +273,11 @@ impl Folder {
         let (_, root_user) = paths::kind_at(root.as_fd(), c".")?;
         let is_trusted = |owner| owner == root_user || is_trusted(owner);
         let mut at = if path.is_absolute() {
-            Folder { fd: root, owner_is_trusted: true }
+            Folder { writers: writers(&root)?, fd: root, owner_is_trusted: true }
         } else {
             let fd = paths::open_folder(None, c".")?;
             let (_, owner) = paths::kind_at(fd.as_fd(), c".")?;
-            Folder { fd, owner_is_trusted: is_trusted(owner) }
+            Folder { writers: writers(&fd)?, fd, owner_is_trusted: is_trusted(owner) }
         };
         let mut names: Vec<OsString> = names(path);
         names.reverse();
@@ -269,7 +299,8 @@ impl Folder {
                         &name,
                     )?));
                     if target.is_absolute() {
-                        at = Folder { fd: paths::open_folder(None, c"/")?, owner_is_trusted: true };
+                        let fd = paths::open_folder(None, c"/")?;
+                        at = Folder { fd, owner_is_trusted: true, ..at };
                     }
                     names.extend(self::names(&target).into_iter().rev());
                     continue;
@@ -285,7 +316,11 @@ impl Folder {
                 Err(error) => return Err(error),
             };
             let fd = paths::open_folder(Some(at.fd.as_fd()), &name)?;
-            at = Folder { fd, owner_is_trusted: at.owner_is_trusted && is_trusted(owner) };
+            let writers = match at.writers {
+                Writers::Trusted => writers(&fd)?,
+                Writers::Everyone => Writers::Everyone,
+            };
+            at = Folder { fd, owner_is_trusted: at.owner_is_trusted && is_trusted(owner), writers };
         }
         Ok(at)
     }

@@ -196,3 +196,56 @@ fn a_port_that_another_program_holds_open_for_it() {
         "200\n0\n",
     );
 }
+
+/// The lines of the first block of documentation that holds this text.
+fn block(holding: &str) -> Vec<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/docs");
+    let pages = std::fs::read_dir(folder).unwrap().map(|page| page.unwrap().path());
+    let pages = pages.filter(|page| page.extension().is_some_and(|end| end == "md"));
+    let pages = pages.map(|page| std::fs::read_to_string(page).unwrap());
+    let blocks = pages.flat_map(|page| {
+        page.split("```").skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()
+    });
+    let block = blocks.into_iter().find(|block| block.contains(holding)).expect("a block of code");
+    block.lines().map(|line| line.trim().to_owned()).collect()
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn the_command_and_the_probe_of_the_pod_work_in_a_container_like_it() {
+    needs_root();
+    let pod = block("kind: Pod");
+    let mut lines = pod.iter().skip_while(|line| *line != "command:").skip(1);
+    let command: Vec<&str> =
+        lines.by_ref().map_while(|line| line.strip_prefix("- ")).skip(1).collect();
+    let probe = lines.find_map(|line| line.strip_prefix("command: [/codex-responses-api-proxy,"));
+    let probe = probe.unwrap().trim_end_matches(']').replace([',', '"'], "");
+    let has = |text: &str| pod.iter().any(|line| line == text);
+    assert!(has("runAsUser: 65534") && has("fsGroup: 65534") && has("defaultMode: 0440"));
+    // What the kubelet makes of the rest: the Secret as links that lead to a file of root's and of the
+    // pod's group, a root that is read-only, no capabilities, a network of its own.
+    prints(
+        "pod",
+        &format!(
+            "program=$(readlink -f codex-responses-api-proxy); install -m 711 \"$program\" relay
+             chmod 755 .; export folder=$PWD
+             unshare -mnp --fork --mount-proc bash -euc '
+                 ip link set lo up; mount -t tmpfs none /run; mkdir -p /run/key/..data
+                 echo key > /run/key/..data/OPENAI_API_KEY
+                 chown -R 0:65534 /run/key; chmod 440 /run/key/..data/OPENAI_API_KEY
+                 ln -s ..data/OPENAI_API_KEY /run/key/OPENAI_API_KEY
+                 cp \"$folder/relay\" /run/relay; mount -o remount,ro,bind /
+                 as_pod=\"setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set=-all \
+                     --no-new-privs\"
+                 $as_pod /run/relay {} 2> /run/err & child=$!
+                 for n in $(seq 100); do $as_pod /run/relay {probe} > /dev/null 2>&1 && break; sleep 0.1; done
+                 $as_pod /run/relay {probe}
+                 grep -o \"key-file .* can be read by its group\" /run/err
+                 setpriv --reuid 1000 curl -s -o /dev/null -w \"%{{http_code}}\\n\" -d x \
+                     http://127.0.0.1:8080/v1/chat/completions
+                 kill $child; wait $child'",
+            command.join(" ")
+        ),
+        "a relay answers on 127.0.0.1:8080\nkey-file /run/key/OPENAI_API_KEY can be read by its group\n403\n",
+    );
+}

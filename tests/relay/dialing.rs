@@ -206,6 +206,22 @@ fn every_address_is_tried_before_the_client_is_told() {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
+fn the_first_16_addresses_of_a_name_are_tried() {
+    needs_root();
+    let upstream = on(v4(99), 0, "last");
+    let url = upstream.url_at(NAME);
+    for (before, want) in
+        [(15, (200, "last".to_owned())), (16, (502, "upstream_refused".to_owned()))]
+    {
+        let refusing: String =
+            (0..before).map(|n| format!("127.0.0.{} {NAME}\n", 51 + n)).collect();
+        let relay = start(Relay::to(&url), &format!("{refusing}127.0.0.99 {NAME}\n"), NO_SERVER);
+        assert_eq!(ask(&mut relay.connect()), want, "behind {before}");
+    }
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
 fn localhost_may_be_either_family() {
     needs_root();
     let upstream = on(HERE, 0, "four");

@@ -214,7 +214,9 @@ fn a_shell_that_puts_it_into_the_background_protects_it_from_its_own_interrupts(
         info.to_str().unwrap(),
         errors.to_str().unwrap()
     );
-    let mut shell = Command::new("sh")
+    let mut shell = Command::new("sh");
+    super::support::relay::default_signals(&mut shell);
+    let mut shell = shell
         .args(["-c", &script])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

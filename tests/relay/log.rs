@@ -108,7 +108,7 @@ fn how_an_exchange_ended_is_said() {
             _ => peer.close(),
         }
     });
-    let relay = Relay::to(&upstream.url()).args(["--access-log"]).start();
+    let relay = Relay::to(&upstream.url()).args(["--access-log", "--grace", "60"]).start();
     let ask = |body: &str| {
         let mut client = relay.connect();
         client.send(post("", body));
@@ -131,7 +131,7 @@ fn how_an_exchange_ended_is_said() {
     client.head();
     relay.signal(libc::SIGTERM);
     let line = relay.line();
-    let event = ",\"cause\":\"SIGTERM\",\"exchanges\":1,\"grace_s\":1}";
+    let event = ",\"cause\":\"SIGTERM\",\"exchanges\":1,\"grace_s\":60}";
     assert!(line.contains("\"event\":\"drain\"") && line.ends_with(event), "{line}");
     relay.signal(libc::SIGINT);
     assert_eq!(client.rest().1, End::Reset);

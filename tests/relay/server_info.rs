@@ -291,6 +291,24 @@ fn nothing_is_made_where_another_user_can_change_the_way() {
 }
 
 #[test]
+fn a_folder_in_which_everyone_can_replace_the_file_is_warned_about() {
+    let warning = "every local user can put another file there";
+    for (mode, below, want) in
+        [(0o777, false, true), (0o777, true, true), (0o1777, false, false), (0o775, false, false)]
+    {
+        let folder = Folder::new("everyone");
+        set_mode(&folder.0, mode);
+        let info = folder.file(if below { "below/info" } else { "info" });
+        let mut relay = with_info(Relay::bare(), &info).start();
+        assert_eq!(fs::read_to_string(&info).unwrap(), line(&relay));
+        relay.signal(libc::SIGTERM);
+        assert_eq!(relay.exit_code(), 0);
+        let output = String::from_utf8(relay.output()).unwrap();
+        assert_eq!(output.contains(warning), want, "{mode:o}, in a folder below: {below}");
+    }
+}
+
+#[test]
 fn a_start_that_fails_at_its_last_steps_never_tells_of_a_port() {
     let folder = Folder::new("unconfined");
     let info = folder.file("info");

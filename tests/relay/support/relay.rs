@@ -79,6 +79,19 @@ pub struct Starter {
     key: String,
 }
 
+/// Whoever runs the tests in the background of a shell, or under nohup, has these ignored.
+pub fn default_signals(command: &mut Command) {
+    // SAFETY: between fork and exec it calls what is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        });
+    }
+}
+
 impl Relay {
     /// Its upstream is at this URL; the tests' CA is trusted.
     pub fn to(url: &str) -> Starter {
@@ -96,6 +109,7 @@ impl Relay {
         let words: Vec<&str> = tool.iter().copied().chain([binary.as_str()]).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).env_clear();
+        default_signals(&mut command);
         Starter { command, key: marker_key() }
     }
 
@@ -275,7 +289,8 @@ impl Starter {
     /// Makes it the program that every user can reach.
     fn reachable(mut self) -> Starter {
         if emulator().is_none() && is_root() {
-            let command = Command::new(reachable_binary());
+            let mut command = Command::new(reachable_binary());
+            default_signals(&mut command);
             let old = std::mem::replace(&mut self.command, command);
             self.command.args(old.get_args()).env_clear();
             self.command.envs(old.get_envs().filter_map(|(name, value)| Some((name, value?))));

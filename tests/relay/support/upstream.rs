@@ -397,10 +397,17 @@ impl Peer {
 
     /// So many bytes of a body.
     pub fn take(&mut self, n: usize) -> Vec<u8> {
+        self.take_unless_closed(n).expect("the relay closed inside a body")
+    }
+
+    /// The same of a body that the relay may give up.
+    pub fn take_unless_closed(&mut self, n: usize) -> Option<Vec<u8>> {
         while self.buffer.len() < n {
-            assert!(self.fill(), "the relay closed inside a body");
+            if !self.fill() {
+                return None;
+            }
         }
-        self.buffer.drain(..n).collect()
+        Some(self.buffer.drain(..n).collect())
     }
 
     /// The next head, or None when the relay closes the connection.
