@@ -135,20 +135,21 @@ fn an_answers_head_and_the_first_part_of_its_body_leave_in_one_packet() {
 }
 
 /// Whether an option of a socket is on.
-fn is_on(stream: &TcpStream, level: i32, option: i32) -> bool {
-    let mut on: libc::c_int = 0;
-    let mut size = size_of_val(&on) as libc::socklen_t;
+fn option(stream: &TcpStream, level: i32, option: i32) -> i32 {
+    let mut value: libc::c_int = 0;
+    let mut size = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the kernel writes at most `size` bytes into memory that outlives the call.
     let result = unsafe {
-        libc::getsockopt(stream.as_raw_fd(), level, option, (&raw mut on).cast(), &mut size)
+        libc::getsockopt(stream.as_raw_fd(), level, option, (&raw mut value).cast(), &mut size)
     };
     assert_eq!(result, 0, "getsockopt");
-    on != 0
+    value
 }
 
-/// The connected sockets of the relay, each with whether it sends without delay, and whether the kernel
-/// looks after a silent peer; `None` where this process may not take them.
-fn sockets(relay: &Relay) -> Option<Vec<[bool; 2]>> {
+/// The connected sockets of the relay: the port that each leads to, whether it sends without delay,
+/// whether the kernel looks after a silent peer, and how many milliseconds bytes may wait to be
+/// acknowledged; `None` where this process may not take them.
+fn sockets(relay: &Relay) -> Option<Vec<(u16, bool, bool, i32)>> {
     // SAFETY: no memory is involved; the descriptor is new.
     let pid = unsafe { libc::syscall(libc::SYS_pidfd_open, relay.pid(), 0) } as i32;
     // SAFETY: as above.
@@ -161,11 +162,13 @@ fn sockets(relay: &Relay) -> Option<Vec<[bool; 2]>> {
         // SAFETY: as above.
         let fd = (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })?;
         let stream = TcpStream::from(fd);
-        if stream.peer_addr().is_ok() {
-            found.push([
+        if let Ok(peer) = stream.peer_addr() {
+            found.push((
+                peer.port(),
                 stream.nodelay().unwrap(),
-                is_on(&stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE),
-            ]);
+                option(&stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE) != 0,
+                option(&stream, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+            ));
         }
     }
     Some(found)
@@ -179,7 +182,12 @@ fn neither_side_waits_for_more_to_send_or_for_a_peer_that_has_gone() {
     let mut client = relay.connect();
     assert_eq!(client.send(post("", "{}")).response().status, 200);
     match sockets(&relay) {
-        Some(sockets) => assert_eq!(sockets, [[true, true]; 2]),
+        Some(mut sockets) => {
+            sockets.sort_by_key(|socket| socket.0 == upstream.port);
+            let port = client.stream.local_addr().unwrap().port();
+            // The upstream's is given up before a request has waited for longer.
+            assert_eq!(sockets, [(port, true, true, 0), (upstream.port, true, true, 120_000)]);
+        }
         None => skipped("taking the sockets of another process needs root and ptrace"),
     }
 }
