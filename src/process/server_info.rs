@@ -45,7 +45,7 @@ pub struct ServerInfo {
 }
 
 /// Who can put another file in its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Writers {
     /// Root and the relay's user, and perhaps a group.
     Trusted,
@@ -177,13 +177,10 @@ impl ServerInfo {
 
     /// What there is to warn of.
     pub fn warning(&self, path: &Path) -> Option<String> {
-        (self.writers == Writers::Everyone).then(|| {
-            format!(
-                "--server-info {}: every local user can put another file there; name one in a folder that \
-                 others cannot write to, or chmod +t it",
-                path.display()
-            )
-        })
+        let advice = "every local user can put another file there; name one in a folder that others \
+                      cannot write to, or chmod +t it";
+        let warning = || format!("--server-info {}: {advice}", path.display());
+        (self.writers == Writers::Everyone).then(warning)
     }
 
     /// What is written.
@@ -316,11 +313,8 @@ impl Folder {
                 Err(error) => return Err(error),
             };
             let fd = paths::open_folder(Some(at.fd.as_fd()), &name)?;
-            let writers = match at.writers {
-                Writers::Trusted => writers(&fd)?,
-                Writers::Everyone => Writers::Everyone,
-            };
-            at = Folder { fd, owner_is_trusted: at.owner_is_trusted && is_trusted(owner), writers };
+            let owner_is_trusted = at.owner_is_trusted && is_trusted(owner);
+            at = Folder { writers: writers(&fd)?.max(at.writers), fd, owner_is_trusted };
         }
         Ok(at)
     }

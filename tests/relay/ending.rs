@@ -54,6 +54,7 @@ fn the_port_and_the_file_are_free_for_the_next_relay_while_the_last_one_waits() 
     let (_upstream, mut old, mut client, go) = halfway(|url| with_info(Relay::to(url)).start());
     old.signal(libc::SIGTERM);
     folder.wait_for("info", str::is_empty);
+    assert!(super::support::quiet(&client.stream, Duration::ZERO), "it has waited by then");
     let port = old.port.to_string();
     let new = with_info(Relay::bare()).args(["--port", &port]).start();
     let want = format!("{{\"port\":{port},\"pid\":{}}}\n", new.pid());
