@@ -38,9 +38,9 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 ip link set lo up
-(while true; do
-    printf 'HTTP/1.1 200 OK\r\nContent-Length: 12\r\nConnection: close\r\n\r\nfrom beyond\n' | nc -l -p 9
-done) >/tmp/received 2>&1 &
+# The upstream takes one connection at a time. It reads the request before it responds: otherwise the
+# relay drops that connection, and the next one is refused.
+while true; do nc -l -p 9 -e /bin/upstream; done &
 (echo sk-of-no-use_0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmno |
     relay --port 8080 --upstream-url http://127.0.0.1:9/ --http-shutdown & sleep 4
     wget -q -O - --post-data '{}' http://127.0.0.1:8080/v1/responses
@@ -50,7 +50,12 @@ tests --nocapture 2>&1
 echo "ended with $?"
 poweroff -f
 INIT
-chmod +x "$root/init"
+cat >"$root/bin/upstream" <<'UPSTREAM'
+#!/bin/sh
+while read -r line && [ "${#line}" -gt 1 ]; do echo "$line"; done >>/tmp/received
+printf 'HTTP/1.1 200 OK\r\nContent-Length: 12\r\nConnection: close\r\n\r\nfrom beyond\n'
+UPSTREAM
+chmod +x "$root/init" "$root/bin/upstream"
 (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) >"$work/initrd"
 
 timeout 300 $qemu -M q35 -accel tcg -cpu max -smp 1 -m 512 -nographic -no-reboot -nic none \
