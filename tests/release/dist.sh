@@ -17,7 +17,7 @@ commit=$(sed -n 's/^commit: //p' "$dist/BUILDINFO")
 epoch=$(sed -n 's/^source-date-epoch: //p' "$dist/BUILDINFO")
 
 if has shellcheck shellcheck; then
-    shellcheck -x scripts/* tests/release/*.sh tests/release/machine/* packaging/deb/*
+    find scripts tests/release packaging/deb -type f ! -name '*.py' -exec shellcheck -x {} +
 fi
 
 for triple in x86_64-unknown-linux-musl aarch64-unknown-linux-musl; do
