@@ -11,7 +11,7 @@
 //!    ▼                                                                               │
 //!  net::socket::read                                                   net::socket::write
 //!    ▼                                                                               ▲
-//!  net::relay (the pump)                                                     net::tls::seal
+//!  net::session (the pump)                                                   net::tls::seal
 //!    ▼                                                                               ▲
 //!  http1::exchange (request) ─► head, framing, request ─► gather ─► net::upstream::send_head
 //!                                                                  process::credential::splice_into
@@ -41,7 +41,7 @@
 //!   It leaves them only into the TLS record that carries it.
 //! - A truncated response never looks complete: the client's connection is reset.
 //! - What a client or the upstream can make the process hold is bounded by constants: [`http1::limits`],
-//!   [`net::relay::READ`] and [`net::relay::WIRE`].
+//!   [`net::session::READ`] and [`net::session::WIRE`].
 //! - A POST is never sent twice once a byte of it may have been read.
 //!
 //! # Where to look
@@ -71,9 +71,9 @@
 //! | `--detach`, `--check`, `--probe`, `--server-info` | [`process::detach`], [`net::check`], [`net::probe`], [`process::server_info`] |
 //! | signals, the terminal | [`process::signals`], [`process::terminal`] |
 //! | the event loop, and who gets a turn | [`net::event_loop`], [`net::turns`], [`net::slots`], [`net::socket`] |
-//! | one client connection | [`net::relay`] |
+//! | one client connection | [`net::session`] |
 //! | who gets a place | [`net::admission`] |
-//! | how long each side may take | [`net::relay`], [`net::deadlines`], [`net::clock`], [`net::sleep`] |
+//! | how long each side may take | [`net::session`], [`net::deadlines`], [`net::clock`], [`net::sleep`] |
 //! | upstream connections, and the pool of idle ones | [`net::upstream`], [`net::pool`], [`net::key_list`] |
 //! | TLS | [`net::tls`] |
 //! | name resolution, racing addresses, the process that connects | [`connector`] |

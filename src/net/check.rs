@@ -14,7 +14,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::buffer::{Scratch, Space};
 use super::clock;
-use super::relay::READ;
+use super::session::READ;
 use super::tls::{Connector, Verifier, WIRE_RECORD};
 use super::upstream::{CONNECT, Flow, Origin, Upstream};
 use crate::connector::link::{Dialed, Link};

@@ -24,8 +24,8 @@ use super::buffer::{Scratch, Space};
 use super::clock::DateClock;
 use super::deadlines::Deadlines;
 use super::pool::Pool;
-use super::relay::{READ, Relay, Shared, Turn, WIRE};
 use super::report::Form;
+use super::session::{AfterTurn, LoopState, READ, Session, WIRE};
 use super::sleep::SleepWatch;
 use super::slots::{Key, Side, Slots};
 use super::tls::Connector;
@@ -45,7 +45,7 @@ use crate::process::signals::{EndSignal, Signals};
 use crate::process::sys;
 use crate::process::token::ClientToken;
 use crate::process::upstream_users::UpstreamUsers;
-use accept::Door;
+use accept::Listener;
 
 /// One for each listener: 127.0.0.1 and ::1.
 const LISTENERS: [Token; 2] = [Token(usize::MAX - 1), Token(usize::MAX - 4)];
@@ -53,7 +53,7 @@ const SIGNALS: Token = Token(usize::MAX - 2);
 const CONNECTOR: Token = Token(usize::MAX - 3);
 
 /// When requests to the connector that found no room are sent again; it takes them all the time.
-const UNSENT: Duration = Duration::from_millis(5);
+const RESEND_TO_CONNECTOR: Duration = Duration::from_millis(5);
 
 /// What the loop works with.
 pub struct Setup {
@@ -100,7 +100,7 @@ pub struct Setup {
 /// The loop and all that it holds.
 pub struct EventLoop {
     poll: Poll,
-    doors: Vec<Door>,
+    listeners: Vec<Listener>,
     notifier: Notifier,
     peers: Option<Peers>,
     sandbox: Sandbox,
@@ -112,14 +112,14 @@ pub struct EventLoop {
     policy: Policy,
     places: Places,
     refusals: Refusals,
-    downs: Slots<Relay>,
-    shared: Shared,
+    sessions: Slots<Session>,
+    state: LoopState,
     /// Connections that want a turn.
     turns: Turns<Key>,
     /// Those that get one in this pass; kept for its memory.
     pass: Vec<Key>,
     /// Upstream connections that work for nobody, on which something has come.
-    stirred: Vec<Key>,
+    unowned_ready: Vec<Key>,
     /// Holds something only while a batch of connections is accepted.
     accepted: Vec<Accepted>,
     accept_again: bool,
@@ -139,7 +139,7 @@ impl EventLoop {
     /// Makes everything that can fail. The other threads run and have confined themselves.
     pub fn new(setup: Setup) -> io::Result<EventLoop> {
         let poll = Poll::new()?;
-        let mut doors = Vec::new();
+        let mut listeners = Vec::new();
         for (listener, token) in setup.listeners.into_iter().zip(LISTENERS) {
             listener.set_nonblocking(true)?;
             sys::set_stream_options(listener.as_fd())?;
@@ -147,20 +147,12 @@ impl EventLoop {
             let address = listener.local_addr()?;
             let mut listener = TcpListener::from_std(listener);
             poll.registry().register(&mut listener, token, Interest::READABLE)?;
-            doors.push(Door { listener, address, token, is_waiting: false });
+            listeners.push(Listener { socket: listener, address, token, is_waiting: false });
         }
-        let signals = setup.signals;
-        poll.registry().register(
-            &mut SourceFd(&signals.as_raw_fd()),
-            SIGNALS,
-            Interest::READABLE,
-        )?;
-        let link = Rc::new(setup.link);
-        poll.registry().register(
-            &mut SourceFd(&link.as_raw_fd()),
-            CONNECTOR,
-            Interest::READABLE,
-        )?;
+        let (signals, link) = (setup.signals, Rc::new(setup.link));
+        for (fd, token) in [(signals.as_raw_fd(), SIGNALS), (link.as_raw_fd(), CONNECTOR)] {
+            poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+        }
         let users = setup.peers.as_ref().map_or(1, Peers::count);
         let lingering = REFUSED_LINGERING + OVERLOADED_LINGERING;
         let log = Log::start(setup.form, setup.sandbox)?;
@@ -169,14 +161,14 @@ impl EventLoop {
             Origin { connector, link, proxy, users: upstream_users },
             poll.registry().try_clone()?,
         );
-        let shared = Shared {
+        let state = LoopState {
             origin,
             credential: setup.credential,
-            ups: Slots::new(2 * setup.max_connections + lingering),
+            upstreams: Slots::new(2 * setup.max_connections + lingering),
             pool: Pool::new(setup.max_connections, users),
             deadlines: Deadlines::default(),
             registry,
-            downstream: Scratch::new(READ),
+            client_scratch: Scratch::new(READ),
             space: Space {
                 wire: Scratch::new(WIRE),
                 plain: Scratch::new(WIRE),
@@ -197,7 +189,7 @@ impl EventLoop {
         };
         Ok(EventLoop {
             poll,
-            doors,
+            listeners,
             notifier: setup.notifier,
             peers: setup.peers,
             sandbox: setup.sandbox,
@@ -208,11 +200,11 @@ impl EventLoop {
             policy: setup.policy,
             places: Places::new(setup.max_connections, users),
             refusals: Refusals::default(),
-            downs: Slots::new(setup.max_connections + lingering),
-            shared,
+            sessions: Slots::new(setup.max_connections + lingering),
+            state,
             turns: Turns::new(users),
             pass: Vec::new(),
-            stirred: Vec::new(),
+            unowned_ready: Vec::new(),
             accepted: Vec::new(),
             accept_again: false,
             accept_at: None,
@@ -244,11 +236,11 @@ impl EventLoop {
                 result => result?,
             }
             now = Instant::now();
-            if let Some(date) = self.shared.date.renew(now) {
-                self.shared.outgoing.set_date(date);
+            if let Some(date) = self.state.date.renew(now) {
+                self.state.outgoing.set_date(date);
             }
-            self.shared.origin.link.flush();
-            if !self.shared.pool.is_empty()
+            self.state.origin.link.flush();
+            if !self.state.pool.is_empty()
                 && let Some(slept) = self.sleep.slept(now)
             {
                 self.wake_up(slept, now);
@@ -256,7 +248,7 @@ impl EventLoop {
             for event in &events {
                 self.note(event, now);
             }
-            self.look_after_idle(now);
+            self.advance_all_unowned(now);
             // Before the turns: a turn may take the only idle upstream connection, and a client
             // accepted after that would have a second one made.
             self.accept(now);
@@ -278,8 +270,8 @@ impl EventLoop {
         }
         let refusals = self.refusals.due();
         let drain = self.drain.map(|drain| drain.by);
-        let unsent = self.shared.origin.link.has_unsent().then_some(now + UNSENT);
-        let next = [self.shared.deadlines.next(), self.accept_at, drain, refusals, unsent];
+        let unsent = self.state.origin.link.has_unsent().then_some(now + RESEND_TO_CONNECTOR);
+        let next = [self.state.deadlines.next(), self.accept_at, drain, refusals, unsent];
         let next = next.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now))
     }
@@ -288,30 +280,32 @@ impl EventLoop {
     fn note(&mut self, event: &Event, now: Instant) {
         match event.token() {
             token if LISTENERS.contains(&token) => {
-                self.doors.iter_mut().for_each(|door| door.is_waiting |= door.token == token);
+                self.listeners
+                    .iter_mut()
+                    .for_each(|listener| listener.is_waiting |= listener.token == token);
                 self.accept_again = true;
             }
             SIGNALS => self.take_signals(),
             CONNECTOR => self.dialed(),
             token => match Key::of(token) {
-                (key, Side::Downstream) => {
-                    if let Some(relay) = self.downs.get(key) {
-                        relay.socket.note(event);
-                        if relay.is_abandoned() {
+                (key, Side::Client) => {
+                    if let Some(session) = self.sessions.get(key) {
+                        session.socket.note(event);
+                        if session.is_abandoned() {
                             // At once, so that a client accepted in this pass finds the connection
                             // that this one leaves, and no other is made.
-                            self.with(key, |relay, shared| relay.turn(shared, now));
+                            self.run_session(key, |session, state| session.turn(state, now));
                         } else {
                             self.wants_turn(key);
                         }
                     }
                 }
                 (key, Side::Upstream) => {
-                    if let Some(up) = self.shared.ups.get(key) {
+                    if let Some(up) = self.state.upstreams.get(key) {
                         up.note(event);
                         match up.owner {
                             Some(owner) => self.wants_turn(owner),
-                            None => self.stirred.push(key),
+                            None => self.unowned_ready.push(key),
                         }
                     }
                 }
@@ -322,13 +316,13 @@ impl EventLoop {
     /// Puts a connection on the list for this turn of the loop, unless it stands on one already:
     /// what comes from both of its sides is for one turn, and who has used up a share waits.
     fn wants_turn(&mut self, key: Key) {
-        if let Some(relay) = self.downs.get(key)
-            && !std::mem::replace(&mut relay.listed, true)
+        if let Some(session) = self.sessions.get(key)
+            && !std::mem::replace(&mut session.is_queued, true)
         {
-            if relay.heavy {
-                self.turns.push_bulk(relay.user, key);
+            if session.is_bulk {
+                self.turns.push_bulk(session.user, key);
             } else {
-                self.turns.push_ready(relay.user, key);
+                self.turns.push_ready(session.user, key);
             }
         }
     }
@@ -338,58 +332,64 @@ impl EventLoop {
         let mut pass = std::mem::take(&mut self.pass);
         self.turns.next_pass(&mut pass);
         for key in pass.drain(..) {
-            self.with(key, |relay, shared| {
-                relay.listed = false;
-                relay.turn(shared, now)
+            self.run_session(key, |session, state| {
+                session.is_queued = false;
+                session.turn(state, now)
             });
         }
         self.pass = pass;
     }
 
     /// Lets a connection act, and sees to what becomes of it.
-    fn with(&mut self, key: Key, act: impl FnOnce(&mut Relay, &mut Shared) -> Turn) {
-        let Some(mut relay) = self.downs.take(key) else {
+    fn run_session(
+        &mut self,
+        key: Key,
+        act: impl FnOnce(&mut Session, &mut LoopState) -> AfterTurn,
+    ) {
+        let Some(mut session) = self.sessions.take(key) else {
             return;
         };
-        let turn = act(&mut relay, &mut self.shared);
-        let head_bytes = if turn == Turn::Close { 0 } else { relay.buffered_head() };
-        let before = std::mem::replace(&mut relay.head_bytes, head_bytes);
-        self.shared.head_bytes = self.shared.head_bytes - before + head_bytes;
+        let turn = act(&mut session, &mut self.state);
+        let head_bytes = if turn == AfterTurn::Close { 0 } else { session.buffered_head() };
+        let before = std::mem::replace(&mut session.head_bytes, head_bytes);
+        self.state.head_bytes = self.state.head_bytes - before + head_bytes;
         match turn {
-            Turn::Close => {
-                self.places.leave(relay.admission, relay.user);
-                self.downs.remove(key);
+            AfterTurn::Close => {
+                self.places.leave(session.admission, session.user);
+                self.sessions.remove(key);
                 return;
             }
-            Turn::Again if std::mem::replace(&mut relay.listed, true) => {}
-            Turn::Again => self.turns.push_bulk(relay.user, key),
-            Turn::Wait => {}
+            AfterTurn::Again if std::mem::replace(&mut session.is_queued, true) => {}
+            AfterTurn::Again => self.turns.push_bulk(session.user, key),
+            AfterTurn::Wait => {}
         }
-        self.downs.put_back(key, relay);
+        self.sessions.put_back(key, session);
     }
 
     /// Connections whose deadline may have come.
     fn expire(&mut self, now: Instant) {
-        while let Some(place) = self.shared.deadlines.expired(now) {
+        while let Some(place) = self.state.deadlines.expired(now) {
             let index = place >> 1;
             if place & 1 == 0 {
-                if let Some(key) = self.downs.at(index) {
-                    self.with(key, |relay, shared| relay.time(shared, now));
+                if let Some(key) = self.sessions.at(index) {
+                    self.run_session(key, |session, state| session.on_deadline(state, now));
                 }
                 continue;
             }
-            let Some(key) = self.shared.ups.at(index) else {
+            let Some(key) = self.state.upstreams.at(index) else {
                 continue;
             };
-            let Some(up) = self.shared.ups.get(key) else {
+            let Some(up) = self.state.upstreams.get(key) else {
                 continue;
             };
             match (up.owner, up.wakes_at()) {
                 (_, None) => {}
-                (_, Some(when)) if when > now => self.shared.deadlines.set(place, when),
-                (Some(owner), _) => self.with(owner, |relay, shared| relay.turn(shared, now)),
-                (None, _) if up.is_ready() => self.retire(key),
-                (None, _) => self.shared.advance_unowned(key, now),
+                (_, Some(when)) if when > now => self.state.deadlines.set(place, when),
+                (Some(owner), _) => {
+                    self.run_session(owner, |session, state| session.turn(state, now))
+                }
+                (None, _) if up.is_ready() => self.close_idle(key),
+                (None, _) => self.state.advance_unowned(key, now),
             }
         }
     }

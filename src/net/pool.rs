@@ -19,7 +19,7 @@ pub struct Pool {
     /// that an upstream sends too late, or a request it reads out of a body, stays with the user
     /// who brought it about. Else there is one list.
     idle: Vec<Idle>,
-    spare: Option<Key>,
+    preconnect: Option<Key>,
     limit: usize,
 }
 
@@ -55,7 +55,7 @@ impl Pool {
     pub fn new(limit: usize, users: usize) -> Pool {
         let lists = if users > 1 { users + 1 } else { 1 };
         let idle = std::iter::repeat_with(Idle::default).take(lists).collect();
-        Pool { idle, spare: None, limit }
+        Pool { idle, preconnect: None, limit }
     }
 
     fn list(&self, user: Option<User>) -> usize {
@@ -135,29 +135,29 @@ impl Pool {
     }
 
     /// Names the connection that is being made for nobody yet; there is one at most.
-    pub fn set_spare(&mut self, key: Option<Key>) {
-        debug_assert!(self.spare.is_none());
-        self.spare = key;
+    pub fn set_preconnect(&mut self, key: Option<Key>) {
+        debug_assert!(self.preconnect.is_none());
+        self.preconnect = key;
     }
 
     /// A connection is being made for nobody yet.
-    pub fn has_spare(&self) -> bool {
-        self.spare.is_some()
+    pub fn is_preconnecting(&self) -> bool {
+        self.preconnect.is_some()
     }
 
     /// This connection is the one that is being made.
-    pub fn is_spare(&self, key: Key) -> bool {
-        self.spare == Some(key)
+    pub fn is_preconnect(&self, key: Key) -> bool {
+        self.preconnect == Some(key)
     }
 
     /// Takes the connection that is being made.
-    pub fn take_spare(&mut self) -> Option<Key> {
-        self.spare.take()
+    pub fn take_preconnect(&mut self) -> Option<Key> {
+        self.preconnect.take()
     }
 
     /// Forgets a connection.
     pub fn forget(&mut self, key: Key) {
-        self.spare.take_if(|spare| *spare == key);
+        self.preconnect.take_if(|preconnect| *preconnect == key);
         self.idle.iter_mut().for_each(|idle| idle.keys.remove(key));
     }
 }

@@ -14,7 +14,7 @@ pub struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Client connections.
-    Downstream,
+    Client,
     /// Upstream connections.
     Upstream,
 }
@@ -31,7 +31,7 @@ impl Key {
 
     /// The opposite of [`Key::token`].
     pub fn of(Token(token): Token) -> (Key, Side) {
-        let side = if token & 1 == 1 { Side::Upstream } else { Side::Downstream };
+        let side = if token & 1 == 1 { Side::Upstream } else { Side::Client };
         (Key { index: (token >> 1) as u32, generation: (token >> 33) as u32 }, side)
     }
 }
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn tokens_keep_generation_index_and_side() {
         let key = Key { index: u32::MAX, generation: GENERATIONS - 1 };
-        for side in [Side::Downstream, Side::Upstream] {
+        for side in [Side::Client, Side::Upstream] {
             assert_eq!(Key::of(key.token(side)), (key, side));
             assert!(key.token(side).0 < usize::MAX - 8);
         }

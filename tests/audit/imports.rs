@@ -22,7 +22,7 @@ const CYCLES: [(&str, &str); 9] = [
     ("connector/lookup > connector/confine", "a lookup confines itself; confine names its files"),
     ("net/event_loop/accept > net/event_loop", "a page of EventLoop"),
     ("net/event_loop/drain > net/event_loop", "a page of EventLoop"),
-    ("net/relay/logging > net/relay", "a page of Relay"),
+    ("net/session/logging > net/session", "a page of Session"),
     ("process/filter > process/confine", "the thread that a filter is for"),
     ("process/sys/hardening > process/sys", "how a system call's result is checked"),
     ("process/sys/page_lock > process/sys", "which pages are locked"),

@@ -11,20 +11,20 @@ use super::EventLoop;
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
 use crate::net::admission::{Admission, User};
-use crate::net::relay::Relay;
 use crate::net::report::Event;
+use crate::net::session::Session;
 use crate::net::slots::Side;
 use crate::net::socket::{EVENTS, Socket};
 use crate::process::peer::Identity;
 
 /// Connections accepted in one turn of the loop.
-const ACCEPTS: usize = 64;
+const ACCEPTS_PER_PASS: usize = 64;
 /// How long accepting pauses when the process is out of descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// A socket that clients connect to.
-pub(super) struct Door {
-    pub(super) listener: TcpListener,
+pub(super) struct Listener {
+    pub(super) socket: TcpListener,
     pub(super) address: SocketAddr,
     pub(super) token: Token,
     /// Connections may wait to be accepted.
@@ -51,7 +51,7 @@ impl EventLoop {
         }
         self.accept_again = false;
         let mut accepted = std::mem::take(&mut self.accepted);
-        for index in 0..self.doors.len() {
+        for index in 0..self.listeners.len() {
             // All are accepted before the kernel is asked whose they are.
             self.accept_batch(index, &mut accepted, now);
             self.identify(index, &mut accepted, now);
@@ -61,26 +61,28 @@ impl EventLoop {
         }
         self.accepted = accepted;
         self.accept_again =
-            self.accept_at.is_none() && self.doors.iter().any(|door| door.is_waiting);
+            self.accept_at.is_none() && self.listeners.iter().any(|listener| listener.is_waiting);
     }
 
     fn accept_batch(&mut self, index: usize, accepted: &mut Vec<Accepted>, now: Instant) {
-        for _ in 0..ACCEPTS {
-            let Some(door) = self.doors.get_mut(index).filter(|door| door.is_waiting) else {
+        for _ in 0..ACCEPTS_PER_PASS {
+            let Some(listener) =
+                self.listeners.get_mut(index).filter(|listener| listener.is_waiting)
+            else {
                 return;
             };
-            match door.listener.accept() {
+            match listener.socket.accept() {
                 Ok((stream, client)) => {
                     let identity = Identity::Allowed(0);
                     accepted.push(Accepted { stream, client, identity });
                 }
                 Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => door.is_waiting = false,
+                    io::ErrorKind::WouldBlock => listener.is_waiting = false,
                     // The peer has gone already; the next may be there.
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     // Out of descriptors or memory: asking again at once would spin.
                     _ => {
-                        self.accept_at = Some(now + PAUSE);
+                        self.accept_at = Some(now + ACCEPT_BACKOFF);
                         return;
                     }
                 },
@@ -97,33 +99,33 @@ impl EventLoop {
         };
         if let Some(reject) = reject.filter(|_| !self.places.can_linger(admission)) {
             // The response is written once and the connection closed, whether or not it arrives.
-            let outgoing = &mut self.shared.outgoing;
+            let outgoing = &mut self.state.outgoing;
             outgoing.clear();
             reject.response().write(true, false, outgoing);
             outgoing.slices(&[]).for_each(|bytes| drop(stream.write(bytes)));
             return;
         }
         let (poll, policy) = (&self.poll, self.policy);
-        let key = self.downs.insert(|key| {
-            poll.registry().register(&mut stream, key.token(Side::Downstream), EVENTS).ok()?;
+        let key = self.sessions.insert(|key| {
+            poll.registry().register(&mut stream, key.token(Side::Client), EVENTS).ok()?;
             let socket = Socket::new(stream, false, true);
-            Some(Relay::new(socket, key, policy, (admission, user), now))
+            Some(Session::new(socket, key, policy, (admission, user), now))
         });
         let Some(key) = key else {
             return;
         };
         self.places.enter(admission, user);
         if admission == Admission::Serve {
-            self.prepare(user, now);
+            self.preconnect(user, now);
         }
-        self.shared.connections += 1;
-        if let Some(relay) = self.downs.get(key) {
-            relay.number = self.shared.connections;
-            relay.uid = self.peers.as_ref().and_then(|peers| peers.uid(user.0));
+        self.state.connections += 1;
+        if let Some(session) = self.sessions.get(key) {
+            session.number = self.state.connections;
+            session.uid = self.peers.as_ref().and_then(|peers| peers.uid(user.0));
         }
-        self.with(key, |relay, shared| match reject {
-            None => relay.turn(shared, now),
-            Some(reject) => relay.turn_away(reject, shared, now),
+        self.run_session(key, |session, state| match reject {
+            None => session.turn(state, now),
+            Some(reject) => session.refuse_connection(reject, state, now),
         });
     }
 
@@ -138,9 +140,10 @@ impl EventLoop {
             }
         };
         if !self.places.has_room(user, now) {
-            let served = self.downs.values().filter(|relay| relay.admission == Admission::Serve);
-            match self.places.evict(user, served.filter_map(Relay::as_idle), now) {
-                Some(key) => self.with(key, |relay, shared| relay.evict(shared, now)),
+            let served =
+                self.sessions.values().filter(|session| session.admission == Admission::Serve);
+            match self.places.evict(user, served.filter_map(Session::as_idle), now) {
+                Some(key) => self.run_session(key, |session, state| session.evict(state, now)),
                 None => {
                     self.places.note_overload(user, now);
                     return (Admission::Overloaded, user);
@@ -152,10 +155,10 @@ impl EventLoop {
 
     /// Whose each connection is, once, before anything is done for it.
     fn identify(&mut self, index: usize, accepted: &mut [Accepted], now: Instant) {
-        let (Some(peers), Some(door)) = (&mut self.peers, self.doors.get(index)) else {
+        let (Some(peers), Some(listener)) = (&mut self.peers, self.listeners.get(index)) else {
             return;
         };
-        let mut batch = peers.batch(door.address);
+        let mut batch = peers.batch(listener.address);
         for Accepted { stream, client, identity } in accepted {
             *identity = batch.identify(*client, || stream.peer_addr().is_ok());
         }
@@ -174,25 +177,25 @@ impl EventLoop {
 
     pub(super) fn log_refusals_now(&mut self) {
         for (uid, count) in self.refusals.take() {
-            if self.shared.log.has_exchanges() {
+            if self.state.log.has_exchanges() {
                 let event = Event::new("user_refused", "a user whom --allow-uid does not name")
                     .optional("uid", uid.map(u64::from))
                     .number("count", count);
-                self.shared.log.event(&event);
+                self.state.log.event(&event);
             }
         }
     }
 
     /// Drops heads, the oldest unfinished one first, until all together are within their bound.
     pub(super) fn bound_heads(&mut self, now: Instant) {
-        while self.shared.head_bytes > limits::HEADS {
-            let heads = self.downs.values().filter(|relay| relay.buffered_head() > 0);
+        while self.state.head_bytes > limits::HEADS {
+            let heads = self.sessions.values().filter(|session| session.buffered_head() > 0);
             // `None` last: a head that is whole and waits for an upstream connection.
-            let order = |relay: &&Relay| (relay.head_since().is_none(), relay.head_since());
-            let Some(key) = heads.min_by_key(order).map(Relay::key) else {
+            let order = |session: &&Session| (session.head_since().is_none(), session.head_since());
+            let Some(key) = heads.min_by_key(order).map(Session::key) else {
                 return;
             };
-            self.with(key, |relay, shared| relay.drop_head(shared, now));
+            self.run_session(key, |session, state| session.drop_head(state, now));
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::process::sys;
 impl EventLoop {
     /// The way to the connector.
     pub fn link(&self) -> &Link {
-        &self.shared.origin.link
+        &self.state.origin.link
     }
 
     /// Tells by `--server-info` where the relay listens. The connector knows the file from then on:
@@ -27,7 +27,7 @@ impl EventLoop {
         };
         info.publish()?;
         if info.is_file() {
-            self.shared.origin.link.remember(info.as_fd(), info.line());
+            self.state.origin.link.remember(info.as_fd(), info.line());
         }
         Ok(())
     }
@@ -35,7 +35,7 @@ impl EventLoop {
     /// The connector has replied, or is gone.
     pub(super) fn dialed(&mut self) {
         loop {
-            match self.shared.origin.link.receive() {
+            match self.state.origin.link.receive() {
                 Ok(None) => return,
                 Ok(Some(dialed)) => {
                     if let (key, Side::Upstream) = Key::of(Token(dialed.id as usize)) {
@@ -50,12 +50,12 @@ impl EventLoop {
     /// A dial has ended. A connection that no session and no pool waits for any more is reset, so
     /// that cancelled requests leave no ports in TIME_WAIT.
     fn settle(&mut self, key: Key, result: Result<(TcpStream, SocketAddr), UpstreamFault>) {
-        match self.shared.ups.get(key) {
+        match self.state.upstreams.get(key) {
             Some(up) if up.is_dialing() => {
                 up.dialed(result);
                 match up.owner {
                     Some(owner) => self.wants_turn(owner),
-                    None => self.stirred.push(key),
+                    None => self.unowned_ready.push(key),
                 }
             }
             _ => {
@@ -70,7 +70,7 @@ impl EventLoop {
     /// relay ends when the exchanges under way have.
     fn connector_failed(&mut self, failed: ConnectorFailed) {
         self.failed = Some(failed);
-        for key in self.shared.ups.keys() {
+        for key in self.state.upstreams.keys() {
             self.settle(key, Err(UpstreamFault::ConnectorFailed));
         }
     }

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::EventLoop;
-use crate::net::relay::Turn;
 use crate::net::report;
+use crate::net::session::AfterTurn;
 use crate::process::signals::EndSignal;
 
 /// Why the relay ends.
@@ -57,7 +57,7 @@ impl EventLoop {
         let cause = match self.signalled.take() {
             Some(signal) => Some(Cause::Signal(signal)),
             None if self.failed.is_some() => Some(Cause::ConnectorFailed),
-            None => self.shared.shutdown.then_some(Cause::Shutdown),
+            None => self.state.shutdown.then_some(Cause::Shutdown),
         };
         let (drain, cause) = match (self.drain, cause) {
             (None, None) => return ControlFlow::Continue(()),
@@ -82,45 +82,45 @@ impl EventLoop {
 
     /// Frees the port, ends idle connections, and lets exchanges under way go on.
     fn begin_drain(&mut self, cause: Cause, now: Instant) -> Drain {
-        self.doors.clear();
+        self.listeners.clear();
         self.notifier.stopping();
         self.accept_at = None;
         self.accept_again = false;
         // The file must not lead anybody to a port that the next relay has.
         self.server_info = None;
-        for key in self.downs.keys() {
-            self.with(key, |relay, _| {
-                if relay.is_idle() {
-                    return Turn::Close;
+        for key in self.sessions.keys() {
+            self.run_session(key, |session, _| {
+                if session.is_idle() {
+                    return AfterTurn::Close;
                 }
-                relay.drain();
-                Turn::Again
+                session.drain();
+                AfterTurn::Again
             });
         }
         let drain = Drain { cause, by: now + self.grace, exchanges: self.busy() };
         self.drain = Some(drain);
-        self.shared.log.event(&report::drain(cause.name(), drain.exchanges, self.grace));
+        self.state.log.event(&report::drain(cause.name(), drain.exchanges, self.grace));
         drain
     }
 
     /// Exchanges under way.
     fn busy(&mut self) -> usize {
-        let keys = self.downs.keys().into_iter();
-        keys.filter(|key| self.downs.get(*key).is_some_and(|relay| relay.is_busy())).count()
+        let keys = self.sessions.keys().into_iter();
+        keys.filter(|key| self.sessions.get(*key).is_some_and(|session| session.is_busy())).count()
     }
 
     /// Ends what is still there.
     fn cut_off(&mut self, cause: &'static str, drain: Drain, now: Instant) {
         self.log_refusals_now();
         let busy = self.busy();
-        for key in self.downs.keys() {
-            self.with(key, |relay, shared| {
-                relay.cut_off(shared, now);
-                Turn::Close
+        for key in self.sessions.keys() {
+            self.run_session(key, |session, state| {
+                session.cut_off(state, now);
+                AfterTurn::Close
             });
         }
         if drain.exchanges > 0 {
-            self.shared.log.event(&report::end(cause, busy));
+            self.state.log.event(&report::end(cause, busy));
         }
     }
 }

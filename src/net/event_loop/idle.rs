@@ -12,41 +12,41 @@ impl EventLoop {
     /// DNS, TCP and TLS pass while the request is being written. One at most is made for nobody,
     /// and none is made again because one has ended: only clients who connect bring connections
     /// about.
-    pub(super) fn prepare(&mut self, user: User, now: Instant) {
-        if !self.shared.needs_unowned(user, now) {
+    pub(super) fn preconnect(&mut self, user: User, now: Instant) {
+        if !self.state.needs_unowned(user, now) {
             return;
         }
         let new = |key: Key| Some(Upstream::new(key.token(Side::Upstream), None, now, CONNECT));
-        let key = self.shared.ups.insert(new);
-        self.shared.pool.set_spare(key);
+        let key = self.state.upstreams.insert(new);
+        self.state.pool.set_preconnect(key);
         if let Some(key) = key {
-            self.shared.advance_unowned(key, now);
+            self.state.advance_unowned(key, now);
         }
     }
 
     /// Sees to those on which something has come.
-    pub(super) fn look_after_idle(&mut self, now: Instant) {
-        while let Some(key) = self.stirred.pop() {
-            self.shared.advance_unowned(key, now);
+    pub(super) fn advance_all_unowned(&mut self, now: Instant) {
+        while let Some(key) = self.unowned_ready.pop() {
+            self.state.advance_unowned(key, now);
         }
     }
 
     /// Ages idle connections by the time that the machine has slept, and closes those that are too
     /// old.
     pub(super) fn wake_up(&mut self, slept: Duration, now: Instant) {
-        for key in self.shared.ups.keys() {
-            if let Some(up) = self.shared.ups.get(key).filter(|up| up.owner.is_none()) {
+        for key in self.state.upstreams.keys() {
+            if let Some(up) = self.state.upstreams.get(key).filter(|up| up.owner.is_none()) {
                 up.has_slept(slept);
                 if up.deadline.is_some_and(|deadline| deadline <= now) {
-                    self.retire(key);
+                    self.close_idle(key);
                 }
             }
         }
     }
 
     /// Closes one that has been idle for too long.
-    pub(super) fn retire(&mut self, key: Key) {
-        self.shared.pool.forget(key);
-        self.shared.ups.remove(key);
+    pub(super) fn close_idle(&mut self, key: Key) {
+        self.state.pool.forget(key);
+        self.state.upstreams.remove(key);
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{Relay, Shared};
+use super::{LoopState, Session};
 use crate::http1::target::Route;
 use crate::net::access_log::{Line, Stage};
 use crate::net::admission::Admission;
@@ -45,20 +45,20 @@ impl Times {
     }
 }
 
-impl Relay {
-    pub(super) fn log(&mut self, end: &'static str, shared: &mut Shared, now: Instant) {
+impl Session {
+    pub(super) fn log(&mut self, end: &'static str, state: &mut LoopState, now: Instant) {
         let end = if end == "complete" { self.exchange.code.unwrap_or(end) } else { end };
-        self.log_line(Stage::Ended, end, shared, now);
+        self.log_line(Stage::Ended, end, state, now);
     }
 
     pub(super) fn log_line(
         &self,
         stage: Stage,
         end: &'static str,
-        shared: &mut Shared,
+        state: &mut LoopState,
         now: Instant,
     ) {
-        let log = &mut shared.log;
+        let log = &mut state.log;
         // Connections of refused users are counted, and logged together.
         if !log.has_exchanges() || self.admission == Admission::UserRefused {
             return;
@@ -71,7 +71,7 @@ impl Relay {
             since_last_byte: self
                 .times
                 .first_byte
-                .map(|_| now.saturating_duration_since(self.heard)),
+                .map(|_| now.saturating_duration_since(self.upstream_active_at)),
             route: match exchange.route {
                 Some(Route::Responses) => "responses",
                 Some(Route::Shutdown) => "shutdown",

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::time::Instant;
 
-use super::{Over, Progress, Relay, ResponseStart, Shared, WIRE};
+use super::{Closed, LoopState, Progress, ResponseStart, Session, WIRE};
 use crate::http1::exchange::{Answer, ResponseStep, Rest, State};
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
@@ -14,24 +14,24 @@ use crate::net::gather_io::{fill, keep_rest, send};
 use crate::net::slots::{Key, Side};
 use crate::net::upstream::Flow;
 
-impl Relay {
+impl Session {
     /// From the upstream to the client.
     pub(super) fn pump_response(
         &mut self,
-        shared: &mut Shared,
+        state: &mut LoopState,
         now: Instant,
-    ) -> Result<Progress, Over> {
+    ) -> Result<Progress, Closed> {
         let Some(key) = self.upstream else {
             return Ok(Progress::Waiting);
         };
         let awaits_head = match self.exchange.state() {
             State::Waiting(_) => {
-                if let Err(fault) = self.advance(shared, now) {
-                    self.fault(fault, shared, now)?;
+                if let Err(fault) = self.advance(state, now) {
+                    self.fault(fault, state, now)?;
                 }
                 return Ok(Progress::Waiting);
             }
-            State::Complete { rest: Rest::Upload(_) } => return Ok(self.watch_upload(key, shared)),
+            State::Complete { rest: Rest::Upload(_) } => return Ok(self.watch_upload(key, state)),
             State::Idle | State::Complete { .. } => return Ok(Progress::Waiting),
             State::Uploading(_) | State::Awaiting => true,
             State::Responding { .. } => false,
@@ -39,32 +39,32 @@ impl Relay {
         if !self.output.is_empty() {
             return Ok(Progress::Waiting);
         }
-        let Some(up) = shared.ups.get(key) else {
+        let Some(up) = state.upstreams.get(key) else {
             return Ok(Progress::Waiting);
         };
         if !up.has_news() {
             return Ok(Progress::Waiting);
         }
         let is_early = awaits_head && (self.exchange.state().is_uploading() || !up.is_drained());
-        let flow = up.read(&mut shared.space, WIRE);
-        shared.moved += shared.space.plain.bytes().len();
-        if shared.space.plain.bytes().is_empty() && flow == Flow::Open {
+        let flow = up.read(&mut state.space, WIRE);
+        state.moved += state.space.plain.bytes().len();
+        if state.space.plain.bytes().is_empty() && flow == Flow::Open {
             return Ok(Progress::Moved);
         }
         if is_early {
             self.response_start = ResponseStart::DuringRequest;
         }
-        let plain = std::mem::replace(&mut shared.space.plain, Scratch::new(0));
+        let plain = std::mem::replace(&mut state.space.plain, Scratch::new(0));
         let result = if self.head.is_empty() {
-            let used = self.response_bytes(plain.bytes(), flow, shared, now);
+            let used = self.response_bytes(plain.bytes(), flow, state, now);
             used.map(|used| self.head.push(&plain.bytes()[used..]))
         } else {
             self.head.push(plain.bytes());
             let bytes = self.head.take();
-            let used = self.response_bytes(&bytes, flow, shared, now);
+            let used = self.response_bytes(&bytes, flow, state, now);
             used.map(|used| self.head.put_back(bytes, used))
         };
-        shared.space.plain = plain;
+        state.space.plain = plain;
         // A final head is what is waited for: interim answers and pieces of a head are not it.
         match self.exchange.state() {
             State::Uploading(_) | State::Awaiting => {
@@ -72,21 +72,21 @@ impl Relay {
                     self.response_start = ResponseStart::AfterRequest;
                 }
             }
-            _ => self.heard = now,
+            _ => self.upstream_active_at = now,
         }
         result.map(|()| Progress::Moved)
     }
 
     /// While the rest of a request goes up behind its response: an upstream that ends, or that says
     /// more, wants no more.
-    fn watch_upload(&mut self, key: Key, shared: &mut Shared) -> Progress {
-        let Some(up) = shared.ups.get(key).filter(|up| up.has_news()) else {
+    fn watch_upload(&mut self, key: Key, state: &mut LoopState) -> Progress {
+        let Some(up) = state.upstreams.get(key).filter(|up| up.has_news()) else {
             return Progress::Waiting;
         };
-        let flow = up.read(&mut shared.space, WIRE);
-        shared.moved += shared.space.plain.bytes().len();
-        if flow != Flow::Open || !shared.space.plain.bytes().is_empty() {
-            self.stop_upload(shared);
+        let flow = up.read(&mut state.space, WIRE);
+        state.moved += state.space.plain.bytes().len();
+        if flow != Flow::Open || !state.space.plain.bytes().is_empty() {
+            self.stop_upload(state);
         }
         Progress::Moved
     }
@@ -97,22 +97,22 @@ impl Relay {
         &mut self,
         bytes: &[u8],
         flow: Flow,
-        shared: &mut Shared,
+        state: &mut LoopState,
         now: Instant,
-    ) -> Result<usize, Over> {
+    ) -> Result<usize, Closed> {
         let mut at = 0;
         while at < bytes.len() && self.awaits_response() {
-            shared.outgoing.clear();
-            let (credential, search) = (&mut shared.credential, &mut self.search);
+            state.outgoing.clear();
+            let (credential, search) = (&mut state.credential, &mut self.search);
             let (used, step) =
-                self.exchange.receive_response(&bytes[at..], &mut shared.outgoing, &mut |piece| {
+                self.exchange.receive_response(&bytes[at..], &mut state.outgoing, &mut |piece| {
                     credential.reflected(search, piece)
                 });
             if let ResponseStep::Fault(fault) = step {
-                return self.fault(fault, shared, now).map(|()| bytes.len());
+                return self.fault(fault, state, now).map(|()| bytes.len());
             }
             self.times.first_byte = self.times.first_byte.or(Some(now));
-            self.send_downstream(&bytes[at..], shared, now)?;
+            self.send_to_client(&bytes[at..], state, now)?;
             if used == 0 {
                 break;
             }
@@ -120,18 +120,18 @@ impl Relay {
         }
         if self.awaits_response() {
             if let Flow::Refused(fault) = flow {
-                return self.fault(fault, shared, now).map(|()| bytes.len());
+                return self.fault(fault, state, now).map(|()| bytes.len());
             }
             if flow != Flow::Open {
-                shared.outgoing.clear();
+                state.outgoing.clear();
                 let clean = flow == Flow::Ended;
-                let ended = match self.exchange.receive_end(clean, &mut shared.outgoing) {
-                    ResponseStep::Fault(fault) => self.fault(fault, shared, now),
+                let ended = match self.exchange.receive_end(clean, &mut state.outgoing) {
+                    ResponseStep::Fault(fault) => self.fault(fault, state, now),
                     ResponseStep::Forward => {
                         if let Some(key) = self.upstream.take() {
-                            shared.ups.remove(key);
+                            state.upstreams.remove(key);
                         }
-                        self.send_downstream(&[], shared, now)
+                        self.send_to_client(&[], state, now)
                     }
                 };
                 return ended.map(|()| bytes.len());
@@ -140,7 +140,7 @@ impl Relay {
         }
         if self.exchange.state().is_uploading() {
             if at < bytes.len() || flow != Flow::Open {
-                self.stop_upload(shared);
+                self.stop_upload(state);
             }
             return Ok(bytes.len());
         }
@@ -151,29 +151,32 @@ impl Relay {
         };
         if !whole
             || self.response_start == ResponseStart::DuringRequest
-            || shared.ups.get(key).is_none_or(|up| !up.is_drained() || !up.is_between_records())
+            || state
+                .upstreams
+                .get(key)
+                .is_none_or(|up| !up.is_drained() || !up.is_between_records())
         {
             // The upstream may still wait for the rest of the request, which is not sent.
             if !matches!(self.exchange.state(), State::Complete { rest: Rest::None })
-                && let Some(up) = shared.ups.get(key)
+                && let Some(up) = state.upstreams.get(key)
             {
                 up.cancel();
             }
-            shared.ups.remove(key);
-        } else if let Some(when) = shared.pool.put(key, &mut shared.ups, now) {
-            shared.deadlines.set(place(key, Side::Upstream), when);
+            state.upstreams.remove(key);
+        } else if let Some(when) = state.pool.put(key, &mut state.upstreams, now) {
+            state.deadlines.set(place(key, Side::Upstream), when);
         }
         Ok(bytes.len())
     }
 
-    /// No usable response comes from the upstream: see [`Relay::answer_fault`].
+    /// No usable response comes from the upstream: see [`Session::answer_fault`].
     pub(super) fn fault(
         &mut self,
         fault: UpstreamFault,
-        shared: &mut Shared,
+        state: &mut LoopState,
         now: Instant,
-    ) -> Result<(), Over> {
-        let used = self.answer_fault(fault, shared, now)?;
+    ) -> Result<(), Closed> {
+        let used = self.answer_fault(fault, state, now)?;
         self.input.consume(used);
         Ok(())
     }
@@ -183,16 +186,16 @@ impl Relay {
     pub(super) fn answer_fault(
         &mut self,
         fault: UpstreamFault,
-        shared: &mut Shared,
+        state: &mut LoopState,
         now: Instant,
-    ) -> Result<usize, Over> {
-        shared.outgoing.clear();
-        match self.exchange.fault(fault, &mut shared.outgoing) {
+    ) -> Result<usize, Closed> {
+        state.outgoing.clear();
+        match self.exchange.fault(fault, &mut state.outgoing) {
             Answer::Answered { used } => {
-                self.release(shared);
+                self.release(state);
                 self.head = Backlog::default();
-                self.stall = now;
-                self.send_downstream(&[], shared, now)?;
+                self.client_active_at = now;
+                self.send_to_client(&[], state, now)?;
                 Ok(used)
             }
             Answer::MustReset => {
@@ -200,7 +203,7 @@ impl Relay {
                     UpstreamFault::Closed => "upstream_truncated",
                     fault => fault.response().code,
                 };
-                Err(self.abort(end, shared, now))
+                Err(self.abort(end, state, now))
             }
         }
     }
@@ -209,17 +212,17 @@ impl Relay {
     pub(super) fn refuse(
         &mut self,
         reject: Reject,
-        shared: &mut Shared,
+        state: &mut LoopState,
         now: Instant,
-    ) -> Result<(), Over> {
-        shared.outgoing.clear();
-        match self.exchange.refuse(reject, &mut shared.outgoing) {
+    ) -> Result<(), Closed> {
+        state.outgoing.clear();
+        match self.exchange.refuse(reject, &mut state.outgoing) {
             Answer::Answered { .. } => {
-                self.release(shared);
-                let _ = self.write_pieces(&[], shared);
+                self.release(state);
+                let _ = self.write_pieces(&[], state);
                 Ok(())
             }
-            Answer::MustReset => Err(self.abort(reject.response().code, shared, now)),
+            Answer::MustReset => Err(self.abort(reject.response().code, state, now)),
         }
     }
 
@@ -230,25 +233,25 @@ impl Relay {
     }
 
     /// Sends the gathered output, ranges of `input`, to the client.
-    pub(super) fn send_downstream(
+    pub(super) fn send_to_client(
         &mut self,
         input: &[u8],
-        shared: &mut Shared,
+        state: &mut LoopState,
         now: Instant,
-    ) -> Result<(), Over> {
-        if shared.outgoing.is_empty() {
+    ) -> Result<(), Closed> {
+        if state.outgoing.is_empty() {
             return Ok(());
         }
-        self.write_pieces(input, shared).map_err(|_| self.abort("client_closed", shared, now))
+        self.write_pieces(input, state).map_err(|_| self.abort("client_closed", state, now))
     }
 
-    pub(super) fn write_pieces(&mut self, input: &[u8], shared: &mut Shared) -> io::Result<()> {
-        if let [segment] = shared.outgoing.segments() {
-            let bytes = shared.outgoing.bytes(*segment, input);
+    pub(super) fn write_pieces(&mut self, input: &[u8], state: &mut LoopState) -> io::Result<()> {
+        if let [segment] = state.outgoing.segments() {
+            let bytes = state.outgoing.bytes(*segment, input);
             return send(&mut self.socket, &mut self.output, bytes);
         }
         let mut slices = [IoSlice::new(&[]); limits::GATHER_SEGMENTS];
-        let count = fill(&mut slices, &shared.outgoing, input);
+        let count = fill(&mut slices, &state.outgoing, input);
         let slices = &mut slices[..count];
         let sent = if self.output.is_empty() { self.socket.write_vectored(slices) } else { Ok(0) };
         sent.map(|sent| keep_rest(slices, sent, &mut self.output))

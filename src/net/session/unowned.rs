@@ -2,26 +2,26 @@
 
 use std::time::Instant;
 
-use super::{Relay, Shared};
+use super::{LoopState, Session};
 use crate::http1::exchange::State;
 use crate::net::admission::User;
 use crate::net::event_loop::place;
 use crate::net::slots::{Key, Side};
 
-impl Shared {
+impl LoopState {
     /// A connection that is being made without a request would serve this user's next one: none is
     /// idle and none is being made already.
     pub fn needs_unowned(&mut self, user: User, now: Instant) -> bool {
         self.requests_left > 0
-            && !self.pool.has_spare()
-            && !self.pool.is_ready(user, &mut self.ups, now)
+            && !self.pool.is_preconnecting()
+            && !self.pool.is_ready(user, &mut self.upstreams, now)
     }
 
     /// Takes a connection without a request a step further. All that comes on an idle one is a
     /// ticket, or its end.
     pub fn advance_unowned(&mut self, key: Key, now: Instant) {
-        let Shared { origin, ups, pool, deadlines, registry, space, .. } = self;
-        let Some(up) = ups.get(key).filter(|up| up.owner.is_none()) else {
+        let LoopState { origin, upstreams, pool, deadlines, registry, space, .. } = self;
+        let Some(up) = upstreams.get(key).filter(|up| up.owner.is_none()) else {
             return;
         };
         up.flush();
@@ -30,36 +30,36 @@ impl Shared {
         {
             // The next request has another connection made, and its client is told of a failure.
             pool.forget(key);
-            ups.remove(key);
+            upstreams.remove(key);
         } else if !up.is_ready() {
             if let Some(when) = up.wakes_at() {
                 deadlines.set(place(key, Side::Upstream), when);
             }
-        } else if pool.is_spare(key) {
+        } else if pool.is_preconnect(key) {
             pool.forget(key);
-            if let Some(when) = pool.put(key, ups, now) {
+            if let Some(when) = pool.put(key, upstreams, now) {
                 deadlines.set(place(key, Side::Upstream), when);
             }
         }
     }
 }
 
-impl Relay {
+impl Session {
     /// The client has left. The connection that its request waited for has carried nothing, so it
     /// serves the next request. Without this, each request that is cancelled early would cost the
     /// upstream a connection.
-    pub(super) fn disown_upstream(&mut self, shared: &mut Shared, now: Instant) {
+    pub(super) fn disown_upstream(&mut self, state: &mut LoopState, now: Instant) {
         let is_waiting = matches!(self.exchange.state(), State::Waiting(_));
-        if !is_waiting || !shared.needs_unowned(self.user, now) {
+        if !is_waiting || !state.needs_unowned(self.user, now) {
             return;
         }
         if let Some(key) = self.upstream
-            && let Some(up) = shared.ups.get(key)
+            && let Some(up) = state.upstreams.get(key)
         {
             self.upstream = None;
             up.disown();
-            shared.pool.set_spare(Some(key));
-            shared.advance_unowned(key, now);
+            state.pool.set_preconnect(Some(key));
+            state.advance_unowned(key, now);
         }
     }
 }

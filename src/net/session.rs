@@ -5,13 +5,13 @@
 //! has gone to the client, the client's body only while everything it sent before has gone
 //! upstream. So what waits is never more than what one read brought.
 
+mod clocks;
+mod download;
 mod ending;
+mod eviction;
 mod logging;
-mod request;
-mod response;
-mod room;
-mod timing;
 mod unowned;
+mod upload;
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -43,19 +43,19 @@ pub const READ: usize = 64 * 1024;
 /// Bytes of one read from the upstream: whole records, so that none of a big answer is cut in two.
 pub const WIRE: usize = 2 * FULL_RECORD;
 /// Reads from each side in one turn of the loop, before others get theirs.
-const ROUNDS: usize = 2;
+const ROUNDS_PER_TURN: usize = 2;
 /// Bytes read that end a turn before that. A turn that uses them up takes some 50 µs, and what is
 /// small waits for one of these on each of its two ways through the loop.
-const SHARE: usize = 2 * limits::RECORD;
+const BYTES_PER_TURN: usize = 2 * limits::RECORD;
 
 /// What all connections of the loop share.
-pub struct Shared {
+pub struct LoopState {
     /// The upstream's side of things.
     pub origin: Origin,
     /// The key.
     pub credential: Credential,
     /// Upstream connections.
-    pub ups: Slots<Upstream>,
+    pub upstreams: Slots<Upstream>,
     /// Those of them that are idle.
     pub pool: Pool,
     /// When to look at which connection.
@@ -63,7 +63,7 @@ pub struct Shared {
     /// Where sockets are registered.
     pub registry: Registry,
     /// Scratch for reads from clients.
-    pub downstream: Scratch,
+    pub client_scratch: Scratch,
     /// Scratch for upstream connections.
     pub space: Space,
     /// Runs on their way out.
@@ -92,7 +92,7 @@ pub struct Shared {
 
 /// What becomes of a connection after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum AfterTurn {
     /// It waits for an event.
     Wait,
     /// It has used up its share and wants another.
@@ -102,14 +102,14 @@ pub enum Turn {
 }
 
 /// A client connection.
-pub struct Relay {
+pub struct Session {
     /// Its socket.
     pub socket: Socket,
     key: Key,
     /// Read from the client and not used yet.
     input: Backlog,
     /// `input` has been looked at: it takes further bytes to make something of it.
-    hungry: bool,
+    needs_more: bool,
     /// For the client, which had no room.
     output: Backlog,
     /// The beginning of a response head.
@@ -126,9 +126,9 @@ pub struct Relay {
     /// Since when it has had no request; its first one counts from accept.
     idle_since: Instant,
     /// It is on a list of those that get a turn.
-    pub listed: bool,
+    pub is_queued: bool,
     /// It moves much: its turns come one by one with those of its like, whatever calls for them.
-    pub heavy: bool,
+    pub is_bulk: bool,
     /// The connection has served a request before.
     served: bool,
     /// The number of this connection since the start of the program.
@@ -136,11 +136,11 @@ pub struct Relay {
     /// The number of the request that is under way, or comes next.
     request: u64,
     /// The last time that the client did what it is waited for.
-    stall: Instant,
+    client_active_at: Instant,
     /// For how long the pauses of its body may still last.
     patience: Duration,
     /// The last time that the upstream did.
-    heard: Instant,
+    upstream_active_at: Instant,
     /// Bytes of its head that are counted among those of all.
     pub head_bytes: usize,
     /// The client has been sent the end of the connection, while the rest of its request goes up.
@@ -162,7 +162,7 @@ enum ResponseStart {
 }
 
 /// The connection is at its end: nothing more can be done with it.
-struct Over;
+struct Closed;
 
 /// What a step of a turn has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +173,7 @@ enum Progress {
     Waiting,
 }
 
-impl Relay {
+impl Session {
     /// A connection that has just been accepted.
     pub fn new(
         socket: Socket,
@@ -181,12 +181,12 @@ impl Relay {
         policy: Policy,
         (admission, user): (Admission, User),
         now: Instant,
-    ) -> Relay {
-        Relay {
+    ) -> Session {
+        Session {
             socket,
             key,
             input: Backlog::default(),
-            hungry: false,
+            needs_more: false,
             output: Backlog::default(),
             head: Backlog::default(),
             exchange: Exchange::new(policy),
@@ -196,14 +196,14 @@ impl Relay {
             user,
             uid: None,
             idle_since: now,
-            listed: false,
-            heavy: false,
+            is_queued: false,
+            is_bulk: false,
             served: false,
             number: 0,
             request: 1,
-            stall: now,
+            client_active_at: now,
             patience: Duration::ZERO,
-            heard: now,
+            upstream_active_at: now,
             head_bytes: 0,
             write_ended: false,
             search: SearchPosition::default(),
@@ -234,54 +234,59 @@ impl Relay {
     }
 
     /// Tells the client that it is not served, and hears it out.
-    pub fn turn_away(&mut self, reject: Reject, shared: &mut Shared, now: Instant) -> Turn {
-        match self.refuse(reject, shared, now) {
-            Ok(()) => self.turn(shared, now),
-            Err(Over) => {
-                self.release(shared);
-                Turn::Close
+    pub fn refuse_connection(
+        &mut self,
+        reject: Reject,
+        state: &mut LoopState,
+        now: Instant,
+    ) -> AfterTurn {
+        match self.refuse(reject, state, now) {
+            Ok(()) => self.turn(state, now),
+            Err(Closed) => {
+                self.release(state);
+                AfterTurn::Close
             }
         }
     }
 
     /// Gives up the upstream connection and cancels whatever is under way on it.
-    pub fn release(&mut self, shared: &mut Shared) {
+    pub fn release(&mut self, state: &mut LoopState) {
         if let Some(key) = self.upstream.take()
-            && let Some(up) = shared.ups.get(key)
+            && let Some(up) = state.upstreams.get(key)
         {
             up.cancel();
-            shared.ups.remove(key);
+            state.upstreams.remove(key);
         }
     }
 
     /// One turn: moves what can be moved.
-    pub fn turn(&mut self, shared: &mut Shared, now: Instant) -> Turn {
-        shared.moved = 0;
-        let mut turn = Turn::Again;
-        for _ in 0..ROUNDS {
-            match self.round(shared, now) {
-                Ok(Progress::Moved) if shared.moved < SHARE => {}
+    pub fn turn(&mut self, state: &mut LoopState, now: Instant) -> AfterTurn {
+        state.moved = 0;
+        let mut turn = AfterTurn::Again;
+        for _ in 0..ROUNDS_PER_TURN {
+            match self.round(state, now) {
+                Ok(Progress::Moved) if state.moved < BYTES_PER_TURN => {}
                 Ok(Progress::Moved) => break,
                 Ok(Progress::Waiting) => {
-                    turn = Turn::Wait;
+                    turn = AfterTurn::Wait;
                     break;
                 }
-                Err(Over) => {
-                    self.release(shared);
-                    return Turn::Close;
+                Err(Closed) => {
+                    self.release(state);
+                    return AfterTurn::Close;
                 }
             }
         }
-        self.heavy = shared.moved >= limits::RECORD || !self.output.is_empty();
-        self.set_deadline(shared);
+        self.is_bulk = state.moved >= limits::RECORD || !self.output.is_empty();
+        self.set_deadline(state);
         turn
     }
 
-    fn round(&mut self, shared: &mut Shared, now: Instant) -> Result<Progress, Over> {
+    fn round(&mut self, state: &mut LoopState, now: Instant) -> Result<Progress, Closed> {
         if self.lingering {
-            return self.discard(shared);
+            return self.discard(state);
         }
-        self.flush(shared, now)?;
+        self.flush(state, now)?;
         match self.exchange.state() {
             // A client that has left reads no response, so none is paid for.
             State::Waiting(_)
@@ -290,42 +295,42 @@ impl Relay {
             | State::Responding { .. }
                 if self.socket.is_read_closed() =>
             {
-                self.disown_upstream(shared, now);
-                return Err(self.abort("client_closed", shared, now));
+                self.disown_upstream(state, now);
+                return Err(self.abort("client_closed", state, now));
             }
             _ => {}
         }
         let steps = [
-            self.pump_response(shared, now)?,
-            self.pump_end(shared, now)?,
-            self.pump_request(shared, now)?,
+            self.pump_response(state, now)?,
+            self.pump_end(state, now)?,
+            self.pump_request(state, now)?,
         ];
         let has_moved = steps.contains(&Progress::Moved);
         Ok(if has_moved { Progress::Moved } else { Progress::Waiting })
     }
 
-    fn flush(&mut self, shared: &mut Shared, now: Instant) -> Result<(), Over> {
+    fn flush(&mut self, state: &mut LoopState, now: Instant) -> Result<(), Closed> {
         if !self.output.is_empty() {
             match self.socket.write(self.output.bytes()) {
                 Ok(n) => self.output.consume(n),
-                Err(_) => return Err(self.abort("client_closed", shared, now)),
+                Err(_) => return Err(self.abort("client_closed", state, now)),
             }
         }
         Ok(())
     }
 
     /// Ends the connection so that nobody takes what was sent for a whole answer.
-    fn abort(&mut self, end: &'static str, shared: &mut Shared, now: Instant) -> Over {
-        self.log(end, shared, now);
+    fn abort(&mut self, end: &'static str, state: &mut LoopState, now: Instant) -> Closed {
+        self.log(end, state, now);
         let _ = sys::reset_on_close(self.socket.fd());
-        Over
+        Closed
     }
 
     /// Cuts an exchange off because the relay ends.
-    pub fn cut_off(&mut self, shared: &mut Shared, now: Instant) {
+    pub fn cut_off(&mut self, state: &mut LoopState, now: Instant) {
         if self.is_busy() {
-            self.abort("shutdown", shared, now);
+            self.abort("shutdown", state, now);
         }
-        self.release(shared);
+        self.release(state);
     }
 }

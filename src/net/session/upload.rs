@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Instant;
 
-use super::{Over, Progress, READ, Relay, ResponseStart, Shared, Times};
+use super::{Closed, LoopState, Progress, READ, ResponseStart, Session, Times};
 use crate::http1::exchange::{Continue, RequestStep, Rest, State};
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
@@ -16,14 +16,14 @@ use crate::net::socket::Got;
 use crate::net::upstream::{CONNECT, Upstream};
 use crate::process::credential::SearchPosition;
 
-impl Relay {
+impl Session {
     /// From the client to the upstream.
     pub(super) fn pump_request(
         &mut self,
-        shared: &mut Shared,
+        state: &mut LoopState,
         now: Instant,
-    ) -> Result<Progress, Over> {
-        if let Some(up) = self.upstream.and_then(|key| shared.ups.get(key)) {
+    ) -> Result<Progress, Closed> {
+        if let Some(up) = self.upstream.and_then(|key| state.upstreams.get(key)) {
             if let State::Waiting(_) = self.exchange.state() {
                 if !up.is_ready() {
                     return Ok(Progress::Waiting);
@@ -34,10 +34,10 @@ impl Relay {
                 up.flush();
                 if unsent > 0 {
                     // Until now the client waited for the upstream.
-                    self.stall = now;
+                    self.client_active_at = now;
                 }
                 if up.unsent() < unsent {
-                    self.heard = now;
+                    self.upstream_active_at = now;
                 }
             }
             if self.exchange.state().is_uploading() && !up.is_drained() {
@@ -53,31 +53,31 @@ impl Relay {
         if !may_read {
             return Ok(Progress::Waiting);
         }
-        if !self.input.is_empty() && !self.hungry {
+        if !self.input.is_empty() && !self.needs_more {
             let bytes = self.input.take();
-            let used = self.request_bytes(&bytes, shared, now)?;
+            let used = self.request_bytes(&bytes, state, now)?;
             self.input.put_back(bytes, used);
             return Ok(if used > 0 { Progress::Moved } else { Progress::Waiting });
         }
-        shared.downstream.clear();
-        match self.socket.read(&mut shared.downstream.room(READ)[..READ]) {
+        state.client_scratch.clear();
+        match self.socket.read(&mut state.client_scratch.room(READ)[..READ]) {
             Got::Bytes(n) => {
-                shared.moved += n;
-                shared.downstream.add(n);
-                self.note_upload(n, shared.client_timeout, now);
+                state.moved += n;
+                state.client_scratch.add(n);
+                self.note_upload(n, state.client_timeout, now);
             }
             Got::Nothing => return Ok(Progress::Waiting),
             Got::End | Got::Broken => {
                 return match self.exchange.state() {
                     State::Uploading(_) | State::Awaiting | State::Responding { .. } => {
-                        Err(self.abort("client_closed", shared, now))
+                        Err(self.abort("client_closed", state, now))
                     }
                     // The response is with the client; the request is incomplete.
                     State::Complete { rest: Rest::Upload(_) } => {
-                        self.log("client_closed", shared, now);
-                        Err(Over)
+                        self.log("client_closed", state, now);
+                        Err(Closed)
                     }
-                    State::Idle | State::Waiting(_) | State::Complete { .. } => Err(Over),
+                    State::Idle | State::Waiting(_) | State::Complete { .. } => Err(Closed),
                 };
             }
         }
@@ -86,25 +86,25 @@ impl Relay {
                 self.times = Times::new(now);
                 // The first head is timed from the moment of accept.
                 if self.served {
-                    self.stall = now;
+                    self.client_active_at = now;
                 }
             }
             // A head has its whole time once.
             State::Idle => {}
-            _ => self.stall = now,
+            _ => self.client_active_at = now,
         }
-        self.hungry = false;
-        let read = std::mem::replace(&mut shared.downstream, Scratch::new(0));
+        self.needs_more = false;
+        let read = std::mem::replace(&mut state.client_scratch, Scratch::new(0));
         let result = if self.input.is_empty() {
-            let used = self.request_bytes(read.bytes(), shared, now);
+            let used = self.request_bytes(read.bytes(), state, now);
             used.map(|used| self.input.push(&read.bytes()[used..]))
         } else {
             self.input.push(read.bytes());
             let bytes = self.input.take();
-            let used = self.request_bytes(&bytes, shared, now);
+            let used = self.request_bytes(&bytes, state, now);
             used.map(|used| self.input.put_back(bytes, used))
         };
-        shared.downstream = read;
+        state.client_scratch = read;
         result.map(|()| Progress::Moved)
     }
 
@@ -112,9 +112,9 @@ impl Relay {
     pub(super) fn request_bytes(
         &mut self,
         bytes: &[u8],
-        shared: &mut Shared,
+        state: &mut LoopState,
         now: Instant,
-    ) -> Result<usize, Over> {
+    ) -> Result<usize, Closed> {
         let mut at = 0;
         // A request may be read in the same pass that learns of its client's end. For such a client
         // no connection counts as ready, so its head is parsed but never sent.
@@ -122,70 +122,70 @@ impl Relay {
         while at < bytes.len() {
             let ready = match self.upstream {
                 _ if has_left => false,
-                Some(key) => shared.ups.get(key).is_some_and(|up| up.is_ready()),
-                None => shared.pool.is_ready(self.user, &mut shared.ups, now),
+                Some(key) => state.upstreams.get(key).is_some_and(|up| up.is_ready()),
+                None => state.pool.is_ready(self.user, &mut state.upstreams, now),
             };
             // If a pooled connection proves dead, the head is parsed again for another one.
             let rollback = match self.exchange.state() {
                 State::Idle | State::Waiting(_) => Some(self.exchange.clone()),
                 _ => None,
             };
-            shared.outgoing.clear();
-            let is_token = shared.token.as_ref().map(|token| |shown: &[u8]| token.matches(shown));
+            state.outgoing.clear();
+            let is_token = state.token.as_ref().map(|token| |shown: &[u8]| token.matches(shown));
             let context = RequestContext {
                 upstream_ready: ready,
-                exhausted: shared.requests_left == 0,
+                exhausted: state.requests_left == 0,
                 token: is_token.as_ref().map(|is_token| is_token as _),
             };
             let (used, step) =
-                self.exchange.receive_request(&bytes[at..], &context, &mut shared.outgoing);
+                self.exchange.receive_request(&bytes[at..], &context, &mut state.outgoing);
             match step {
                 RequestStep::NeedMore => {
-                    self.hungry = true;
+                    self.needs_more = true;
                     return Ok(at + used);
                 }
                 RequestStep::Idle => return Ok(at + used),
                 RequestStep::NeedUpstream if has_left => {
-                    return Err(self.abort("client_closed", shared, now));
+                    return Err(self.abort("client_closed", state, now));
                 }
                 RequestStep::Broken => {
                     if let State::Complete { .. } = self.exchange.state() {
-                        self.release(shared);
+                        self.release(state);
                         return Ok(at + used);
                     }
                     let end = Reject::InvalidChunk.response().code;
-                    return Err(self.abort(end, shared, now));
+                    return Err(self.abort(end, state, now));
                 }
                 RequestStep::NeedUpstream => {
-                    return Ok(at + self.connect(shared, now)?);
+                    return Ok(at + self.connect(state, now)?);
                 }
                 RequestStep::Forward => {
                     let rest = &bytes[at..];
-                    match self.send_upstream(rest, shared, now) {
-                        Sent::All => {
-                            self.send_continue(shared, now)?;
+                    match self.send_to_upstream(rest, state, now) {
+                        Sent::Flushed => {
+                            self.send_continue(state, now)?;
                             at += used;
                         }
-                        Sent::Some => {
-                            self.send_continue(shared, now)?;
+                        Sent::Queued => {
+                            self.send_continue(state, now)?;
                             return Ok(at + used);
                         }
                         // Nothing was taken, so nothing can be done twice: another connection.
-                        Sent::Nothing => {
+                        Sent::ConnectionStale => {
                             if let Some(rollback) = rollback {
                                 self.exchange = rollback;
                             }
                         }
-                        Sent::Failed => {
-                            self.answer_fault(UpstreamFault::Closed, shared, now)?;
+                        Sent::ConnectionFailed => {
+                            self.answer_fault(UpstreamFault::Closed, state, now)?;
                             return Ok(at + used);
                         }
                     }
                 }
                 RequestStep::Respond | RequestStep::RespondAndShutDown => {
-                    shared.shutdown |= step == RequestStep::RespondAndShutDown;
-                    self.release(shared);
-                    self.send_downstream(&bytes[at..], shared, now)?;
+                    state.shutdown |= step == RequestStep::RespondAndShutDown;
+                    self.release(state);
+                    self.send_to_client(&bytes[at..], state, now)?;
                     return Ok(at + used);
                 }
             }
@@ -194,102 +194,102 @@ impl Relay {
     }
 
     /// The head is on its way upstream: now the body is wanted.
-    fn send_continue(&mut self, shared: &mut Shared, now: Instant) -> Result<(), Over> {
+    fn send_continue(&mut self, state: &mut LoopState, now: Instant) -> Result<(), Closed> {
         if self.exchange.expectation() != Continue::Owed {
             return Ok(());
         }
-        shared.outgoing.clear();
-        self.exchange.send_continue(&mut shared.outgoing);
-        self.send_downstream(&[], shared, now)
+        state.outgoing.clear();
+        self.exchange.send_continue(&mut state.outgoing);
+        self.send_to_client(&[], state, now)
     }
 
     /// Sends the pieces, runs of `input`, upstream.
-    pub(super) fn send_upstream(
+    pub(super) fn send_to_upstream(
         &mut self,
         input: &[u8],
-        shared: &mut Shared,
+        state: &mut LoopState,
         now: Instant,
     ) -> Sent {
-        let first = shared.outgoing.has_credential();
+        let first = state.outgoing.has_credential();
         let key = match self.upstream {
             Some(key) => key,
-            None => match shared.pool.take(self.user, &mut shared.ups, &mut shared.space, now) {
+            None => match state.pool.take(self.user, &mut state.upstreams, &mut state.space, now) {
                 Some(key) => key,
-                None => return Sent::Nothing,
+                None => return Sent::ConnectionStale,
             },
         };
-        let Some(up) = shared.ups.get(key) else {
-            return Sent::Nothing;
+        let Some(up) = state.upstreams.get(key) else {
+            return Sent::ConnectionStale;
         };
         if first {
             up.wake(self.key);
             let sent =
-                up.send_head(&shared.outgoing, input, &mut shared.credential, &mut shared.space);
+                up.send_head(&state.outgoing, input, &mut state.credential, &mut state.space);
             if let Err(error) = sent {
                 // A write that stopped half-way has taken bytes.
                 let untouched = up.rested && error.kind() != ErrorKind::WriteZero;
-                shared.ups.remove(key);
+                state.upstreams.remove(key);
                 self.upstream = None;
-                return if untouched { Sent::Nothing } else { Sent::Failed };
+                return if untouched { Sent::ConnectionStale } else { Sent::ConnectionFailed };
             }
             self.upstream = Some(key);
-            shared.requests_left -= 1;
+            state.requests_left -= 1;
             self.search = SearchPosition::default();
             self.response_start = ResponseStart::AfterRequest;
-            self.patience = shared.client_timeout * limits::UPLOAD_PATIENCE;
+            self.patience = state.client_timeout * limits::UPLOAD_PATIENCE;
             up.used_by = Some(self.user);
             self.times.reused = std::mem::replace(&mut up.reused, true);
             self.times.tls_resumed = up.is_resumed();
             self.times.address = up.address;
-            self.stall = now;
+            self.client_active_at = now;
         } else {
             if up.has_news() {
                 self.response_start = ResponseStart::DuringRequest;
             }
-            up.send_body(&shared.outgoing, input, &mut shared.space);
+            up.send_body(&state.outgoing, input, &mut state.space);
         }
-        self.heard = now;
-        if up.is_drained() { Sent::All } else { Sent::Some }
+        self.upstream_active_at = now;
+        if up.is_drained() { Sent::Flushed } else { Sent::Queued }
     }
 
     /// Takes over the connection that is being made, or begins one, for the head that waits;
     /// returns the bytes used up, should it fail at once.
-    pub(super) fn connect(&mut self, shared: &mut Shared, now: Instant) -> Result<usize, Over> {
-        let limit = shared.upstream_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
+    pub(super) fn connect(&mut self, state: &mut LoopState, now: Instant) -> Result<usize, Closed> {
+        let limit = state.upstream_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
         let owner = self.key;
-        self.upstream = shared.pool.take_spare();
-        match self.upstream.and_then(|key| shared.ups.get(key)) {
-            Some(spare) => spare.adopt(owner, now, limit),
+        self.upstream = state.pool.take_preconnect();
+        match self.upstream.and_then(|key| state.upstreams.get(key)) {
+            Some(preconnect) => preconnect.adopt(owner, now, limit),
             None => {
-                self.upstream = shared.ups.insert(|key| {
+                self.upstream = state.upstreams.insert(|key| {
                     Some(Upstream::new(key.token(Side::Upstream), Some(owner), now, limit))
                 });
             }
         }
-        match self.advance(shared, now) {
+        match self.advance(state, now) {
             Ok(()) => Ok(0),
-            Err(fault) => self.answer_fault(fault, shared, now),
+            Err(fault) => self.answer_fault(fault, state, now),
         }
     }
 
     pub(super) fn advance(
         &mut self,
-        shared: &mut Shared,
+        state: &mut LoopState,
         now: Instant,
     ) -> Result<(), UpstreamFault> {
         let key = self.upstream.ok_or(UpstreamFault::Unreachable)?;
-        let up = shared.ups.get(key).ok_or(UpstreamFault::Unreachable)?;
+        let up = state.upstreams.get(key).ok_or(UpstreamFault::Unreachable)?;
         if up.is_ready() {
             return Ok(());
         }
         up.flush();
-        let advanced = up.advance(&mut shared.origin, &shared.registry, &mut shared.space, now);
+        let advanced = up.advance(&mut state.origin, &state.registry, &mut state.space, now);
         self.times.address = up.address;
         advanced?;
         if up.is_ready() {
             self.times.connect = Some(now.saturating_duration_since(up.since));
         } else if let Some(when) = up.wakes_at() {
-            shared.deadlines.set(place(key, Side::Upstream), when);
+            state.deadlines.set(place(key, Side::Upstream), when);
         }
         Ok(())
     }
@@ -298,11 +298,11 @@ impl Relay {
 /// How much of some pieces went to the upstream connection.
 pub(super) enum Sent {
     /// All of them; it takes more.
-    All,
+    Flushed,
     /// All of them, but some wait for room.
-    Some,
+    Queued,
     /// None; the connection had grown old and is gone.
-    Nothing,
+    ConnectionStale,
     /// None; the connection was new and is gone.
-    Failed,
+    ConnectionFailed,
 }

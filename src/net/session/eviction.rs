@@ -2,19 +2,19 @@
 
 use std::time::Instant;
 
-use super::{Relay, Shared, Turn};
+use super::{AfterTurn, LoopState, Session};
 use crate::http1::exchange::{Rest, State};
 use crate::http1::local_response::Reject;
 use crate::net::admission::IdleConnection;
 use crate::net::buffer::Backlog;
 use crate::net::slots::Key;
 
-impl Relay {
+impl Session {
     /// The connection as one that can be closed for another's sake: no request is under way, none
     /// has come that was not read yet, and no response waits for the client.
     pub fn as_idle(&self) -> Option<IdleConnection<Key>> {
         let since = match self.exchange.state() {
-            _ if self.lingering => self.stall,
+            _ if self.lingering => self.client_active_at,
             _ if self.socket.is_readable() || !self.output.is_empty() => return None,
             State::Idle => self.idle_since,
             // The upstream still reads the request.
@@ -50,25 +50,25 @@ impl Relay {
 
     /// Since when an unfinished head has been buffered.
     pub fn head_since(&self) -> Option<Instant> {
-        self.has_unfinished_head().then_some(self.stall)
+        self.has_unfinished_head().then_some(self.client_active_at)
     }
 
     /// Refuses the request whose head is buffered, because all heads together are too large.
-    pub fn drop_head(&mut self, shared: &mut Shared, now: Instant) -> Turn {
+    pub fn drop_head(&mut self, state: &mut LoopState, now: Instant) -> AfterTurn {
         let reject = match self.exchange.state() {
             State::Idle => Reject::Timeout,
             _ => Reject::TooManyConnections,
         };
         self.input = Backlog::default();
-        self.turn_away(reject, shared, now)
+        self.refuse_connection(reject, state, now)
     }
 
     /// Gives the place up for another connection. A client in the middle of a head is told.
-    pub fn evict(&mut self, shared: &mut Shared, now: Instant) -> Turn {
-        if self.has_unfinished_head() && self.refuse(Reject::Timeout, shared, now).is_ok() {
-            self.log("complete", shared, now);
+    pub fn evict(&mut self, state: &mut LoopState, now: Instant) -> AfterTurn {
+        if self.has_unfinished_head() && self.refuse(Reject::Timeout, state, now).is_ok() {
+            self.log("complete", state, now);
         }
-        self.release(shared);
-        Turn::Close
+        self.release(state);
+        AfterTurn::Close
     }
 }

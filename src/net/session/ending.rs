@@ -2,21 +2,25 @@
 
 use std::time::Instant;
 
-use super::{Over, Progress, READ, Relay, Shared, Times};
+use super::{Closed, LoopState, Progress, READ, Session, Times};
 use crate::http1::exchange::State;
 use crate::http1::limits;
 use crate::net::buffer::Backlog;
 use crate::net::socket::Got;
 
-impl Relay {
+impl Session {
     /// The upstream wants no more of a request whose response is complete.
-    pub(super) fn stop_upload(&mut self, shared: &mut Shared) {
+    pub(super) fn stop_upload(&mut self, state: &mut LoopState) {
         self.exchange.stop_upload();
-        self.release(shared);
+        self.release(state);
     }
 
     /// When the answer is with the client: what comes next.
-    pub(super) fn pump_end(&mut self, shared: &mut Shared, now: Instant) -> Result<Progress, Over> {
+    pub(super) fn pump_end(
+        &mut self,
+        state: &mut LoopState,
+        now: Instant,
+    ) -> Result<Progress, Closed> {
         let State::Complete { rest } = self.exchange.state() else {
             return Ok(Progress::Waiting);
         };
@@ -33,19 +37,19 @@ impl Relay {
             return Ok(Progress::Waiting);
         }
         // Behind an early response the last of the request may wait for room.
-        if let Some(up) = self.upstream.and_then(|key| shared.ups.get(key)) {
+        if let Some(up) = self.upstream.and_then(|key| state.upstreams.get(key)) {
             up.flush();
             if !up.is_drained() {
                 return Ok(Progress::Waiting);
             }
         }
         if let Some(key) = self.upstream.take() {
-            shared.ups.remove(key);
+            state.upstreams.remove(key);
         }
         if self.exchange.is_last() {
-            self.log("complete", shared, now);
+            self.log("complete", state, now);
             self.lingering = true;
-            self.stall = now;
+            self.client_active_at = now;
             self.socket.shutdown_write();
             self.input = Backlog::default();
             return Ok(Progress::Moved);
@@ -53,28 +57,28 @@ impl Relay {
         if !has_whole_request {
             return Ok(Progress::Waiting);
         }
-        self.log("complete", shared, now);
+        self.log("complete", state, now);
         self.exchange.next();
         self.head = Backlog::default();
         self.served = true;
         self.request += 1;
         self.idle_since = now;
-        self.patience = shared.client_timeout * limits::UPLOAD_PATIENCE;
-        self.hungry = false;
-        self.stall = now;
+        self.patience = state.client_timeout * limits::UPLOAD_PATIENCE;
+        self.needs_more = false;
+        self.client_active_at = now;
         self.times = Times::new(now);
         Ok(Progress::Moved)
     }
 
     /// Reads and drops what still comes, so that no reset eats the last answer.
-    pub(super) fn discard(&mut self, shared: &mut Shared) -> Result<Progress, Over> {
-        match self.socket.read(&mut shared.downstream.room(READ)[..READ]) {
+    pub(super) fn discard(&mut self, state: &mut LoopState) -> Result<Progress, Closed> {
+        match self.socket.read(&mut state.client_scratch.room(READ)[..READ]) {
             Got::Bytes(n) => {
-                shared.moved += n;
+                state.moved += n;
                 Ok(Progress::Moved)
             }
             Got::Nothing => Ok(Progress::Waiting),
-            Got::End | Got::Broken => Err(Over),
+            Got::End | Got::Broken => Err(Closed),
         }
     }
 }
