@@ -4,7 +4,7 @@ use codex_responses_api_proxy::cli::Config;
 use codex_responses_api_proxy::connector::{self, Told};
 use codex_responses_api_proxy::http1::url::{Host, Scheme, UpstreamUrl};
 use codex_responses_api_proxy::net::check::{self, Check};
-use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
+use codex_responses_api_proxy::net::tls::{Connector, Recording, RootStore};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{KeyError, locked_kib};
 use codex_responses_api_proxy::process::egress::ConnectRequest;
@@ -28,7 +28,7 @@ pub struct Way {
     /// Who may hold the other end of the connection, where that matters.
     pub upstream_users: Option<UpstreamUsers>,
     /// Roots.
-    pub trust: Trust,
+    pub roots: RootStore,
     /// Which certificates of the file cannot be roots.
     pub skipped_roots: String,
     /// The user of `--user`.
@@ -40,7 +40,7 @@ pub struct Way {
 /// `--check`: goes on as the relay does, but with no key, no port, and one connection that carries
 /// nothing.
 pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), StartError> {
-    let Way { told, host, port, proxy, upstream_users, trust, skipped_roots, user, sandbox } = way;
+    let Way { told, host, port, proxy, upstream_users, roots, skipped_roots, user, sandbox } = way;
     let UpstreamUrl { scheme, path_and_query, .. } = &config.upstream;
     let scheme = if *scheme == Scheme::Http { "http" } else { "https" };
     check::say("upstream", &format!("{scheme}://{}{path_and_query}", config.upstream.authority()));
@@ -68,7 +68,7 @@ pub fn check(config: &Config, beginning: Beginning, way: Way) -> Result<(), Star
     }
     let connector = match config.upstream.scheme {
         Scheme::Http => None,
-        Scheme::Https => Some(Connector::new(trust, Recording::On).map_err(no_connector)?),
+        Scheme::Https => Some(Connector::new(roots, Recording::On).map_err(no_connector)?),
     };
     let link = told.link();
     let connector_confined = connector::report(&link)?;

@@ -16,7 +16,7 @@ use codex_responses_api_proxy::net::check as check_report;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::probe::probe;
 use codex_responses_api_proxy::net::report::{self, Colour, Event, Form, Started};
-use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
+use codex_responses_api_proxy::net::tls::{Connector, Recording, RootStore};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyError};
 use codex_responses_api_proxy::process::detach::{self, Outcome, Side, Starter};
@@ -133,10 +133,10 @@ fn run(
     if matches!(host, Host::Name(_)) && !host.is_localhost() {
         harden::can_look_up()?;
     }
-    let mut trust = Trust::built_in(&config.upstream.host);
+    let mut roots = RootStore::built_in(&config.upstream.host);
     let skipped_roots = match &config.ca_file {
         None => String::new(),
-        Some((name, path)) => match trust.add(path) {
+        Some((name, path)) => match roots.add(path) {
             Ok(0) => String::new(),
             Ok(n) => format!("{name}: certificates skipped, which cannot be roots: {n}"),
             Err(error) => return Err(format!("{name}: {} {error}", path.display()).into()),
@@ -200,12 +200,12 @@ fn run(
     requirement.before_the_key(&beginning, &sandbox)?;
     if config.check {
         let way =
-            Way { told, host, port, proxy, upstream_users, trust, skipped_roots, user, sandbox };
+            Way { told, host, port, proxy, upstream_users, roots, skipped_roots, user, sandbox };
         return check(config, beginning, way);
     }
     let connector = match config.upstream.scheme {
         Scheme::Http => None,
-        Scheme::Https => Some(Connector::new(trust, Recording::Off).map_err(no_connector)?.0),
+        Scheme::Https => Some(Connector::new(roots, Recording::Off).map_err(no_connector)?.0),
     };
     let mut credential = read_key(config).map_err(|error| error.to_string())?;
     key_source::close(config.key_file.is_some()).map_err(|error| {

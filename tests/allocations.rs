@@ -13,7 +13,7 @@ use codex_responses_api_proxy::connector::wire::Target;
 use codex_responses_api_proxy::http1::request::Policy;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::report::Form;
-use codex_responses_api_proxy::net::tls::{Connector, Recording, Trust};
+use codex_responses_api_proxy::net::tls::{Connector, Recording, RootStore};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyForm};
 use codex_responses_api_proxy::process::signals::{Session, Signals};
@@ -81,8 +81,8 @@ fn start(upstream: &Upstream) -> u16 {
     else {
         panic!("flags");
     };
-    let mut trust = Trust::built_in(&config.upstream.host);
-    trust.add(certs().ca_file().as_ref()).unwrap();
+    let mut roots = RootStore::built_in(&config.upstream.host);
+    roots.add(certs().ca_file().as_ref()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let target = Target {
@@ -109,7 +109,7 @@ fn start(upstream: &Upstream) -> u16 {
                 read,
             )
             .unwrap_or_else(|_| panic!("the key")),
-            connector: Connector::new(trust, Recording::Off).ok().map(|(connector, _)| connector),
+            connector: Connector::new(roots, Recording::Off).ok().map(|(connector, _)| connector),
             link,
             proxy: None,
             upstream_users: None,

@@ -15,7 +15,7 @@ use mio::{Events, Interest, Poll, Token};
 use super::buffer::{Scratch, Space};
 use super::clock;
 use super::session::READ;
-use super::tls::{Connector, Verifier, WIRE_RECORD};
+use super::tls::{Connector, RecordingVerifier, WIRE_RECORD};
 use super::upstream::{CONNECT, Flow, Origin, Upstream};
 use crate::connector::link::{Dialed, Link};
 use crate::http1::local_response::UpstreamFault;
@@ -34,7 +34,7 @@ const VERDICT: Duration = Duration::from_secs(2);
 /// What is connected to, and how.
 pub struct Setup {
     /// TLS, and the verifier that records the certificate; `None` for a plain upstream.
-    pub connector: Option<(Connector, Arc<Verifier>)>,
+    pub connector: Option<(Connector, Arc<RecordingVerifier>)>,
     /// The way to the process that connects.
     pub link: Link,
     /// What the egress proxy is asked for.
@@ -49,7 +49,7 @@ pub struct Setup {
 pub struct Check {
     poll: Poll,
     origin: Origin,
-    verifier: Option<Arc<Verifier>>,
+    verifier: Option<Arc<RecordingVerifier>>,
     sandbox: Sandbox,
     space: Space,
 }
@@ -187,7 +187,7 @@ impl Check {
         }
         match up.tls() {
             Some(tls) => {
-                let (version, group) = tls.settled();
+                let (version, group) = tls.negotiated();
                 say("tls", &format!("{version}, {group}"));
                 self.say_certificate();
             }

@@ -1,4 +1,4 @@
-//! Judges the upstream's certificate, and remembers it for `--check`.
+//! Checks the upstream's certificate, and records it for `--check`.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,46 +15,48 @@ use webpki::EndEntityCert;
 
 use super::provider::{SIGNATURES, verify_by_pss_key};
 
-/// Judges as the library's own verifier does, which cannot be had without the code that reads
-/// revocation lists, with one exception: a certificate that is itself one of the given roots, byte
-/// for byte, holds although it is a CA's. Its name and its validity are checked as ever.
-pub struct Verifier {
+/// Checks a certificate as rustls' own `WebPkiServerVerifier` does; that one would bring in the code
+/// for revocation lists. There is one exception: a CA certificate that the upstream shows as its own
+/// is accepted if it is byte for byte one of the certificates in the file of roots. Its name and
+/// its validity are checked like those of any other certificate.
+pub struct RecordingVerifier {
     roots: RootCertStore,
-    /// The given roots that name the upstream.
+    /// The certificates from the file of roots that name the upstream.
     given: Vec<CertificateDer<'static>>,
-    /// What was shown last, where that is recorded.
+    /// The certificate that was shown last, if the verifier records it.
     shown: Option<Mutex<Vec<u8>>>,
 }
 
-/// Whether a verifier remembers the certificate.
+/// Whether a verifier records the certificate that the upstream shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recording {
     /// For `--check`.
     On,
-    /// While requests are served.
+    /// For a relay that serves requests.
     Off,
 }
 
-impl Verifier {
-    /// Trusts these roots and, as they are, these certificates.
+impl RecordingVerifier {
+    /// Trusts what `roots` sign and, as they are, the certificates in `given`.
     pub fn new(
         roots: RootCertStore,
         given: Vec<CertificateDer<'static>>,
         recording: Recording,
-    ) -> Verifier {
+    ) -> RecordingVerifier {
         let shown = (recording == Recording::On).then(Mutex::default);
-        Verifier { roots, given, shown }
+        RecordingVerifier { roots, given, shown }
     }
 
-    /// The certificate that was shown last, in DER, if there was one and it is recorded.
+    /// The certificate that was shown last, in DER; `None` if there was none or recording is off.
     pub fn certificate(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
         let shown = self.shown.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         Some(shown).filter(|certificate| !certificate.is_empty())
     }
 
-    /// What to make of a CA's certificate that a server shows as its own. Its validity has been
-    /// checked before, and its name is checked afterwards.
-    fn judge_ca(
+    /// Decides about a CA certificate that the upstream shows as its own. The caller has checked its
+    /// validity, and checks its name afterwards. A refusal says what `error` cannot: that the issuer
+    /// is unknown, or that the name is wrong.
+    fn check_ca(
         &self,
         certificate: &CertificateDer<'_>,
         name: &ServerName<'_>,
@@ -69,7 +71,8 @@ impl Verifier {
         if parsed.issuer() != parsed.subject() {
             return Err(error);
         }
-        // Only roots that name the upstream are kept whole: what is wrong with another is its name.
+        // `given` holds only certificates that name the upstream. A root that is not among them may
+        // be here because its name does not match.
         let is_root = self.roots.roots.iter().any(|root| *root.subject == *parsed.subject());
         if is_root && !is_for(certificate, name) {
             return Err(CertificateError::NotValidForName.into());
@@ -78,14 +81,14 @@ impl Verifier {
     }
 }
 
-/// Asked for by the trait below; of no use.
-impl fmt::Debug for Verifier {
+/// The trait below requires it.
+impl fmt::Debug for RecordingVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Verifier")
+        f.write_str("RecordingVerifier")
     }
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for RecordingVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -106,7 +109,7 @@ impl ServerCertVerifier for Verifier {
             SIGNATURES.all,
         )
         .or_else(|error| match is_ca(&error) {
-            true => self.judge_ca(certificate, name, error),
+            true => self.check_ca(certificate, name, error),
             false => Err(error),
         })?;
         verify_server_name(&parsed, name)?;
@@ -138,7 +141,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// The certificate holds as far as it was looked at (its validity comes first), but it is a CA's.
+/// The only fault found is that the certificate belongs to a CA. webpki checks the validity first,
+/// so the validity has been found good; nothing after it has been checked.
 fn is_ca(error: &Error) -> bool {
     let Error::InvalidCertificate(CertificateError::Other(OtherError(error))) = error else {
         return false;
@@ -146,7 +150,7 @@ fn is_ca(error: &Error) -> bool {
     matches!(error.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
-/// The certificate is for this name.
+/// The certificate names this host.
 pub fn is_for(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
     ParsedCertificate::try_from(certificate)
         .is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())

@@ -1,0 +1,226 @@
+//! The record layer of one TLS connection.
+
+use std::sync::Arc;
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::{CertificateError, Error, HandshakeKind, NamedGroup, ProtocolVersion};
+
+use super::client_auth::ClientAuth;
+use crate::http1::limits;
+use crate::http1::local_response::UpstreamFault;
+use crate::net::buffer::Scratch;
+
+/// How many bytes a record can be longer than its plaintext (RFC 5246 §6.2.3, RFC 8446 §5.2).
+const OVERHEAD: usize = 64;
+/// Bytes of a full TLS 1.3 record on the wire: header, plaintext, content type and tag (RFC 8446
+/// §5.2).
+pub const FULL_RECORD: usize = 5 + limits::RECORD + 1 + 16;
+/// The longest record on the wire, in bytes (RFC 5246 §6.2.3).
+pub const WIRE_RECORD: usize = limits::RECORD + 2048 + 5;
+
+/// Whether the upstream may send more data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerState {
+    /// It may.
+    Open,
+    /// It has sent a close_notify alert.
+    Closed,
+}
+
+/// One TLS connection, without its socket.
+pub struct Tls {
+    conn: UnbufferedClientConnection,
+    client_auth: Arc<ClientAuth>,
+    /// The beginning of a record whose end has not come yet.
+    partial_record: Vec<u8>,
+    /// The handshake is complete.
+    ready: bool,
+    /// [`Tls::open`] has failed; nothing more can be sealed.
+    failed: bool,
+}
+
+impl Tls {
+    pub(super) fn new(conn: UnbufferedClientConnection, client_auth: Arc<ClientAuth>) -> Tls {
+        Tls { conn, client_auth, partial_record: Vec::new(), ready: false, failed: false }
+    }
+
+    /// The handshake is complete: application data can be sealed.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// No partial record is kept: all bytes that came have been opened.
+    pub fn is_between_records(&self) -> bool {
+        self.partial_record.is_empty()
+    }
+
+    /// The protocol version and the key exchange group that the handshake has negotiated.
+    pub fn negotiated(&self) -> (&'static str, &'static str) {
+        let version = match self.conn.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
+            _ => "TLS 1.2",
+        };
+        let group = match self.conn.negotiated_key_exchange_group().map(|group| group.name()) {
+            Some(NamedGroup::X25519MLKEM768) => "X25519MLKEM768",
+            Some(NamedGroup::X25519) => "X25519",
+            Some(NamedGroup::secp256r1) => "P-256",
+            Some(NamedGroup::secp384r1) => "P-384",
+            _ => "unknown group",
+        };
+        (version, group)
+    }
+
+    /// The handshake resumed an earlier session.
+    pub fn is_resumed(&self) -> bool {
+        self.conn.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// Begins a read: clears `wire` and puts the partial record of the last read into it.
+    pub fn resume(&mut self, wire: &mut Scratch) {
+        wire.clear();
+        wire.push(&self.partial_record);
+        self.partial_record = Vec::new();
+    }
+
+    /// Opens the records in `wire`. Adds their plaintext to `plain`, and bytes that have to be sent
+    /// to the upstream to `out`. A partial record at the end is kept. After an error the connection
+    /// cannot be used any more; `out` may then contain an alert.
+    pub fn open(
+        &mut self,
+        wire: &mut Scratch,
+        plain: &mut Scratch,
+        out: &mut Scratch,
+    ) -> Result<PeerState, UpstreamFault> {
+        let result = self.open_records(wire, plain, out);
+        self.failed |= result.is_err();
+        result
+    }
+
+    fn open_records(
+        &mut self,
+        wire: &mut Scratch,
+        plain: &mut Scratch,
+        out: &mut Scratch,
+    ) -> Result<PeerState, UpstreamFault> {
+        let bytes = wire.bytes_mut();
+        let mut at = 0;
+        let mut closed = false;
+        loop {
+            let UnbufferedStatus { discard, state } =
+                self.conn.process_tls_records(&mut bytes[at..]);
+            let mut done = false;
+            match state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record.map_err(|_| UpstreamFault::Closed)?;
+                        plain.push(record.payload);
+                        at += record.discard;
+                    }
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => loop {
+                    match data.encode(out.room(0)) {
+                        Ok(n) => {
+                            out.add(n);
+                            break;
+                        }
+                        Err(EncodeError::InsufficientSize(e)) => {
+                            out.room(e.required_size);
+                        }
+                        Err(EncodeError::AlreadyEncoded) => break,
+                    }
+                },
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => closed = true,
+                Ok(ConnectionState::WriteTraffic(_)) => {
+                    self.ready = true;
+                    done = true;
+                }
+                Ok(ConnectionState::Closed) => {
+                    closed = true;
+                    done = true;
+                }
+                Ok(_) => done = true,
+                Err(error) => {
+                    let fault = self.fault_of(&error);
+                    self.alert(out);
+                    return Err(fault);
+                }
+            }
+            at += discard;
+            if done {
+                break;
+            }
+        }
+        self.partial_record.extend_from_slice(&bytes[at..]);
+        Ok(if closed { PeerState::Closed } else { PeerState::Open })
+    }
+
+    /// Adds the alert that tells the upstream of an error, if rustls has one. rustls is called again
+    /// only if it has: otherwise it would go on reading, and it panics if it has begun to join a
+    /// handshake message, because the bytes of that message are no longer in the buffer.
+    fn alert(&mut self, out: &mut Scratch) {
+        if self.conn.wants_write()
+            && let status = self.conn.process_tls_records(&mut [])
+            && let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state
+            && let Ok(n) = data.encode(out.room(OVERHEAD * 4))
+        {
+            out.add(n);
+        }
+    }
+
+    /// Seals `plain` into records and adds them to `out`. Requires [`Tls::is_ready`].
+    pub fn seal(&mut self, plain: &[u8], out: &mut Scratch) -> Result<(), UpstreamFault> {
+        if self.failed {
+            return Err(UpstreamFault::Closed);
+        }
+        let mut needed = plain.len() + (plain.len() / limits::RECORD + 1) * OVERHEAD;
+        // rustls expects all bytes that it has not consumed yet, so it gets the partial record.
+        let status = self.conn.process_tls_records(&mut self.partial_record);
+        let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state else {
+            return Err(UpstreamFault::Closed);
+        };
+        loop {
+            match traffic.encrypt(plain, out.room(needed)) {
+                Ok(n) => {
+                    out.add(n);
+                    return Ok(());
+                }
+                Err(EncryptError::InsufficientSize(e)) => needed = e.required_size,
+                Err(EncryptError::EncryptExhausted) => return Err(UpstreamFault::Closed),
+            }
+        }
+    }
+
+    /// Adds a close_notify alert to `out`, if the connection is usable.
+    pub fn close(&mut self, out: &mut Scratch) {
+        if !self.failed
+            && let Ok(ConnectionState::WriteTraffic(mut traffic)) =
+                self.conn.process_tls_records(&mut self.partial_record).state
+            && let Ok(n) = traffic.queue_close_notify(out.room(OVERHEAD * 4))
+        {
+            out.add(n);
+        }
+    }
+
+    fn fault_of(&self, error: &Error) -> UpstreamFault {
+        use CertificateError::{
+            Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+            NotValidYetContext, UnknownIssuer,
+        };
+        match error {
+            Error::InvalidCertificate(reason) => match reason {
+                Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. } => {
+                    UpstreamFault::TlsExpired
+                }
+                NotValidForName | NotValidForNameContext { .. } => UpstreamFault::TlsWrongName,
+                UnknownIssuer => UpstreamFault::TlsUnknownIssuer,
+                _ => UpstreamFault::TlsBadCertificate,
+            },
+            Error::AlertReceived(alert) if self.client_auth.is_wanted_by(*alert) => {
+                UpstreamFault::TlsClientCertificate
+            }
+            _ => UpstreamFault::TlsFailed,
+        }
+    }
+}

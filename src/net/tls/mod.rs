@@ -1,0 +1,33 @@
+//! TLS to the upstream. Only this folder names rustls.
+//!
+//! rustls is used through its unbuffered API. Records are decrypted and sealed in the scratch
+//! buffers of the loop, so a connection that waits owns no buffer of its own. Plaintext is never
+//! queued: data can be sealed only once the handshake is complete.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `roots` | the root certificates: Mozilla's, and those of `--ca-file` |
+//! | `connector` | the configuration that all connections share |
+//! | `connection` | the record layer of one connection |
+//! | `provider` | cipher suites, key exchange groups, signature algorithms, random bytes |
+//! | `key_exchange` | the hybrid post-quantum group X25519MLKEM768 |
+//! | `sessions` | what is needed to resume a session |
+//! | `verifier` | the check of the upstream's certificate |
+//! | `client_auth` | whether the upstream asked for a client certificate |
+
+mod client_auth;
+mod connection;
+mod connector;
+mod key_exchange;
+mod provider;
+mod roots;
+mod sessions;
+mod verifier;
+
+pub use connection::{FULL_RECORD, PeerState, Tls, WIRE_RECORD};
+pub use connector::Connector;
+pub use roots::{RootStore, RootsError};
+pub use verifier::{Recording, RecordingVerifier};
+
+/// The TLS library and its provider, for `--version`.
+pub const PROVIDER: &str = "rustls 0.23 with ring";

@@ -1,0 +1,107 @@
+//! The root certificates that the upstream's certificate is checked against.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::path::Path;
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+
+use super::verifier;
+use crate::http1::url::Host;
+use crate::x509::pem::{self, PemError, PemFault};
+
+/// The longest file of root certificates, in bytes. The bundle of a system has 0.2 MiB.
+const ROOTS_FILE: u64 = 16 << 20;
+
+/// The roots that upstream certificates are checked against.
+pub struct RootStore {
+    pub(super) roots: RootCertStore,
+    /// Certificates of a file that name the upstream. One of them may be the certificate that the
+    /// upstream itself shows.
+    pub(super) given: Vec<CertificateDer<'static>>,
+    /// The upstream's name or address; `None` if no certificate can contain the name.
+    pub(super) name: Option<ServerName<'static>>,
+}
+
+/// Why a file of root certificates cannot be used.
+#[derive(Debug)]
+pub enum RootsError {
+    /// It cannot be read.
+    Unreadable(io::Error),
+    /// It is not well-formed PEM, or contains no certificate that can be a root.
+    Bad(PemError),
+    /// It contains no certificate.
+    Empty,
+    /// It is longer than [`ROOTS_FILE`].
+    TooLong,
+}
+
+impl fmt::Display for RootsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RootsError::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            RootsError::Bad(error) => error.fmt(f),
+            RootsError::Empty => f.write_str("holds no certificate in PEM form"),
+            RootsError::TooLong => f.write_str("is longer than 16 MiB, too long for certificates"),
+        }
+    }
+}
+
+impl RootStore {
+    /// Mozilla's roots, for an upstream with this name or address.
+    pub fn built_in(host: &Host) -> RootStore {
+        let name = match host {
+            Host::Name(name) => ServerName::try_from(name.clone()).ok(),
+            Host::V4(octets) => Some(IpAddr::from(*octets).into()),
+            Host::V6(octets) => Some(IpAddr::from(*octets).into()),
+        };
+        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        RootStore { roots, given: Vec::new(), name }
+    }
+
+    /// Adds the certificates of a PEM file. The bundle of a system may contain some that webpki does
+    /// not accept as roots. They are skipped, unless no certificate is left. Returns their number.
+    pub fn add(&mut self, file: &Path) -> Result<usize, RootsError> {
+        let mut text = Vec::new();
+        File::open(file)
+            .and_then(|file| file.take(ROOTS_FILE + 1).read_to_end(&mut text))
+            .map_err(RootsError::Unreadable)?;
+        if text.len() as u64 > ROOTS_FILE {
+            return Err(RootsError::TooLong);
+        }
+        let (mut usable, mut skipped_roots, mut last) = (0, 0, None);
+        pem::certificates(&text, |line, section| {
+            let certificate = CertificateDer::from_pem_slice(section)
+                .map_err(|_| PemError { line, fault: PemFault::NotBase64 })?;
+            if self.name.as_ref().is_some_and(|name| verifier::is_for(&certificate, name)) {
+                self.given.push(certificate.clone());
+            }
+            match self.roots.add(certificate) {
+                Ok(()) => {
+                    usable += 1;
+                    // Most certificates of a system's bundle are built in; keep each root once.
+                    if let Some((new, known)) = self.roots.roots.split_last()
+                        && known.contains(new)
+                    {
+                        self.roots.roots.pop();
+                    }
+                }
+                Err(_) => skipped_roots += 1,
+            }
+            last = Some(line);
+            Ok(())
+        })
+        .map_err(RootsError::Bad)?;
+        match last {
+            None => Err(RootsError::Empty),
+            Some(line) if usable == 0 => {
+                Err(RootsError::Bad(PemError { line, fault: PemFault::NotRoot }))
+            }
+            Some(_) => Ok(skipped_roots),
+        }
+    }
+}
