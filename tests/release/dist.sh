@@ -30,7 +30,7 @@ for triple in x86_64-unknown-linux-musl aarch64-unknown-linux-musl; do
     program=$folder/$name
     [ "$(stat -c %a "$program")" = 711 ] || fail "$triple: mode of the program"
     [ "$(stat -c %s "$program")" -le 2044723 ] || fail "$triple: the program is too large"
-    ! readelf --dynamic --wide "$program" | grep -q NEEDED || fail "$triple: the program needs a library"
+    ! readelf --dynamic --wide "$program" | grep -c NEEDED >/dev/null || fail "$triple: the program needs a library"
     ! strings -a "$program" | grep -nE "$HOME|/registry/|$PWD" || fail "$triple: a path of the builder's is in it"
     runner=
     if [ "$processor" != "$(uname -m)" ]; then
@@ -104,7 +104,7 @@ fi
 if has fish fish; then
     # shellcheck disable=SC2016  # for fish
     HOME=$work fish --no-config -c 'source $argv[1]; complete -C "codex-responses-api-proxy --allow-u"' \
-        "$folder/completions/$name.fish" | grep -q '^--allow-uid' || fail "fish does not complete"
+        "$folder/completions/$name.fish" | grep -c '^--allow-uid' >/dev/null || fail "fish does not complete"
 fi
 
 # The unit: systemd reads it without a word, and gives it this exposure at most.
@@ -138,7 +138,7 @@ if has rpm rpm; then
     for processor in x86_64 aarch64; do
         rpm=$dist/$name-$version-1.$processor.rpm
         rpm -qp --queryformat '[%{FILEMODES:perms} %{FILEUSERNAME} %{FILENAMES}\n]' "$rpm" >"$work/contents" 2>/dev/null
-        rpm -qlp "$rpm" 2>/dev/null | grep -qx "/usr/lib/systemd/system/$name.service" || fail "$processor: no unit"
+        rpm -qlp "$rpm" 2>/dev/null | grep -xc "/usr/lib/systemd/system/$name.service" >/dev/null || fail "$processor: no unit"
         grep -qx -- "-rwx--x--x root /usr/bin/$name" "$work/contents" || fail "$processor: mode of the program"
         [ "$(rpm -qp --queryformat '%{VERSION} %{ARCH} %{BUILDTIME}' "$rpm" 2>/dev/null)" = "$version $processor $epoch" ] ||
             fail "$processor: the package's fields"
