@@ -43,6 +43,7 @@ pub enum Command {
 
 /// Everything that can be set.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Config {
     /// 0: any port that is free.
     pub port: u16,

@@ -15,6 +15,7 @@ use super::url::UpstreamUrl;
 
 /// What a well-formed request head says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of the head, in any combination")]
 pub struct Request {
     /// The route, or why the request is refused.
     pub verdict: Result<Route, Reject>,

@@ -102,6 +102,7 @@ pub enum AfterTurn {
 }
 
 /// A client connection.
+#[allow(clippy::struct_excessive_bools, reason = "to become states of their own")]
 pub struct Session {
     /// Its socket.
     pub socket: Socket,

@@ -13,6 +13,7 @@ pub const EVENTS: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Inte
 
 /// A stream that was registered once, for both directions, edge-triggered. A bit is set by an event
 /// and cleared by the call that shows it to be over.
+#[allow(clippy::struct_excessive_bools, reason = "what epoll has reported, in any combination")]
 pub struct Socket {
     stream: TcpStream,
     readable: bool,
