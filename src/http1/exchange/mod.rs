@@ -236,7 +236,10 @@ pub enum Answer {
 
 /// The state of one client connection's current exchange.
 #[derive(Clone, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact of one message; the state is an enum")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of one message; the state is an enum"
+)]
 pub struct Exchange {
     policy: Policy,
     state: State,
