@@ -454,7 +454,7 @@ pub const FLAGS: &[Flag] = &[
         value: "",
         repeatable: false,
         section: Section::Hardening,
-        help: "do not start unless every protection is in force, secret memory too",
+        help: "do not start without secret memory and the full sandbox",
         action: Action::Switch(|config| config.require_hardening = true),
     },
     Flag {

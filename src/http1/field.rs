@@ -108,11 +108,17 @@ impl FieldName {
             (14, b'c') => FieldName::ContentLength.of_any(name, [b"content-length"]),
             (14, b's') => FieldName::SecFetchSite.of_any(name, [b"sec-fetch-site"]),
             (14, b'a') => FieldName::Withheld.of_any(name, [b"accept-charset"]),
-            (14, b'x') => FieldName::Withheld.of_any(name, [b"x-original-url"]),
+            (14, b'x') => FieldName::Withheld.of_any(name, [b"x-original-url", b"x-original-uri"]),
+            (15, b'x') => FieldName::Withheld.of_any(name, [b"x-forwarded-uri"]),
+            (16, b'x') => FieldName::Withheld.of_any(name, [b"x-forwarded-host"]),
             (15, b'a') => FieldName::Withheld.of_any(name, [b"accept-encoding"]),
             (16, b'c') => FieldName::ContentEncoding.of_any(name, [b"content-encoding"]),
             (17, b't') => FieldName::TransferEncoding.of_any(name, [b"transfer-encoding"]),
-            (17, b'x') => FieldName::Withheld.of_any(name, [b"x-method-override"]),
+            (17, b'x') => {
+                FieldName::Withheld.of_any(name, [b"x-method-override", b"x-original-method"])
+            }
+            (18, b'x') => FieldName::Withheld.of_any(name, [b"x-forwarded-method"]),
+            (21, b'x') => FieldName::Withheld.of_any(name, [b"x-envoy-original-path"]),
             (22, b'x') => FieldName::Withheld.of_any(name, [b"x-http-method-override"]),
             // Proxy-Authorization, Proxy-Connection, Proxy-Authenticate and so on.
             (6.., b'p') => FieldName::HopByHop.of_any(&name[..6], [b"proxy-"]),

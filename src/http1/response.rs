@@ -147,10 +147,14 @@ fn has_other_bytes(value: &[u8]) -> bool {
             return false;
         };
         let (name, set) = (parameter[..equals].trim_ascii(), parameter[equals + 1..].trim_ascii());
+        // `charset*` (RFC 8187) is not decoded but treated as such a character set.
+        if name.get(..8).is_some_and(|name| name.eq_ignore_ascii_case(b"charset*")) {
+            return true;
+        }
         if set.eq_ignore_ascii_case(b"utf-8") {
             return false;
         }
-        let set = set.strip_prefix(b"\"").unwrap_or(set);
+        let set = set.strip_prefix(b"\"").unwrap_or(set).trim_ascii_start();
         let begins = |known: &&str| {
             set.get(..known.len()).is_some_and(|set| set.eq_ignore_ascii_case(known.as_bytes()))
         };
@@ -242,6 +246,9 @@ mod tests {
             "Content-Type: a/b; charset=\"utf\\-16\"",
             "Content-Type: a/b; charset=utf-8; charset=ucs-2",
             "Content-Type: a/b; charset=IBM1047",
+            "Content-Type: a/b; charset=\" utf-16\"",
+            "Content-Type: a/b; Charset*=UTF-8''utf-16",
+            "Content-Type: a/b; charset*0=utf-; charset*1=16",
         ] {
             assert!(is_encoded("200", fields), "{fields}");
             assert!(is_encoded("500", fields), "{fields}");
@@ -260,6 +267,7 @@ mod tests {
             "Content-Type: a/b; charset",
             "Content-Type: charset=utf-16",
             "Content-Type: a/b; xcharset=utf-16",
+            "Content-Type: a/b; xcharset*=utf-16",
             "Content-Type: ;",
         ] {
             assert!(!is_encoded("200", fields), "{fields}");
