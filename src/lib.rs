@@ -41,7 +41,7 @@
 //!   It leaves them only into the TLS record that carries it.
 //! - A truncated response never looks complete: the client's connection is reset.
 //! - What a client or the upstream can make the process hold is bounded by constants: [`http1::limits`],
-//!   [`net::session::READ`] and [`net::session::WIRE`].
+//!   [`net::limits`].
 //! - A POST is never sent twice once a byte of it may have been read.
 //!
 //! # Where to look
@@ -55,7 +55,7 @@
 //! | how heads are parsed, and the end of a body found | [`http1::head`], [`http1::framing`], [`http1::chunked`], [`http1::digits`] |
 //! | the order of events in one exchange | [`http1::exchange`] |
 //! | outgoing bytes, from the parser to the socket | [`http1::gather`], [`net::gather_io`], [`net::buffer`] |
-//! | bounds on bytes and counts | [`http1::limits`], [`http1::work`] |
+//! | bounds on bytes and counts; timeouts | [`http1::limits`], [`http1::work`], [`net::limits`], [`net::timeouts`] |
 //! | the guard against foreign hosts and web pages | [`http1::host`], [`http1::request`] |
 //! | the upstream URL; the field that carries the key | [`http1::url`], [`http1::auth_header`] |
 //! | the egress proxy and its credentials | [`http1::proxy`], [`http1::connect`], [`process::egress`], [`net::tunnel`] |

@@ -250,6 +250,30 @@ fn every_bound_is_tested() {
 }
 
 #[test]
+fn every_bound_of_net_stands_in_limits_or_timeouts() {
+    // Sizes of formats, not bounds.
+    let is_format = |name: &str| name == "net/tls/key_exchange.rs";
+    let mut count = 0;
+    for source in sources().iter().filter(|source| source.name.starts_with("net/")) {
+        let is_block = matches!(&*source.name, "net/limits.rs" | "net/timeouts.rs");
+        for line in source.code.lines().map(str::trim).filter(|line| line.contains("const ")) {
+            let kinds = [": Duration =", ": usize =", ": u64 =", "RangeInclusive<usize> ="];
+            if kinds.iter().any(|kind| line.contains(kind)) && !is_format(&source.name) {
+                let is_date = source.name == "net/clock.rs" && line.starts_with("const LAST:");
+                assert!(is_block || is_date, "{}: {line}", source.name);
+                count += 1;
+            }
+        }
+        // The length of a second is no bound.
+        let code = source.code.replace("Duration::from_secs(1)", "");
+        let calls = ["Duration::from_secs(", "Duration::from_millis(", "Duration::from_micros("];
+        let found = calls.iter().find(|call| code.contains(**call));
+        assert!(is_block || found.is_none(), "{} calls {found:?}", source.name);
+    }
+    assert!(count > 30, "{count} bounds");
+}
+
+#[test]
 fn every_system_call_that_is_allowed_stands_in_security_md() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let security = fs::read_to_string(root.join("SECURITY.md")).unwrap();

@@ -1,12 +1,11 @@
 //! The table of flags. Parsing and `--help` follow it, and so does every test that compares the
 //! flags of a document with those of the program.
 
-use std::time::Duration;
-
 use super::{Config, UpstreamUids, UsageError, Value};
 use crate::http1::auth_header::AuthHeader;
 use crate::http1::limits;
 use crate::http1::url::UpstreamUrl;
+use crate::net::timeouts;
 use crate::process::credential::KeyForm;
 
 /// One flag.
@@ -554,8 +553,8 @@ impl Default for Config {
             require_secret_memory: false,
             require_hardening: false,
             no_sandbox: false,
-            client_timeout: Duration::from_secs(30),
-            grace: Duration::from_secs(1),
+            client_timeout: timeouts::CLIENT,
+            grace: timeouts::GRACE,
             upstream_timeout: None,
         }
     }

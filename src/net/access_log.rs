@@ -7,15 +7,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::clock::Timestamp;
+use super::limits::LOG_QUEUE;
 use super::report::{Event, Form};
+use super::timeouts::LOG_FLUSH;
 use crate::http1::logged_fields::RequestId;
 use crate::http1::refused_route::RefusedRoute;
 use crate::process::confine::{Sandbox, Thread};
-
-/// Bytes of lines that wait for stderr.
-const WAITING: usize = 64 * 1024;
-/// How long the end of the program waits for stderr.
-const FAREWELL: Duration = Duration::from_millis(500);
 
 /// One exchange. Its one text that the upstream chose has been checked byte by byte.
 pub struct Line {
@@ -137,7 +134,7 @@ impl Log {
         let mut lines = self.queue.lock();
         let before = lines.waiting.len();
         write(&mut lines.waiting);
-        if lines.waiting.len() > WAITING {
+        if lines.waiting.len() > LOG_QUEUE {
             lines.waiting.truncate(before);
             lines.lost += 1;
         } else {
@@ -155,7 +152,7 @@ impl Drop for Log {
         lines.ended = true;
         self.queue.changed.notify_all();
         let busy = |lines: &mut Lines| lines.writing || !lines.waiting.is_empty();
-        drop(self.queue.changed.wait_timeout_while(lines, FAREWELL, busy));
+        drop(self.queue.changed.wait_timeout_while(lines, LOG_FLUSH, busy));
     }
 }
 

@@ -1,18 +1,9 @@
 //! Who gets a place: decided once for each accepted connection, before a session exists.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Connections of users who may not use the relay that are heard out at one time, so that their
-/// 403 is not lost to a reset.
-pub const REFUSED_LINGERING: usize = 8;
-/// Connections beyond the limit that are told so, and heard out, at one time.
-pub const OVERLOADED_LINGERING: usize = 32;
-/// A connection gives its place up after so long without a request under way.
-pub const IDLE_BEFORE_EVICTION: Duration = Duration::from_secs(1);
-/// This part of an equal share is kept free for each user.
-pub const RESERVE: usize = 16;
-/// A user who found no place counts as one at work for so long.
-pub const WAITING_USER: Duration = Duration::from_secs(10);
+use super::limits::{OVERLOADED_LINGERING, REFUSED_LINGERING, REFUSED_USERS, RESERVE};
+use super::timeouts::{IDLE_BEFORE_EVICTION, REFUSALS, WAITING_USER};
 
 /// What becomes of an accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,11 +167,6 @@ impl Places {
     }
 }
 
-/// Bounds how many users' refusals are told apart before they are logged.
-const REFUSED_USERS: usize = 8;
-/// Refusals are logged together, this long after the first.
-const REFUSALS: Duration = Duration::from_secs(1);
-
 /// Refused connections that are not in the log yet.
 #[derive(Default)]
 pub struct Refusals {
@@ -215,6 +201,8 @@ impl Refusals {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const A: User = User(0);

@@ -2,11 +2,7 @@
 
 use std::cell::RefCell;
 
-/// Buffers that are kept for the next backlog.
-const KEPT: usize = 4;
-/// Bytes of a buffer that is worth it; what is smaller is cheap to allocate, what is larger is not
-/// needed often enough.
-const WORTH_KEEPING: std::ops::RangeInclusive<usize> = 1024..=16 * 1024;
+use super::limits::{KEPT_BUFFER_SIZES, KEPT_BUFFERS};
 
 thread_local! {
     /// Buffers of backlogs that have emptied. An allocator would give the memory back to the kernel
@@ -17,7 +13,7 @@ thread_local! {
 /// Bytes that wait for a connection. Empty most of the time, and then it owns no memory.
 ///
 /// It has no bound of its own: it is filled only while it is empty or below a bound, with what one
-/// read brought (see [`super::relay::READ`]).
+/// read brought (see [`super::limits`]).
 #[derive(Default)]
 pub struct Backlog {
     bytes: Vec<u8>,
@@ -38,7 +34,7 @@ impl Backlog {
     /// Adds bytes at the end.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.bytes.capacity() == 0
-            && WORTH_KEEPING.contains(&bytes.len())
+            && KEPT_BUFFER_SIZES.contains(&bytes.len())
             && let Ok(Some(kept)) = FREE.try_with(|free| free.borrow_mut().pop())
         {
             self.bytes = kept;
@@ -72,12 +68,12 @@ impl Backlog {
 
 impl Drop for Backlog {
     fn drop(&mut self) {
-        if WORTH_KEEPING.contains(&self.bytes.capacity()) {
+        if KEPT_BUFFER_SIZES.contains(&self.bytes.capacity()) {
             self.bytes.clear();
             let kept = std::mem::take(&mut self.bytes);
             let _ = FREE.try_with(|free| {
                 let mut free = free.borrow_mut();
-                if free.len() < KEPT {
+                if free.len() < KEPT_BUFFERS {
                     free.push(kept);
                 }
             });
@@ -169,12 +165,12 @@ mod tests {
                 backlog.push(&vec![0; size]);
                 backlog
             });
-            drop(filled.take(2 * KEPT).collect::<Vec<_>>());
+            drop(filled.take(2 * KEPT_BUFFERS).collect::<Vec<_>>());
         };
-        drop_many(WORTH_KEEPING.end() + 1);
-        drop_many(WORTH_KEEPING.start() - 1);
+        drop_many(KEPT_BUFFER_SIZES.end() + 1);
+        drop_many(KEPT_BUFFER_SIZES.start() - 1);
         assert_eq!(kept(), 0);
         drop_many(4000);
-        assert_eq!(kept(), KEPT);
+        assert_eq!(kept(), KEPT_BUFFERS);
     }
 }

@@ -14,9 +14,10 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::buffer::{Scratch, Space};
 use super::clock;
-use super::session::READ;
-use super::tls::{Connector, RecordingVerifier, WIRE_RECORD};
-use super::upstream::{CONNECT, Flow, Origin, Upstream};
+use super::limits::{CLIENT_READ, LONGEST_RECORD};
+use super::timeouts::{CHECK_VERDICT, CONNECT};
+use super::tls::{Connector, RecordingVerifier};
+use super::upstream::{Flow, Origin, Upstream};
 use crate::connector::link::{Dialed, Link};
 use crate::http1::local_response::UpstreamFault;
 use crate::process::confine::{ReadBack, Sandbox, Thread};
@@ -27,9 +28,6 @@ use crate::x509::certificate::Certificate;
 
 const UPSTREAM: Token = Token(0);
 const CONNECTOR: Token = Token(1);
-
-/// How long an upstream that has asked for a client certificate may take to refuse.
-const VERDICT: Duration = Duration::from_secs(2);
 
 /// What is connected to, and how.
 pub struct Setup {
@@ -123,9 +121,9 @@ impl Check {
         poll.registry().register(&mut SourceFd(&fd), CONNECTOR, Interest::READABLE)?;
         let (connector, verifier) = setup.connector.unzip();
         let space = Space {
-            wire: Scratch::new(READ + WIRE_RECORD),
-            plain: Scratch::new(READ + WIRE_RECORD),
-            out: Scratch::new(READ),
+            wire: Scratch::new(CLIENT_READ + LONGEST_RECORD),
+            plain: Scratch::new(CLIENT_READ + LONGEST_RECORD),
+            out: Scratch::new(CLIENT_READ),
             gather: Scratch::new(0),
         };
         let users = setup.upstream_users;
@@ -204,10 +202,10 @@ impl Check {
     /// In TLS 1.3 the handshake has ended before the upstream says that it wants a certificate of
     /// the client: waits for a moment.
     fn await_verdict(&mut self, up: &mut Upstream, events: &mut Events) -> Result<(), CheckError> {
-        let until = Instant::now() + VERDICT;
+        let until = Instant::now() + CHECK_VERDICT;
         loop {
             while up.has_news() {
-                match up.read(&mut self.space, WIRE_RECORD) {
+                match up.read(&mut self.space, LONGEST_RECORD) {
                     Flow::Open => {}
                     Flow::Refused(fault) => {
                         self.say_certificate();

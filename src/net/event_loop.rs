@@ -19,15 +19,17 @@ use mio::{Events, Interest, Poll, Token};
 use self::accept::Accepted;
 use self::drain::Drain;
 use super::access_log::Log;
-use super::admission::{OVERLOADED_LINGERING, Places, REFUSED_LINGERING, Refusals};
+use super::admission::{Places, Refusals};
 use super::buffer::{Scratch, Space};
 use super::clock::DateClock;
 use super::deadlines::Deadlines;
+use super::limits::{CLIENT_READ, OVERLOADED_LINGERING, REFUSED_LINGERING, UPSTREAM_READ};
 use super::pool::Pool;
 use super::report::Form;
-use super::session::{AfterTurn, LoopState, READ, Session, WIRE};
+use super::session::{AfterTurn, LoopState, Session};
 use super::sleep::SleepWatch;
 use super::slots::{Key, Side, Slots};
+use super::timeouts::RESEND_TO_CONNECTOR;
 use super::tls::Connector;
 use super::turns::Turns;
 use super::upstream::Origin;
@@ -51,9 +53,6 @@ use accept::Listener;
 const LISTENERS: [Token; 2] = [Token(usize::MAX - 1), Token(usize::MAX - 4)];
 const SIGNALS: Token = Token(usize::MAX - 2);
 const CONNECTOR: Token = Token(usize::MAX - 3);
-
-/// When requests to the connector that found no room are sent again; it takes them all the time.
-const RESEND_TO_CONNECTOR: Duration = Duration::from_millis(5);
 
 /// What the loop works with.
 pub struct Setup {
@@ -168,11 +167,11 @@ impl EventLoop {
             pool: Pool::new(setup.max_connections, users),
             deadlines: Deadlines::default(),
             registry,
-            client_scratch: Scratch::new(READ),
+            client_scratch: Scratch::new(CLIENT_READ),
             space: Space {
-                wire: Scratch::new(WIRE),
-                plain: Scratch::new(WIRE),
-                out: Scratch::new(2 * READ),
+                wire: Scratch::new(UPSTREAM_READ),
+                plain: Scratch::new(UPSTREAM_READ),
+                out: Scratch::new(2 * CLIENT_READ),
                 gather: Scratch::new(0),
             },
             outgoing: GatherList::default(),

@@ -2,16 +2,14 @@
 //! live, and those that are not needed grow old and go. Those put in during this pass of the loop
 //! come after all others. At most one more is being made for the next request.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::admission::User;
 use super::buffer::Space;
 use super::key_list::KeyList;
 use super::slots::{Key, Slots};
+use super::timeouts::POOL_IDLE;
 use super::upstream::Upstream;
-
-/// How long a connection may stay idle; upstreams close theirs after a minute or more.
-pub const IDLE: Duration = Duration::from_secs(55);
 
 /// The keys of idle connections.
 pub struct Pool {
@@ -125,7 +123,7 @@ impl Pool {
                 up.rest(now);
                 let list = self.list(up.used_by);
                 self.idle[list].push(key, now);
-                Some(now + IDLE)
+                Some(now + POOL_IDLE)
             }
             _ => {
                 ups.remove(key);

@@ -4,14 +4,11 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::limits::PROBE_RESPONSE;
+use super::timeouts::PROBE;
 use crate::http1::local_response::Reject;
-
-/// For everything together.
-const DEADLINE: Duration = Duration::from_secs(2);
-/// A relay's response to the request below has a few hundred bytes.
-const LONGEST_RESPONSE: u64 = 4096;
 
 /// Every relay refuses this path, whatever its flags, and its access log has a name for it. A
 /// refusal uses up nothing of `--max-requests`.
@@ -57,7 +54,7 @@ impl fmt::Display for ProbeError {
         write!(f, "no relay answers on 127.0.0.1:{}: ", self.port)?;
         match &self.cause {
             Cause::Connection(error) => write!(f, "{error}"),
-            Cause::Silent => write!(f, "no complete response within {} s", DEADLINE.as_secs()),
+            Cause::Silent => write!(f, "no complete response within {} s", PROBE.as_secs()),
             Cause::NotARelay => f.write_str("the response is another program's"),
         }
     }
@@ -69,13 +66,13 @@ pub fn probe(port: u16) -> Result<(), ProbeError> {
 }
 
 fn ask(port: u16) -> Result<(), Cause> {
-    let end = Instant::now() + DEADLINE;
+    let end = Instant::now() + PROBE;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    let stream = TcpStream::connect_timeout(&address, PROBE)?;
     // The send buffer of a new connection has room for the request, so this does not wait.
     (&stream).write_all(REQUEST)?;
     let mut response = Vec::new();
-    let mut limited = (&stream).take(LONGEST_RESPONSE);
+    let mut limited = (&stream).take(PROBE_RESPONSE);
     let mut part = [0; 1024];
     loop {
         let left = end.saturating_duration_since(Instant::now());

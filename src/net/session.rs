@@ -23,10 +23,10 @@ use super::admission::{Admission, User};
 use super::buffer::{Backlog, Scratch, Space};
 use super::clock::DateClock;
 use super::deadlines::Deadlines;
+use super::limits::{BYTES_PER_TURN, ROUNDS_PER_TURN};
 use super::pool::Pool;
 use super::slots::{Key, Slots};
 use super::socket::Socket;
-use super::tls::FULL_RECORD;
 use super::upstream::{Origin, Upstream};
 use crate::http1::exchange::{Exchange, State};
 use crate::http1::gather::GatherList;
@@ -37,16 +37,6 @@ use crate::process::credential::{Credential, SearchPosition};
 use crate::process::sys;
 use crate::process::token::ClientToken;
 use logging::Times;
-
-/// Bytes of one read from a client: four records.
-pub const READ: usize = 64 * 1024;
-/// Bytes of one read from the upstream: whole records, so that none of a big answer is cut in two.
-pub const WIRE: usize = 2 * FULL_RECORD;
-/// Reads from each side in one turn of the loop, before others get theirs.
-const ROUNDS_PER_TURN: usize = 2;
-/// Bytes read that end a turn before that. A turn that uses them up takes some 50 µs, and what is
-/// small waits for one of these on each of its two ways through the loop.
-const BYTES_PER_TURN: usize = 2 * limits::RECORD;
 
 /// What all connections of the loop share.
 pub struct LoopState {

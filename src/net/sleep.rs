@@ -3,11 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::timeouts::SHORTEST_SLEEP;
 use crate::process::sys;
-
-/// Shorter sleeps do not count. The two clocks are not read in the same instant, and a process may
-/// be stopped in between.
-const LEAST: Duration = Duration::from_secs(1);
 
 /// Compares the clock that stands still with the one that does not.
 pub struct SleepWatch {
@@ -30,7 +27,7 @@ impl SleepWatch {
     fn compare(&mut self, now: Instant, passed: Duration) -> Option<Duration> {
         let awake = now.saturating_duration_since(self.awake);
         let slept = passed.saturating_sub(self.passed).saturating_sub(awake);
-        if slept < LEAST {
+        if slept < SHORTEST_SLEEP {
             return None;
         }
         (self.awake, self.passed) = (now, passed);

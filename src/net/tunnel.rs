@@ -1,13 +1,11 @@
 //! A tunnel through the egress proxy: CONNECT, and what the proxy says to it (RFC 9110 §9.3.6).
 
+use super::limits::PROXY_READ;
 use super::socket::{Got, Socket};
 use crate::http1::connect;
 use crate::http1::head::ScanProgress;
 use crate::http1::local_response::UpstreamFault;
 use crate::process::egress::ConnectRequest;
-
-/// Bytes of one read of the answer.
-const READ: usize = 1024;
 
 /// A tunnel that is being opened.
 pub struct Tunnel {
@@ -41,7 +39,7 @@ impl Tunnel {
             self.sent += sent;
         }
         loop {
-            let mut bytes = [0; READ];
+            let mut bytes = [0; PROXY_READ];
             match self.socket.read(&mut bytes) {
                 Got::Bytes(n) => self.answer.extend_from_slice(&bytes[..n]),
                 Got::Nothing => return Ok(Progress::Waiting),

@@ -4,9 +4,7 @@
 use std::collections::VecDeque;
 
 use super::admission::User;
-
-/// Turns of one user in one pass of the loop, where users are told apart.
-const TURNS_PER_USER: usize = 16;
+use super::limits::TURNS_PER_USER;
 
 /// Connections that wait for a turn; the caller sees to it that each is in one queue at most.
 pub struct Turns<K> {

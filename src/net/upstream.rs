@@ -27,9 +27,6 @@ use crate::process::egress::ConnectRequest;
 use crate::process::sys;
 use crate::process::upstream_users::UpstreamUsers;
 
-/// How long it may take until a connection is usable: DNS, TCP, the proxy and TLS together.
-pub const CONNECT: Duration = Duration::from_secs(10);
-
 /// What every upstream connection of this process has in common.
 pub struct Origin {
     /// TLS; `None` for a plain upstream.

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::Token;
 use mio::net::{TcpListener, TcpStream};
@@ -11,16 +11,13 @@ use super::EventLoop;
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
 use crate::net::admission::{Admission, User};
+use crate::net::limits::ACCEPTS_PER_PASS;
 use crate::net::report::Event;
 use crate::net::session::Session;
 use crate::net::slots::Side;
 use crate::net::socket::{EVENTS, Socket};
+use crate::net::timeouts::ACCEPT_BACKOFF;
 use crate::process::peer::Identity;
-
-/// Connections accepted in one turn of the loop.
-const ACCEPTS_PER_PASS: usize = 64;
-/// How long accepting pauses when the process is out of descriptors.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// A socket that clients connect to.
 pub(super) struct Listener {

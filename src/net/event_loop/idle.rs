@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::EventLoop;
 use crate::net::admission::User;
 use crate::net::slots::{Key, Side};
-use crate::net::upstream::{CONNECT, Upstream};
+use crate::net::timeouts::CONNECT;
+use crate::net::upstream::Upstream;
 
 impl EventLoop {
     /// A client has connected: begins the upstream connection that its request will need, so that

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::logging::SLOW_AGAIN;
 use super::{AfterTurn, Closed, LoopState, Session};
 use crate::http1::exchange::State;
 use crate::http1::limits;
@@ -11,11 +10,7 @@ use crate::http1::local_response::UpstreamFault;
 use crate::net::access_log::Stage;
 use crate::net::event_loop::place;
 use crate::net::slots::Side;
-
-/// How long a client may keep a connection without a request.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long a connection is drained so that the last answer arrives.
-const LINGER: Duration = Duration::from_secs(5);
+use crate::net::timeouts::{KEEP_ALIVE, LINGER, SLOW_AGAIN};
 
 impl Session {
     /// A deadline may have come.

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::time::Instant;
 
-use super::{Closed, LoopState, Progress, ResponseStart, Session, WIRE};
+use super::{Closed, LoopState, Progress, ResponseStart, Session};
 use crate::http1::exchange::{Answer, ResponseStep, Rest, State};
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
@@ -11,6 +11,7 @@ use crate::http1::local_response::UpstreamFault;
 use crate::net::buffer::{Backlog, Scratch};
 use crate::net::event_loop::place;
 use crate::net::gather_io::{fill, keep_rest, send};
+use crate::net::limits::UPSTREAM_READ;
 use crate::net::slots::{Key, Side};
 use crate::net::upstream::Flow;
 
@@ -46,7 +47,7 @@ impl Session {
             return Ok(Progress::Waiting);
         }
         let is_early = awaits_head && (self.exchange.state().is_uploading() || !up.is_drained());
-        let flow = up.read(&mut state.space, WIRE);
+        let flow = up.read(&mut state.space, UPSTREAM_READ);
         state.moved += state.space.plain.bytes().len();
         if state.space.plain.bytes().is_empty() && flow == Flow::Open {
             return Ok(Progress::Moved);
@@ -83,7 +84,7 @@ impl Session {
         let Some(up) = state.upstreams.get(key).filter(|up| up.has_news()) else {
             return Progress::Waiting;
         };
-        let flow = up.read(&mut state.space, WIRE);
+        let flow = up.read(&mut state.space, UPSTREAM_READ);
         state.moved += state.space.plain.bytes().len();
         if flow != Flow::Open || !state.space.plain.bytes().is_empty() {
             self.stop_upload(state);

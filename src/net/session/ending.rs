@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use super::{Closed, LoopState, Progress, READ, Session, Times};
+use super::{Closed, LoopState, Progress, Session, Times};
 use crate::http1::exchange::State;
 use crate::http1::limits;
 use crate::net::buffer::Backlog;
+use crate::net::limits::CLIENT_READ;
 use crate::net::socket::Got;
 
 impl Session {
@@ -72,7 +73,7 @@ impl Session {
 
     /// Reads and drops what still comes, so that no reset eats the last answer.
     pub(super) fn discard(&mut self, state: &mut LoopState) -> Result<Progress, Closed> {
-        match self.socket.read(&mut state.client_scratch.room(READ)[..READ]) {
+        match self.socket.read(&mut state.client_scratch.room(CLIENT_READ)[..CLIENT_READ]) {
             Got::Bytes(n) => {
                 state.moved += n;
                 Ok(Progress::Moved)

@@ -7,10 +7,7 @@ use super::{LoopState, Session};
 use crate::http1::target::Route;
 use crate::net::access_log::{Line, Stage};
 use crate::net::admission::Admission;
-
-/// After so long, an exchange gets a line that calls it slow, and after each further so long again.
-const SLOW: Duration = Duration::from_secs(60);
-pub(super) const SLOW_AGAIN: Duration = Duration::from_secs(300);
+use crate::net::timeouts::SLOW;
 
 /// What an exchange's line tells apart from its bytes.
 #[derive(Clone, Copy)]

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Instant;
 
-use super::{Closed, LoopState, Progress, READ, ResponseStart, Session, Times};
+use super::{Closed, LoopState, Progress, ResponseStart, Session, Times};
 use crate::http1::exchange::{Continue, RequestStep, Rest, State};
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
@@ -11,9 +11,11 @@ use crate::http1::local_response::UpstreamFault;
 use crate::http1::request::RequestContext;
 use crate::net::buffer::Scratch;
 use crate::net::event_loop::place;
+use crate::net::limits::CLIENT_READ;
 use crate::net::slots::Side;
 use crate::net::socket::Got;
-use crate::net::upstream::{CONNECT, Upstream};
+use crate::net::timeouts::CONNECT;
+use crate::net::upstream::Upstream;
 use crate::process::credential::SearchPosition;
 
 impl Session {
@@ -60,7 +62,7 @@ impl Session {
             return Ok(if used > 0 { Progress::Moved } else { Progress::Waiting });
         }
         state.client_scratch.clear();
-        match self.socket.read(&mut state.client_scratch.room(READ)[..READ]) {
+        match self.socket.read(&mut state.client_scratch.room(CLIENT_READ)[..CLIENT_READ]) {
             Got::Bytes(n) => {
                 state.moved += n;
                 state.client_scratch.add(n);

@@ -10,14 +10,7 @@ use super::client_auth::ClientAuth;
 use crate::http1::limits;
 use crate::http1::local_response::UpstreamFault;
 use crate::net::buffer::Scratch;
-
-/// How many bytes a record can be longer than its plaintext (RFC 5246 §6.2.3, RFC 8446 §5.2).
-const OVERHEAD: usize = 64;
-/// Bytes of a full TLS 1.3 record on the wire: header, plaintext, content type and tag (RFC 8446
-/// §5.2).
-pub const FULL_RECORD: usize = 5 + limits::RECORD + 1 + 16;
-/// The longest record on the wire, in bytes (RFC 5246 §6.2.3).
-pub const WIRE_RECORD: usize = limits::RECORD + 2048 + 5;
+use crate::net::limits::RECORD_OVERHEAD;
 
 /// Whether the upstream may send more data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +156,7 @@ impl Tls {
         if self.conn.wants_write()
             && let status = self.conn.process_tls_records(&mut [])
             && let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state
-            && let Ok(n) = data.encode(out.room(OVERHEAD * 4))
+            && let Ok(n) = data.encode(out.room(RECORD_OVERHEAD * 4))
         {
             out.add(n);
         }
@@ -174,7 +167,7 @@ impl Tls {
         if self.failed {
             return Err(UpstreamFault::Closed);
         }
-        let mut needed = plain.len() + (plain.len() / limits::RECORD + 1) * OVERHEAD;
+        let mut needed = plain.len() + (plain.len() / limits::RECORD + 1) * RECORD_OVERHEAD;
         // rustls expects all bytes that it has not consumed yet, so it gets the partial record.
         let status = self.conn.process_tls_records(&mut self.partial_record);
         let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state else {
@@ -197,7 +190,7 @@ impl Tls {
         if !self.failed
             && let Ok(ConnectionState::WriteTraffic(mut traffic)) =
                 self.conn.process_tls_records(&mut self.partial_record).state
-            && let Ok(n) = traffic.queue_close_notify(out.room(OVERHEAD * 4))
+            && let Ok(n) = traffic.queue_close_notify(out.room(RECORD_OVERHEAD * 4))
         {
             out.add(n);
         }

@@ -24,7 +24,7 @@ mod roots;
 mod sessions;
 mod verifier;
 
-pub use connection::{FULL_RECORD, PeerState, Tls, WIRE_RECORD};
+pub use connection::{PeerState, Tls};
 pub use connector::Connector;
 pub use roots::{RootStore, RootsError};
 pub use verifier::{Recording, RecordingVerifier};

@@ -12,10 +12,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 
 use super::verifier;
 use crate::http1::url::Host;
+use crate::net::limits::ROOTS_FILE;
 use crate::x509::pem::{self, PemError, PemFault};
-
-/// The longest file of root certificates, in bytes. The bundle of a system has 0.2 MiB.
-const ROOTS_FILE: u64 = 16 << 20;
 
 /// The roots that upstream certificates are checked against.
 pub struct RootStore {

@@ -8,10 +8,7 @@ use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
 
-/// TLS 1.3 tickets that are kept: connections that begin at the same time need one each, and
-/// without one the certificates are checked again. A ticket holds the upstream's certificates too,
-/// some 4 KiB.
-const TICKETS: usize = 64;
+use crate::net::limits::TICKETS;
 
 /// What is needed to resume sessions with the one upstream.
 #[derive(Default)]

@@ -10,8 +10,9 @@ use super::{Origin, State, Upstream};
 use crate::http1::local_response::UpstreamFault;
 use crate::net::buffer::Space;
 use crate::net::gather_io::send;
+use crate::net::limits::LONGEST_RECORD;
 use crate::net::socket::{EVENTS, Got, Socket};
-use crate::net::tls::{Connector, PeerState, WIRE_RECORD};
+use crate::net::tls::{Connector, PeerState};
 use crate::net::tunnel::{Progress, Tunnel};
 use crate::process::sys;
 use crate::process::upstream_users::{FarEnd, UpstreamUsers};
@@ -100,7 +101,7 @@ impl Upstream {
         };
         loop {
             tls.resume(&mut space.wire);
-            let got = socket.read(space.wire.room(WIRE_RECORD));
+            let got = socket.read(space.wire.room(LONGEST_RECORD));
             if let Got::Bytes(n) = got {
                 space.wire.add(n);
             }

@@ -2,15 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{CONNECT, Flow, Upstream};
+use super::{Flow, Upstream};
 use crate::http1::limits;
 use crate::net::buffer::Space;
-use crate::net::pool;
+use crate::net::limits::IDLE_READS_PER_TURN;
 use crate::net::slots::Key;
 use crate::net::socket::Socket;
-
-/// Reads, of a record or more each, that an idle connection gets in one turn of the loop.
-const NEWS: usize = 4;
+use crate::net::timeouts::{CONNECT, POOL_IDLE};
 
 impl Upstream {
     /// It is idle since before `now`, when all events were read, and none told of anything; or
@@ -33,7 +31,7 @@ impl Upstream {
         self.owner = None;
         self.rested = true;
         self.idle_since = Some(now);
-        self.deadline = Some(now + pool::IDLE);
+        self.deadline = Some(now + POOL_IDLE);
     }
 
     /// Is made for no request any more, and no longer than one that never was.
@@ -58,7 +56,7 @@ impl Upstream {
     /// While idle: tickets and key updates are taken in; true as long as nothing else has come, nor
     /// more of them than anyone needs.
     pub fn is_still_idle(&mut self, space: &mut Space) -> bool {
-        for _ in 0..NEWS {
+        for _ in 0..IDLE_READS_PER_TURN {
             if !self.has_news() {
                 break;
             }
