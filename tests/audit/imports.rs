@@ -17,16 +17,13 @@ const ROOMS: [(&str, &[&str]); 9] = [
 ];
 
 /// Imports that make a cycle, as `from > to`, and why each is still there. The list only shrinks.
-const CYCLES: [(&str, &str); 9] = [
+const CYCLES: [(&str, &str); 6] = [
     ("cli/flags > cli", "the rows of the table set fields of Config"),
     ("connector/lookup > connector/confine", "a lookup confines itself; confine names its files"),
     ("net/event_loop/accept > net/event_loop", "a page of EventLoop"),
     ("net/event_loop/drain > net/event_loop", "a page of EventLoop"),
     ("net/session/logging > net/session", "a page of Session"),
     ("process/filter > process/confine", "the thread that a filter is for"),
-    ("process/sys/hardening > process/sys", "how a system call's result is checked"),
-    ("process/sys/page_lock > process/sys", "which pages are locked"),
-    ("process/sys/program > process/sys", "the size of a page"),
 ];
 
 /// The paths that begin with `crate::` or `super::`, and those through a module that is declared in

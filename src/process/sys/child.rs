@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use libc::{c_char, c_int};
 
-use super::{check, environ};
+use super::environment::environ;
+use super::result::check;
 
 /// Has the kernel kill this process when its parent ends. A change of user takes that back, so it
 /// comes after one. Fails when the parent, which had this id, is gone already.

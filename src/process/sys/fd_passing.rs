@@ -6,7 +6,7 @@ use std::ptr;
 
 use libc::c_int;
 
-use super::check;
+use super::result::check;
 
 /// Two connected sockets that keep messages apart, do not block, and stay out of other programs.
 pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {

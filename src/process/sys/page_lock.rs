@@ -7,7 +7,7 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-use super::SecretPages;
+use super::secret_pages::SecretPages;
 
 /// What closes the key's pages between two uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl Drop for OpenPages<'_> {
 
 #[cfg(not(target_arch = "x86_64"))]
 mod register {
-    use super::SecretPages;
+    use super::super::secret_pages::SecretPages;
 
     /// There is none.
     pub struct Key;
@@ -120,7 +120,7 @@ mod register {
     use std::arch::asm;
     use std::sync::OnceLock;
 
-    use super::SecretPages;
+    use super::super::secret_pages::SecretPages;
 
     /// The process's one protection key, by the two bits of PKRU that deny reads and writes; zero
     /// where there is none.

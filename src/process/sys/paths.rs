@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_int};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::check;
+use super::result::check;
 
 /// What a name in a folder stands for; a link is not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

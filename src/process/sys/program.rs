@@ -5,7 +5,7 @@ use std::{io, ptr};
 
 use libc::c_void;
 
-use super::page_size;
+use super::machine::page_size;
 
 /// What was done to the program's own memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,318 @@
+//! Memory for secrets: pages of their own between two guard pages, out of reach of other processes
+//! where the kernel has memfd_secret(2), and wiped before they are unmapped.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::{self, NonNull};
+
+use libc::{c_int, c_void};
+
+use super::machine::page_size;
+use super::result::check;
+
+/// Which kind of memory a secret lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretMemory {
+    /// memfd_secret(2): not even root can read it through `/proc/PID/mem`.
+    MemfdSecret,
+    /// Ordinary pages that are locked in memory, left out of core dumps and zeroed in a forked
+    /// child.
+    Locked,
+}
+
+/// Pages between two guard pages, which no access may touch. The first part can be made read-only
+/// ("sealed"). Dropping the pages wipes them.
+pub struct SecretPages {
+    /// Where the first guard page begins.
+    start: NonNull<c_void>,
+    /// Bytes of one page.
+    page: usize,
+    /// Bytes between the guard pages.
+    len: usize,
+    /// How many of these bytes are read-only, counted from the first.
+    sealed: usize,
+    memory: SecretMemory,
+}
+
+impl SecretPages {
+    /// Maps at least `len` zeroed bytes. Fails when the kernel offers neither secret nor locked
+    /// memory.
+    pub fn new(len: usize) -> io::Result<SecretPages> {
+        SecretPages::of(page_size(), len)
+    }
+
+    /// As [`SecretPages::new`], with pages of this size: the kernel's page size or a multiple of it.
+    pub fn of(page: usize, len: usize) -> io::Result<SecretPages> {
+        let len = len.next_multiple_of(page);
+        let whole = len + 2 * page;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing
+        // else.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                whole,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?;
+        // From here on, dropping `pages` unmaps the whole reservation.
+        let mut pages =
+            SecretPages { start, page, len, sealed: 0, memory: SecretMemory::MemfdSecret };
+        if pages.map_secret().is_err() {
+            pages.memory = SecretMemory::Locked;
+            pages.map_locked()?;
+        }
+        Ok(pages)
+    }
+
+    /// Bytes between the guard pages, a multiple of the page size.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no byte between the guard pages.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Which kind of memory the pages are.
+    pub fn memory(&self) -> SecretMemory {
+        self.memory
+    }
+
+    /// Bytes of one page.
+    pub fn page(&self) -> usize {
+        self.page
+    }
+
+    /// The first byte behind the first guard page.
+    fn data(&self) -> *mut u8 {
+        self.start.as_ptr().cast::<u8>().wrapping_add(self.page)
+    }
+
+    /// Puts memory of memfd_secret(2) between the guard pages.
+    fn map_secret(&mut self) -> io::Result<()> {
+        // SAFETY: takes a flag and gives a descriptor; no memory is involved.
+        let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
+        let fd = check(c_int::try_from(fd).unwrap_or(-1))?;
+        // SAFETY: the descriptor was just made and nobody else has it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let len = libc::off_t::try_from(self.len).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: sets the size of our own descriptor's memory.
+        check(unsafe { libc::ftruncate(fd.as_raw_fd(), len) })?;
+        self.map(libc::MAP_SHARED, fd.as_raw_fd())?;
+        // SAFETY: the range is the one just mapped. A child must not inherit it.
+        check(unsafe { libc::madvise(self.data().cast(), self.len, libc::MADV_DONTFORK) })?;
+        Ok(())
+    }
+
+    /// Puts ordinary locked memory between the guard pages.
+    fn map_locked(&mut self) -> io::Result<()> {
+        self.map(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)?;
+        // SAFETY: the range is the one just mapped, of our own.
+        check(unsafe { libc::mlock(self.data().cast(), self.len) })?;
+        for advice in [libc::MADV_DONTDUMP, libc::MADV_WIPEONFORK] {
+            // SAFETY: as above; neither advice changes what this process sees.
+            check(unsafe { libc::madvise(self.data().cast(), self.len, advice) })?;
+        }
+        Ok(())
+    }
+
+    /// Replaces what is between the guard pages.
+    fn map(&mut self, flags: c_int, fd: RawFd) -> io::Result<()> {
+        // SAFETY: MAP_FIXED replaces pages of our own reservation and nothing else, before any
+        // reference into them exists.
+        let mapped = unsafe {
+            libc::mmap(
+                self.data().cast(),
+                self.len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags | libc::MAP_FIXED,
+                fd,
+                0,
+            )
+        };
+        if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the pages are mapped readable for as long as self lives, initialised by the
+        // kernel, and changed only through `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.data(), self.len) }
+    }
+
+    /// The bytes behind the sealed part, for writing.
+    pub fn open_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the range is inside the mapping and writable, as it lies behind the sealed part,
+        // and `&mut self` keeps every other reference away.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.data().add(self.sealed), self.len - self.sealed)
+        }
+    }
+
+    /// The sealed bytes, and the bytes behind them for writing.
+    pub fn split_mut(&mut self) -> (&[u8], &mut [u8]) {
+        // SAFETY: the two ranges are inside the mapping and do not overlap; the second is writable,
+        // and `&mut self` keeps every other reference away.
+        unsafe {
+            (
+                std::slice::from_raw_parts(self.data(), self.sealed),
+                std::slice::from_raw_parts_mut(
+                    self.data().add(self.sealed),
+                    self.len - self.sealed,
+                ),
+            )
+        }
+    }
+
+    /// Puts the pages under this protection key. Their other permissions stay as they are.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn tag(&self, key: u32) -> io::Result<()> {
+        let both = libc::PROT_READ | libc::PROT_WRITE;
+        let ranges = [(0, self.sealed, libc::PROT_READ), (self.sealed, self.len, both)];
+        for (start, end, protection) in ranges.into_iter().filter(|(start, end, _)| start < end) {
+            // SAFETY: the range is inside the mapping, and its permissions stay as they were.
+            let result = unsafe {
+                let at = self.data().add(start);
+                libc::syscall(libc::SYS_pkey_mprotect, at, end - start, protection, key)
+            };
+            check(c_int::try_from(result).unwrap_or(-1))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the first `len` bytes, a whole number of pages, read-only. After an error they count as
+    /// sealed all the same: nothing writes to them again.
+    pub fn seal(&mut self, len: usize) -> io::Result<()> {
+        assert!(len.is_multiple_of(self.page) && len <= self.len);
+        self.sealed = len;
+        // SAFETY: takes write permission from pages of our own, to which no reference exists.
+        check(unsafe { libc::mprotect(self.data().cast(), len, libc::PROT_READ) }).map(|_| ())
+    }
+}
+
+/// Wipes the pages, then unmaps them.
+impl Drop for SecretPages {
+    fn drop(&mut self) {
+        let both = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: gives write permission back to pages of our own; no reference exists any more.
+        if unsafe { libc::mprotect(self.data().cast(), self.len, both) } == 0 {
+            self.sealed = 0;
+            zeroize::Zeroize::zeroize(self.open_mut());
+        }
+        // SAFETY: unmaps our own mapping; no reference into it exists any more.
+        unsafe { libc::munmap(self.start.as_ptr(), self.len + 2 * self.page) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Seek, Write};
+    use std::mem::ManuallyDrop;
+
+    use super::*;
+
+    /// Has the kernel read one byte at this address, as an access of the process itself would.
+    fn read_at(address: *const u8) -> io::Result<()> {
+        let (_reader, writer) = io::pipe()?;
+        // SAFETY: the kernel checks the address itself and reports EFAULT for one that cannot be
+        // read.
+        check(unsafe { libc::write(writer.as_raw_fd(), address.cast(), 1) } as c_int).map(|_| ())
+    }
+
+    /// Has the kernel write one zero byte at this address.
+    fn write_at(address: *mut u8) -> io::Result<()> {
+        let (reader, mut writer) = io::pipe()?;
+        writer.write_all(&[0])?;
+        // SAFETY: the kernel checks the address itself and reports EFAULT for one that cannot be
+        // written. The test hands over addresses in pages of its own to which no reference exists.
+        check(unsafe { libc::read(reader.as_raw_fd(), address.cast(), 1) } as c_int).map(|_| ())
+    }
+
+    fn is_fault(result: io::Result<()>) -> bool {
+        result.is_err_and(|error| error.raw_os_error() == Some(libc::EFAULT))
+    }
+
+    #[test]
+    fn both_neighbours_of_the_pages_are_guard_pages() {
+        for len in [1, page_size(), page_size() + 1] {
+            let pages = SecretPages::new(len).unwrap();
+            assert!(pages.len() >= len && pages.len().is_multiple_of(pages.page()));
+            let (first, last) = (pages.data(), pages.data().wrapping_add(pages.len() - 1));
+            write_at(first).unwrap();
+            write_at(last).unwrap();
+            let guards = [
+                first.wrapping_sub(pages.page()),
+                first.wrapping_sub(1),
+                last.wrapping_add(1),
+                last.wrapping_add(pages.page()),
+            ];
+            for guard in guards {
+                assert!(is_fault(read_at(guard)) && is_fault(write_at(guard)), "{len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn sealed_pages_can_be_read_and_not_written() {
+        let page = page_size();
+        let mut pages = SecretPages::new(2 * page).unwrap();
+        pages.open_mut().fill(7);
+        pages.seal(page).unwrap();
+        let (sealed, open) = (pages.data(), pages.data().wrapping_add(page));
+        read_at(sealed).unwrap();
+        assert!(is_fault(write_at(sealed)) && is_fault(write_at(open.wrapping_sub(1))));
+        write_at(open).unwrap();
+        assert_eq!(pages.open_mut().len(), page);
+        let (sealed, open) = pages.split_mut();
+        assert_eq!((sealed, &open[..2]), (&vec![7; page][..], &[0, 7][..]));
+    }
+
+    #[test]
+    fn a_seal_that_the_kernel_refuses_is_an_error() {
+        let page = page_size();
+        // The second and third page of the address space: nothing is ever mapped there, and so
+        // mprotect(2) fails.
+        let start = NonNull::new(ptr::without_provenance_mut(page)).unwrap();
+        let memory = SecretMemory::Locked;
+        let mut pages =
+            ManuallyDrop::new(SecretPages { start, page, len: page, sealed: 0, memory });
+        let error = pages.seal(page).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
+    }
+
+    #[test]
+    fn dropped_pages_have_been_wiped_sealed_or_not() {
+        let page = page_size();
+        for sealed in [0, page, 2 * page] {
+            // SAFETY: the kernel reads a name and makes a descriptor.
+            let fd = check(unsafe { libc::memfd_create(c"pages".as_ptr(), libc::MFD_CLOEXEC) });
+            // SAFETY: the descriptor was just made and nobody else has it.
+            let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd.unwrap()) });
+            file.set_len(2 * page as u64).unwrap();
+            let mut content = Vec::new();
+            let mut read = |file: &mut File| {
+                content.clear();
+                file.rewind().unwrap();
+                file.read_to_end(&mut content).unwrap();
+                content.clone()
+            };
+            let mut pages = SecretPages::new(2 * page).unwrap();
+            // Shared with a file, the pages can still be looked at when they are gone.
+            pages.map(libc::MAP_SHARED, file.as_raw_fd()).unwrap();
+            pages.open_mut().fill(7);
+            pages.seal(sealed).unwrap();
+            assert!(read(&mut file) == vec![7; 2 * page]);
+            drop(pages);
+            assert!(read(&mut file) == vec![0; 2 * page], "{sealed} bytes were sealed");
+        }
+    }
+}

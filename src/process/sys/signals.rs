@@ -1,0 +1,119 @@
+//! Signals: read from a descriptor, ignored, or sent.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use libc::c_int;
+
+use super::result::check;
+
+/// Signals that arrive as bytes on a descriptor instead of interrupting anything.
+pub struct SignalFd {
+    fd: OwnedFd,
+}
+
+impl SignalFd {
+    /// Blocks the signals in this thread and those it will start, and collects them.
+    pub fn block(signals: &[c_int]) -> io::Result<SignalFd> {
+        let set = signal_set(signals);
+        // SAFETY: the kernel reads a set that outlives the call.
+        match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut()) } {
+            0 => {}
+            error => return Err(io::Error::from_raw_os_error(error)),
+        }
+        // SAFETY: as above; -1 asks for a new descriptor.
+        let fd =
+            check(unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
+        // SAFETY: the descriptor was just made and nobody else has it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(SignalFd { fd })
+    }
+
+    /// The next signal that has come.
+    pub fn take(&mut self) -> Option<c_int> {
+        // SAFETY: plain memory for the kernel to fill.
+        let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
+        let size = size_of_val(&info);
+        // SAFETY: the kernel writes at most one struct, which is ours alone.
+        let n = unsafe { libc::read(self.fd.as_raw_fd(), ptr::from_mut(&mut info).cast(), size) };
+        (usize::try_from(n) == Ok(size)).then_some(info.ssi_signo as c_int)
+    }
+}
+
+impl AsRawFd for SignalFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// A set of signals.
+fn signal_set(signals: &[c_int]) -> libc::sigset_t {
+    // SAFETY: a zeroed sigset_t is plain memory, which sigemptyset then makes an empty set.
+    let mut set = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is ours alone.
+    unsafe { libc::sigemptyset(&mut set) };
+    for signal in signals {
+        // SAFETY: as above; the signals are valid constants.
+        unsafe { libc::sigaddset(&mut set, *signal) };
+    }
+    set
+}
+
+/// Lets the signals through again.
+pub fn unblock(signals: &[c_int]) {
+    let set = signal_set(signals);
+    // SAFETY: the kernel reads a set that outlives the call.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut()) };
+}
+
+/// Lets these signals do nothing, for all threads.
+pub fn ignore_signals(signals: &[c_int]) -> io::Result<()> {
+    for signal in signals {
+        // SAFETY: a disposition that runs no code of this process.
+        if unsafe { libc::signal(*signal, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// The signal does nothing.
+pub fn is_ignored(signal: c_int) -> bool {
+    // SAFETY: plain memory for the C library to fill.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action, the C library fills one struct that is ours alone.
+    let known = unsafe { libc::sigaction(signal, ptr::null(), &mut action) } == 0;
+    known && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// Sends a signal to this process.
+pub fn raise(signal: c_int) {
+    // SAFETY: no memory is involved.
+    unsafe { libc::raise(signal) };
+}
+
+/// Sends a signal to this process and all others of its group, as the kernel does where a terminal
+/// is the cause.
+pub fn raise_in_group(signal: c_int) {
+    // SAFETY: no memory is involved.
+    unsafe { libc::kill(0, signal) };
+}
+
+/// A file that grows beyond the limit makes an error, and no signal that ends the process.
+pub fn ignore_file_size_signal() {
+    // SAFETY: no handler is installed and no memory is involved.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// The limit on the size of files that the process makes.
+pub fn file_size_limit() -> u64 {
+    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: the kernel fills one struct that outlives the call.
+    match unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, limit.as_mut_ptr()) } {
+        // SAFETY: the kernel has filled it.
+        0 => unsafe { limit.assume_init() }.rlim_cur,
+        _ => u64::MAX,
+    }
+}

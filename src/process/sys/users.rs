@@ -1,0 +1,54 @@
+//! The user that the process runs as, and the system's user database.
+
+use std::ffi::CStr;
+use std::io;
+use std::ptr;
+
+use super::result::check;
+
+/// The user that the process runs as.
+pub fn user_id() -> u32 {
+    // SAFETY: no memory is involved.
+    unsafe { libc::geteuid() }
+}
+
+/// The user ids of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserIds {
+    /// Of the user that started it.
+    pub real: u32,
+    /// That the kernel goes by.
+    pub effective: u32,
+}
+
+/// The user ids of this process.
+pub fn user_ids() -> io::Result<UserIds> {
+    let (mut real, mut effective, mut saved) = (0, 0, 0);
+    // SAFETY: the kernel fills three numbers that are ours alone.
+    check(unsafe { libc::getresuid(&mut real, &mut effective, &mut saved) })?;
+    Ok(UserIds { real, effective })
+}
+
+/// The user id and its group, from the system's user database.
+pub fn user_named(name: &CStr) -> Option<(u32, u32)> {
+    let mut space = [0; 4096];
+    // SAFETY: plain memory for libc to fill.
+    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+    let mut found = ptr::null_mut();
+    // SAFETY: libc writes into memory that is ours alone, as much as its length says.
+    unsafe {
+        libc::getpwnam_r(name.as_ptr(), &mut entry, space.as_mut_ptr(), space.len(), &mut found)
+    };
+    (!found.is_null()).then_some((entry.pw_uid, entry.pw_gid))
+}
+
+/// The group of a user id.
+pub fn group_of(uid: u32) -> Option<u32> {
+    let mut space = [0; 4096];
+    // SAFETY: plain memory for libc to fill.
+    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+    let mut found = ptr::null_mut();
+    // SAFETY: libc writes into memory that is ours alone, as much as its length says.
+    unsafe { libc::getpwuid_r(uid, &mut entry, space.as_mut_ptr(), space.len(), &mut found) };
+    (!found.is_null()).then_some(entry.pw_gid)
+}
