@@ -51,7 +51,7 @@ ulimit -n 8192
 uname -srm
 (echo sk-of-no-use_0123456789 | relay & sleep 5; killall relay) 2>&1
 tests --test-threads 2 sandbox:: forwarding:: access:: lifecycle:: log:: routing:: preconnect:: key:: \
-    dialing:: trouble::a_ 2>&1
+    dialing:: upstream_failures::a_ truncation::a_ reflection::a_ 2>&1
 echo "ended with $?"
 # Those that keep 64 connections busy, each alone: an emulated processor is slow.
 tests --test-threads 1 memory:: 2>&1

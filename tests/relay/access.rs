@@ -3,14 +3,15 @@
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::far_end::{OTHER, STRANGER, Source, as_user, connect_from};
-use super::support::{Client, DEADLINE, End, Relay, Upstream, needs_root, ok, post, skipped};
+use super::support::{
+    Client, DEADLINE, End, Relay, Upstream, needs_root, ok, post, reset_on_close, skipped,
+};
+use super::upstream_users::{OTHER, STRANGER, Source, as_user, connect_from};
 
 const SHUTDOWN: &str = "GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -79,7 +80,7 @@ fn another_users_process_is_told_apart_from_ours() {
 }
 
 #[test]
-fn a_client_that_sends_and_is_gone_is_nobody() {
+fn a_client_that_sends_and_leaves_belongs_to_no_user() {
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::to(&upstream.url()).args(["--access-log", "--allow-uid", &me()]).start();
     // While the relay stands still, clients come, send and go; then it sees whose they were.
@@ -157,7 +158,7 @@ fn a_reset_connection_is_not_its_ports_next_users() {
             let mut stream = connect_from(([127, 0, 0, 1], 0).into(), to);
             stream.write_all(post("", "{\"who\":\"stranger\"}").as_bytes()).unwrap();
             let from = stream.local_addr().unwrap();
-            reset(stream);
+            reset_on_close(&stream);
             from
         });
         // The port is free again, and its next user may use the relay.
@@ -173,17 +174,6 @@ fn a_reset_connection_is_not_its_ports_next_users() {
         let refused = relay.line_with("\"user_refused\"");
         assert!(refused.contains("\"count\":1}"), "{source:?}: {refused}");
     }
-}
-
-/// Closes with a reset, which leaves no trace of the connection on this side.
-fn reset(stream: TcpStream) {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    let (value, size) = (std::ptr::from_ref(&linger).cast(), size_of_val(&linger) as u32);
-    // SAFETY: the kernel reads a struct that outlives the call.
-    let done = unsafe {
-        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, value, size)
-    };
-    assert_eq!(done, 0);
 }
 
 #[test]

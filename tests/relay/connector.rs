@@ -260,7 +260,7 @@ fn v4(last: u8) -> IpAddr {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
-fn hosts_is_read_anew_after_a_rename_and_when_it_comes_into_being() {
+fn hosts_is_read_again_after_a_rename_and_when_it_comes_into_being() {
     needs_root();
     let upstream = on(v4(1), 0);
     let port = upstream.address().port();
@@ -338,7 +338,7 @@ fn name_server(address: Ipv4Addr) {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
-fn resolv_conf_is_read_anew_after_a_rename_of_it_and_of_what_it_links_to() {
+fn resolv_conf_is_read_again_after_a_rename_of_it_and_of_what_it_links_to() {
     needs_root();
     let upstream = on(v4(1), 0);
     let port = upstream.address().port();
@@ -431,7 +431,7 @@ fn modules_of_nsswitch_conf_are_loaded_before_it_is_confined() {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
-fn an_nsswitch_conf_that_nobody_writes_to_does_not_hold_the_start_up() {
+fn an_nsswitch_conf_that_is_a_pipe_without_a_writer_does_not_hold_the_start_up() {
     needs_root();
     let etc = Etc::new("nss-pipe");
     let path = etc.0.file("nsswitch.conf");

@@ -121,7 +121,7 @@ fn it_returns_0_once_the_relay_listens_and_its_pipes_end() {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
-fn the_relay_has_a_session_of_its_own_and_no_descriptor_of_whoever_started_it() {
+fn the_relay_has_a_session_of_its_own_and_no_descriptor_of_its_starter() {
     let inherited = File::open("/dev/zero").unwrap();
     let starter = Relay::bare().command(|command| inherit(command, inherited.as_raw_fd()));
     let (relay, _) = detach("session", starter, &marker_key());

@@ -231,7 +231,7 @@ fn an_unreadable_connection_field_is_refused() {
 }
 
 #[test]
-fn framing_is_written_anew() {
+fn framing_is_written_by_the_relay() {
     let (upstream, relay) = start();
     let head = "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n";
     for (sent, want, body) in [
@@ -252,7 +252,7 @@ fn framing_is_written_anew() {
 }
 
 #[test]
-fn broken_chunks_reach_nobody_as_a_whole_request() {
+fn broken_chunks_do_not_reach_the_upstream_as_a_whole_request() {
     let (tell, told) = channel();
     let tell = Mutex::new(tell);
     // Plain, since a reset may meet a TLS server within its handshake, and it would see nothing.
@@ -514,7 +514,7 @@ fn an_upstream_that_says_close_is_not_used_again_and_its_session_is_resumed() {
 }
 
 #[test]
-fn bytes_after_an_answer_end_the_upstream_connection() {
+fn bytes_after_a_response_end_the_upstream_connection() {
     let upstream = Upstream::tls(|peer| {
         peer.request().unwrap();
         peer.write(ok("hello") + "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");

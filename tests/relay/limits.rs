@@ -421,7 +421,7 @@ fn a_thousand_slow_connections_hold_a_good_request_up_by_less_than_ten_ms() {
 }
 
 #[test]
-fn an_answers_head_is_bounded() {
+fn a_responses_head_is_bounded() {
     let answers = |head: fn(usize) -> String| {
         move |peer: &mut Peer| {
             while let Some(request) = peer.request() {

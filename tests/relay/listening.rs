@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use super::places::{AGENT, OTHER, allowing, as_user};
+use super::local_users::{AGENT, OTHER, allowing, as_user};
 use super::support::relay::{Starter, random_hex};
 use super::support::skip::is_root;
 use super::support::{Client, DEADLINE, Relay, Upstream, needs_root, ok, post, quiet, skipped};
@@ -72,7 +72,7 @@ fn users_are_told_apart_on_ipv6_too() {
 }
 
 #[test]
-fn a_port_that_somebody_holds_on_ipv6_ends_the_start() {
+fn a_port_that_is_taken_on_ipv6_ends_the_start() {
     if !has_v6() {
         return;
     }

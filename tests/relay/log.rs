@@ -170,7 +170,7 @@ fn pipe() -> (OwnedFd, OwnedFd) {
 }
 
 #[test]
-fn a_stderr_that_nobody_reads_holds_nothing_up_and_the_lost_lines_are_counted() {
+fn a_stderr_that_is_not_read_holds_nothing_up_and_the_lost_lines_are_counted() {
     let upstream = Upstream::answering(ok("fine"));
     let (reader, writer) = pipe();
     let kept = writer.try_clone().unwrap();

@@ -1,9 +1,15 @@
-//! Which upstream connections are used again, and by whom.
+//! Which upstream connections are used again, for whom, and how long after.
 
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
-use super::places::{AGENT, OTHER, allowing, connect_as};
-use super::support::{Client, DEADLINE, Peer, Relay, Upstream, needs_root, ok, post};
+use super::lifecycle::Folder;
+use super::local_users::{AGENT, OTHER, allowing, connect_as};
+use super::support::relay::binary;
+use super::support::{Client, DEADLINE, Peer, Relay, Upstream, needs_root, ok, post, skipped};
 
 /// An upstream that takes the body of an early answered request for the next request, and answers
 /// that one when a further one has come.
@@ -45,7 +51,7 @@ fn a_pooled_connection_serves_only_the_user_who_used_it_before() {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
-fn a_user_uses_connections_again_and_so_does_anybody_one_that_was_never_used() {
+fn a_used_connection_serves_its_user_again_and_an_unused_one_serves_any_user() {
     needs_root();
     let upstream = Upstream::plain(|peer| {
         while peer.request().is_some() {
@@ -108,4 +114,124 @@ fn a_connection_whose_response_began_before_the_request_had_gone_is_not_used_aga
     another.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
     assert_eq!(client.send("34").response().text(), "1");
     assert_ne!(client.send(post("", "{}")).response().text(), "1");
+}
+
+#[test]
+fn part_of_a_record_behind_a_response_is_not_the_beginning_of_the_next() {
+    let upstream = Upstream::tls(|peer| {
+        let mut late = Vec::new();
+        while peer.request().is_some() {
+            if peer.number > 1 {
+                peer.write(ok("second"));
+            } else if late.is_empty() {
+                let (answer, mut more) = (peer.seal(ok("first")), peer.seal(ok("stale")));
+                late = more.split_off(20);
+                peer.stream().write_all(&[answer, more].concat()).unwrap();
+            } else {
+                peer.stream().write_all(&late).unwrap();
+            }
+        }
+    });
+    let relay = Relay::to(&upstream.url()).start();
+    for want in ["first", "second"] {
+        assert_eq!(relay.connect().send(post("", "{}")).response().body, want.as_bytes());
+    }
+}
+
+#[test]
+fn a_request_that_meets_the_end_of_an_idle_connection_goes_out_on_a_fresh_one() {
+    for tls in [false, true] {
+        for resets in [false, true] {
+            let (tell, told) = channel();
+            let (go, wait) = channel::<()>();
+            let ends = Mutex::new((tell, wait));
+            let script = move |peer: &mut Peer| {
+                while peer.request().is_some() {
+                    peer.write(ok("fine"));
+                    if peer.number > 1 {
+                        continue;
+                    }
+                    let (tell, wait) = &*ends.lock().unwrap();
+                    wait.recv_timeout(DEADLINE).unwrap();
+                    if resets {
+                        peer.reset();
+                        peer.cut();
+                    } else {
+                        peer.close();
+                    }
+                    tell.send(()).unwrap();
+                    if resets {
+                        return;
+                    }
+                }
+            };
+            let upstream = if tls { Upstream::tls(script) } else { Upstream::plain(script) };
+            let relay = Relay::to(&upstream.url()).start();
+            let mut client = relay.connect();
+            assert_eq!(client.send(post("", "{}")).response().status, 200);
+            relay.stop();
+            go.send(()).unwrap();
+            told.recv_timeout(DEADLINE).unwrap();
+            client.send(post("", "{}"));
+            relay.signal(libc::SIGCONT);
+            assert_eq!(client.response().status, 200, "tls {tls}, reset {resets}");
+            assert_eq!((upstream.connections(), upstream.requests().len()), (2, 2));
+        }
+    }
+}
+
+/// Answers CLOCK_BOOTTIME with an offset that stands in a file: a machine that has slept.
+const CLOCK: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+static volatile long *slept;
+__attribute__((constructor)) static void begin(void) {
+    int fd = open(getenv("SLEPT"), O_RDONLY);
+    slept = mmap(0, sizeof *slept, PROT_READ, MAP_SHARED, fd, 0);
+    close(fd);
+}
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    int result = syscall(SYS_clock_gettime, clock, time);
+    if (clock == CLOCK_BOOTTIME) time->tv_sec += *slept;
+    return result;
+}
+"#;
+
+#[test]
+fn a_connection_that_was_idle_while_the_machine_slept_is_as_old_as_it_is() {
+    let program = std::fs::read(binary()).unwrap();
+    if !program.windows(8).any(|window| window == b"ld-linux") {
+        skipped("a static program takes no other clock");
+        return;
+    }
+    let folder = Folder::new("clock");
+    let [source, library, slept] = ["clock.c", "clock.so", "slept"].map(|name| folder.file(name));
+    std::fs::write(&source, CLOCK).unwrap();
+    std::fs::write(&slept, 0u64.to_ne_bytes()).unwrap();
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .status()
+        .expect("a C compiler, which the program itself needs too");
+    assert!(built.success());
+    let upstream = Upstream::answering(ok("fine"));
+    let relay = Relay::to(&upstream.url())
+        .env("LD_PRELOAD", library.to_str().unwrap())
+        .env("SLEPT", slept.to_str().unwrap())
+        .start();
+    let mut client = relay.connect();
+    let mut ask = || assert_eq!(client.send(post("", "{}")).response().status, 200);
+    ask();
+    let clock = std::fs::File::options().write(true).open(&slept).unwrap();
+    // (slept in all, connections then): short naps add up, as time awake does.
+    for (seconds, connections) in [(0u64, 1), (30, 1), (86, 2), (86, 2), (36_000, 3), (36_001, 3)] {
+        clock.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
+        ask();
+        assert_eq!(upstream.connections(), connections, "after {seconds} s");
+    }
 }

@@ -311,7 +311,7 @@ fn what_the_proxy_says_to_connect_is_told_apart() {
 }
 
 #[test]
-fn an_answer_to_connect_may_come_byte_by_byte() {
+fn a_response_to_connect_may_come_byte_by_byte() {
     let upstream = Upstream::answering(ok("hello"));
     let port = upstream.port;
     let proxy = fake(move |stream| {

@@ -215,7 +215,7 @@ fn a_web_page_is_403() {
 }
 
 #[test]
-fn what_is_not_sound_http_is_refused_and_the_connection_ends() {
+fn what_is_not_well_formed_http_is_refused_and_the_connection_ends() {
     let (upstream, relay) = start();
     let line = "POST /v1/responses HTTP/1.1\r\n";
     let host = "Host: localhost\r\n";

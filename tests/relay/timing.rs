@@ -150,7 +150,7 @@ fn an_upload_waits_for_a_slow_upstream_and_not_for_the_clients_time() {
 }
 
 #[test]
-fn by_default_an_answer_may_take_its_time() {
+fn by_default_a_response_may_take_its_time() {
     let upstream = Upstream::tls(|peer| {
         while peer.request().is_some() {
             assert!(quiet(peer.stream(), SECOND * 3));
@@ -169,7 +169,7 @@ fn demanding(upstream: &Upstream) -> Relay {
 }
 
 #[test]
-fn an_upstream_that_does_not_answer_in_time_is_504() {
+fn an_upstream_that_does_not_respond_in_time_is_504() {
     let upstream = Upstream::tls(|peer| {
         peer.request();
         peer.closed();
@@ -259,7 +259,7 @@ fn an_upstream_that_takes_an_upload_slowly_is_waited_for() {
 }
 
 #[test]
-fn interim_answers_do_not_extend_the_upstreams_time() {
+fn interim_responses_do_not_extend_the_upstreams_time() {
     let upstream = Upstream::tls(|peer| {
         peer.request();
         while peer.try_write("HTTP/1.1 103 Early Hints\r\n\r\n")
@@ -292,7 +292,7 @@ fn an_upstream_that_never_finishes_its_handshake_is_504_in_the_upstreams_time() 
 }
 
 #[test]
-fn silence_within_an_answer_resets_the_client() {
+fn silence_within_a_response_resets_the_client() {
     let upstream = Upstream::tls(|peer| {
         peer.request();
         peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n");

@@ -131,7 +131,7 @@ fn whole_answer(client: &mut Client) -> Vec<u8> {
 }
 
 #[test]
-fn every_answer_comes_out_as_it_says() {
+fn every_response_comes_out_as_it_says() {
     each(cases(true), |case| {
         let answer = case.clone();
         let held = Arc::new(Mutex::new(()));

@@ -54,6 +54,18 @@ pub fn wait_for(done: impl Fn() -> bool) {
     }
 }
 
+/// Makes the end of a connection a reset, once the stream is dropped. That leaves no trace of the
+/// connection on this side.
+pub fn reset_on_close(stream: &TcpStream) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let (value, size) = (std::ptr::from_ref(&linger).cast(), size_of_val(&linger) as u32);
+    // SAFETY: the kernel reads a struct that outlives the call.
+    let set = unsafe {
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, value, size)
+    };
+    assert_eq!(set, 0);
+}
+
 /// Lets time pass where that is what is wanted and no event could stand for it: in the pace of a
 /// load, on a slow link, between two looks.
 pub fn pace(time: Duration) {

@@ -16,7 +16,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 
-use super::{DEADLINE, client};
+use super::{DEADLINE, client, reset_on_close};
 
 /// A certificate authority, made once for all tests of this run.
 pub struct Certs {
@@ -198,6 +198,12 @@ enum Wire {
     Tls(Box<ServerConnection>, TcpStream),
 }
 
+/// A way to end a connection, with its name.
+pub type Way = (&'static str, fn(&mut Peer));
+pub const CLOSE: Way = ("close_notify and FIN", Peer::close);
+pub const CUT: Way = ("FIN alone", Peer::cut);
+pub const RESET: Way = ("RST", Peer::reset);
+
 /// One connection, from the upstream's side.
 pub struct Peer {
     wire: Wire,
@@ -225,6 +231,15 @@ impl Upstream {
         Upstream::tls(move |peer| {
             while peer.request().is_some() {
                 peer.write(&answer);
+            }
+        })
+    }
+
+    /// Reads one request on each connection and then does this.
+    pub fn once(then: impl Fn(&mut Peer) + Send + Sync + 'static) -> Upstream {
+        Upstream::tls(move |peer| {
+            if peer.request().is_some() {
+                then(peer);
             }
         })
     }
@@ -462,16 +477,6 @@ impl Peer {
 
     /// Ends TCP with a reset, once this peer is dropped.
     pub fn reset(&mut self) {
-        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-        // SAFETY: the kernel reads a struct that outlives the call.
-        unsafe {
-            libc::setsockopt(
-                self.stream().as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_LINGER,
-                std::ptr::from_ref(&linger).cast(),
-                size_of::<libc::linger>() as libc::socklen_t,
-            )
-        };
+        reset_on_close(self.stream());
     }
 }

@@ -232,7 +232,7 @@ fn address(port: u16) -> [u8; 16] {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
-fn code_in_the_loop_opens_nothing_sends_to_nobody_and_reaches_no_process() {
+fn code_in_the_loop_opens_nothing_sends_nowhere_and_reaches_no_process() {
     needs_root();
     if emulated() {
         return;
@@ -381,7 +381,7 @@ fn code_in_the_thread_of_the_log_can_do_even_less() {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
-fn what_the_loop_says_amiss_ends_the_connector_and_the_relay() {
+fn a_malformed_message_of_the_loop_ends_the_connector_and_the_relay() {
     needs_root();
     if emulated() {
         return;
@@ -399,7 +399,7 @@ fn what_the_loop_says_amiss_ends_the_connector_and_the_relay() {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
-fn what_the_connector_says_amiss_ends_the_relay() {
+fn a_malformed_message_of_the_connector_ends_the_relay() {
     needs_root();
     if emulated() {
         return;

@@ -332,7 +332,7 @@ fn a_terminal_that_hangs_up_leaves_a_detached_relay_alone() {
 }
 
 #[test]
-fn a_stderr_that_nobody_reads_does_not_keep_it_from_ending() {
+fn a_stderr_that_is_not_read_does_not_keep_it_from_ending() {
     use std::os::fd::AsRawFd;
     let (reader, writer) = std::io::pipe().unwrap();
     // SAFETY: no memory is involved.

@@ -146,7 +146,7 @@ fn a_redirect_is_passed_on_and_not_followed() {
 }
 
 #[test]
-fn answers_without_a_body_have_none() {
+fn responses_without_a_body_have_none() {
     let (upstream, relay) = answers([
         "HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n",
         "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
@@ -252,7 +252,7 @@ const INTERIM: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-h
                        HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
 
 #[test]
-fn interim_answers_go_to_http_1_1_clients_as_they_come() {
+fn interim_responses_go_to_http_1_1_clients_as_they_come() {
     let (tell, told) = channel::<()>();
     let told = Mutex::new(told);
     let upstream = Upstream::tls(move |peer| {
@@ -274,7 +274,7 @@ fn interim_answers_go_to_http_1_1_clients_as_they_come() {
 }
 
 #[test]
-fn interim_answers_do_not_go_to_http_1_0_clients() {
+fn interim_responses_do_not_go_to_http_1_0_clients() {
     let (_upstream, relay) = answers([&(INTERIM.to_owned() + &ok("hello"))]);
     let mut client = relay.connect();
     let answer = client.send(HTTP_1_0).response();
@@ -315,7 +315,7 @@ fn an_http_1_0_client_gets_a_body_that_ends_with_the_connection() {
 }
 
 #[test]
-fn a_close_delimited_answer_is_chunked_for_http_1_1_and_not_for_1_0() {
+fn a_close_delimited_response_is_chunked_for_http_1_1_and_not_for_1_0() {
     for head in [
         "HTTP/1.1 200 OK\r\n\r\n",
         "HTTP/1.0 200 OK\r\n\r\n",
@@ -340,7 +340,7 @@ fn a_close_delimited_answer_is_chunked_for_http_1_1_and_not_for_1_0() {
 }
 
 #[test]
-fn a_close_delimited_answer_may_be_empty() {
+fn a_close_delimited_response_may_be_empty() {
     let upstream = Upstream::tls(|peer| {
         peer.request().unwrap();
         peer.write("HTTP/1.1 200 OK\r\n\r\n");
@@ -369,7 +369,7 @@ fn an_http_1_0_upstream_is_understood() {
 }
 
 #[test]
-fn an_answer_during_the_upload_is_passed_on_at_once() {
+fn a_response_during_the_upload_is_passed_on_at_once() {
     let (tell, told) = channel();
     let tell = Mutex::new(tell);
     let upstream = Upstream::tls(move |peer| {

@@ -124,7 +124,7 @@ fn a_refused_user_holds_no_place() {
 }
 
 #[test]
-fn a_full_table_closes_what_has_been_idle_longest_before_anybody_gets_503() {
+fn a_full_table_closes_what_has_been_idle_longest_before_any_client_gets_503() {
     let upstream = Upstream::tls(answers_when_told);
     let relay = Relay::to(&upstream.url()).args(["--max-connections", "3"]).start();
     let mut busy = relay.connect();

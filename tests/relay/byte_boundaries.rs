@@ -330,7 +330,7 @@ impl Answering {
 }
 
 #[test]
-fn an_answer_cut_anywhere_is_the_same_answer() {
+fn a_response_cut_anywhere_is_the_same_response() {
     let answering = Answering::start();
     for (status, want, end, then, answer) in ANSWERS {
         for http10 in [false, true] {

@@ -111,7 +111,7 @@ fn a_head_that_waits_leaves_with_the_end_of_the_handshake() {
 }
 
 #[test]
-fn an_answers_head_and_the_first_part_of_its_body_leave_in_one_packet() {
+fn a_responses_head_and_the_first_part_of_its_body_leave_in_one_packet() {
     let part = "data: first\n\n".repeat(40);
     let size = part.len();
     for (head, body) in [

@@ -1,88 +1,11 @@
-//! What becomes of the upstream's side when a client leaves, and how connections to the upstream
-//! end.
+//! How connections to the upstream end: in order for TLS, and without a port in TIME_WAIT.
 
 use std::fs;
 use std::io::Read;
-use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 
-use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, ok, post};
-
-/// How a client leaves.
-#[derive(Clone, Copy, Debug)]
-enum Leaves {
-    Closes,
-    ShutsDown,
-    Resets,
-}
-
-/// Makes the end of a client's connection a reset.
-fn reset(client: Client) {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    // SAFETY: the kernel reads a struct that outlives the call.
-    let set = unsafe {
-        libc::setsockopt(
-            client.stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_LINGER,
-            std::ptr::from_ref(&linger).cast(),
-            size_of::<libc::linger>() as libc::socklen_t,
-        )
-    };
-    assert_eq!(set, 0);
-}
-
-#[test]
-fn a_request_of_a_client_that_is_known_to_have_left_is_not_sent() {
-    for upstream in [Upstream::plain(answer), Upstream::tls(answer)] {
-        let relay = Relay::to(&upstream.url()).start();
-        let mut before = 0;
-        for leaves in [Leaves::Closes, Leaves::ShutsDown, Leaves::Resets] {
-            // With an idle upstream connection to send on, and with none.
-            for _ in 0..5 {
-                let mut client = relay.connect();
-                assert_eq!(client.send(post("", "{}")).response().status, 200);
-                before += 1;
-                relay.stop();
-                client.send(post("", "{\"left\":1}"));
-                let mut kept = None;
-                match leaves {
-                    Leaves::Closes => drop(client),
-                    Leaves::Resets => reset(client),
-                    Leaves::ShutsDown => {
-                        client.finish();
-                        kept = Some(client);
-                    }
-                }
-                relay.signal(libc::SIGCONT);
-                if let Some(mut kept) = kept {
-                    kept.expect_end(End::Reset);
-                }
-            }
-        }
-        // The relay answers in the order in which it learns of things: those above are over.
-        assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
-        let left = upstream.requests().iter().filter(|request| request.body != b"{}").count();
-        assert_eq!((left, upstream.requests().len()), (0, before + 1));
-    }
-}
-
-#[test]
-fn a_refusal_reaches_a_client_that_has_shut_down_its_side() {
-    let relay = Relay::bare().start();
-    let mut client = relay.connect();
-    relay.stop();
-    client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").finish();
-    relay.signal(libc::SIGCONT);
-    assert_eq!(client.response().code(), "route_not_allowed");
-}
-
-fn answer(peer: &mut Peer) {
-    while peer.request().is_some() {
-        peer.write(ok("fine"));
-    }
-}
+use super::support::{Client, DEADLINE, Peer, Relay, Upstream, ok, post, wait_for};
 
 /// Sockets that wait in TIME_WAIT for what may still come from this port. It may have belonged to
 /// somebody else a moment ago: only those that come on top count.
@@ -163,14 +86,14 @@ fn a_client_that_leaves_while_its_connection_is_being_made_leaves_no_port_in_tim
         let mut client = relay.connect();
         client.send(post("", "{}"));
         // Once it has been read it waits for the connection.
-        super::support::wait_for(|| has_read(&relay, &client));
+        wait_for(|| has_read(&relay, &client));
         client
     });
     // One of their connections is kept.
     drop(clients);
     // Each was in the middle of a handshake that its upstream did not take part in.
     assert_eq!(relay.connect().send("GET / HTTP/1.1\r\n\r\n").response().status, 400);
-    super::support::wait_for(|| waiting(&upstream) <= before);
+    wait_for(|| waiting(&upstream) <= before);
 }
 
 #[test]
@@ -215,7 +138,7 @@ fn close_notify_is_sent_when_the_relay_ends() {
         client.send(post("", "{}"));
         client.head();
         let _other = relay.connect();
-        super::support::wait_for(|| upstream.connections() == 2);
+        wait_for(|| upstream.connections() == 2);
         for signal in signals {
             relay.signal(*signal);
         }

@@ -290,7 +290,7 @@ fn a_connection_to_a_stranger_is_reset() {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
-fn a_connection_that_nobody_has_accepted_is_the_listeners() {
+fn a_connection_that_is_not_accepted_yet_is_the_listeners() {
     needs_root();
     for kind in KINDS {
         for source in Source::ALL {
@@ -375,7 +375,7 @@ fn a_worker_that_accepts_for_root_is_trusted_when_it_is_named() {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
-fn nobody_is_asked_with_any() {
+fn the_kernel_is_not_asked_with_any() {
     needs_root();
     let listener = as_user(STRANGER, || TcpListener::bind("127.0.0.1:0").unwrap());
     let url = url(listener.local_addr().unwrap());

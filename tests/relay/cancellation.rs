@@ -1,0 +1,190 @@
+//! What becomes of a request whose client leaves.
+
+use std::io::Read;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, ok, post, reset_on_close};
+
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+/// How a client leaves.
+#[derive(Clone, Copy, Debug)]
+enum Leaves {
+    Closes,
+    ShutsDown,
+    Resets,
+}
+
+const EACH_WAY: [Leaves; 3] = [Leaves::Closes, Leaves::ShutsDown, Leaves::Resets];
+
+/// With a shutdown alone the client still listens: it is returned.
+fn leave(mut client: Client, leaves: Leaves) -> Option<Client> {
+    match leaves {
+        Leaves::Closes => None,
+        Leaves::Resets => {
+            reset_on_close(&client.stream);
+            None
+        }
+        Leaves::ShutsDown => {
+            client.finish();
+            Some(client)
+        }
+    }
+}
+
+/// The client leaves, and if it still listens it is told nothing but the end.
+fn leave_and_hear_the_end(client: Client, leaves: Leaves) {
+    if let Some(mut client) = leave(client, leaves) {
+        let (got, end) = client.rest();
+        assert!(got.is_empty() && end != End::Open);
+    }
+}
+
+#[test]
+fn a_request_of_a_client_that_is_known_to_have_left_is_not_sent() {
+    for upstream in [Upstream::plain(answer), Upstream::tls(answer)] {
+        let relay = Relay::to(&upstream.url()).start();
+        let mut before = 0;
+        for leaves in EACH_WAY {
+            // With an idle upstream connection to send on, and with none.
+            for _ in 0..5 {
+                let mut client = relay.connect();
+                assert_eq!(client.send(post("", "{}")).response().status, 200);
+                before += 1;
+                relay.stop();
+                client.send(post("", "{\"left\":1}"));
+                let kept = leave(client, leaves);
+                relay.signal(libc::SIGCONT);
+                if let Some(mut kept) = kept {
+                    kept.expect_end(End::Reset);
+                }
+            }
+        }
+        // The relay answers in the order in which it learns of things: those above are over.
+        assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+        let left = upstream.requests().iter().filter(|request| request.body != b"{}").count();
+        assert_eq!((left, upstream.requests().len()), (0, before + 1));
+    }
+}
+
+#[test]
+fn a_refusal_reaches_a_client_that_has_shut_down_its_side() {
+    let relay = Relay::bare().start();
+    let mut client = relay.connect();
+    relay.stop();
+    client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").finish();
+    relay.signal(libc::SIGCONT);
+    assert_eq!(client.response().code(), "route_not_allowed");
+}
+
+fn answer(peer: &mut Peer) {
+    while peer.request().is_some() {
+        peer.write(ok("fine"));
+    }
+}
+
+/// At which point the client leaves.
+#[derive(Clone, Copy, Debug)]
+enum Point {
+    Waiting,
+    Streaming,
+    Uploading,
+}
+
+#[test]
+fn a_client_that_leaves_cancels_the_upstream_exchange_at_once() {
+    for point in [Point::Waiting, Point::Streaming, Point::Uploading] {
+        let (tell, told) = channel();
+        let tell = Mutex::new(tell);
+        let upstream = Upstream::tls(move |peer| {
+            let tell = tell.lock().unwrap();
+            match point {
+                Point::Uploading => drop((peer.head().unwrap(), peer.take(5))),
+                Point::Waiting | Point::Streaming => drop(peer.request().unwrap()),
+            }
+            if let Point::Streaming = point {
+                peer.write(format!("{CHUNKED}5\r\nhello\r\n"));
+            }
+            tell.send(false).unwrap();
+            peer.closed();
+            tell.send(true).unwrap();
+        });
+        let relay = Relay::to(&upstream.url()).start();
+        for leaves in EACH_WAY {
+            let mut client = relay.connect();
+            match point {
+                Point::Uploading => client.send(
+                    "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nfirst",
+                ),
+                Point::Waiting | Point::Streaming => client.send(post("", "{}")),
+            };
+            assert!(!told.recv_timeout(DEADLINE).unwrap());
+            if let Point::Streaming = point {
+                client.head();
+                assert_eq!(client.take(10), b"5\r\nhello\r\n");
+            }
+            let start = Instant::now();
+            leave_and_hear_the_end(client, leaves);
+            let cancelled = told.recv_timeout(DEADLINE);
+            assert_eq!(cancelled, Ok(true), "{point:?}, {leaves:?}");
+            assert!(start.elapsed() < Duration::from_secs(1), "{point:?}, {leaves:?}");
+        }
+    }
+}
+
+#[test]
+fn of_two_clients_that_leave_while_the_upstream_is_being_connected_one_ends_that() {
+    for leaves in EACH_WAY {
+        let (tell, told) = channel();
+        let tell = Mutex::new(tell);
+        // It accepts and never speaks TLS.
+        let upstream = Upstream::plain(move |peer| {
+            let tell = tell.lock().unwrap().clone();
+            let mut hello = [0; 16];
+            assert!(peer.read(&mut hello).is_ok_and(|n| n > 0));
+            tell.send(false).unwrap();
+            peer.closed();
+            let _ = tell.send(true);
+        });
+        let relay = Relay::to(&format!("https://localhost:{}/", upstream.port)).start();
+        let clients = ["first", "second"].map(|_| {
+            let mut client = relay.connect();
+            client.send(post("", "{}"));
+            assert!(!told.recv_timeout(DEADLINE).unwrap());
+            client
+        });
+        // The first one's connection is kept for the next request.
+        let start = Instant::now();
+        clients.into_iter().for_each(|client| leave_and_hear_the_end(client, leaves));
+        assert_eq!(told.recv_timeout(DEADLINE), Ok(true), "{leaves:?}");
+        assert!(start.elapsed() < Duration::from_secs(1), "{leaves:?}");
+        assert!(told.recv_timeout(Duration::from_millis(100)).is_err(), "{leaves:?}: none is kept");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_while_it_reads_slowly_cancels_too() {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let upstream = Upstream::tls(move |peer| {
+        let tell = tell.lock().unwrap();
+        peer.request().unwrap();
+        peer.write("HTTP/1.1 200 OK\r\n\r\n");
+        tell.send(()).unwrap();
+        // Without end: only the relay's leaving stops it.
+        while peer.try_write([b'x'; 16_384]) {}
+        tell.send(()).unwrap();
+    });
+    let relay = Relay::to(&upstream.url()).start();
+    for leaves in [Leaves::Closes, Leaves::Resets] {
+        let mut client = relay.connect();
+        client.send(post("", "{}")).head();
+        told.recv_timeout(DEADLINE).unwrap();
+        let start = Instant::now();
+        leave_and_hear_the_end(client, leaves);
+        told.recv_timeout(DEADLINE).expect("cancelled");
+        assert!(start.elapsed() < Duration::from_secs(5), "{leaves:?}");
+    }
+}
