@@ -21,6 +21,20 @@ pub enum Admission {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct User(pub usize);
 
+/// Who is at the other end of a client connection, and what it was admitted as. Decided once,
+/// before a session exists.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// What becomes of the connection.
+    pub admission: Admission,
+    /// Whose it is.
+    pub user: User,
+    /// The id of that user, where `--allow-uid` has the kernel asked.
+    pub uid: Option<u32>,
+    /// The number of the connection since the start of the program.
+    pub number: u64,
+}
+
 /// A connection that has a place and no request under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdleConnection<K> {

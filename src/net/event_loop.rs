@@ -26,12 +26,12 @@ use super::deadlines::Deadlines;
 use super::limits::{CLIENT_READ, OVERLOADED_LINGERING, REFUSED_LINGERING, UPSTREAM_READ};
 use super::pool::Pool;
 use super::report::Form;
-use super::session::{AfterTurn, LoopState, Session};
+use super::session::{AfterTurn, LoopState, Session, Timeouts};
 use super::sleep::SleepWatch;
 use super::slots::{Key, Side, Slots};
 use super::timeouts::RESEND_TO_CONNECTOR;
 use super::tls::Connector;
-use super::turns::Turns;
+use super::turns::{Load, Turns};
 use super::upstream::Origin;
 use crate::connector::link::{ConnectorFailed, Link};
 use crate::http1::gather::GatherList;
@@ -113,10 +113,7 @@ pub struct EventLoop {
     refusals: Refusals,
     sessions: Slots<Session>,
     state: LoopState,
-    /// Connections that want a turn.
-    turns: Turns<Key>,
-    /// Those that get one in this pass; kept for its memory.
-    pass: Vec<Key>,
+    turns: Turns,
     /// Upstream connections that work for nobody, on which something has come.
     unowned_ready: Vec<Key>,
     /// Holds something only while a batch of connections is accepted.
@@ -127,11 +124,6 @@ pub struct EventLoop {
     sleep: SleepWatch,
     /// The connector has ended before the relay.
     failed: Option<ConnectorFailed>,
-}
-
-/// A connection's place among the deadlines.
-pub fn place(key: Key, side: Side) -> u32 {
-    key.index << 1 | u32::from(side == Side::Upstream)
 }
 
 impl EventLoop {
@@ -182,8 +174,7 @@ impl EventLoop {
             requests_left: setup.max_requests.unwrap_or(u64::MAX),
             log,
             connections: 0,
-            client_timeout: setup.client_timeout,
-            upstream_timeout: setup.upstream_timeout,
+            timeouts: Timeouts { client: setup.client_timeout, upstream: setup.upstream_timeout },
             shutdown: false,
         };
         Ok(EventLoop {
@@ -202,7 +193,6 @@ impl EventLoop {
             sessions: Slots::new(setup.max_connections + lingering),
             state,
             turns: Turns::new(users),
-            pass: Vec::new(),
             unowned_ready: Vec::new(),
             accepted: Vec::new(),
             accept_again: false,
@@ -312,31 +302,18 @@ impl EventLoop {
         }
     }
 
-    /// Puts a connection on the list for this turn of the loop, unless it stands on one already:
-    /// what comes from both of its sides is for one turn, and who has used up a share waits.
     fn wants_turn(&mut self, key: Key) {
-        if let Some(session) = self.sessions.get(key)
-            && !std::mem::replace(&mut session.is_queued, true)
-        {
-            if session.is_bulk {
-                self.turns.push_bulk(session.user, key);
-            } else {
-                self.turns.push_ready(session.user, key);
-            }
+        if let Some(session) = self.sessions.get(key) {
+            self.turns.push(session.client.user, key, session.load);
         }
     }
 
     /// Gives the turns of one pass.
     fn give_turns(&mut self, now: Instant) {
-        let mut pass = std::mem::take(&mut self.pass);
-        self.turns.next_pass(&mut pass);
-        for key in pass.drain(..) {
-            self.run_session(key, |session, state| {
-                session.is_queued = false;
-                session.turn(state, now)
-            });
+        self.turns.begin_pass();
+        while let Some(key) = self.turns.take_next() {
+            self.run_session(key, |session, state| session.turn(state, now));
         }
-        self.pass = pass;
     }
 
     /// Lets a connection act, and sees to what becomes of it.
@@ -354,12 +331,11 @@ impl EventLoop {
         self.state.head_bytes = self.state.head_bytes - before + head_bytes;
         match turn {
             AfterTurn::Close => {
-                self.places.leave(session.admission, session.user);
+                self.places.leave(session.client.admission, session.client.user);
                 self.sessions.remove(key);
                 return;
             }
-            AfterTurn::Again if std::mem::replace(&mut session.is_queued, true) => {}
-            AfterTurn::Again => self.turns.push_bulk(session.user, key),
+            AfterTurn::Again => self.turns.push(session.client.user, key, Load::Bulk),
             AfterTurn::Wait => {}
         }
         self.sessions.put_back(key, session);
@@ -367,9 +343,9 @@ impl EventLoop {
 
     /// Connections whose deadline may have come.
     fn expire(&mut self, now: Instant) {
-        while let Some(place) = self.state.deadlines.expired(now) {
-            let index = place >> 1;
-            if place & 1 == 0 {
+        while let Some(slot) = self.state.deadlines.expired(now) {
+            let (index, side) = slot.split();
+            if side == Side::Client {
                 if let Some(key) = self.sessions.at(index) {
                     self.run_session(key, |session, state| session.on_deadline(state, now));
                 }
@@ -383,7 +359,7 @@ impl EventLoop {
             };
             match (up.owner, up.wakes_at()) {
                 (_, None) => {}
-                (_, Some(when)) if when > now => self.state.deadlines.set(place, when),
+                (_, Some(when)) if when > now => self.state.deadlines.set(slot, when),
                 (Some(owner), _) => {
                     self.run_session(owner, |session, state| session.turn(state, now))
                 }

@@ -6,6 +6,7 @@
 //! upstream. So what waits is never more than what one read brought.
 
 mod clocks;
+mod deadline;
 mod download;
 mod ending;
 mod eviction;
@@ -14,12 +15,12 @@ mod unowned;
 mod upload;
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::Registry;
 
 use super::access_log::Log;
-use super::admission::{Admission, User};
+use super::admission::Client;
 use super::buffer::{Backlog, Scratch, Space};
 use super::clock::DateClock;
 use super::deadlines::Deadlines;
@@ -27,6 +28,7 @@ use super::limits::{BYTES_PER_TURN, ROUNDS_PER_TURN};
 use super::pool::Pool;
 use super::slots::{Key, Slots};
 use super::socket::Socket;
+use super::turns::Load;
 use super::upstream::{Origin, Upstream};
 use crate::http1::exchange::{Exchange, State};
 use crate::http1::gather::GatherList;
@@ -36,6 +38,8 @@ use crate::http1::request::Policy;
 use crate::process::credential::{Credential, SearchPosition};
 use crate::process::sys;
 use crate::process::token::ClientToken;
+use clocks::Clocks;
+pub use clocks::Timeouts;
 use logging::Times;
 
 /// What all connections of the loop share.
@@ -72,10 +76,8 @@ pub struct LoopState {
     pub log: Log,
     /// Client connections so far.
     pub connections: u64,
-    /// `--client-timeout`.
-    pub client_timeout: Duration,
-    /// `--upstream-timeout`.
-    pub upstream_timeout: Option<Duration>,
+    /// How long either side may be silent.
+    pub timeouts: Timeouts,
     /// `GET /shutdown` has been answered.
     pub shutdown: bool,
 }
@@ -92,7 +94,6 @@ pub enum AfterTurn {
 }
 
 /// A client connection.
-#[allow(clippy::struct_excessive_bools, reason = "to become states of their own")]
 pub struct Session {
     /// Its socket.
     pub socket: Socket,
@@ -107,39 +108,37 @@ pub struct Session {
     head: Backlog,
     exchange: Exchange,
     upstream: Option<Key>,
-    lingering: bool,
-    /// What it was admitted as.
-    pub admission: Admission,
-    /// Whose it is.
-    pub user: User,
-    /// That user's id, where `--allow-uid` has the kernel asked.
-    pub uid: Option<u32>,
+    phase: Phase,
+    /// Who the client is, and what it was admitted as.
+    pub client: Client,
     /// Since when it has had no request; its first one counts from accept.
     idle_since: Instant,
-    /// It is on a list of those that get a turn.
-    pub is_queued: bool,
-    /// It moves much: its turns come one by one with those of its like, whatever calls for them.
-    pub is_bulk: bool,
+    /// How much it moved in its last turn.
+    pub load: Load,
     /// The connection has served a request before.
     served: bool,
-    /// The number of this connection since the start of the program.
-    pub number: u64,
     /// The number of the request that is under way, or comes next.
     request: u64,
-    /// The last time that the client did what it is waited for.
-    client_active_at: Instant,
-    /// For how long the pauses of its body may still last.
-    patience: Duration,
-    /// The last time that the upstream did.
-    upstream_active_at: Instant,
+    clocks: Clocks,
     /// Bytes of its head that are counted among those of all.
     pub head_bytes: usize,
-    /// The client has been sent the end of the connection, while the rest of its request goes up.
-    write_ended: bool,
     /// How far the response has been searched for the key.
     search: SearchPosition,
     response_start: ResponseStart,
     times: Times,
+}
+
+/// How far the end of the connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Exchanges are served.
+    Serving,
+    /// The last response is with the client, and the end of the connection; the rest of its request
+    /// still goes upstream.
+    WriteEnded,
+    /// The last exchange is over. Input is dropped until the client ends the connection, so that no
+    /// reset destroys the last response on its way.
+    Lingering,
 }
 
 /// When the first byte of the final response came.
@@ -166,13 +165,7 @@ enum Progress {
 
 impl Session {
     /// A connection that has just been accepted.
-    pub fn new(
-        socket: Socket,
-        key: Key,
-        policy: Policy,
-        (admission, user): (Admission, User),
-        now: Instant,
-    ) -> Session {
+    pub fn new(socket: Socket, key: Key, policy: Policy, client: Client, now: Instant) -> Session {
         Session {
             socket,
             key,
@@ -182,36 +175,33 @@ impl Session {
             head: Backlog::default(),
             exchange: Exchange::new(policy),
             upstream: None,
-            lingering: false,
-            admission,
-            user,
-            uid: None,
+            phase: Phase::Serving,
+            client,
             idle_since: now,
-            is_queued: false,
-            is_bulk: false,
+            load: Load::Light,
             served: false,
-            number: 0,
             request: 1,
-            client_active_at: now,
-            patience: Duration::ZERO,
-            upstream_active_at: now,
+            clocks: Clocks::new(now),
             head_bytes: 0,
-            write_ended: false,
             search: SearchPosition::default(),
             response_start: ResponseStart::AfterRequest,
             times: Times::new(now),
         }
     }
 
+    fn is_lingering(&self) -> bool {
+        self.phase == Phase::Lingering
+    }
+
     /// An exchange is under way, or an answer has not been written to its end.
     pub fn is_busy(&self) -> bool {
         let has_request = !matches!(self.exchange.state(), State::Idle);
-        !self.lingering && (has_request || !self.output.is_empty())
+        !self.is_lingering() && (has_request || !self.output.is_empty())
     }
 
     /// Nothing would be lost if it ended now.
     pub fn is_idle(&self) -> bool {
-        !self.lingering && !self.is_busy()
+        !self.is_lingering() && !self.is_busy()
     }
 
     /// Its client has left while the request waited for an upstream connection.
@@ -268,13 +258,14 @@ impl Session {
                 }
             }
         }
-        self.is_bulk = state.moved >= limits::RECORD || !self.output.is_empty();
+        let is_bulk = state.moved >= limits::RECORD || !self.output.is_empty();
+        self.load = if is_bulk { Load::Bulk } else { Load::Light };
         self.set_deadline(state);
         turn
     }
 
     fn round(&mut self, state: &mut LoopState, now: Instant) -> Result<Progress, Closed> {
-        if self.lingering {
+        if self.is_lingering() {
             return self.discard(state);
         }
         self.flush(state, now)?;

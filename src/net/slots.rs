@@ -36,6 +36,28 @@ impl Key {
     }
 }
 
+/// A place in the heap of deadlines: one for each index of each of the two tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadlineSlot(u32);
+
+impl DeadlineSlot {
+    /// The slot of an entry.
+    pub fn new(key: Key, side: Side) -> DeadlineSlot {
+        DeadlineSlot(key.index << 1 | u32::from(side == Side::Upstream))
+    }
+
+    /// The index in the table of this side. The entry that is there now may be a later one.
+    pub fn split(self) -> (u32, Side) {
+        let side = if self.0 & 1 == 1 { Side::Upstream } else { Side::Client };
+        (self.0 >> 1, side)
+    }
+
+    /// Its position among all slots.
+    pub fn position(self) -> usize {
+        self.0 as usize
+    }
+}
+
 struct Slot<T> {
     generation: u32,
     // Boxed, so that a table that has grown once costs a pointer for each empty place.
@@ -169,5 +191,19 @@ mod tests {
             assert_eq!(Key::of(key.token(side)), (key, side));
             assert!(key.token(side).0 < usize::MAX - 8);
         }
+    }
+
+    #[test]
+    fn deadline_slots_keep_index_and_side() {
+        let mut positions = Vec::new();
+        for index in [0, 1, 2, u32::MAX >> 1] {
+            for side in [Side::Client, Side::Upstream] {
+                let slot = DeadlineSlot::new(Key { index, generation: 7 }, side);
+                assert_eq!(slot.split(), (index, side));
+                positions.push(slot.position());
+            }
+        }
+        // No two entries share a slot.
+        assert!(positions.is_sorted_by(|a, b| a < b), "{positions:?}");
     }
 }

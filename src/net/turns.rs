@@ -1,118 +1,214 @@
-//! Who gets a turn next. Each user has queues of their own and the users take turns, so that the
-//! connections of one do not hold up those of another.
+//! The scheduler: which session gets a turn next.
+//!
+//! Each local user has two queues, and the users take turns, so that the sessions of one do not
+//! hold up those of another. In one pass of the loop every ready session gets a turn, and one bulk
+//! session at most: a small request waits for at most one session that moves much.
 
 use std::collections::VecDeque;
 
 use super::admission::User;
 use super::limits::TURNS_PER_USER;
+use super::slots::Key;
 
-/// Connections that wait for a turn; the caller sees to it that each is in one queue at most.
-pub struct Turns<K> {
-    users: Vec<Queues<K>>,
+/// How much a session moved in its last turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// Little: it gets a turn in the next pass.
+    Light,
+    /// Much: one session of this kind gets a turn in each pass.
+    Bulk,
+}
+
+/// Sessions that wait for a turn.
+pub struct Turns {
+    users: Vec<Queues>,
     /// The user who comes first in the next pass.
     first: usize,
+    /// The turns of this pass that are still to come.
+    pass: VecDeque<Key>,
+    /// The key that waits, by its index. A key of a session that has ended is replaced by the next
+    /// key of the same index.
+    waiting: Vec<Option<Key>>,
 }
 
-struct Queues<K> {
-    ready: VecDeque<K>,
-    bulk: VecDeque<K>,
+#[derive(Default)]
+struct Queues {
+    ready: VecDeque<Key>,
+    bulk: VecDeque<Key>,
 }
 
-impl<K> Turns<K> {
+impl Turns {
     /// For so many users.
-    pub fn new(users: usize) -> Turns<K> {
-        let queues = || Queues { ready: VecDeque::new(), bulk: VecDeque::new() };
-        Turns { users: std::iter::repeat_with(queues).take(users.max(1)).collect(), first: 0 }
+    pub fn new(users: usize) -> Turns {
+        let users = std::iter::repeat_with(Queues::default).take(users.max(1)).collect();
+        Turns { users, first: 0, pass: VecDeque::new(), waiting: Vec::new() }
     }
 
-    /// Something has come for this connection, which moves little.
-    pub fn push_ready(&mut self, user: User, key: K) {
-        self.users[user.0].ready.push_back(key);
+    /// Queues a session for one turn, unless it waits for one already: events from its client and
+    /// from its upstream share that turn.
+    pub fn push(&mut self, user: User, key: Key, load: Load) {
+        let index = key.index as usize;
+        if self.waiting.len() <= index {
+            self.waiting.resize(index + 1, None);
+        }
+        if self.waiting[index].replace(key) == Some(key) {
+            return;
+        }
+        let queues = &mut self.users[user.0];
+        match load {
+            Load::Light => queues.ready.push_back(key),
+            Load::Bulk => queues.bulk.push_back(key),
+        }
     }
 
-    /// This connection moves much, or has used up its share of a pass.
-    pub fn push_bulk(&mut self, user: User, key: K) {
-        self.users[user.0].bulk.push_back(key);
-    }
-
-    /// No connection waits for a turn.
+    /// No session waits for a turn.
     pub fn is_empty(&self) -> bool {
         self.users.iter().all(|queues| queues.ready.is_empty() && queues.bulk.is_empty())
     }
 
-    /// Takes the connections of the next pass in the order of their turns: those that are ready,
-    /// user by user, then one of those that move much. What comes meanwhile waits for that one at
-    /// most.
-    pub fn next_pass(&mut self, pass: &mut Vec<K>) {
+    /// Decides the order of the next pass: ready sessions, user by user, then one bulk session.
+    /// Sessions that are queued from now on wait for the pass after it.
+    pub fn begin_pass(&mut self) {
         let count = self.users.len();
         if let [only] = &mut self.users[..] {
-            pass.extend(only.ready.drain(..));
-            pass.extend(only.bulk.pop_front());
+            self.pass.append(&mut only.ready);
+            self.pass.extend(only.bulk.pop_front());
             return;
         }
         let first = self.first;
         for _ in 0..TURNS_PER_USER {
-            let before = pass.len();
+            let before = self.pass.len();
             for offset in 0..count {
-                pass.extend(self.users[(first + offset) % count].ready.pop_front());
+                self.pass.extend(self.users[(first + offset) % count].ready.pop_front());
             }
-            if pass.len() == before {
+            if self.pass.len() == before {
                 break;
             }
         }
         self.first = (first + 1) % count;
-        let bulk = (0..count).map(|offset| (first + offset) % count);
-        if let Some(user) = bulk.into_iter().find(|user| !self.users[*user].bulk.is_empty()) {
-            pass.extend(self.users[user].bulk.pop_front());
+        let mut order = (0..count).map(|offset| (first + offset) % count);
+        if let Some(user) = order.find(|user| !self.users[*user].bulk.is_empty()) {
+            self.pass.extend(self.users[user].bulk.pop_front());
             // The user of this bulk turn is the last to have the next one.
             self.first = (user + 1) % count;
         }
+    }
+
+    /// The session whose turn is next in this pass. From now on it can be queued again.
+    pub fn take_next(&mut self) -> Option<Key> {
+        let key = self.pass.pop_front()?;
+        self.waiting[key.index as usize].take_if(|waiting| *waiting == key);
+        Some(key)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::slots::Slots;
 
-    fn pass(turns: &mut Turns<u32>) -> Vec<u32> {
-        let mut pass = Vec::new();
-        turns.next_pass(&mut pass);
-        pass
+    fn keys(count: usize) -> Vec<Key> {
+        let mut slots = Slots::new(count);
+        (0..count).map(|_| slots.insert(|_| Some(())).unwrap()).collect()
+    }
+
+    /// The indexes of one pass.
+    fn pass(turns: &mut Turns) -> Vec<u32> {
+        turns.begin_pass();
+        std::iter::from_fn(|| turns.take_next()).map(|key| key.index).collect()
+    }
+
+    fn push(turns: &mut Turns, user: usize, keys: &[Key], load: Load) {
+        keys.iter().for_each(|key| turns.push(User(user), *key, load));
     }
 
     #[test]
     fn one_user_gets_every_ready_turn_and_one_of_bulk() {
-        let mut turns = Turns::new(1);
-        (0..40).for_each(|key| turns.push_ready(User(0), key));
-        (40..43).for_each(|key| turns.push_bulk(User(0), key));
+        let (keys, mut turns) = (keys(43), Turns::new(1));
+        push(&mut turns, 0, &keys[..40], Load::Light);
+        push(&mut turns, 0, &keys[40..], Load::Bulk);
         assert_eq!(pass(&mut turns), (0..41).collect::<Vec<_>>());
         assert_eq!((pass(&mut turns), pass(&mut turns)), (vec![41], vec![42]));
         assert!(turns.is_empty() && pass(&mut turns).is_empty());
     }
 
     #[test]
-    fn a_user_with_many_connections_does_not_hold_up_one_with_few() {
-        let mut turns = Turns::new(3);
-        (0..100).for_each(|key| turns.push_ready(User(0), key));
-        turns.push_ready(User(2), 1000);
+    fn a_session_waits_for_one_turn_however_often_it_is_queued() {
+        let (keys, mut turns) = (keys(2), Turns::new(1));
+        for load in [Load::Bulk, Load::Light, Load::Bulk] {
+            push(&mut turns, 0, &keys, load);
+        }
+        // The first queue counts: a session that moves much does not get ahead by an event.
+        assert_eq!((pass(&mut turns), pass(&mut turns)), (vec![0], vec![1]));
+        assert!(turns.is_empty());
+        push(&mut turns, 0, &keys, Load::Light);
+        assert_eq!(pass(&mut turns), [0, 1], "after its turn it can be queued again");
+    }
+
+    #[test]
+    fn a_session_that_is_queued_in_its_turn_waits_for_the_next_pass() {
+        let (keys, mut turns) = (keys(3), Turns::new(1));
+        push(&mut turns, 0, &keys, Load::Light);
+        turns.begin_pass();
+        let mut order = Vec::new();
+        while let Some(key) = turns.take_next() {
+            order.push(key.index);
+            push(&mut turns, 0, &[key], Load::Bulk);
+        }
+        assert_eq!(order, [0, 1, 2]);
+        assert_eq!((pass(&mut turns), pass(&mut turns)), (vec![0], vec![1]));
+    }
+
+    #[test]
+    fn a_session_that_ends_while_it_waits_costs_its_successor_no_turn() {
+        let mut slots = Slots::new(1);
+        let mut turns = Turns::new(1);
+        let old = slots.insert(|_| Some(())).unwrap();
+        turns.push(User(0), old, Load::Light);
+        slots.remove(old);
+        let new = slots.insert(|_| Some(())).unwrap();
+        assert_eq!(old.index, new.index);
+        turns.push(User(0), new, Load::Light);
+        turns.begin_pass();
+        assert_eq!((turns.take_next(), turns.take_next()), (Some(old), Some(new)));
+        assert_eq!(turns.take_next(), None);
+        turns.push(User(0), new, Load::Light);
+        assert_eq!(pass(&mut turns), [0]);
+    }
+
+    #[test]
+    fn a_user_with_many_sessions_does_not_hold_up_one_with_few() {
+        let (keys, mut turns) = (keys(101), Turns::new(3));
+        push(&mut turns, 0, &keys[..100], Load::Light);
+        push(&mut turns, 2, &keys[100..], Load::Light);
         let first = pass(&mut turns);
         assert_eq!(first.len(), TURNS_PER_USER + 1);
-        assert!(first[..2].contains(&1000), "{first:?}");
+        assert!(first[..2].contains(&100), "{first:?}");
         // Nothing is lost.
-        let mut rest = Vec::new();
+        let mut count = first.len();
         while !turns.is_empty() {
-            turns.next_pass(&mut rest);
+            count += pass(&mut turns).len();
         }
-        assert_eq!(first.len() + rest.len(), 101);
+        assert_eq!(count, 101);
     }
 
     #[test]
     fn users_take_turns_in_bulk_too() {
-        let mut turns = Turns::new(2);
-        (0..9).for_each(|key| turns.push_bulk(User(0), key));
-        (100..103).for_each(|key| turns.push_bulk(User(1), key));
+        let (keys, mut turns) = (keys(12), Turns::new(2));
+        push(&mut turns, 0, &keys[..9], Load::Bulk);
+        push(&mut turns, 1, &keys[9..], Load::Bulk);
         let order: Vec<u32> = (0..6).flat_map(|_| pass(&mut turns)).collect();
-        assert_eq!(order, [0, 100, 1, 101, 2, 102]);
+        assert_eq!(order, [0, 9, 1, 10, 2, 11]);
         assert_eq!(pass(&mut turns), [3]);
+    }
+
+    #[test]
+    fn a_light_session_waits_for_one_bulk_turn_at_most() {
+        let (keys, mut turns) = (keys(20), Turns::new(1));
+        push(&mut turns, 0, &keys[1..], Load::Bulk);
+        for round in 1..10 {
+            push(&mut turns, 0, &keys[..1], Load::Light);
+            assert_eq!(pass(&mut turns), [0, round]);
+        }
     }
 }

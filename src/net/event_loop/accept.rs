@@ -10,7 +10,7 @@ use mio::net::{TcpListener, TcpStream};
 use super::EventLoop;
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
-use crate::net::admission::{Admission, User};
+use crate::net::admission::{Admission, Client, User};
 use crate::net::limits::ACCEPTS_PER_PASS;
 use crate::net::report::Event;
 use crate::net::session::Session;
@@ -102,23 +102,21 @@ impl EventLoop {
             outgoing.slices(&[]).for_each(|bytes| drop(stream.write(bytes)));
             return;
         }
+        let uid = self.peers.as_ref().and_then(|peers| peers.uid(user.0));
+        let client = Client { admission, user, uid, number: self.state.connections + 1 };
         let (poll, policy) = (&self.poll, self.policy);
         let key = self.sessions.insert(|key| {
             poll.registry().register(&mut stream, key.token(Side::Client), EVENTS).ok()?;
             let socket = Socket::new(stream, false, true);
-            Some(Session::new(socket, key, policy, (admission, user), now))
+            Some(Session::new(socket, key, policy, client, now))
         });
         let Some(key) = key else {
             return;
         };
+        self.state.connections += 1;
         self.places.enter(admission, user);
         if admission == Admission::Serve {
             self.preconnect(user, now);
-        }
-        self.state.connections += 1;
-        if let Some(session) = self.sessions.get(key) {
-            session.number = self.state.connections;
-            session.uid = self.peers.as_ref().and_then(|peers| peers.uid(user.0));
         }
         self.run_session(key, |session, state| match reject {
             None => session.turn(state, now),
@@ -137,8 +135,10 @@ impl EventLoop {
             }
         };
         if !self.places.has_room(user, now) {
-            let served =
-                self.sessions.values().filter(|session| session.admission == Admission::Serve);
+            let served = self
+                .sessions
+                .values()
+                .filter(|session| session.client.admission == Admission::Serve);
             match self.places.evict(user, served.filter_map(Session::as_idle), now) {
                 Some(key) => self.run_session(key, |session, state| session.evict(state, now)),
                 None => {

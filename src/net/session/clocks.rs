@@ -1,118 +1,188 @@
-//! Who waits for whom, and how long.
+//! How long each side may take: the clocks of one session, without I/O.
+//!
+//! A clock shows since when its side has been silent. Each byte that a side sends or takes moves it
+//! on. The session says which side is waited for; the clocks say until when.
 
 use std::time::{Duration, Instant};
 
-use super::{AfterTurn, Closed, LoopState, Session};
-use crate::http1::exchange::State;
 use crate::http1::limits;
-use crate::http1::local_response::Reject;
-use crate::http1::local_response::UpstreamFault;
-use crate::net::access_log::Stage;
-use crate::net::event_loop::place;
-use crate::net::slots::Side;
-use crate::net::timeouts::{KEEP_ALIVE, LINGER, SLOW_AGAIN};
+use crate::net::timeouts::{KEEP_ALIVE, LINGER};
 
-impl Session {
-    /// A deadline may have come.
-    pub fn on_deadline(&mut self, state: &mut LoopState, now: Instant) -> AfterTurn {
-        if self.expire(state, now).is_err() {
-            self.release(state);
-            return AfterTurn::Close;
-        }
-        if self.slow_by(state).is_some_and(|when| now >= when) {
-            self.log_line(Stage::Slow, "", state, now);
-            self.times.slow_at = now + SLOW_AGAIN;
-        }
-        self.turn(state, now)
+/// How long the two sides may be silent.
+#[derive(Clone, Copy)]
+pub struct Timeouts {
+    /// `--client-timeout`.
+    pub client: Duration,
+    /// `--upstream-timeout`.
+    pub upstream: Option<Duration>,
+}
+
+impl Timeouts {
+    /// The time that all pauses of one request body may take together.
+    fn patience(&self) -> Duration {
+        self.client * limits::UPLOAD_PATIENCE
+    }
+}
+
+/// What the client has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClientDuty {
+    /// Nothing: the upstream has to act.
+    Nothing,
+    /// Send the rest of a request head. The first one is due from the moment of accept.
+    Head,
+    /// Send more of a request body.
+    Body,
+    /// Begin another request, or end the connection.
+    NextRequest,
+    /// End the connection.
+    End,
+}
+
+/// The clocks of one session.
+pub(super) struct Clocks {
+    client_active_at: Instant,
+    upstream_active_at: Instant,
+    /// How long the client's body may still pause.
+    patience: Duration,
+}
+
+impl Clocks {
+    /// Both sides have acted just now.
+    pub(super) fn new(now: Instant) -> Clocks {
+        Clocks { client_active_at: now, upstream_active_at: now, patience: Duration::ZERO }
     }
 
-    /// When the exchange is to be called slow in the log.
-    fn slow_by(&self, state: &LoopState) -> Option<Instant> {
-        let is_told = state.log.has_exchanges() && self.is_busy();
-        is_told.then_some(self.times.slow_at)
+    /// The client has done its part, or could not do it because the relay or the upstream was busy.
+    pub(super) fn client_acted(&mut self, now: Instant) {
+        self.client_active_at = now;
     }
 
-    pub(super) fn expire(&mut self, state: &mut LoopState, now: Instant) -> Result<(), Closed> {
-        if self.client_by(state).is_some_and(|when| now >= when) {
-            let blocked = !self.is_drained(state);
-            match self.exchange.state() {
-                _ if self.lingering => return Err(Closed),
-                State::Idle if self.input.is_empty() => return Err(Closed),
-                // The rest of the body does not arrive, or the upstream does not take it.
-                State::Complete { .. } => {
-                    self.stop_upload(state);
-                    self.exchange.make_last();
-                }
-                _ if blocked => self.client_active_at = now,
-                // If the response has begun, it cannot be relied on without the rest of its
-                // request.
-                State::Idle
-                | State::Waiting(_)
-                | State::Uploading(_)
-                | State::Awaiting
-                | State::Responding { .. } => self.refuse(Reject::Timeout, state, now)?,
-            }
-        }
-        if self.upstream_by(state).is_some_and(|when| now >= when) {
-            if !self.output.is_empty() {
-                // It is the client that holds things up.
-                self.upstream_active_at = now;
-            } else {
-                self.fault(UpstreamFault::Timeout, state, now)?;
-            }
-        }
-        Ok(())
+    /// The upstream has done its part, or could not do it because the client was busy.
+    pub(super) fn upstream_acted(&mut self, now: Instant) {
+        self.upstream_active_at = now;
     }
 
-    /// Until when the client has to do its part.
-    pub(super) fn client_by(&self, state: &LoopState) -> Option<Instant> {
-        let limit = match self.exchange.state() {
-            _ if self.lingering => LINGER,
-            State::Idle if self.served && self.input.is_empty() => KEEP_ALIVE,
-            State::Idle => state.client_timeout,
-            State::Complete { .. } if !self.exchange.is_last() || self.upstream.is_some() => {
-                self.patience.min(state.client_timeout)
-            }
-            exchange if exchange.is_uploading() => self.patience.min(state.client_timeout),
-            _ => return None,
+    /// A request body begins: it may pause for its whole time.
+    pub(super) fn restore_patience(&mut self, timeouts: &Timeouts) {
+        self.patience = timeouts.patience();
+    }
+
+    /// Bytes of a request body have come. The pause before them is deducted, and the bytes buy back
+    /// some of the time. Call it before [`Clocks::client_acted`].
+    pub(super) fn body_came(&mut self, bytes: usize, timeouts: &Timeouts, now: Instant) {
+        let paused = now.saturating_duration_since(self.client_active_at);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let bought = Duration::from_secs(1) * bytes / limits::UPLOAD_RATE;
+        self.patience = (self.patience.saturating_sub(paused) + bought).min(timeouts.patience());
+    }
+
+    /// When the client last did its part.
+    pub(super) fn client_active_at(&self) -> Instant {
+        self.client_active_at
+    }
+
+    /// How long the upstream has been silent.
+    pub(super) fn upstream_silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.upstream_active_at)
+    }
+
+    /// Until when the client has to do its duty.
+    pub(super) fn client_by(&self, duty: ClientDuty, timeouts: &Timeouts) -> Option<Instant> {
+        let limit = match duty {
+            ClientDuty::Nothing => return None,
+            ClientDuty::Head => timeouts.client,
+            ClientDuty::Body => self.patience.min(timeouts.client),
+            ClientDuty::NextRequest => KEEP_ALIVE,
+            ClientDuty::End => LINGER,
         };
         Some(self.client_active_at + limit)
     }
 
-    /// Bytes have come. Those of a body buy back some of the time for which the relay waited for
-    /// them; a head has its whole time once.
-    pub(super) fn note_upload(&mut self, bytes: usize, client_timeout: Duration, now: Instant) {
-        let limit = client_timeout * limits::UPLOAD_PATIENCE;
-        if matches!(self.exchange.state(), State::Idle) {
-            self.patience = limit;
-            return;
+    /// Until when the upstream has to do its part, if it is waited for.
+    pub(super) fn upstream_by(&self, timeouts: &Timeouts) -> Option<Instant> {
+        timeouts.upstream.map(|limit| self.upstream_active_at + limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const TIMEOUTS: Timeouts = Timeouts { client: Duration::from_secs(10), upstream: None };
+
+    #[test]
+    fn each_duty_of_the_client_has_a_time_of_its_own() {
+        let now = Instant::now();
+        let mut clocks = Clocks::new(now);
+        clocks.restore_patience(&TIMEOUTS);
+        for (duty, limit) in [
+            (ClientDuty::Nothing, None),
+            (ClientDuty::Head, Some(TIMEOUTS.client)),
+            (ClientDuty::Body, Some(TIMEOUTS.client)),
+            (ClientDuty::NextRequest, Some(KEEP_ALIVE)),
+            (ClientDuty::End, Some(LINGER)),
+        ] {
+            let by = limit.map(|limit| now + limit);
+            assert_eq!(clocks.client_by(duty, &TIMEOUTS), by, "{duty:?}");
         }
-        let waited = now.saturating_duration_since(self.client_active_at);
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let bought = Duration::from_secs(1) * bytes / limits::UPLOAD_RATE;
-        self.patience = (self.patience.saturating_sub(waited) + bought).min(limit);
+        clocks.client_acted(now + SECOND);
+        assert_eq!(
+            clocks.client_by(ClientDuty::Head, &TIMEOUTS),
+            Some(now + SECOND + TIMEOUTS.client)
+        );
     }
 
-    /// Until when the upstream has to do its part. It has none to do while it has taken everything
-    /// that the client has sent so far and the client has not sent all.
-    pub(super) fn upstream_by(&self, state: &mut LoopState) -> Option<Instant> {
-        let exchange = self.exchange.state();
-        let (State::Uploading(_) | State::Awaiting | State::Responding { .. }) = exchange else {
-            return None;
-        };
-        let limit = state.upstream_timeout?;
-        let waits_for_client = exchange.is_uploading() && self.is_drained(state);
-        (!waits_for_client).then(|| self.upstream_active_at + limit)
+    #[test]
+    fn the_clocks_of_the_two_sides_are_apart() {
+        let now = Instant::now();
+        let timeouts = Timeouts { upstream: Some(3 * SECOND), ..TIMEOUTS };
+        let mut clocks = Clocks::new(now);
+        clocks.client_acted(now + 9 * SECOND);
+        assert_eq!(clocks.upstream_by(&timeouts), Some(now + 3 * SECOND));
+        assert_eq!(clocks.upstream_silence(now + 9 * SECOND), 9 * SECOND);
+        clocks.upstream_acted(now + 2 * SECOND);
+        assert_eq!(clocks.upstream_by(&timeouts), Some(now + 5 * SECOND));
+        assert_eq!(clocks.client_active_at(), now + 9 * SECOND);
+        assert_eq!(clocks.upstream_by(&TIMEOUTS), None, "without a limit");
     }
 
-    fn is_drained(&self, state: &mut LoopState) -> bool {
-        self.upstream.and_then(|key| state.upstreams.get(key)).is_none_or(|up| up.is_drained())
-    }
-
-    pub(super) fn set_deadline(&self, state: &mut LoopState) {
-        let times = [self.client_by(state), self.upstream_by(state), self.slow_by(state)];
-        if let Some(when) = times.into_iter().flatten().min() {
-            state.deadlines.set(place(self.key, Side::Client), when);
+    #[test]
+    fn a_body_that_drips_uses_up_its_patience() {
+        let start = Instant::now();
+        let mut clocks = Clocks::new(start);
+        clocks.restore_patience(&TIMEOUTS);
+        // A byte each nine seconds is always in time, but buys back next to nothing.
+        let mut now = start;
+        let mut bytes = 0;
+        loop {
+            let by = clocks.client_by(ClientDuty::Body, &TIMEOUTS).unwrap();
+            now += 9 * SECOND;
+            if by <= now {
+                break;
+            }
+            clocks.body_came(1, &TIMEOUTS, now);
+            clocks.client_acted(now);
+            bytes += 1;
         }
+        let passed = now - start;
+        assert!(bytes > 1, "{bytes} bytes");
+        assert!(passed <= TIMEOUTS.patience() + TIMEOUTS.client, "{passed:?}");
+    }
+
+    #[test]
+    fn a_body_that_flows_keeps_its_patience_and_saves_up_no_more() {
+        let start = Instant::now();
+        let mut clocks = Clocks::new(start);
+        clocks.restore_patience(&TIMEOUTS);
+        for second in 1..1_000 {
+            let now = start + second * SECOND;
+            clocks.body_came(limits::UPLOAD_RATE as usize, &TIMEOUTS, now);
+            clocks.client_acted(now);
+            assert_eq!(clocks.patience, TIMEOUTS.patience());
+        }
+        clocks.body_came(usize::MAX, &TIMEOUTS, start + 1_000 * SECOND);
+        assert_eq!(clocks.patience, TIMEOUTS.patience());
     }
 }

@@ -9,10 +9,9 @@ use crate::http1::limits;
 use crate::http1::local_response::Reject;
 use crate::http1::local_response::UpstreamFault;
 use crate::net::buffer::{Backlog, Scratch};
-use crate::net::event_loop::place;
 use crate::net::gather_io::{fill, keep_rest, send};
 use crate::net::limits::UPSTREAM_READ;
-use crate::net::slots::{Key, Side};
+use crate::net::slots::{DeadlineSlot, Key, Side};
 use crate::net::upstream::Flow;
 
 impl Session {
@@ -73,7 +72,7 @@ impl Session {
                     self.response_start = ResponseStart::AfterRequest;
                 }
             }
-            _ => self.upstream_active_at = now,
+            _ => self.clocks.upstream_acted(now),
         }
         result.map(|()| Progress::Moved)
     }
@@ -165,7 +164,7 @@ impl Session {
             }
             state.upstreams.remove(key);
         } else if let Some(when) = state.pool.put(key, &mut state.upstreams, now) {
-            state.deadlines.set(place(key, Side::Upstream), when);
+            state.deadlines.set(DeadlineSlot::new(key, Side::Upstream), when);
         }
         Ok(bytes.len())
     }
@@ -195,7 +194,7 @@ impl Session {
             Answer::Answered { used } => {
                 self.release(state);
                 self.head = Backlog::default();
-                self.client_active_at = now;
+                self.clocks.client_acted(now);
                 self.send_to_client(&[], state, now)?;
                 Ok(used)
             }

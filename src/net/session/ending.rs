@@ -2,9 +2,8 @@
 
 use std::time::Instant;
 
-use super::{Closed, LoopState, Progress, Session, Times};
+use super::{Closed, LoopState, Phase, Progress, Session, Times};
 use crate::http1::exchange::State;
-use crate::http1::limits;
 use crate::net::buffer::Backlog;
 use crate::net::limits::CLIENT_READ;
 use crate::net::socket::Got;
@@ -32,7 +31,8 @@ impl Session {
         if rest.is_upload() {
             // The response was early. A client to which only the end of the connection shows the
             // end of the response gets it now.
-            if self.exchange.is_last() && !std::mem::replace(&mut self.write_ended, true) {
+            if self.exchange.is_last() && self.phase == Phase::Serving {
+                self.phase = Phase::WriteEnded;
                 self.socket.shutdown_write();
             }
             return Ok(Progress::Waiting);
@@ -49,8 +49,8 @@ impl Session {
         }
         if self.exchange.is_last() {
             self.log("complete", state, now);
-            self.lingering = true;
-            self.client_active_at = now;
+            self.phase = Phase::Lingering;
+            self.clocks.client_acted(now);
             self.socket.shutdown_write();
             self.input = Backlog::default();
             return Ok(Progress::Moved);
@@ -64,9 +64,9 @@ impl Session {
         self.served = true;
         self.request += 1;
         self.idle_since = now;
-        self.patience = state.client_timeout * limits::UPLOAD_PATIENCE;
+        self.clocks.restore_patience(&state.timeouts);
         self.needs_more = false;
-        self.client_active_at = now;
+        self.clocks.client_acted(now);
         self.times = Times::new(now);
         Ok(Progress::Moved)
     }

@@ -14,7 +14,7 @@ impl Session {
     /// has come that was not read yet, and no response waits for the client.
     pub fn as_idle(&self) -> Option<IdleConnection<Key>> {
         let since = match self.exchange.state() {
-            _ if self.lingering => self.client_active_at,
+            _ if self.is_lingering() => self.clocks.client_active_at(),
             _ if self.socket.is_readable() || !self.output.is_empty() => return None,
             State::Idle => self.idle_since,
             // The upstream still reads the request.
@@ -28,7 +28,7 @@ impl Session {
                 return None;
             }
         };
-        Some(IdleConnection { key: self.key, user: self.user, since })
+        Some(IdleConnection { key: self.key, user: self.client.user, since })
     }
 
     fn has_unfinished_head(&self) -> bool {
@@ -50,7 +50,7 @@ impl Session {
 
     /// Since when an unfinished head has been buffered.
     pub fn head_since(&self) -> Option<Instant> {
-        self.has_unfinished_head().then_some(self.client_active_at)
+        self.has_unfinished_head().then_some(self.clocks.client_active_at())
     }
 
     /// Refuses the request whose head is buffered, because all heads together are too large.

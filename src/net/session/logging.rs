@@ -57,18 +57,15 @@ impl Session {
     ) {
         let log = &mut state.log;
         // Connections of refused users are counted, and logged together.
-        if !log.has_exchanges() || self.admission == Admission::UserRefused {
+        if !log.has_exchanges() || self.client.admission == Admission::UserRefused {
             return;
         }
         let exchange = &self.exchange;
         log.exchange(&Line {
             stage,
-            connection: self.number,
+            connection: self.client.number,
             request: self.request,
-            since_last_byte: self
-                .times
-                .first_byte
-                .map(|_| now.saturating_duration_since(self.upstream_active_at)),
+            since_last_byte: self.times.first_byte.map(|_| self.clocks.upstream_silence(now)),
             route: match exchange.route {
                 Some(Route::Responses) => "responses",
                 Some(Route::Shutdown) => "shutdown",
@@ -90,7 +87,7 @@ impl Session {
             retry_after: exchange.logged.retry_after().filter(|_| exchange.status == Some(429)),
             error_code: exchange.code,
             refused_route: exchange.refused_route,
-            uid: self.uid,
+            uid: self.client.uid,
             end,
         });
     }

@@ -5,8 +5,7 @@ use std::time::Instant;
 use super::{LoopState, Session};
 use crate::http1::exchange::State;
 use crate::net::admission::User;
-use crate::net::event_loop::place;
-use crate::net::slots::{Key, Side};
+use crate::net::slots::{DeadlineSlot, Key, Side};
 
 impl LoopState {
     /// A connection that is being made without a request would serve this user's next one: none is
@@ -33,12 +32,12 @@ impl LoopState {
             upstreams.remove(key);
         } else if !up.is_ready() {
             if let Some(when) = up.wakes_at() {
-                deadlines.set(place(key, Side::Upstream), when);
+                deadlines.set(DeadlineSlot::new(key, Side::Upstream), when);
             }
         } else if pool.is_preconnect(key) {
             pool.forget(key);
             if let Some(when) = pool.put(key, upstreams, now) {
-                deadlines.set(place(key, Side::Upstream), when);
+                deadlines.set(DeadlineSlot::new(key, Side::Upstream), when);
             }
         }
     }
@@ -50,7 +49,7 @@ impl Session {
     /// upstream a connection.
     pub(super) fn disown_upstream(&mut self, state: &mut LoopState, now: Instant) {
         let is_waiting = matches!(self.exchange.state(), State::Waiting(_));
-        if !is_waiting || !state.needs_unowned(self.user, now) {
+        if !is_waiting || !state.needs_unowned(self.client.user, now) {
             return;
         }
         if let Some(key) = self.upstream

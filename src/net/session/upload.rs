@@ -5,14 +5,12 @@ use std::time::Instant;
 
 use super::{Closed, LoopState, Progress, ResponseStart, Session, Times};
 use crate::http1::exchange::{Continue, RequestStep, Rest, State};
-use crate::http1::limits;
 use crate::http1::local_response::Reject;
 use crate::http1::local_response::UpstreamFault;
 use crate::http1::request::RequestContext;
 use crate::net::buffer::Scratch;
-use crate::net::event_loop::place;
 use crate::net::limits::CLIENT_READ;
-use crate::net::slots::Side;
+use crate::net::slots::{DeadlineSlot, Side};
 use crate::net::socket::Got;
 use crate::net::timeouts::CONNECT;
 use crate::net::upstream::Upstream;
@@ -36,10 +34,10 @@ impl Session {
                 up.flush();
                 if unsent > 0 {
                     // Until now the client waited for the upstream.
-                    self.client_active_at = now;
+                    self.clocks.client_acted(now);
                 }
                 if up.unsent() < unsent {
-                    self.upstream_active_at = now;
+                    self.clocks.upstream_acted(now);
                 }
             }
             if self.exchange.state().is_uploading() && !up.is_drained() {
@@ -66,7 +64,11 @@ impl Session {
             Got::Bytes(n) => {
                 state.moved += n;
                 state.client_scratch.add(n);
-                self.note_upload(n, state.client_timeout, now);
+                match self.exchange.state() {
+                    // A head has its whole time once.
+                    State::Idle => self.clocks.restore_patience(&state.timeouts),
+                    _ => self.clocks.body_came(n, &state.timeouts, now),
+                }
             }
             Got::Nothing => return Ok(Progress::Waiting),
             Got::End | Got::Broken => {
@@ -88,12 +90,12 @@ impl Session {
                 self.times = Times::new(now);
                 // The first head is timed from the moment of accept.
                 if self.served {
-                    self.client_active_at = now;
+                    self.clocks.client_acted(now);
                 }
             }
             // A head has its whole time once.
             State::Idle => {}
-            _ => self.client_active_at = now,
+            _ => self.clocks.client_acted(now),
         }
         self.needs_more = false;
         let read = std::mem::replace(&mut state.client_scratch, Scratch::new(0));
@@ -125,7 +127,7 @@ impl Session {
             let ready = match self.upstream {
                 _ if has_left => false,
                 Some(key) => state.upstreams.get(key).is_some_and(|up| up.is_ready()),
-                None => state.pool.is_ready(self.user, &mut state.upstreams, now),
+                None => state.pool.is_ready(self.client.user, &mut state.upstreams, now),
             };
             // If a pooled connection proves dead, the head is parsed again for another one.
             let rollback = match self.exchange.state() {
@@ -215,10 +217,13 @@ impl Session {
         let first = state.outgoing.has_credential();
         let key = match self.upstream {
             Some(key) => key,
-            None => match state.pool.take(self.user, &mut state.upstreams, &mut state.space, now) {
-                Some(key) => key,
-                None => return Sent::ConnectionStale,
-            },
+            None => {
+                match state.pool.take(self.client.user, &mut state.upstreams, &mut state.space, now)
+                {
+                    Some(key) => key,
+                    None => return Sent::ConnectionStale,
+                }
+            }
         };
         let Some(up) = state.upstreams.get(key) else {
             return Sent::ConnectionStale;
@@ -238,26 +243,26 @@ impl Session {
             state.requests_left -= 1;
             self.search = SearchPosition::default();
             self.response_start = ResponseStart::AfterRequest;
-            self.patience = state.client_timeout * limits::UPLOAD_PATIENCE;
-            up.used_by = Some(self.user);
+            self.clocks.restore_patience(&state.timeouts);
+            up.used_by = Some(self.client.user);
             self.times.reused = std::mem::replace(&mut up.reused, true);
             self.times.tls_resumed = up.is_resumed();
             self.times.address = up.address;
-            self.client_active_at = now;
+            self.clocks.client_acted(now);
         } else {
             if up.has_news() {
                 self.response_start = ResponseStart::DuringRequest;
             }
             up.send_body(&state.outgoing, input, &mut state.space);
         }
-        self.upstream_active_at = now;
+        self.clocks.upstream_acted(now);
         if up.is_drained() { Sent::Flushed } else { Sent::Queued }
     }
 
     /// Takes over the connection that is being made, or begins one, for the head that waits;
     /// returns the bytes used up, should it fail at once.
     pub(super) fn connect(&mut self, state: &mut LoopState, now: Instant) -> Result<usize, Closed> {
-        let limit = state.upstream_timeout.map_or(CONNECT, |limit| limit.min(CONNECT));
+        let limit = state.timeouts.upstream.map_or(CONNECT, |limit| limit.min(CONNECT));
         let owner = self.key;
         self.upstream = state.pool.take_preconnect();
         match self.upstream.and_then(|key| state.upstreams.get(key)) {
@@ -291,7 +296,7 @@ impl Session {
         if up.is_ready() {
             self.times.connect = Some(now.saturating_duration_since(up.since));
         } else if let Some(when) = up.wakes_at() {
-            state.deadlines.set(place(key, Side::Upstream), when);
+            state.deadlines.set(DeadlineSlot::new(key, Side::Upstream), when);
         }
         Ok(())
     }
