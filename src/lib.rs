@@ -65,7 +65,7 @@
 //! | every `unsafe` block | [`process::sys`] |
 //! | what is confined, and how | [`process::confine`], [`process::filter`], [`process::system_calls`], [`process::landlock`], [`process::harden`] |
 //! | what the start line says of that | [`process::protections`], [`process::status`], [`process::support`] |
-//! | whose process is at the other end of a connection | [`process::socket_owner`], [`process::upstream_users`], [`process::peer`], [`process::overflow_uid`], [`users`] |
+//! | whose process is at the other end of a connection | [`process::socket_owner`], [`process::upstream_users`], [`process::allowed_users`], [`process::overflow_uid`], [`users`] |
 //! | the client token | [`process::token`] |
 //! | where the relay listens; systemd | [`process::listeners`], [`process::service_manager`] |
 //! | `--detach`, `--check`, `--probe`, `--server-info` | [`process::detach`], [`net::check`], [`net::probe`], [`process::server_info`] |

@@ -17,15 +17,15 @@ use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::probe::probe;
 use codex_responses_api_proxy::net::report::{self, Colour, Event, Form, Started};
 use codex_responses_api_proxy::net::tls::{Connector, Recording, RootStore};
+use codex_responses_api_proxy::process::allowed_users::AllowedUsers;
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyError};
-use codex_responses_api_proxy::process::detach::{self, Outcome, Side, Starter};
+use codex_responses_api_proxy::process::detach::{self, ForkSide, Outcome, ParentReport};
 use codex_responses_api_proxy::process::egress::{self, Egress, EgressError};
 use codex_responses_api_proxy::process::filter::Descriptors;
 use codex_responses_api_proxy::process::harden::{self, Beginning};
 use codex_responses_api_proxy::process::key_source;
 use codex_responses_api_proxy::process::listeners::Listeners;
-use codex_responses_api_proxy::process::peer::Peers;
 use codex_responses_api_proxy::process::protections::{Callers, Protections};
 use codex_responses_api_proxy::process::server_info::{Later, ServerInfo};
 use codex_responses_api_proxy::process::service_manager::{ActivationError, Handover, Notifier};
@@ -52,7 +52,7 @@ codex_responses_api_proxy::run_first!(sys::first_steps);
 
 /// Runs the relay until it is told to end.
 pub fn main() -> ExitCode {
-    let mut starter = Starter::default();
+    let mut parent = ParentReport::default();
     let hardened = harden::base();
     let arguments = std::env::args_os().skip(1);
     let form = Form::of(arguments);
@@ -60,7 +60,7 @@ pub fn main() -> ExitCode {
     let stderr = Stderr { form, colour: Colour::of_stderr(form) };
     let beginning = match hardened {
         Ok(beginning) => beginning,
-        Err(error) => return failed(&mut starter, stderr, &error, error.exit_code()),
+        Err(error) => return failed(&mut parent, stderr, &error, error.exit_code()),
     };
     let arguments = std::env::args_os().skip(1);
     let config = match cli::parse(arguments, |name| std::env::var_os(name)) {
@@ -70,37 +70,37 @@ pub fn main() -> ExitCode {
         Ok(Command::Probe(port)) => {
             return match probe(port) {
                 Ok(()) => print(&format!("a relay answers on 127.0.0.1:{port}\n")),
-                Err(error) => failed(&mut starter, stderr, &error, FAILED),
+                Err(error) => failed(&mut parent, stderr, &error, FAILED),
             };
         }
-        Err(error) => return failed(&mut starter, stderr, &error, USAGE),
+        Err(error) => return failed(&mut parent, stderr, &error, USAGE),
     };
     let handover = Handover::take();
     if config.detach && !config.check {
         if config.access_log && !detach::is_stderr_kept() {
             let reason = "--access-log with --detach needs a file as stderr; add 2> FILE";
-            return failed(&mut starter, stderr, &reason, USAGE);
+            return failed(&mut parent, stderr, &reason, USAGE);
         }
         match detach::fork() {
-            Ok(Side::Child(parent)) => starter = parent,
-            Ok(Side::Parent(start)) => {
+            Ok(ForkSide::Child(pipe)) => parent = pipe,
+            Ok(ForkSide::Parent(start)) => {
                 egress::wipe();
                 return match start.outcome() {
                     Outcome::Told(code, lines) => {
-                        let _ = starter.tell(code, &lines);
+                        let _ = parent.tell(code, &lines);
                         ExitCode::from(code)
                     }
-                    Outcome::Died(reason) => failed(&mut starter, stderr, &reason, FAILED),
+                    Outcome::Died(reason) => failed(&mut parent, stderr, &reason, FAILED),
                 };
             }
             Err(error) => {
-                return failed(&mut starter, stderr, &format!("--detach: {error}"), FAILED);
+                return failed(&mut parent, stderr, &format!("--detach: {error}"), FAILED);
             }
         }
     }
-    match run(&config, (beginning, handover), stderr, &mut starter) {
+    match run(&config, (beginning, handover), stderr, &mut parent) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&mut starter, stderr, &error.reason, error.code),
+        Err(error) => failed(&mut parent, stderr, &error.reason, error.code),
     }
 }
 
@@ -108,7 +108,7 @@ fn run(
     config: &Config,
     (beginning, mut handover): (Beginning, Handover),
     stderr: Stderr,
-    starter: &mut Starter,
+    parent: &mut ParentReport,
 ) -> Result<(), StartError> {
     if handover.is_activated() && config.port != 0 {
         return Err(usage(ActivationError::Port.to_string()));
@@ -192,7 +192,7 @@ fn run(
     let upstream_users = users::of_upstream(config, clear_reach, user).map_err(no_user)?;
     let peers = users::of_clients(config).map_err(no_user)?;
     let tables = [
-        peers.as_ref().map(Peers::tables).unwrap_or_default(),
+        peers.as_ref().map(AllowedUsers::tables).unwrap_or_default(),
         upstream_users.as_ref().map(UpstreamUsers::tables).unwrap_or_default(),
     ];
     let descriptors = Descriptors { server_info: None, socket_tables: tables };
@@ -245,7 +245,7 @@ fn run(
         }
         (None, None) => {}
     }
-    if peers.as_ref().is_some_and(Peers::needs_tables) {
+    if peers.as_ref().is_some_and(AllowedUsers::needs_tables) {
         notes.push("--allow-uid by /proc/net/tcp".into());
     }
     if listeners.is_alone() && !handover.is_activated() {
@@ -284,10 +284,10 @@ fn run(
         sandbox,
     })
     .map_err(no_loop)?;
-    starter.leave().map_err(|error| format!("--detach: {error}"))?;
+    parent.leave().map_err(|error| format!("--detach: {error}"))?;
     // The process may not ask for it any more once it is confined.
     let pid = std::process::id();
-    sys::bring_pages_in();
+    sys::prefault_code();
     let sealed = sys::seal_program();
     sandbox.look_at_others()?;
     let uid = sys::user_id();
@@ -324,7 +324,7 @@ fn run(
         let text = format!("codex-responses-api-proxy: warning: {warning}");
         lines.push_str(&Event::new("warning", text).render(stderr.form));
     }
-    let told = starter.tell(0, &lines);
+    let told = parent.tell(0, &lines);
     told.map_err(|_| "--detach: nobody waits for the start any more".to_owned())?;
     event_loop.tell_ready(pid);
     let ended = event_loop.run().map_err(|error| {
@@ -389,12 +389,12 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn failed(starter: &mut Starter, stderr: Stderr, reason: &dyn Display, code: u8) -> ExitCode {
+fn failed(parent: &mut ParentReport, stderr: Stderr, reason: &dyn Display, code: u8) -> ExitCode {
     let mut text = format!("codex-responses-api-proxy: {} {reason}", stderr.colour.red("error:"));
     if code == USAGE {
         text.push_str("\nTry 'codex-responses-api-proxy --help'.");
     }
     let event = Event::new("error", text).number("exit_code", code.into());
-    let _ = starter.tell(code, &event.render(stderr.form));
+    let _ = parent.tell(code, &event.render(stderr.form));
     ExitCode::from(code)
 }

@@ -5,9 +5,9 @@ use std::io;
 
 use crate::cli::{Config, UpstreamUids, User, UserName};
 use crate::http1::url::Scheme;
+use crate::process::allowed_users::AllowedUsers;
 use crate::process::egress::ConnectRequest;
 use crate::process::overflow_uid::overflow_uid;
-use crate::process::peer::Peers;
 use crate::process::sys;
 use crate::process::upstream_users::{Reach, UpstreamUsers};
 
@@ -78,10 +78,10 @@ fn of_sockets(flag: &'static str, names: &[UserName]) -> Result<Vec<u32>, UserEr
 }
 
 /// Who may connect; `None` when everybody may.
-pub fn of_clients(config: &Config) -> Result<Option<Peers>, UserError> {
+pub fn of_clients(config: &Config) -> Result<Option<AllowedUsers>, UserError> {
     match of_sockets("--allow-uid", &config.allow_uids)?.as_slice() {
         [] => Ok(None),
-        uids => Peers::new(uids.to_vec()).map(Some).map_err(UserError::Clients),
+        uids => AllowedUsers::new(uids.to_vec()).map(Some).map_err(UserError::Clients),
     }
 }
 

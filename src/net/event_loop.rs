@@ -36,11 +36,11 @@ use super::upstream::Origin;
 use crate::connector::link::{ConnectorFailed, Link};
 use crate::http1::gather::GatherList;
 use crate::http1::request::Policy;
+use crate::process::allowed_users::AllowedUsers;
 use crate::process::confine::{ReadBack, Sandbox, Thread};
 use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
 use crate::process::harden::HardenError;
-use crate::process::peer::Peers;
 use crate::process::server_info::ServerInfo;
 use crate::process::service_manager::Notifier;
 use crate::process::signals::{EndSignal, Signals};
@@ -87,7 +87,7 @@ pub struct Setup {
     /// How lines on stderr look: JSON with `--access-log`.
     pub form: Form,
     /// `--allow-uid`.
-    pub peers: Option<Peers>,
+    pub peers: Option<AllowedUsers>,
     /// `--client-token-file`.
     pub token: Option<ClientToken>,
     /// `--max-requests`.
@@ -101,7 +101,7 @@ pub struct EventLoop {
     poll: Poll,
     listeners: Vec<Listener>,
     notifier: Notifier,
-    peers: Option<Peers>,
+    peers: Option<AllowedUsers>,
     sandbox: Sandbox,
     signals: Signals,
     /// A signal that has come in this pass.
@@ -144,7 +144,7 @@ impl EventLoop {
         for (fd, token) in [(signals.as_raw_fd(), SIGNALS), (link.as_raw_fd(), CONNECTOR)] {
             poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
         }
-        let users = setup.peers.as_ref().map_or(1, Peers::count);
+        let users = setup.peers.as_ref().map_or(1, AllowedUsers::count);
         let lingering = REFUSED_LINGERING + OVERLOADED_LINGERING;
         let log = Log::start(setup.form, setup.sandbox)?;
         let Setup { connector, proxy, upstream_users, .. } = setup;

@@ -1,9 +1,9 @@
-//! `--detach`: the relay starts in a child process. The parent ends when that listens, or says why
-//! it does not.
+//! `--detach`: the relay starts in a child process. The parent ends when the child listens, or
+//! reports why the child does not.
 //!
-//! The fork comes before the key is read, because a child gets no copy of secret pages, and before
-//! any thread is started. Until the child leaves, its stdout is the pipe to the parent, so that
-//! everything else that was inherited can be closed as always.
+//! The fork comes before the key is read, because a child inherits no secret pages, and before any
+//! thread is started. Until [`ParentReport::leave`] the child's stdout is the pipe to the parent, so
+//! that all other inherited descriptors can be closed as in a start without `--detach`.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
@@ -12,33 +12,33 @@ use std::os::unix::process::ExitStatusExt;
 
 use super::sys::{self, Child, Standard};
 
-/// Which of the two processes this is.
-pub enum Side {
-    /// The one that was started.
-    Parent(Start),
-    /// The one that becomes the relay.
-    Child(Starter),
+/// Which of the two processes returned from the fork.
+pub enum ForkSide {
+    /// The process that the user started.
+    Parent(PendingStart),
+    /// The process that becomes the relay.
+    Child(ParentReport),
 }
 
 /// Forks. Only while the process has one thread and no key.
-pub fn fork() -> io::Result<Side> {
+pub fn fork() -> io::Result<ForkSide> {
     let (report, tell) = io::pipe()?;
     if let Some(child) = sys::fork()? {
-        return Ok(Side::Parent(Start { child, report }));
+        return Ok(ForkSide::Parent(PendingStart { child, report }));
     }
-    // A start that was called off leaves nothing behind, not even a terminal without echo.
+    // If the user stops the parent (Ctrl-C) the child ends too, and restores the terminal's echo.
     sys::end_with_parent(true)?;
     sys::replace(Standard::Output, tell.as_fd())?;
-    Ok(Side::Child(Starter { waits: true, report: None }))
+    Ok(ForkSide::Child(ParentReport { has_parent: true, report: None }))
 }
 
-/// A start that is under way in a child.
-pub struct Start {
+/// The parent's view of a start that goes on in the child.
+pub struct PendingStart {
     child: Child,
     report: PipeReader,
 }
 
-impl Start {
+impl PendingStart {
     /// Waits for the child's report, or for its end.
     pub fn outcome(mut self) -> Outcome {
         let mut report = Vec::new();
@@ -47,7 +47,7 @@ impl Start {
             return Outcome::Told(*code, String::from_utf8_lossy(text).into_owned());
         }
         let reason = match self.child.wait() {
-            // It has said why itself.
+            // The child has written the reason to stderr itself.
             Ok(status) if status.code().is_some_and(|code| code != 0) => {
                 return Outcome::Told(status.code().map_or(1, |code| code as u8), String::new());
             }
@@ -63,25 +63,25 @@ impl Start {
 
 /// How a start in a child ended.
 pub enum Outcome {
-    /// The exit code to pass on, and the lines that stderr has not been told yet.
+    /// The exit code to pass on, and the lines to write to stderr.
     Told(u8, String),
-    /// The child ended without a word. Why the start failed.
+    /// The child ended without a report. The reason.
     Died(String),
 }
 
-/// Who started the relay and is told how that went: a reader of stderr, or a waiting parent.
+/// Where the result of the start is reported: stderr or, with `--detach`, the waiting parent.
 #[derive(Default)]
-pub struct Starter {
-    waits: bool,
-    /// The way to the parent, once stderr has been left.
+pub struct ParentReport {
+    has_parent: bool,
+    /// The pipe to the parent, once stdout has been replaced by `/dev/null`.
     report: Option<File>,
 }
 
-impl Starter {
-    /// Leaves the session and the descriptors of the relay's starter; of these, a regular file
-    /// stays as stderr. Nothing, without `--detach`. To be done before the process is confined.
+impl ParentReport {
+    /// With `--detach`, begins a session of its own and replaces the standard descriptors by
+    /// `/dev/null`; stderr stays if it is a regular file. Call this before the process is confined.
     pub fn leave(&mut self) -> io::Result<()> {
-        if !self.waits {
+        if !self.has_parent {
             return Ok(());
         }
         let report = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -97,12 +97,13 @@ impl Starter {
         Ok(())
     }
 
-    /// Tells how the start went: exit code and lines. Fails when a parent that waited is gone.
+    /// Reports the result of the start: an exit code, and lines for stderr. Fails when the waiting
+    /// parent is gone.
     pub fn tell(&mut self, code: u8, lines: &str) -> io::Result<()> {
         match self.report.take() {
             Some(mut report) => report.write_all(&[&[code], lines.as_bytes()].concat()),
             None => {
-                // A starter that has closed stderr does not want to know.
+                // Whoever closed stderr does not want the lines: no reason to fail.
                 let _ = io::stderr().write_all(lines.as_bytes());
                 Ok(())
             }
@@ -110,7 +111,7 @@ impl Starter {
     }
 }
 
-/// Stderr is a regular file, which a relay that leaves goes on writing to.
+/// Whether stderr is a regular file: a detached relay goes on writing to it.
 pub fn is_stderr_kept() -> bool {
     let stderr = io::stderr().as_fd().try_clone_to_owned();
     let file = |fd: OwnedFd| File::from(fd).metadata();

@@ -128,7 +128,7 @@ pub struct Beginning {
 /// allocator, nothing inherited to pass on. Only while the process has one thread.
 pub fn base() -> Result<Beginning, HardenError> {
     sys::deny_dumps().map_err(|_| HardenError::Dumpable)?;
-    sys::deny_cores().map_err(|_| HardenError::Cores)?;
+    sys::disable_core_dumps().map_err(|_| HardenError::Cores)?;
     sys::deny_new_privileges().map_err(|_| HardenError::NewPrivileges)?;
     sys::ignore_file_size_signal();
     sys::inherited_descriptors(Inherited::CloseOnExec, 3, None);

@@ -1,6 +1,7 @@
 //! The room of the key, and the only one with `unsafe` code. System calls that no library offers
 //! are made here ([`sys`]).
 
+pub mod allowed_users;
 #[cfg(feature = "relay")]
 pub mod confine;
 pub mod credential;
@@ -14,7 +15,6 @@ pub mod key_source;
 pub mod landlock;
 pub mod listeners;
 pub mod overflow_uid;
-pub mod peer;
 #[cfg(feature = "relay")]
 pub mod protections;
 pub mod server_info;

@@ -17,7 +17,7 @@ use crate::net::session::Session;
 use crate::net::slots::Side;
 use crate::net::socket::{EVENTS, Socket};
 use crate::net::timeouts::ACCEPT_BACKOFF;
-use crate::process::peer::Identity;
+use crate::process::allowed_users::Identity;
 
 /// A socket that clients connect to.
 pub(super) struct Listener {

@@ -48,9 +48,10 @@ pub use machine::{
 };
 pub use page_lock::{LockedPages, OpenPages, PageLock};
 pub use privileges::{
-    become_user, deny_cores, deny_dumps, deny_new_privileges, drop_capabilities, empty_bounding_set,
+    become_user, deny_dumps, deny_new_privileges, disable_core_dumps, drop_capabilities,
+    empty_bounding_set,
 };
-pub use program::{Sealed, bring_pages_in, seal_program};
+pub use program::{Sealed, prefault_code, seal_program};
 pub use sandbox::{
     Rights, Ruleset, deny_executable_memory, filter_thread, inherited_filter,
     is_executable_memory_denied, landlock, seccomp,

@@ -20,7 +20,7 @@ pub fn deny_dumps() -> io::Result<()> {
 }
 
 /// Sets the limit on core files to nothing, for good; reads back that it is.
-pub fn deny_cores() -> io::Result<()> {
+pub fn disable_core_dumps() -> io::Result<()> {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel reads one struct that outlives the call.
     check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) })?;

@@ -108,7 +108,7 @@ fn is_sealed(start: usize) -> bool {
 /// Prefaults the program's read-only segments so that the first connection takes no page faults.
 /// The unwind tables at their end are dropped again: nothing needs them. Linux before 5.14 cannot
 /// prefault: there the pages come as they are used.
-pub fn bring_pages_in() {
+pub fn prefault_code() {
     let page = page_size();
     each_object(|segments| {
         let unwinding = segments.iter().find(|segment| segment.kind == libc::PT_GNU_EH_FRAME);

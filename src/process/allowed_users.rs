@@ -1,0 +1,160 @@
+//! Which local user a loopback connection belongs to, and whether this user may connect
+//! (`--allow-uid`).
+//!
+//! The kernel is asked who holds the client's end: the socket whose own address is the client's.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use super::socket_owner::{Owner, Snapshot, SocketTable};
+
+/// The pause after a read of the tables is this many times as long as the read, so that reading
+/// takes at most a sixth of the loop's time.
+const PAUSE_FACTOR: u32 = 5;
+
+/// The users who may connect, and the kernel's table of sockets.
+pub struct AllowedUsers {
+    allowed: Vec<u32>,
+    table: SocketTable,
+}
+
+/// What is known about the user of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// A user who may connect, as a position in the list of allowed users.
+    Allowed(usize),
+    /// Another user's uid; `None` when the client has gone and its user is not known any more.
+    Refused(Option<u32>),
+}
+
+/// A batch of connections. All of them are accepted before the first one is judged, so that one
+/// read of the tables serves them all.
+pub struct Batch<'a> {
+    users: &'a mut AllowedUsers,
+    local: SocketAddr,
+    snapshot: Option<Snapshot>,
+    pause: Duration,
+}
+
+impl AllowedUsers {
+    /// Opens the kernel's table of sockets. A confined thread cannot open it any more.
+    pub fn new(allowed: Vec<u32>) -> io::Result<AllowedUsers> {
+        // Each user once: a position identifies a user.
+        let mut unique = Vec::new();
+        for uid in allowed {
+            if !unique.contains(&uid) {
+                unique.push(uid);
+            }
+        }
+        Ok(AllowedUsers { allowed: unique, table: SocketTable::open()? })
+    }
+
+    /// Whether the kernel is asked through `/proc/net/tcp`.
+    pub fn needs_tables(&self) -> bool {
+        self.table.is_proc()
+    }
+
+    /// How many users may connect.
+    pub fn count(&self) -> usize {
+        self.allowed.len()
+    }
+
+    /// The user at a position of [`Identity::Allowed`].
+    pub fn uid(&self, position: usize) -> Option<u32> {
+        self.allowed.get(position).copied()
+    }
+
+    /// The descriptors of the files of `/proc`: the seccomp filter allows reads of these alone.
+    pub fn tables(&self) -> [Option<RawFd>; 2] {
+        self.table.descriptors()
+    }
+
+    /// Begins a batch of accepted connections to `local`.
+    pub fn batch(&mut self, local: SocketAddr) -> Batch<'_> {
+        Batch { users: self, local, snapshot: None, pause: Duration::ZERO }
+    }
+}
+
+impl Batch<'_> {
+    /// Judges the user who holds the client's end of the connection from `client`. `is_connected`
+    /// says whether our own socket is still connected (getpeername(2)).
+    pub fn identify(
+        &mut self,
+        client: SocketAddr,
+        is_connected: impl FnOnce() -> bool,
+    ) -> Identity {
+        let user = self.user(client, is_connected);
+        let mut allowed = self.users.allowed.iter();
+        match user.and_then(|user| allowed.position(|allowed| *allowed == user)) {
+            Some(position) => Identity::Allowed(position),
+            None => Identity::Refused(user),
+        }
+    }
+
+    fn user(&mut self, client: SocketAddr, is_connected: impl FnOnce() -> bool) -> Option<u32> {
+        let owner = self.owner(client).ok()?;
+        // The kernel was asked about two addresses, not about this connection. When a client resets
+        // its connection, the kernel may give the port to another user. As long as our own socket is
+        // connected, no other connection can have the same two addresses: so this is asked last.
+        match owner {
+            Owner::User(user) if is_connected() => Some(user),
+            _ => None,
+        }
+    }
+
+    /// How long to wait before the next batch is accepted. Without it, a flood of connections would
+    /// keep the loop busy with reading the tables.
+    pub fn pause(&self) -> Duration {
+        self.pause
+    }
+
+    fn owner(&mut self, client: SocketAddr) -> io::Result<Owner> {
+        if self.users.needs_tables() && self.snapshot.is_none() {
+            let begun = Instant::now();
+            self.snapshot = self.users.table.snapshot(self.local)?;
+            self.pause = begun.elapsed() * PAUSE_FACTOR;
+        }
+        match &self.snapshot {
+            Some(snapshot) => Ok(snapshot.owner(client, self.local)),
+            None => self.users.table.owner(client, self.local),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::sys;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn the_user_at_the_other_end_is_found_in_both_ways_until_he_has_gone() {
+        let me = sys::user_ids().unwrap().effective;
+        for source in [SocketTable::open as fn() -> _, || Ok(SocketTable::of_proc())] {
+            let mut users = AllowedUsers { allowed: vec![], table: source().unwrap() };
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let local = listener.local_addr().unwrap();
+            for target in [local, format!("[::ffff:127.0.0.1]:{}", local.port()).parse().unwrap()] {
+                let Ok(client) = TcpStream::connect(target) else {
+                    // No IPv6 here.
+                    continue;
+                };
+                let (_server, peer) = listener.accept().unwrap();
+                let identify = |users: &mut AllowedUsers, is_connected: bool| {
+                    users.batch(local).identify(peer, || is_connected)
+                };
+                users.allowed = vec![me.wrapping_add(1), me];
+                assert_eq!(identify(&mut users, true), Identity::Allowed(1));
+                let before = identify(&mut users, false);
+                assert_eq!(before, Identity::Refused(None), "a connection of before");
+                users.allowed = vec![me.wrapping_add(1)];
+                assert_eq!(identify(&mut users, true), Identity::Refused(Some(me)));
+                users.allowed = vec![me, 0];
+                drop(client);
+                assert_eq!(identify(&mut users, true), Identity::Refused(None), "gone: not root's");
+            }
+        }
+    }
+}
