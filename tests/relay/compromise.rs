@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use super::connector::{Etc, children, connector};
 use super::lifecycle::Folder;
-use super::support::relay::emulated;
+use super::support::relay::{descriptors, emulated};
 use super::support::{Client, Relay, Upstream, needs_root, ok, post, skipped, wait_for};
 
 /// An argument of a call.
@@ -184,11 +184,7 @@ fn relay(upstream: &Upstream, folder: &Folder) -> Relay {
 
 /// The number of the descriptor whose link in `/proc` begins with this, the first from `from` on.
 fn descriptor(pid: u32, from: i64, link: &str) -> i64 {
-    let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| {
-        let path = entry.unwrap().path();
-        let number: i64 = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
-        (number, fs::read_link(path).unwrap())
-    });
+    let links = descriptors(pid).into_iter();
     let found =
         links.filter(|(number, to)| *number >= from && to.to_str().unwrap().starts_with(link));
     found.map(|(number, _)| number).min().unwrap_or_else(|| panic!("no {link}"))
@@ -203,13 +199,11 @@ fn link(pid: u32) -> i64 {
         (words.get(4) == Some(&"0005")).then(|| words[6].to_owned())
     };
     let inodes: Vec<String> = table.lines().filter_map(inode).collect();
-    let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap().path());
-    let is_link = |path: &std::path::PathBuf| {
-        let to = fs::read_link(path).unwrap();
+    let is_link = |(_, to): &(i64, std::path::PathBuf)| {
         inodes.iter().any(|inode| to.to_str().unwrap() == format!("socket:[{inode}]"))
     };
-    let path = links.filter(is_link).min().expect("the socket to the connector");
-    path.file_name().unwrap().to_str().unwrap().parse().unwrap()
+    let mut links = descriptors(pid).into_iter();
+    links.find(is_link).expect("the socket to the connector").0
 }
 
 const EPERM: Outcome = Outcome::Returned(-libc::EPERM as i64);

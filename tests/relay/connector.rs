@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::lifecycle::Folder;
-use super::support::relay::{Starter, emulated, random_hex};
+use super::support::relay::{Starter, descriptors, emulated, random_hex};
 use super::support::upstream::Kind;
 use super::support::{
     Client, Peer, Relay, Upstream, certs, needs_root, ok, pace, post, skipped, wait_for,
@@ -89,8 +89,7 @@ fn it_is_unprivileged_confined_and_has_nothing_of_the_relays() {
         }
         // The loser of a race may still be on its way out.
         wait_for(|| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() == 4);
-        let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-        let links: Vec<_> = links.map(|fd| fs::read_link(fd.unwrap().path()).unwrap()).collect();
+        let links: Vec<_> = descriptors(pid).into_iter().map(|(_, link)| link).collect();
         let (null, rest): (Vec<_>, Vec<_>) =
             links.iter().partition(|link| **link == Path::new("/dev/null"));
         assert_eq!(null.len(), 3, "{links:?}");

@@ -10,7 +10,9 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 
 use super::key::{asked, echo_is_back};
 use super::lifecycle::Folder;
-use super::support::relay::{Starter, ends, inherit, marker_key, port_of_start, program};
+use super::support::relay::{
+    Starter, descriptors, ends, inherit, marker_key, port_of_start, program,
+};
 use super::support::skip::is_root;
 use super::support::{
     Client, DEADLINE, Relay, Upstream, comes, needs_root, ok, post, skipped, wait_for,
@@ -131,9 +133,7 @@ fn the_relay_has_a_session_of_its_own_and_no_descriptor_of_its_starter() {
     assert_eq!(fields[4], "0");
     needs_root();
     let mut null = 0;
-    for entry in fs::read_dir(format!("/proc/{}/fd", relay.pid)).unwrap().flatten() {
-        let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
-        let target = fs::read_link(entry.path()).unwrap();
+    for (number, target) in descriptors(relay.pid) {
         match target.to_str().unwrap() {
             "/dev/null" => null += u32::from(number <= 2),
             path if path.starts_with("pipe:") || path == "/dev/zero" => {

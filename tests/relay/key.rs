@@ -9,7 +9,9 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 
 use codex_responses_api_proxy::http1::limits;
 
-use super::support::relay::{emulated, end_of, inherit, marker_key, program, random_hex};
+use super::support::relay::{
+    descriptors, emulated, end_of, inherit, marker_key, program, random_hex,
+};
 use super::support::{Relay, Upstream, needs_root, ok, post, read_until, skipped};
 
 /// Bytes of a key, at most: with `Bearer ` they make 1024.
@@ -368,8 +370,7 @@ fn a_key_file_is_read_in_place_of_stdin_through_links_and_pipes_and_closed() {
             return;
         }
         assert_eq!(stdin_of(&relay), "/dev/null");
-        for entry in std::fs::read_dir(format!("/proc/{}/fd", relay.pid())).unwrap() {
-            let target = std::fs::read_link(entry.unwrap().path()).unwrap();
+        for (_, target) in descriptors(relay.pid()) {
             assert!(!target.starts_with(&folder.0), "the key's file is still open");
         }
     }

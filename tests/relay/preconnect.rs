@@ -2,6 +2,9 @@
 
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use codex_responses_api_proxy::net::timeouts::CONNECT;
 
 use super::support::{Client, DEADLINE, Relay, Upstream, comes, ok, post, wait_for};
 
@@ -101,12 +104,18 @@ fn a_head_that_comes_during_the_handshake_takes_that_connection() {
     let url = format!("https://localhost:{}/v1/responses", link.local_addr().unwrap().port());
     let relay = Relay::to(&url).start();
     let mut client = relay.connect();
-    let (near, _) = link.accept().unwrap();
+    let near = accepted(&link);
     client.send(post("", "{}"));
     carry(&near, &upstream);
     assert_eq!(client.response().status, 200);
     link.set_nonblocking(true).unwrap();
     assert!(link.accept().is_err(), "a second connection");
+}
+
+/// The next connection to a link; a link that none comes to must not hold a test up for ever.
+fn accepted(link: &TcpListener) -> TcpStream {
+    assert!(comes(link, libc::POLLIN, DEADLINE), "no connection comes");
+    link.accept().unwrap().0
 }
 
 /// Carries what a link has held up to the upstream, and back, from now on.
@@ -133,6 +142,8 @@ fn settle(other: &mut Client) {
 fn waiting(relay: &Relay, other: &mut Client) -> Client {
     let mut client = relay.connect();
     client.send(post("", "{}"));
+    // It may be accepted in the pass that serves the other, and is read in the next.
+    settle(other);
     settle(other);
     client
 }
@@ -148,7 +159,7 @@ fn clients_that_leave_before_the_connection_stands_leave_it_to_the_next() {
         drop(waiting(&relay, &mut other));
         settle(&mut other);
     }
-    let (near, _) = link.accept().unwrap();
+    let near = accepted(&link);
     let mut client = waiting(&relay, &mut other);
     carry(&near, &upstream);
     assert_eq!(client.response().text(), "1");
@@ -165,10 +176,10 @@ fn of_the_connections_that_clients_leave_behind_one_is_kept() {
     let relay = Relay::to(&url).start();
     let mut other = relay.connect();
     let clients: Vec<Client> = (0..CLIENTS).map(|_| waiting(&relay, &mut other)).collect();
-    let links: Vec<TcpStream> = (0..CLIENTS).map(|_| link.accept().unwrap().0).collect();
+    let links: Vec<TcpStream> = (0..CLIENTS).map(|_| accepted(&link)).collect();
     drop(clients);
     settle(&mut other);
-    let has_ended = |link: &&TcpStream| comes(*link, libc::POLLHUP, std::time::Duration::ZERO);
+    let has_ended = |link: &&TcpStream| comes(*link, libc::POLLHUP, Duration::ZERO);
     wait_for(|| links.iter().filter(has_ended).count() >= CLIENTS - 1);
     let mut client = waiting(&relay, &mut other);
     let kept: Vec<&TcpStream> = links.iter().filter(|link| !has_ended(link)).collect();
@@ -184,13 +195,47 @@ fn a_connection_that_clients_leave_is_given_up_in_time() {
     let link = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://localhost:{}/v1/responses", link.local_addr().unwrap().port());
     let relay = Relay::to(&url).start();
+    let begun = Instant::now();
     let mut other = relay.connect();
-    drop(waiting(&relay, &mut other));
-    let (first, _) = link.accept().unwrap();
-    let begun = std::time::Instant::now();
-    while !comes(&first, libc::POLLHUP | libc::POLLRDHUP, std::time::Duration::from_millis(500)) {
-        assert!(begun.elapsed() < DEADLINE, "it stays");
+    let first = accepted(&link);
+    while !comes(&first, libc::POLLHUP | libc::POLLRDHUP, Duration::from_millis(500)) {
+        assert!(begun.elapsed() < DEADLINE, "each departure gives it more time");
         drop(waiting(&relay, &mut other));
+    }
+    assert!(begun.elapsed() >= CONNECT, "given up after {:?}", begun.elapsed());
+}
+
+/// A client that has left is seen to before another one is accepted, whichever event came first:
+/// the connection that the one leaves serves the other.
+#[test]
+fn a_departure_and_a_connect_in_one_batch_need_no_further_connection() {
+    let (upstream, _told) = telling();
+    for order in [["leaves", "connects"], ["connects", "leaves"]] {
+        let link = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://localhost:{}/v1/responses", link.local_addr().unwrap().port());
+        let relay = Relay::to(&url).start();
+        let mut other = relay.connect();
+        let near = accepted(&link);
+        let mut leaving = Some(waiting(&relay, &mut other));
+        // The relay waits in poll and finds both when it goes on.
+        relay.stop();
+        let mut next = None;
+        for act in order {
+            match act {
+                "leaves" => drop(leaving.take()),
+                _ => next = Some(relay.connect()),
+            }
+        }
+        relay.signal(libc::SIGCONT);
+        settle(&mut other);
+        let is_kept = !comes(&near, libc::POLLHUP, Duration::ZERO);
+        assert!(is_kept, "{order:?}: another connection was begun and this one dropped");
+        let mut next = next.unwrap();
+        next.send(post("", "{}"));
+        carry(&near, &upstream);
+        assert_eq!(next.response().status, 200);
+        link.set_nonblocking(true).unwrap();
+        assert!(link.accept().is_err(), "{order:?}: a second connection");
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use super::lifecycle::Folder;
 use super::support::relay::{Starter, emulated, inherit};
+use super::support::skip::is_root;
 use super::support::{DEADLINE, Relay, comes, needs_root, wait_for};
 
 const OWNER: u32 = 65_533;
@@ -180,11 +181,23 @@ fn a_descriptor_that_the_caller_had_open_is_refused_and_never_another_under_its_
     assert_eq!(file.metadata().unwrap().len(), 0);
 }
 
+/// A /dev of its own: what is wrong with the program must not break the machine.
+const OWN_DEVICES: &[&str] = &[
+    "unshare",
+    "--mount",
+    "sh",
+    "-ec",
+    "mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; mknod /dev/disk b 7 99; \
+     ln -s /proc/self/fd /dev/fd; ln -s /proc/self/fd/1 /dev/stdout; exec \"$0\" \"$@\"",
+];
+
 #[test]
 fn with_detach_standard_output_is_refused() {
+    // Other users than root cannot damage /dev.
+    let tool = if is_root() { OWN_DEVICES } else { &[] };
     for path in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
-        let (code, _, err) =
-            with_info(Relay::bare().args(["--detach"]), Path::new(path)).run(b"key\n");
+        let starter = Relay::under(tool).args(["--detach"]);
+        let (code, _, err) = with_info(starter, Path::new(path)).run(b"key\n");
         assert_eq!(code, 1, "{path}: {err}");
         assert!(err.contains("with --detach, stdout is left"), "{path}: {err}");
     }
@@ -215,12 +228,8 @@ fn a_fifo_gets_the_line_and_one_without_a_reader_holds_nothing_up() {
 #[cfg_attr(not(root), ignore = "needs root")]
 fn a_device_and_standard_output_are_written_to_and_never_replaced() {
     needs_root();
-    // A /dev of its own: what is wrong with the program must not break the machine.
-    let devices = "mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; mknod /dev/disk b 7 99; \
-                   ln -s /proc/self/fd /dev/fd; ln -s /proc/self/fd/1 /dev/stdout; exec \"$0\" \"$@\"";
-    let tool = ["unshare", "--mount", "sh", "-ec", devices];
     for path in ["/dev/null", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
-        let mut relay = with_info(Relay::under(&tool), Path::new(path)).start();
+        let mut relay = with_info(Relay::under(OWN_DEVICES), Path::new(path)).start();
         let root = format!("/proc/{}/root", relay.pid());
         let kind = |name: &str| fs::symlink_metadata(format!("{root}{name}")).unwrap().file_type();
         assert!(kind("/dev/null").is_char_device() && kind("/dev/stdout").is_symlink(), "{path}");
@@ -230,7 +239,7 @@ fn a_device_and_standard_output_are_written_to_and_never_replaced() {
         let output = String::from_utf8(relay.output()).unwrap();
         assert_eq!(output.contains(&want), path != "/dev/null", "{path}: {output}");
     }
-    let (code, _, err) = with_info(Relay::under(&tool), Path::new("/dev/disk")).run(b"key\n");
+    let (code, _, err) = with_info(Relay::under(OWN_DEVICES), Path::new("/dev/disk")).run(b"key\n");
     assert_eq!(code, 1, "{err}");
 }
 

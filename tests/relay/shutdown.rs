@@ -118,9 +118,21 @@ fn two_signals_in_one_batch_count_as_one() {
     relay.signal(libc::SIGINT);
     relay.signal(libc::SIGHUP);
     relay.signal(libc::SIGCONT);
-    said(&relay, "ending");
+    // The kernel hands over the lowest number first; SIGHUP is ignored without a terminal.
+    let ending = said(&relay, "ending");
+    assert!(ending.starts_with("SIGINT, 1 exchange under way"), "{ending}");
     go.send(()).unwrap();
     assert_eq!(client.take(2), b"lf");
+    assert_eq!(relay.exit_code(), 0);
+
+    // A hang-up is the least of them, whichever comes first.
+    let (_main, name) = terminal();
+    let mut relay = at(Relay::bare(), &name).start();
+    relay.stop();
+    relay.signal(libc::SIGHUP);
+    relay.signal(libc::SIGTERM);
+    relay.signal(libc::SIGCONT);
+    assert_eq!(said(&relay, "ending"), "SIGTERM, 0 exchanges");
     assert_eq!(relay.exit_code(), 0);
 }
 

@@ -69,3 +69,64 @@ impl Upstream {
         !self.deaf && !self.has_news()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+
+    use mio::unix::SourceFd;
+    use mio::{Events, Interest, Poll, Token};
+
+    use super::*;
+    use crate::net::admission::User;
+    use crate::net::buffer::Scratch;
+    use crate::net::pool::Pool;
+    use crate::net::slots::{Side, Slots};
+    use crate::net::upstream::State;
+
+    /// An idle connection whose exchange has ended in the pass of this time, and its other end.
+    fn idle(ups: &mut Slots<Upstream>, pool: &mut Pool, now: Instant) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let socket = Socket::new(mio::net::TcpStream::from_std(ours), false, true);
+        let made = ups.insert(|key| {
+            let mut up = Upstream::new(key.token(Side::Upstream), None, now, CONNECT);
+            up.state = State::Plain(socket);
+            Some(up)
+        });
+        assert!(pool.put(made.unwrap(), ups, now).is_some());
+        theirs
+    }
+
+    /// Waits until the end of the connection has come to this socket.
+    fn wait_for_end(socket: &Socket) {
+        let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(1));
+        let fd = socket.fd().as_raw_fd();
+        poll.registry().register(&mut SourceFd(&fd), Token(0), Interest::READABLE).unwrap();
+        poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
+        assert!(events.iter().any(|event| event.is_read_closed()));
+    }
+
+    #[test]
+    fn a_connection_that_became_idle_in_this_pass_is_looked_at_again_before_it_is_taken() {
+        let scratch = || Scratch::new(limits::RECORD);
+        let mut space =
+            Space { wire: scratch(), plain: scratch(), out: scratch(), gather: scratch() };
+        let (mut ups, mut pool) = (Slots::new(4), Pool::new(4, 1));
+        let (user, now) = (User::default(), Instant::now());
+
+        let _theirs = idle(&mut ups, &mut pool, now);
+        assert!(pool.take(user, &mut ups, &mut space, now).is_some(), "it still stands");
+
+        // No event has told of the end yet.
+        drop(idle(&mut ups, &mut pool, now));
+        let key = ups.at(1).unwrap();
+        wait_for_end(ups.get(key).unwrap().socket().unwrap());
+        assert!(pool.is_ready(user, &mut ups, now), "it seems to stand");
+        assert!(pool.take(user, &mut ups, &mut space, now).is_none(), "its peer has ended it");
+        assert!(ups.get(key).is_none() && pool.is_empty());
+    }
+}

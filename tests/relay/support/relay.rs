@@ -476,6 +476,18 @@ pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
     assert!(done.success());
 }
 
+/// The descriptors of a process and what they lead to, without those that are closed while this
+/// looks.
+pub fn descriptors(pid: u32) -> Vec<(i64, PathBuf)> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let links = entries.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let number = path.file_name()?.to_str()?.parse().ok()?;
+        Some((number, std::fs::read_link(path).ok()?))
+    });
+    links.collect()
+}
+
 /// The processes below this one.
 fn descendants(pid: u32) -> Vec<u32> {
     let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
