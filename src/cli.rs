@@ -179,7 +179,7 @@ pub fn parse(
                 Flag::named(name).ok_or_else(|| UsageError::unknown(name, Flag::similar(name)))?
             }
             Arg::Short(letter) => {
-                Flag::with_letter(letter).ok_or_else(|| Arg::Short(letter).unexpected())?
+                Flag::with_letter(letter).ok_or_else(|| UsageError::unknown_letter(letter))?
             }
             other => return Err(other.unexpected().into()),
         };
@@ -334,6 +334,15 @@ mod tests {
             (
                 &["--enable=x"],
                 "--enable is not here, on purpose: there is no configuration but the flags; see --help",
+            ),
+            (
+                &["-c", "model=x"],
+                "-c is not here, on purpose: there is no configuration but the flags; see --help",
+            ),
+            (
+                &["--oidc-audience=x"],
+                "--oidc-audience is not here, on purpose: this program talks to one upstream alone; fetch \
+                 the token beforehand and give it on stdin, with --allow-token68",
             ),
             (&["-x"], "invalid option '-x'"),
             (&["extra"], "unexpected argument \"extra\""),

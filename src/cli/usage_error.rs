@@ -89,31 +89,43 @@ impl fmt::Display for UsageError {
 }
 
 /// The flags of the reference that are not here, and what to do without them.
-const NOT_HERE: [(&str, &str); 5] = [
+const NOT_HERE: [(&str, &str); 10] = [
     (
         "--dump-dir",
         "it would write prompts and responses to disk, and this program can write no such file once it \
          listens; --access-log tells sizes, times and how each exchange ended",
     ),
-    (
-        "--github-oidc",
-        "this program talks to one upstream alone; fetch the token beforehand and give it on stdin, with \
-         --allow-token68",
-    ),
+    ("--github-oidc", ONE_UPSTREAM),
+    ("--github-oidc-request-url", ONE_UPSTREAM),
+    ("--oidc-audience", ONE_UPSTREAM),
+    ("--identity-provider-id", ONE_UPSTREAM),
+    ("--service-account-id", ONE_UPSTREAM),
+    ("-c", NO_CONFIGURATION),
     ("--config", NO_CONFIGURATION),
     ("--enable", NO_CONFIGURATION),
     ("--disable", NO_CONFIGURATION),
 ];
+const ONE_UPSTREAM: &str = "this program talks to one upstream alone; fetch the token beforehand and give it \
+                            on stdin, with --allow-token68";
 const NO_CONFIGURATION: &str = "there is no configuration but the flags; see --help";
 
 impl UsageError {
     /// Why there is no flag of this name; `similar` is the flag that has the most similar one.
     pub(super) fn unknown(name: &str, similar: Option<&'static str>) -> UsageError {
-        let not_here = NOT_HERE.iter().find(|(flag, _)| flag[2..] == *name);
-        match not_here {
-            Some((flag, why)) => UsageError::NotHere(flag, why),
-            None => UsageError::Unknown(name.to_owned(), similar),
-        }
+        UsageError::not_here("--", name)
+            .unwrap_or_else(|| UsageError::Unknown(name.to_owned(), similar))
+    }
+
+    /// The same of a flag of one letter.
+    pub(super) fn unknown_letter(letter: char) -> UsageError {
+        UsageError::not_here("-", letter.encode_utf8(&mut [0; 4]))
+            .unwrap_or_else(|| lexopt::Arg::Short(letter).unexpected().into())
+    }
+
+    fn not_here(dashes: &str, name: &str) -> Option<UsageError> {
+        let (flag, why) =
+            NOT_HERE.iter().find(|(flag, _)| flag.strip_prefix(dashes) == Some(name))?;
+        Some(UsageError::NotHere(flag, why))
     }
 }
 

@@ -85,7 +85,8 @@ impl ParentReport {
             return Ok(());
         }
         let report = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let null = File::options().read(true).write(true).open("/dev/null");
+        let null = null.map_err(|error| io::Error::other(format!("/dev/null: {error}")))?;
         sys::new_session()?;
         sys::replace(Standard::Input, null.as_fd())?;
         sys::replace(Standard::Output, null.as_fd())?;

@@ -307,7 +307,7 @@ fn a_body_streams_as_it_arrives() {
 }
 
 /// Waits until no more is sent, and returns how much it was.
-fn at_rest(sent: &Receiver<usize>) -> usize {
+pub fn at_rest(sent: &Receiver<usize>) -> usize {
     let start = Instant::now();
     let mut sum = sent.recv_timeout(DEADLINE).expect("something is sent");
     while let Ok(more) = sent.recv_timeout(Duration::from_millis(400)) {

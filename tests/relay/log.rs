@@ -4,7 +4,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Stdio;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 
+use super::bodies::at_rest;
+use super::pooling::Clock;
 use super::support::relay::port_of_start;
 use super::support::upstream::Kind;
 use super::support::{End, Relay, Upstream, ok, post};
@@ -447,6 +451,87 @@ fn an_exchange_that_hangs_is_called_slow_while_it_lasts() {
     assert!(line.contains("\"last_byte\":\"20"), "{line}");
     drop(client);
     assert_eq!(gist(&relay.line())[5], "client_closed");
+}
+
+#[test]
+fn an_exchange_that_goes_on_is_called_slow_after_a_minute_and_then_every_five() {
+    let Some(clock) = Clock::new("CLOCK_MONOTONIC") else {
+        return;
+    };
+    let (go, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::tls(move |peer| {
+        peer.request();
+        peer.write("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n");
+        while wait.lock().unwrap().recv().is_ok() {
+            peer.write("x");
+        }
+    });
+    let relay = clock.of(Relay::to(&upstream.url()).args(["--access-log"])).start();
+    let mut client = relay.connect();
+    client.send(post("", "{}")).head();
+    // The exchange is called slow at about 70, 380 and 690 s, and not 30 s too early.
+    for (passed, is_slow) in
+        [(30, false), (70, true), (340, false), (380, true), (650, false), (690, true)]
+    {
+        clock.set_forward(passed);
+        // The byte wakes the relay, which then looks at its clock.
+        go.send(()).unwrap();
+        assert_eq!(client.take(1), b"x");
+        if is_slow {
+            let line = relay.line();
+            assert!(line.contains("\"event\":\"slow\"") && !line.contains("\"end\""), "{line}");
+            let age: u64 = line
+                .split("\"total_ms\":")
+                .nth(1)
+                .unwrap()
+                .split(',')
+                .next()
+                .unwrap()
+                .parse()
+                .unwrap();
+            assert!((passed..passed + 25).contains(&(age / 1000)), "{line}");
+        }
+    }
+    drop(client);
+    assert_eq!(gist(&relay.line())[5], "client_closed");
+}
+
+#[test]
+fn the_time_of_the_last_byte_is_the_upstreams_though_the_client_does_not_read() {
+    let Some(clock) = Clock::new("CLOCK_MONOTONIC") else {
+        return;
+    };
+    let (counter, sent) = channel();
+    let counter = Mutex::new(counter);
+    let upstream = Upstream::tls(move |peer| {
+        peer.request();
+        peer.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        while peer.try_write([b'x'; 65_536]) {
+            let _ = counter.lock().unwrap().send(65_536);
+        }
+    });
+    let arguments = ["--access-log", "--upstream-timeout", "100"];
+    let relay = clock.of(Relay::to(&upstream.url()).args(arguments)).start();
+    let mut client = relay.connect();
+    client.send(post("", "{}"));
+    at_rest(&sent);
+    // The upstream's time passes, and it is the client who holds things up.
+    for passed in [150, 160] {
+        clock.set_forward(passed);
+        relay.connect().send("GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+        relay.line_with("route_not_allowed");
+    }
+    drop(client);
+    let line = relay.line_with("client_closed");
+    let [last, time] = ["last_byte", "time"].map(|name| {
+        let moment = get(&line, name);
+        let mut parts = moment[11..19].split(':').map(|part| part.parse::<u64>().unwrap());
+        parts.by_ref().fold(0, |sum, part| 60 * sum + part)
+    });
+    // In a day, which may have ended meanwhile.
+    let silence = (86_400 + time - last) % 86_400;
+    assert!((155..200).contains(&silence), "{silence} s of silence: {line}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 
 use super::lifecycle::Folder;
 use super::local_users::{AGENT, OTHER, allowing, connect_as};
-use super::support::relay::binary;
+use super::support::relay::{Starter, binary, random_hex};
 use super::support::{Client, DEADLINE, Peer, Relay, Upstream, needs_root, ok, post, skipped};
 
 /// An upstream that takes the body of an early answered request for the next request, and answers
@@ -180,7 +180,7 @@ fn a_request_that_meets_the_end_of_an_idle_connection_goes_out_on_a_fresh_one() 
     }
 }
 
-/// Answers CLOCK_BOOTTIME with an offset that stands in a file: a machine that has slept.
+/// Adds an offset that stands in a file to one clock.
 const CLOCK: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -189,48 +189,73 @@ const CLOCK: &str = r#"
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-static volatile long *slept;
+static volatile long *passed;
 __attribute__((constructor)) static void begin(void) {
-    int fd = open(getenv("SLEPT"), O_RDONLY);
-    slept = mmap(0, sizeof *slept, PROT_READ, MAP_SHARED, fd, 0);
+    int fd = open(getenv("PASSED"), O_RDONLY);
+    passed = mmap(0, sizeof *passed, PROT_READ, MAP_SHARED, fd, 0);
     close(fd);
 }
 int clock_gettime(clockid_t clock, struct timespec *time) {
     int result = syscall(SYS_clock_gettime, clock, time);
-    if (clock == CLOCK_BOOTTIME) time->tv_sec += *slept;
+    if (clock == SHIFTED) time->tv_sec += *passed;
     return result;
 }
 "#;
 
+/// A clock that a test sets forward, in the eyes of one relay.
+pub struct Clock {
+    folder: Folder,
+    passed: std::fs::File,
+}
+
+impl Clock {
+    /// `clock` is a name of `<time.h>`. None for a static program, which takes no other clock.
+    pub fn new(clock: &str) -> Option<Clock> {
+        let program = std::fs::read(binary()).unwrap();
+        if !program.windows(8).any(|window| window == b"ld-linux") {
+            skipped("a static program takes no other clock");
+            return None;
+        }
+        let folder = Folder::new(&format!("clock-{}", random_hex()));
+        let [source, library, passed] =
+            ["clock.c", "clock.so", "passed"].map(|name| folder.file(name));
+        std::fs::write(&source, CLOCK).unwrap();
+        std::fs::write(&passed, 0u64.to_ne_bytes()).unwrap();
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", &format!("-DSHIFTED={clock}"), "-o"])
+            .args([&library, &source])
+            .status()
+            .expect("a C compiler, which the program itself needs too");
+        assert!(built.success());
+        let passed = std::fs::File::options().write(true).open(&passed).unwrap();
+        Some(Clock { folder, passed })
+    }
+
+    /// The relay that sees this clock.
+    pub fn of(&self, relay: Starter) -> Starter {
+        let [library, passed] = ["clock.so", "passed"].map(|name| self.folder.file(name));
+        relay.env("LD_PRELOAD", library.to_str().unwrap()).env("PASSED", passed.to_str().unwrap())
+    }
+
+    /// So many seconds are added in all.
+    pub fn set_forward(&self, seconds: u64) {
+        self.passed.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
+    }
+}
+
 #[test]
 fn a_connection_that_was_idle_while_the_machine_slept_is_as_old_as_it_is() {
-    let program = std::fs::read(binary()).unwrap();
-    if !program.windows(8).any(|window| window == b"ld-linux") {
-        skipped("a static program takes no other clock");
+    let Some(clock) = Clock::new("CLOCK_BOOTTIME") else {
         return;
-    }
-    let folder = Folder::new("clock");
-    let [source, library, slept] = ["clock.c", "clock.so", "slept"].map(|name| folder.file(name));
-    std::fs::write(&source, CLOCK).unwrap();
-    std::fs::write(&slept, 0u64.to_ne_bytes()).unwrap();
-    let built = Command::new("cc")
-        .args(["-shared", "-fPIC", "-o"])
-        .args([&library, &source])
-        .status()
-        .expect("a C compiler, which the program itself needs too");
-    assert!(built.success());
+    };
     let upstream = Upstream::answering(ok("fine"));
-    let relay = Relay::to(&upstream.url())
-        .env("LD_PRELOAD", library.to_str().unwrap())
-        .env("SLEPT", slept.to_str().unwrap())
-        .start();
+    let relay = clock.of(Relay::to(&upstream.url())).start();
     let mut client = relay.connect();
     let mut ask = || assert_eq!(client.send(post("", "{}")).response().status, 200);
     ask();
-    let clock = std::fs::File::options().write(true).open(&slept).unwrap();
     // (slept in all, connections then): short naps add up, as time awake does.
     for (seconds, connections) in [(0u64, 1), (30, 1), (86, 2), (86, 2), (36_000, 3), (36_001, 3)] {
-        clock.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
+        clock.set_forward(seconds);
         ask();
         assert_eq!(upstream.connections(), connections, "after {seconds} s");
     }

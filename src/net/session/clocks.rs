@@ -42,7 +42,10 @@ pub(super) enum ClientDuty {
 /// The clocks of one session.
 pub(super) struct Clocks {
     client_active_at: Instant,
+    /// From when on the upstream is waited for.
     upstream_active_at: Instant,
+    /// When the upstream last sent or took bytes.
+    upstream_last_byte: Instant,
     /// How long the client's body may still pause.
     patience: Duration,
 }
@@ -50,7 +53,12 @@ pub(super) struct Clocks {
 impl Clocks {
     /// Both sides have acted just now.
     pub(super) fn new(now: Instant) -> Clocks {
-        Clocks { client_active_at: now, upstream_active_at: now, patience: Duration::ZERO }
+        Clocks {
+            client_active_at: now,
+            upstream_active_at: now,
+            upstream_last_byte: now,
+            patience: Duration::ZERO,
+        }
     }
 
     /// The client has done its part, or could not do it because the relay or the upstream was busy.
@@ -58,8 +66,14 @@ impl Clocks {
         self.client_active_at = now;
     }
 
-    /// The upstream has done its part, or could not do it because the client was busy.
+    /// The upstream has sent or taken bytes.
     pub(super) fn upstream_acted(&mut self, now: Instant) {
+        self.upstream_active_at = now;
+        self.upstream_last_byte = now;
+    }
+
+    /// The upstream could not do its part, because the client was busy: its time starts again.
+    pub(super) fn upstream_held_up(&mut self, now: Instant) {
         self.upstream_active_at = now;
     }
 
@@ -84,7 +98,7 @@ impl Clocks {
 
     /// How long the upstream has been silent.
     pub(super) fn upstream_silence(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.upstream_active_at)
+        now.saturating_duration_since(self.upstream_last_byte)
     }
 
     /// Until when the client has to do its duty.
@@ -146,6 +160,9 @@ mod tests {
         assert_eq!(clocks.upstream_by(&timeouts), Some(now + 5 * SECOND));
         assert_eq!(clocks.client_active_at(), now + 9 * SECOND);
         assert_eq!(clocks.upstream_by(&TIMEOUTS), None, "without a limit");
+        clocks.upstream_held_up(now + 7 * SECOND);
+        assert_eq!(clocks.upstream_by(&timeouts), Some(now + 10 * SECOND));
+        assert_eq!(clocks.upstream_silence(now + 9 * SECOND), 7 * SECOND);
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Session {
         if self.upstream_by(state).is_some_and(|when| now >= when) {
             if !self.output.is_empty() {
                 // It is the client that holds things up.
-                self.clocks.upstream_acted(now);
+                self.clocks.upstream_held_up(now);
             } else {
                 self.fault(UpstreamFault::Timeout, state, now)?;
             }
