@@ -71,8 +71,10 @@ pub fn issue_all(thread: u32, calls: &[Call]) -> Vec<Outcome> {
         }
         script.push('\n');
     }
+    // Without the name of the crate, as libtest has it.
+    let (_, name) = concat!(module_path!(), "::tracer").split_once("::").unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["inside::tracer", "--exact", "--ignored", "--test-threads=1", "--nocapture"])
+        .args([name, "--exact", "--ignored", "--test-threads=1", "--nocapture"])
         .envs([("TRACED", thread.to_string()), ("CALLS", script)])
         .stdin(Stdio::null())
         .output()
