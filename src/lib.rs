@@ -79,7 +79,7 @@
 //! | name resolution, racing addresses, the process that connects | [`connector`] |
 //! | events on stderr | [`net::report`] |
 //! | every flag | [`cli::flags`] |
-//! | the order in which the program starts | `main.rs` |
+//! | the order in which the program starts | `main.rs`, `start` |
 #![cfg_attr(not(feature = "relay"), allow(rustdoc::broken_intra_doc_links))]
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]

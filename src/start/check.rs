@@ -1,0 +1,80 @@
+//! `--check`: what it says of this machine, and then one connection ([`Check`]).
+
+use codex_responses_api_proxy::connector;
+use codex_responses_api_proxy::http1::url::{Scheme, UpstreamUrl};
+use codex_responses_api_proxy::net::check::{self, Check};
+use codex_responses_api_proxy::net::tls::{Connector, Recording};
+use codex_responses_api_proxy::process::credential::{KeyError, locked_kib};
+use codex_responses_api_proxy::process::harden;
+use codex_responses_api_proxy::process::protections::{self, Protections};
+use codex_responses_api_proxy::process::sys::{self, LockedPages, SecretPages};
+
+use super::error::{StartError, no_connector, no_loop};
+use super::{Plan, Prepared, Route, callers};
+
+impl Prepared<'_> {
+    /// Goes on as the relay does, but with no key, no port, and one connection that carries
+    /// nothing.
+    pub fn check(self) -> Result<(), StartError> {
+        let Prepared { plan, roots } = self;
+        let Plan { config, beginning, skipped_roots, user, upstream_users, sandbox, .. } = plan;
+        let Route { host, port, proxy } = plan.route;
+        let UpstreamUrl { scheme, path_and_query, .. } = &config.upstream;
+        let scheme = if *scheme == Scheme::Http { "http" } else { "https" };
+        check::say(
+            "upstream",
+            &format!("{scheme}://{}{path_and_query}", config.upstream.authority()),
+        );
+        if let Some(mistake) = config.likely_mistake() {
+            check::say("warning", &mistake);
+        }
+        if proxy.is_some() {
+            check::say("proxy", &format!("{host}:{port}"));
+        }
+        if let Some((name, path)) = &config.ca_file {
+            let separator = if skipped_roots.is_empty() { "" } else { "; " };
+            let path = path.display();
+            check::say("roots", &format!("built in, and {name} {path}{separator}{skipped_roots}"));
+        }
+        // As many as the key takes.
+        let pages = SecretPages::new(locked_kib(sys::page_size()) * 512)
+            .map_err(|error| KeyError::Memory(error).to_string())?;
+        let memory = pages.memory();
+        let lock = LockedPages::new(pages).lock();
+        config.requirement().memory(memory)?;
+        check::say("memory", protections::describe(memory));
+        harden::drop_privileges(user)?;
+        if let Some((uid, gid)) = user {
+            check::say("user", &format!("{uid}:{gid}"));
+        }
+        let connector = match config.upstream.scheme {
+            Scheme::Http => None,
+            Scheme::Https => Some(Connector::new(roots, Recording::On).map_err(no_connector)?),
+        };
+        let link = plan.connector.link();
+        let connector_confined = connector::report(&link)?;
+        let setup = check::Setup { connector, link, proxy, upstream_users, sandbox };
+        let check = Check::new(setup).map_err(no_loop)?;
+        let sealed = sys::seal_program();
+        sandbox.look_at_others()?;
+        let uid = sys::user_id();
+        let read_back = check.confine()?;
+        let protections = Protections {
+            beginning,
+            memory,
+            lock,
+            search: None,
+            callers: callers(config),
+            user,
+            uid,
+            sandbox,
+            read_back,
+            sealed,
+            connector: connector_confined,
+            notes: Vec::new(),
+        };
+        check::say("protections", &protections.to_string());
+        protections.fulfil(config.requirement())?;
+        check.run().map_err(|error| error.to_string().into())
+    }
+}

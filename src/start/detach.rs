@@ -1,0 +1,41 @@
+//! `--detach`: which process goes on as the relay.
+
+use std::process::ExitCode;
+
+use codex_responses_api_proxy::cli::Config;
+use codex_responses_api_proxy::process::detach::{self, ForkSide, Outcome, ParentReport};
+use codex_responses_api_proxy::process::egress;
+
+use super::error::{StartError, usage};
+
+/// What the process does next.
+pub enum Side {
+    /// It becomes the relay, and reports its start here.
+    Relay(ParentReport),
+    /// It is the parent of a relay whose start has ended.
+    Parent(ExitCode),
+}
+
+/// With `--detach`, forks; the parent waits for the end of the start and passes its result on.
+pub fn detach(config: &Config) -> Result<Side, StartError> {
+    if !config.detach || config.check {
+        return Ok(Side::Relay(ParentReport::default()));
+    }
+    if config.access_log && !detach::is_stderr_kept() {
+        let reason = "--access-log with --detach needs a file as stderr; add 2> FILE";
+        return Err(usage(reason.into()));
+    }
+    match detach::fork().map_err(|error| format!("--detach: {error}"))? {
+        ForkSide::Child(parent) => Ok(Side::Relay(parent)),
+        ForkSide::Parent(start) => {
+            egress::wipe();
+            match start.outcome() {
+                Outcome::Told(code, lines) => {
+                    let _ = ParentReport::default().tell(code, &lines);
+                    Ok(Side::Parent(ExitCode::from(code)))
+                }
+                Outcome::Died(reason) => Err(reason.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! From a command line to a relay that serves, in five phases.
+//!
+//! | phase | is made by | what is true from then on |
+//! |---|---|---|
+//! | [`Forked`] | [`Forked::new`] | the connector runs: it was forked before anything secret was read |
+//! | [`Prepared`] | [`Forked::prepare`] | whatever can fail without the key has been tried |
+//! | [`Keyed`] | [`Prepared::read_key`] | the key lies in its pages; its source is closed |
+//! | [`Listening`] | [`Keyed::listen`] | the port is open; the privileges are gone; all threads run |
+//! | [`Confined`] | [`Listening::confine`] | this process is confined; nothing is left that can fail |
+//!
+//! Each phase consumes the one before, and nothing else can make one. So the key cannot be read
+//! before the connector is forked, and no port is open without a key.
+//! `--check` turns off after [`Prepared`] ([`Prepared::check`]): it tests the same preparation.
+
+mod check;
+mod detach;
+mod error;
+mod prepare;
+mod stderr;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use codex_responses_api_proxy::cli::Config;
+use codex_responses_api_proxy::connector::{self, Told};
+use codex_responses_api_proxy::http1::request;
+use codex_responses_api_proxy::http1::url::{Host, Scheme};
+use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
+use codex_responses_api_proxy::net::report::Started;
+use codex_responses_api_proxy::net::tls::{Connector, Recording, RootStore};
+use codex_responses_api_proxy::process::allowed_users::AllowedUsers;
+use codex_responses_api_proxy::process::confine::Sandbox;
+use codex_responses_api_proxy::process::credential::Credential;
+use codex_responses_api_proxy::process::detach::ParentReport;
+use codex_responses_api_proxy::process::egress::ConnectRequest;
+use codex_responses_api_proxy::process::filter::Descriptors;
+use codex_responses_api_proxy::process::harden::{self, Beginning};
+use codex_responses_api_proxy::process::key_source;
+use codex_responses_api_proxy::process::listeners::Listeners;
+use codex_responses_api_proxy::process::protections::{Callers, Protections};
+use codex_responses_api_proxy::process::server_info::{Later, ServerInfo};
+use codex_responses_api_proxy::process::service_manager::{ActivationError, Handover, Notifier};
+use codex_responses_api_proxy::process::signals::{Session, Signals};
+use codex_responses_api_proxy::process::sys::{self, PageLock, SecretMemory};
+use codex_responses_api_proxy::process::token::ClientToken;
+use codex_responses_api_proxy::process::upstream_users::{Reach, UpstreamUsers};
+
+pub use detach::{Side, detach};
+pub use error::{StartError, usage};
+pub use stderr::Stderr;
+
+use error::{no_connector, no_loop};
+
+/// The connector has been forked. Nothing secret has been read.
+pub struct Forked<'a> {
+    config: &'a Config,
+    beginning: Beginning,
+    handover: Handover,
+    connector: connector::Forked,
+}
+
+/// Whatever can fail without the key has been tried. The key has not been read.
+pub struct Prepared<'a> {
+    plan: Plan<'a>,
+    roots: RootStore,
+}
+
+/// What the preparation has found out and opened.
+struct Plan<'a> {
+    config: &'a Config,
+    beginning: Beginning,
+    handover: Handover,
+    connector: Told,
+    route: Route,
+    /// How many certificates of `--ca-file` cannot be roots, as a text; empty for none.
+    skipped_roots: String,
+    /// `--max-connections`, lowered where the limit on open files asks for it.
+    max_connections: usize,
+    /// The ids of `--user`.
+    user: Option<(u32, u32)>,
+    /// Where the other end may be of a connection over which a secret goes in the clear.
+    clear_reach: Option<Reach>,
+    upstream_users: Option<UpstreamUsers>,
+    allowed_users: Option<AllowedUsers>,
+    token: Option<ClientToken>,
+    notifier: Notifier,
+    descriptors: Descriptors,
+    sandbox: Sandbox,
+    /// Told after the start lines.
+    warnings: Vec<String>,
+}
+
+/// Where connections to the upstream go.
+struct Route {
+    /// The upstream's host, or the egress proxy's.
+    host: Host,
+    port: u16,
+    /// What the egress proxy is asked for.
+    proxy: Option<ConnectRequest>,
+}
+
+/// The key has been read, and its source is closed.
+pub struct Keyed<'a> {
+    plan: Plan<'a>,
+    /// TLS; `None` for a plain upstream.
+    tls: Option<Connector>,
+    credential: Credential,
+}
+
+/// The port is open, the privileges are gone, and all threads run.
+pub struct Listening<'a> {
+    config: &'a Config,
+    event_loop: EventLoop,
+    port: u16,
+    known: Known,
+    warnings: Vec<String>,
+}
+
+/// What is known of the protections before this process is confined.
+struct Known {
+    beginning: Beginning,
+    memory: SecretMemory,
+    lock: PageLock,
+    search: &'static str,
+    user: Option<(u32, u32)>,
+    sandbox: Sandbox,
+    notes: Vec<String>,
+}
+
+/// The relay is confined and serves from now on.
+pub struct Confined<'a> {
+    config: &'a Config,
+    event_loop: EventLoop,
+    port: u16,
+    /// A confined process may not ask for its own id.
+    pid: u32,
+    protections: Protections,
+    warnings: Vec<String>,
+}
+
+impl<'a> Forked<'a> {
+    /// Forks the connector before anything secret is read: it keeps a copy of nothing that this
+    /// process reads from here on.
+    pub fn new(
+        config: &'a Config,
+        beginning: Beginning,
+        handover: Handover,
+    ) -> Result<Forked<'a>, StartError> {
+        if handover.is_activated() && config.port != 0 {
+            return Err(usage(ActivationError::Port.to_string()));
+        }
+        let beginning =
+            if config.no_sandbox { beginning } else { beginning.deny_executable_memory() };
+        harden::empty_bounding_set()?;
+        let connector = connector::fork(!config.no_sandbox).map_err(|error| {
+            format!("cannot start the connector ({error}); raise ulimit -n and ulimit -u")
+        })?;
+        Ok(Forked { config, beginning, handover, connector })
+    }
+}
+
+impl<'a> Prepared<'a> {
+    /// Reads the key into its pages, closes its source, and wipes the copies in this process's
+    /// environment and arguments.
+    pub fn read_key(self) -> Result<Keyed<'a>, StartError> {
+        let Prepared { mut plan, roots } = self;
+        let config = plan.config;
+        let tls = match config.upstream.scheme {
+            Scheme::Http => None,
+            Scheme::Https => Some(Connector::new(roots, Recording::Off).map_err(no_connector)?.0),
+        };
+        let prefix = request::prefix(&config.upstream, &config.auth_header);
+        let mut credential = key_source::read(prefix.as_bytes(), config.key_form)
+            .map_err(|error| error.to_string())?;
+        key_source::close(config.key_file.is_some()).map_err(|error| {
+            format!("cannot close the key's file ({error}); give the key through a pipe")
+        })?;
+        plan.warnings.extend(key_source::wipe_copies(&mut credential));
+        config.requirement().memory(credential.memory())?;
+        Ok(Keyed { plan, tls, credential })
+    }
+}
+
+impl Plan<'_> {
+    /// What else the start line has to say of these connections.
+    fn notes(&self, listeners: &Listeners) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.skipped_roots.is_empty() {
+            notes.push(self.skipped_roots.clone());
+        }
+        let Route { host, port, proxy } = &self.route;
+        if proxy.is_some() {
+            notes.push(format!("upstream through the proxy {host}:{port}"));
+        }
+        match (&self.upstream_users, self.clear_reach) {
+            (Some(users), _) => notes.push(users.describe()),
+            (None, Some(_)) => {
+                notes.push("A LOCAL UPSTREAM MAY BE ANY USER'S (--upstream-uid any)".into());
+            }
+            (None, None) => {}
+        }
+        if self.allowed_users.as_ref().is_some_and(AllowedUsers::needs_tables) {
+            notes.push("--allow-uid by /proc/net/tcp".into());
+        }
+        if listeners.is_alone() && !self.handover.is_activated() {
+            notes.push("127.0.0.1 alone, as there is no ::1".into());
+        }
+        if self.max_connections < self.config.max_connections {
+            let lowered = self.max_connections;
+            notes
+                .push(format!("--max-connections lowered to {lowered} by the limit on open files"));
+        }
+        notes
+    }
+}
+
+impl<'a> Keyed<'a> {
+    /// Takes over the signals, opens the port and the server-info file, drops the privileges, and starts the threads, which
+    /// confine themselves.
+    pub fn listen(self, stderr: Stderr) -> Result<Listening<'a>, StartError> {
+        let Keyed { mut plan, tls, credential } = self;
+        let config = plan.config;
+        let session = if config.detach { Session::Own } else { Session::Inherited };
+        let signals = Signals::take_over(session)
+            .map_err(|error| format!("cannot take signals ({error}); raise ulimit -n"))?;
+        let handed_over = plan.handover.take_listeners().map_err(|error| error.to_string())?;
+        let listeners = match handed_over {
+            Some(listeners) => listeners,
+            None => Listeners::bind(config.port).map_err(|error| error.to_string())?,
+        };
+        let port = listeners.port;
+        let server_info = open_server_info(config, port)?;
+        let of_file = server_info.as_ref().zip(config.server_info.as_deref());
+        plan.warnings.extend(of_file.and_then(|(info, path)| info.warning(path)));
+        harden::drop_privileges(plan.user)?;
+        let sandbox = plan.sandbox.with_descriptors(Descriptors {
+            server_info: server_info.as_ref().map(|file| file.as_fd().as_raw_fd()),
+            ..plan.descriptors
+        });
+        let known = Known {
+            beginning: plan.beginning,
+            memory: credential.memory(),
+            lock: credential.lock(),
+            search: match credential.is_searched_for() {
+                true => "answers searched for the key",
+                false => "answers not searched for the key (shorter than 16 bytes)",
+            },
+            user: plan.user,
+            sandbox,
+            notes: plan.notes(&listeners),
+        };
+        let event_loop = EventLoop::new(Setup {
+            listeners: listeners.sockets,
+            notifier: plan.notifier,
+            signals,
+            grace: config.grace,
+            server_info,
+            credential,
+            connector: tls,
+            link: plan.connector.link(),
+            proxy: plan.route.proxy,
+            upstream_users: plan.upstream_users,
+            policy: config.policy(),
+            max_connections: plan.max_connections,
+            client_timeout: config.client_timeout,
+            upstream_timeout: config.upstream_timeout,
+            form: stderr.form(),
+            peers: plan.allowed_users,
+            token: plan.token,
+            max_requests: config.max_requests,
+            sandbox,
+        })
+        .map_err(no_loop)?;
+        Ok(Listening { config, event_loop, port, known, warnings: plan.warnings })
+    }
+}
+
+impl<'a> Listening<'a> {
+    /// Leaves the parent's session and descriptors (`--detach`), writes the server-info file and
+    /// confines this process. The threads and the connector are confined already.
+    pub fn confine(self, parent: &mut ParentReport) -> Result<Confined<'a>, StartError> {
+        let Listening { config, mut event_loop, port, known, warnings } = self;
+        let Known { beginning, memory, lock, search, user, sandbox, notes } = known;
+        parent.leave().map_err(|error| format!("--detach: {error}"))?;
+        let pid = std::process::id();
+        sys::prefault_code();
+        let sealed = sys::seal_program();
+        sandbox.look_at_others()?;
+        let uid = sys::user_id();
+        let connector = connector::report(event_loop.link())?;
+        // Published last: apart from this process's own confinement nothing can fail any more.
+        let published = event_loop.publish();
+        published.map_err(|error| no_server_info(config, &error))?;
+        let read_back = event_loop.confine()?;
+        let protections = Protections {
+            beginning,
+            memory,
+            lock,
+            search: Some(search),
+            callers: callers(config),
+            user,
+            uid,
+            sandbox,
+            read_back,
+            sealed,
+            connector,
+            notes,
+        };
+        protections.fulfil(config.requirement())?;
+        Ok(Confined { config, event_loop, port, pid, protections, warnings })
+    }
+}
+
+impl Confined<'_> {
+    /// Reports the start, and serves until the relay is told to end.
+    pub fn serve(self, stderr: Stderr, parent: &mut ParentReport) -> Result<(), StartError> {
+        let started = Started {
+            port: self.port,
+            upstream: &self.config.upstream,
+            needs_token: self.config.client_token_file.is_some(),
+            grace: self.config.grace,
+            protections: &self.protections,
+        };
+        let told = parent.tell(0, &stderr.start_lines(&started, &self.warnings));
+        told.map_err(|_| "--detach: nobody waits for the start any more".to_owned())?;
+        self.event_loop.tell_ready(self.pid);
+        let ended = self.event_loop.run().map_err(|error| {
+            format!(
+                "the event loop failed ({error}); start the relay again, and report it as a bug"
+            )
+        })?;
+        Ok(ended?)
+    }
+}
+
+fn callers(config: &Config) -> Callers {
+    Callers::new(!config.allow_uids.is_empty(), config.client_token_file.is_some())
+}
+
+fn open_server_info(config: &Config, port: u16) -> Result<Option<ServerInfo>, StartError> {
+    let Some(path) = &config.server_info else {
+        return Ok(None);
+    };
+    let later = if config.user.is_some() { Later::OtherUser } else { Later::SameUser };
+    let info = ServerInfo::open(path, port, std::process::id(), later)
+        .map_err(|error| no_server_info(config, &error))?;
+    if config.detach && info.is_same(io::stdout()) {
+        let error = io::Error::other("with --detach, stdout is left");
+        return Err(no_server_info(config, &error).into());
+    }
+    Ok(Some(info))
+}
+
+fn no_server_info(config: &Config, error: &io::Error) -> String {
+    let path = config.server_info.as_deref().unwrap_or(Path::new(""));
+    format!(
+        "cannot write --server-info {}: {error}; name a file in a folder that the relay's user may \
+         write to",
+        path.display()
+    )
+}
