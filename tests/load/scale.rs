@@ -2,14 +2,13 @@
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::{Events, Interest, Poll, Token};
 
 use super::go_first;
-use super::support::{Client, Relay, Upstream, pace, post};
+use super::support::{Client, Gate, Relay, Upstream, pace, post};
 
 /// Streams at most; the first of them are there to warm things up.
 const MOST: usize = 10_000;
@@ -17,6 +16,8 @@ const FIRST: usize = 100;
 /// Events of each stream, and the time between two.
 const EVENTS: usize = 5;
 const PACE: Duration = Duration::from_secs(5);
+/// What it may take to open all streams.
+const OPENING: Duration = Duration::from_secs(300);
 /// What an event may take on its way, but for one of a hundred.
 const DELAY: u64 = 50_000;
 
@@ -95,13 +96,11 @@ fn ten_thousand_streams_cost_ten_times_what_a_thousand_do_and_wait_for_nothing()
         eprintln!("skipped: {files} open files are not enough");
         return;
     }
-    let begin = Arc::new((Mutex::new(false), Condvar::new()));
-    let begun = begin.clone();
+    let (begin, begun) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
         peer.request().unwrap();
         peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-        let (flag, condition) = &*begun;
-        drop(condition.wait_while(flag.lock().unwrap(), |begun| !*begun).unwrap());
+        begun.wait_within(OPENING).expect("all streams are open by then");
         // Spread over the time between two events of one stream.
         pace(PACE * (peer.number % 1_000) as u32 / 1_000);
         for number in 0..EVENTS {
@@ -133,8 +132,7 @@ fn ten_thousand_streams_cost_ten_times_what_a_thousand_do_and_wait_for_nothing()
             let ratio = each(2) as f64 / each(1) as f64;
             assert!((0.9..1.1).contains(&ratio), "memory grows by {ratio:.2}");
 
-            *begin.0.lock().unwrap() = true;
-            begin.1.notify_all();
+            (0..most).for_each(|_| begin.signal());
             delays(clients)
         });
         clients.join().unwrap()

@@ -1,12 +1,10 @@
 //! Bodies of every size, both ways, in constant memory.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::support::relay::emulated;
-use super::support::{Client, DEADLINE, Peer, Relay, Upstream, client, pattern};
+use super::support::{Client, DEADLINE, Gate, Peer, Relay, Upstream, client, pattern};
 
 const MIB: usize = 1 << 20;
 /// What the relay may grow by, in KiB, however much passes through it.
@@ -182,11 +180,10 @@ fn a_body_in_very_many_chunks_passes_both_ways() {
 
 #[test]
 fn requests_sent_ahead_wait_in_constant_memory() {
-    let (tell, told) = channel::<()>();
-    let told = Mutex::new(told);
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer: &mut Peer| {
         peer.request().unwrap();
-        told.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+        told.wait();
         peer.write("HTTP/1.1 204 No Content\r\n\r\n");
     });
     let relay = Relay::to(&upstream.url()).start();
@@ -197,11 +194,11 @@ fn requests_sent_ahead_wait_in_constant_memory() {
     let before = relay.memory("VmHWM");
     client.send(format!("{REQUEST}\r\n"));
     let mut stream = client.stream.try_clone().unwrap();
-    let (counter, sent) = channel();
+    let (counter, sent) = Gate::pair();
     let count = HELD / refused.len();
     let sender = std::thread::spawn(move || {
         for _ in 0..count {
-            let _ = counter.send(refused.len());
+            counter.pass(refused.len());
             stream.write_all(refused.as_bytes()).unwrap();
         }
     });
@@ -209,7 +206,7 @@ fn requests_sent_ahead_wait_in_constant_memory() {
     assert!(waiting < HELD / 2, "{waiting} bytes were taken in");
     let after = relay.memory("VmHWM");
     held_little(before, after);
-    tell.send(()).unwrap();
+    tell.signal();
     assert_eq!(client.response().status, 204);
     for _ in 0..count {
         assert_eq!(client.response().status, 403);
@@ -282,20 +279,19 @@ fn a_body_streams_as_it_arrives() {
         (Length, ["first", "second", "third"], ""),
         (Chunked, ["5\r\nfirst\r\n", "6\r\nsecond\r\n", "5\r\nthird\r\n"], "0\r\n\r\n"),
     ] {
-        let (tell, told) = channel();
-        let tell = Mutex::new(tell);
+        let (tell, told) = Gate::pair();
         let upstream = Upstream::tls(move |peer| {
-            let tell = tell.lock().unwrap();
-            tell.send(peer.head().unwrap()).unwrap();
+            tell.pass(peer.head().unwrap());
             for part in parts {
-                tell.send(String::from_utf8(peer.take(part.len())).unwrap()).unwrap();
+                tell.pass(String::from_utf8(peer.take(part.len())).unwrap());
             }
             peer.take(end.len());
             peer.write("HTTP/1.1 204 No Content\r\n\r\n");
         });
         let relay = Relay::to(&upstream.url()).start();
         let mut client = relay.connect();
-        let next = || told.recv_timeout(DEADLINE).expect("it arrives before the rest is sent");
+        // Each part arrives before the rest is sent.
+        let next = || told.wait();
         client.send(format!("{REQUEST}{}", framing.field(16)));
         assert!(next().starts_with("POST "));
         for part in parts {
@@ -307,10 +303,10 @@ fn a_body_streams_as_it_arrives() {
 }
 
 /// Waits until no more is sent, and returns how much it was.
-pub fn at_rest(sent: &Receiver<usize>) -> usize {
+pub fn at_rest(sent: &Gate<usize>) -> usize {
     let start = Instant::now();
-    let mut sum = sent.recv_timeout(DEADLINE).expect("something is sent");
-    while let Ok(more) = sent.recv_timeout(Duration::from_millis(400)) {
+    let mut sum = sent.wait();
+    while let Some(more) = sent.wait_within(Duration::from_millis(400)) {
         assert!(start.elapsed() < DEADLINE, "it never rests");
         sum += more;
     }
@@ -323,13 +319,12 @@ const HELD: usize = 48 * MIB;
 
 #[test]
 fn a_slow_reader_holds_constant_memory_and_the_upstream_waits() {
-    let (counter, sent) = channel();
-    let counter = Mutex::new(counter);
+    let (counter, sent) = Gate::pair();
     let upstream = Upstream::tls(move |peer: &mut Peer| {
         while peer.request().is_some() {
             peer.write(format!("HTTP/1.1 200 OK\r\n{}", Length.field(LONG)));
             Length.write(LONG, |bytes| {
-                let _ = counter.lock().unwrap().send(bytes.len());
+                counter.pass(bytes.len());
                 peer.try_write(bytes)
             });
         }
@@ -339,7 +334,7 @@ fn a_slow_reader_holds_constant_memory_and_the_upstream_waits() {
     let mut client = relay.connect();
     client.send(&request);
     check(Length, LONG, &client.stream);
-    sent.try_iter().for_each(drop);
+    sent.drain();
     let before = relay.memory("VmHWM");
     client.send(&request);
     let waiting = at_rest(&sent);
@@ -354,41 +349,40 @@ fn a_slow_reader_holds_constant_memory_and_the_upstream_waits() {
 
 #[test]
 fn a_slow_upstream_holds_constant_memory_and_the_client_waits() {
-    let (tell, told) = channel::<()>();
-    let told = Mutex::new(told);
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer: &mut Peer| {
         for _ in 0..2 {
             let mut from = BufReader::with_capacity(PERIOD, &mut *peer);
             head(&mut from);
-            told.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+            told.wait();
             Length.check(LONG, &mut from);
             peer.write("HTTP/1.1 204 No Content\r\n\r\n");
         }
     });
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
-    let upload = |client: &Client, counter: Sender<usize>| {
+    let upload = |client: &Client, counter: Gate<usize>| {
         let mut stream = client.stream.try_clone().unwrap();
         std::thread::spawn(move || {
             stream.write_all(format!("{REQUEST}{}", Length.field(LONG)).as_bytes()).unwrap();
             Length.write(LONG, |bytes| {
-                let _ = counter.send(bytes.len());
+                counter.pass(bytes.len());
                 stream.write_all(bytes).is_ok()
             });
         })
     };
-    tell.send(()).unwrap();
-    let sender = upload(&client, channel().0);
+    tell.signal();
+    let sender = upload(&client, Gate::pair().0);
     assert_eq!(client.response().status, 204);
     sender.join().unwrap();
     let before = relay.memory("VmHWM");
-    let (counter, sent) = channel();
+    let (counter, sent) = Gate::pair();
     let sender = upload(&client, counter);
     let waiting = at_rest(&sent);
     assert!(waiting < HELD, "{waiting} bytes went out with nobody reading");
     let after = relay.memory("VmHWM");
     held_little(before, after);
-    tell.send(()).unwrap();
+    tell.signal();
     assert_eq!(client.response().status, 204);
     sender.join().unwrap();
 }

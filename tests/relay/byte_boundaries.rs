@@ -1,10 +1,9 @@
 //! Messages cut at each byte boundary: what comes of them stays the same.
 
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::support::client::{fields, without_dates};
-use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, body};
+use super::support::{Client, End, Gate, Peer, Relay, Upstream, body};
 
 /// Tells when the relay has dealt with what reached it before: it does one thing at a time, in the
 /// order in which it comes, so once it has refused this it has seen the part sent before.
@@ -33,22 +32,20 @@ type Asked = (String, End, Vec<(String, Vec<u8>)>);
 
 struct Asking {
     relay: Relay,
-    seen: Receiver<(String, Vec<u8>)>,
+    seen: Gate<(String, Vec<u8>)>,
     probe: Probe,
     _upstream: Upstream,
 }
 
 impl Asking {
     fn start() -> Asking {
-        let (tell, seen) = channel();
-        let tell = Mutex::new(tell);
+        let (tell, seen) = Gate::pair();
         let upstream = Upstream::tls(move |peer| {
-            let tell = tell.lock().unwrap().clone();
             while let Some(head) = peer.head() {
                 let body = body(&head, &mut |n| peer.take(n)).unwrap();
                 let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                 let answer = [answer.as_bytes(), &body].concat();
-                tell.send((head, body)).unwrap();
+                tell.pass((head, body));
                 peer.write(answer);
             }
         });
@@ -66,7 +63,7 @@ impl Asking {
             client.try_send(part);
         }
         let (got, end) = client.rest();
-        let seen = self.seen.try_iter().map(|(head, body)| {
+        let seen = self.seen.drain().into_iter().map(|(head, body)| {
             // No assert_eq: it would print the key.
             assert!(fields(&head, "authorization") == [format!("Bearer {}", self.relay.key)]);
             (head.replace(&self.relay.key, "KEY"), body)
@@ -246,7 +243,7 @@ struct Answering {
     relay: Relay,
     next: Arc<Mutex<(Then, Vec<Vec<u8>>)>>,
     /// The answer is out, whatever the client had of it.
-    written: Receiver<()>,
+    written: Gate,
     _upstream: Upstream,
 }
 
@@ -256,8 +253,7 @@ impl Answering {
         let port = Arc::new(OnceLock::new());
         let (todo, relay_port) = (next.clone(), port.clone());
         let probe: Mutex<Option<Probe>> = Mutex::new(None);
-        let (tell, written) = channel();
-        let tell = Mutex::new(tell);
+        let (tell, written) = Gate::pair();
         let upstream = Upstream::tls(move |peer: &mut Peer| {
             while peer.request().is_some() {
                 let (then, parts) = todo.lock().unwrap().clone();
@@ -274,7 +270,7 @@ impl Answering {
                 if ends {
                     peer.close();
                 }
-                tell.lock().unwrap().send(()).unwrap();
+                tell.signal();
                 if ends {
                     return;
                 }
@@ -292,14 +288,14 @@ impl Answering {
         if http10 {
             client.send("POST /v1/responses HTTP/1.0\r\n\r\n");
             let (got, end) = client.rest();
-            self.written.recv_timeout(DEADLINE).unwrap();
+            self.written.wait();
             // What had come when the reset did is chance.
             let got = if end == End::Reset { Vec::new() } else { got };
             return (Vec::new(), without_dates(String::from_utf8(got).unwrap()).into(), end);
         }
         client.send("POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let (got, end) = client.rest();
-        self.written.recv_timeout(DEADLINE).unwrap();
+        self.written.wait();
         if end == End::Reset {
             return (Vec::new(), Vec::new(), end);
         }

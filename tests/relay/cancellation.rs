@@ -1,11 +1,9 @@
 //! What becomes of a request whose client leaves.
 
 use std::io::Read;
-use std::sync::Mutex;
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, ok, post, reset_on_close};
+use super::support::{Client, End, Gate, Peer, Relay, Upstream, ok, post, reset_on_close};
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
@@ -96,10 +94,8 @@ enum Point {
 #[test]
 fn a_client_that_leaves_cancels_the_upstream_exchange_at_once() {
     for point in [Point::Waiting, Point::Streaming, Point::Uploading] {
-        let (tell, told) = channel();
-        let tell = Mutex::new(tell);
+        let [(begin, begun), (cancel, cancelled)] = [Gate::pair(), Gate::pair()];
         let upstream = Upstream::tls(move |peer| {
-            let tell = tell.lock().unwrap();
             match point {
                 Point::Uploading => drop((peer.head().unwrap(), peer.take(5))),
                 Point::Waiting | Point::Streaming => drop(peer.request().unwrap()),
@@ -107,9 +103,9 @@ fn a_client_that_leaves_cancels_the_upstream_exchange_at_once() {
             if let Point::Streaming = point {
                 peer.write(format!("{CHUNKED}5\r\nhello\r\n"));
             }
-            tell.send(false).unwrap();
+            begin.signal();
             peer.closed();
-            tell.send(true).unwrap();
+            cancel.signal();
         });
         let relay = Relay::to(&upstream.url()).start();
         for leaves in EACH_WAY {
@@ -120,15 +116,14 @@ fn a_client_that_leaves_cancels_the_upstream_exchange_at_once() {
                 ),
                 Point::Waiting | Point::Streaming => client.send(post("", "{}")),
             };
-            assert!(!told.recv_timeout(DEADLINE).unwrap());
+            begun.wait();
             if let Point::Streaming = point {
                 client.head();
                 assert_eq!(client.take(10), b"5\r\nhello\r\n");
             }
             let start = Instant::now();
             leave_and_hear_the_end(client, leaves);
-            let cancelled = told.recv_timeout(DEADLINE);
-            assert_eq!(cancelled, Ok(true), "{point:?}, {leaves:?}");
+            cancelled.wait();
             assert!(start.elapsed() < Duration::from_secs(1), "{point:?}, {leaves:?}");
         }
     }
@@ -137,54 +132,51 @@ fn a_client_that_leaves_cancels_the_upstream_exchange_at_once() {
 #[test]
 fn of_two_clients_that_leave_while_the_upstream_is_being_connected_one_ends_that() {
     for leaves in EACH_WAY {
-        let (tell, told) = channel();
-        let tell = Mutex::new(tell);
+        let [(begin, begun), (cancel, cancelled)] = [Gate::pair(), Gate::pair()];
         // It accepts and never speaks TLS.
         let upstream = Upstream::plain(move |peer| {
-            let tell = tell.lock().unwrap().clone();
             let mut hello = [0; 16];
             assert!(peer.read(&mut hello).is_ok_and(|n| n > 0));
-            tell.send(false).unwrap();
+            begin.signal();
             peer.closed();
-            let _ = tell.send(true);
+            cancel.signal();
         });
         let relay = Relay::to(&format!("https://localhost:{}/", upstream.port)).start();
         let clients = ["first", "second"].map(|_| {
             let mut client = relay.connect();
             client.send(post("", "{}"));
-            assert!(!told.recv_timeout(DEADLINE).unwrap());
+            begun.wait();
             client
         });
         // The first one's connection is kept for the next request.
         let start = Instant::now();
         clients.into_iter().for_each(|client| leave_and_hear_the_end(client, leaves));
-        assert_eq!(told.recv_timeout(DEADLINE), Ok(true), "{leaves:?}");
+        cancelled.wait();
         assert!(start.elapsed() < Duration::from_secs(1), "{leaves:?}");
-        assert!(told.recv_timeout(Duration::from_millis(100)).is_err(), "{leaves:?}: none is kept");
+        let second = cancelled.wait_within(Duration::from_millis(100));
+        assert_eq!(second, None, "{leaves:?}: none is kept");
     }
 }
 
 #[test]
 fn a_client_that_leaves_while_it_reads_slowly_cancels_too() {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+    let [(begin, begun), (cancel, cancelled)] = [Gate::pair(), Gate::pair()];
     let upstream = Upstream::tls(move |peer| {
-        let tell = tell.lock().unwrap();
         peer.request().unwrap();
         peer.write("HTTP/1.1 200 OK\r\n\r\n");
-        tell.send(()).unwrap();
+        begin.signal();
         // Without end: only the relay's leaving stops it.
         while peer.try_write([b'x'; 16_384]) {}
-        tell.send(()).unwrap();
+        cancel.signal();
     });
     let relay = Relay::to(&upstream.url()).start();
     for leaves in [Leaves::Closes, Leaves::Resets] {
         let mut client = relay.connect();
         client.send(post("", "{}")).head();
-        told.recv_timeout(DEADLINE).unwrap();
+        begun.wait();
         let start = Instant::now();
         leave_and_hear_the_end(client, leaves);
-        told.recv_timeout(DEADLINE).expect("cancelled");
+        cancelled.wait();
         assert!(start.elapsed() < Duration::from_secs(5), "{leaves:?}");
     }
 }

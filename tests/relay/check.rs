@@ -5,22 +5,21 @@ use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
 use std::process::Stdio;
-use std::sync::mpsc::{Receiver, channel};
 
 use super::lifecycle::Folder;
 use super::proxy::{ESTABLISHED, HERE, fake, join};
 use super::support::relay::Starter;
 use super::support::upstream::Kind;
-use super::support::{DEADLINE, Relay, Upstream, certs};
+use super::support::{Gate, Relay, Upstream, certs};
 
 /// An upstream that tells what comes after the handshake; `None` when that does not end as it
 /// should.
-fn listening(kind: Option<Kind>) -> (Upstream, Receiver<Option<Vec<u8>>>) {
-    let (tell, told) = channel();
+fn listening(kind: Option<Kind>) -> (Upstream, Gate<Option<Vec<u8>>>) {
+    let (tell, told) = Gate::pair();
     let config = kind.map(|kind| certs().config(kind, rustls::ALL_VERSIONS));
     let upstream = Upstream::new(config, move |peer| {
         let mut bytes = Vec::new();
-        let _ = tell.send(peer.read_to_end(&mut bytes).is_ok().then_some(bytes));
+        tell.pass(peer.read_to_end(&mut bytes).is_ok().then_some(bytes));
     });
     (upstream, told)
 }
@@ -72,7 +71,7 @@ fn it_says_what_is_in_force_and_nothing_but_a_handshake_reaches_the_upstream() {
     assert_eq!(text(&lines, "tls"), "TLS 1.3, X25519");
     let certificate = text(&lines, "certificate");
     assert!(certificate.starts_with("issuer test CA, expires 4096-01-01 (in "), "{certificate}");
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), Some(Vec::new()));
+    assert_eq!(told.wait(), Some(Vec::new()));
     assert_eq!(upstream.connections(), 1);
 }
 
@@ -108,7 +107,7 @@ fn a_plain_upstream_on_loopback_is_connected_to() {
     assert_eq!(text(&lines, "tls"), "none: the upstream is plain HTTP");
     // What it cannot tell.
     assert!(text(&lines, "ok").contains("whether the key is good"), "{lines:?}");
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), Some(Vec::new()));
+    assert_eq!(told.wait(), Some(Vec::new()));
 }
 
 #[test]
@@ -165,7 +164,7 @@ fn an_egress_proxy_is_gone_through_and_named() {
     let port = format!("TCP to port {} only", proxy.port);
     assert_eq!(sandbox.contains("TCP to port"), sandbox.contains(&port), "{sandbox}");
     assert!(!format!("{lines:?}").contains("MARKER"));
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), Some(Vec::new()));
+    assert_eq!(told.wait(), Some(Vec::new()));
     for (answer, want) in [
         ("HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", "USER:PASSWORD@HOST:PORT"),
         ("HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n", "NO_PROXY"),

@@ -4,12 +4,11 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::support::{DEADLINE, Relay, Upstream, ok, post, skipped};
+use super::support::{DEADLINE, Gate, Relay, Upstream, ok, post, skipped};
 
 /// Packets with data that have come in on this connection.
 fn packets(stream: &TcpStream) -> u32 {
@@ -40,16 +39,16 @@ fn door() -> (TcpListener, String) {
 
 /// Makes the first connection on this port a link to the upstream, and keeps what the relay sends:
 /// the link's side towards the relay once that has connected, and the bytes.
-fn tap(listener: TcpListener, upstream: &Upstream) -> (Receiver<TcpStream>, Arc<Mutex<Vec<u8>>>) {
+fn tap(listener: TcpListener, upstream: &Upstream) -> (Gate<TcpStream>, Arc<Mutex<Vec<u8>>>) {
     let far = TcpStream::connect(("127.0.0.1", upstream.port)).unwrap();
     far.set_nodelay(true).unwrap();
-    let (tell, told) = channel();
+    let (tell, told) = Gate::pair();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let kept = seen.clone();
     thread::spawn(move || {
         let (mut near, _) = listener.accept().unwrap();
         near.set_nodelay(true).unwrap();
-        tell.send(near.try_clone().unwrap()).unwrap();
+        tell.pass(near.try_clone().unwrap());
         let (mut back, mut there) = (far.try_clone().unwrap(), near.try_clone().unwrap());
         thread::spawn(move || {
             let _ = std::io::copy(&mut back, &mut there);
@@ -67,9 +66,9 @@ fn tap(listener: TcpListener, upstream: &Upstream) -> (Receiver<TcpStream>, Arc<
 
 #[test]
 fn head_key_and_body_leave_in_one_record_and_one_packet() {
-    let (tell, told) = channel();
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
-        let _ = tell.send(());
+        tell.signal();
         while peer.request().is_some() {
             peer.write(ok("fine"));
         }
@@ -78,8 +77,8 @@ fn head_key_and_body_leave_in_one_record_and_one_packet() {
     let (link, seen) = tap(listener, &upstream);
     let relay = Relay::to(&url).start();
     let mut client = relay.connect();
-    let link = link.recv_timeout(DEADLINE).unwrap();
-    told.recv_timeout(DEADLINE).unwrap();
+    let link = link.wait();
+    told.wait();
     for body in ["j".repeat(2_048), "{}".into(), "x".repeat(10_000)] {
         let (bytes, before) = (seen.lock().unwrap().len(), packets(&link));
         let request = post("User-Agent: codex\r\nX-A: b\r\n", &body);
@@ -107,7 +106,7 @@ fn a_head_that_waits_leaves_with_the_end_of_the_handshake() {
     let (link, _) = tap(listener, &upstream);
     assert_eq!(client.response().status, 200);
     // The ClientHello is one, the client's Finished with the request the other.
-    assert_eq!(packets(&link.recv_timeout(DEADLINE).unwrap()), 2);
+    assert_eq!(packets(&link.wait()), 2);
 }
 
 #[test]
@@ -206,8 +205,8 @@ fn hello(mut stream: TcpStream) -> Vec<u8> {
 #[test]
 fn no_two_handshakes_begin_with_the_same_random_bytes() {
     let (listener, url) = door();
-    let (tell, told) = channel();
-    thread::spawn(move || listener.incoming().flatten().try_for_each(|stream| tell.send(stream)));
+    let (tell, told) = Gate::pair();
+    thread::spawn(move || listener.incoming().flatten().for_each(|stream| tell.pass(stream)));
     let mut parts = Vec::new();
     // Two of each of two processes. Once the relay has seen that the first is cut off, the next client
     // brings another.
@@ -216,7 +215,7 @@ fn no_two_handshakes_begin_with_the_same_random_bytes() {
             let start = Instant::now();
             let stream = loop {
                 let _client = relay.connect();
-                if let Ok(stream) = told.recv_timeout(Duration::from_millis(100)) {
+                if let Some(stream) = told.wait_within(Duration::from_millis(100)) {
                     break stream;
                 }
                 assert!(start.elapsed() < DEADLINE, "it does not connect");

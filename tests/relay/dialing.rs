@@ -10,7 +10,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use super::listening::in_namespace;
 use super::support::relay::{Starter, random_hex};
 use super::support::upstream::Kind;
 use super::support::{
-    Client, Peer, Relay, Upstream, certs, needs_root, pace, post, skipped, wait_for,
+    Client, Gate, Peer, Relay, Upstream, certs, needs_root, pace, post, skipped, wait_for,
 };
 
 const NAME: &str = "upstream.test";
@@ -389,20 +388,20 @@ fn a_name_is_looked_up_again_after_a_minute() {
     let first = on(HERE, 0, "first");
     let second = on(v4(2), first.port, "second");
     let now = Arc::new(Mutex::new(vec![HERE]));
-    let (tell, questions) = channel();
+    let (tell, questions) = Gate::pair();
     let shared = now.clone();
     let (server, _) = name_server(move || {
-        let _ = tell.send(());
+        tell.signal();
         Some(shared.lock().unwrap().clone())
     });
     let relay = start(Relay::to(&first.url_at(NAME)), "", server);
     let begun = Instant::now();
     assert_eq!(ask(&mut relay.connect()), (200, "first".into()));
     *now.lock().unwrap() = vec![second.address().ip()];
-    questions.try_iter().for_each(drop);
+    questions.drain();
     loop {
         let answer = ask(&mut relay.connect());
-        if questions.recv_timeout(Duration::from_secs(1)).is_ok() {
+        if questions.wait_within(Duration::from_secs(1)).is_some() {
             break;
         }
         assert_eq!(answer, (200, "first".into()));

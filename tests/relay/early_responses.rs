@@ -1,12 +1,10 @@
 //! A final response that begins before the request has ended.
 
 use std::io::{Read, Write};
-use std::sync::Mutex;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::support::relay::emulated;
-use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, ok, pace, pattern, post};
+use super::support::{Client, End, Gate, Peer, Relay, Upstream, ok, pace, pattern, post};
 
 const MIB: usize = 1 << 20;
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -70,14 +68,13 @@ fn a_success_or_redirect_during_the_upload_lets_both_go_on() {
 #[test]
 fn a_response_that_is_complete_first_waits_for_the_rest_of_the_request() {
     for end in ["", "Connection: close\r\n"] {
-        let (tell, told) = channel();
-        let tell = Mutex::new(tell);
+        let (tell, told) = Gate::pair();
         let upstream = first(move |peer| {
             peer.head().unwrap();
             assert_eq!(peer.take(5), b"first");
             peer.write(ok("early"));
             let rest = peer.take(200_000);
-            tell.lock().unwrap().send(rest).unwrap();
+            tell.pass(rest);
             peer.closed();
         });
         let relay = Relay::to(&upstream.url()).start();
@@ -86,7 +83,7 @@ fn a_response_that_is_complete_first_waits_for_the_rest_of_the_request() {
         assert_eq!(client.response().text(), "early");
         let rest = pattern(200_000);
         client.send(&rest[..100_000]).send(&rest[100_000..]);
-        assert!(told.recv_timeout(DEADLINE).expect("the whole request arrives") == rest);
+        assert!(told.wait() == rest);
         if end.is_empty() {
             next_is_served(&mut client);
             assert_eq!(upstream.connections(), 2);
@@ -98,13 +95,12 @@ fn a_response_that_is_complete_first_waits_for_the_rest_of_the_request() {
 
 #[test]
 fn an_http_1_0_client_sees_the_end_of_the_response_and_may_still_send() {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+    let (tell, told) = Gate::pair();
     let upstream = first(move |peer| {
         peer.head().unwrap();
         assert_eq!(peer.take(5), b"first");
         peer.write(format!("{CHUNKED}{}0\r\n\r\n", chunk("one")));
-        tell.lock().unwrap().send(peer.take(6)).unwrap();
+        tell.pass(peer.take(6));
         peer.closed();
     });
     let relay = Relay::to(&upstream.url()).start();
@@ -114,7 +110,7 @@ fn an_http_1_0_client_sees_the_end_of_the_response_and_may_still_send() {
     assert!(got.ends_with(b"Connection: close\r\n\r\none"), "{}", got.escape_ascii());
     assert_eq!(end, End::Fin);
     client.send("second");
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), b"second");
+    assert_eq!(told.wait(), b"second");
 }
 
 #[test]
@@ -142,13 +138,12 @@ fn an_upstream_that_ends_after_an_early_response_needs_no_more_of_the_request() 
 
 #[test]
 fn an_upload_behind_its_response_keeps_its_place_when_the_table_is_full() {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+    let (tell, told) = Gate::pair();
     let upstream = first(move |peer| {
         peer.head().unwrap();
         assert_eq!(peer.take(5), b"first");
         peer.write(ok("early"));
-        tell.lock().unwrap().send(peer.take(6)).unwrap();
+        tell.pass(peer.take(6));
         peer.closed();
     });
     let relay = Relay::to(&upstream.url()).args(["--max-connections", "1"]).start();
@@ -159,19 +154,18 @@ fn an_upload_behind_its_response_keeps_its_place_when_the_table_is_full() {
     let mut other = relay.connect();
     assert_eq!(other.response().code(), "too_many_connections");
     client.send("second");
-    assert_eq!(told.recv_timeout(DEADLINE).expect("the upload goes on"), b"second");
+    assert_eq!(told.wait(), b"second");
     next_is_served(&mut client);
 }
 
 #[test]
 fn a_response_that_breaks_off_during_the_upload_resets_the_client() {
-    let (tell, told) = channel::<()>();
-    let told = Mutex::new(told);
+    let (tell, told) = Gate::pair();
     let upstream = first(move |peer| {
         peer.head().unwrap();
         peer.take(5);
         peer.write(CHUNKED.to_owned() + &chunk("one"));
-        told.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+        told.wait();
         peer.cut();
     });
     let relay = Relay::to(&upstream.url()).start();
@@ -179,44 +173,42 @@ fn a_response_that_breaks_off_during_the_upload_resets_the_client() {
     client.send(head(1_000, "") + "first");
     assert_eq!(client.head(), CHUNKED);
     assert_eq!(client.take(8), chunk("one").as_bytes());
-    tell.send(()).unwrap();
+    tell.signal();
     client.expect_end(End::Reset);
 }
 
 #[test]
 fn a_client_that_leaves_during_the_upload_is_seen_by_the_upstream() {
     for complete in [false, true] {
-        let (tell, told) = channel();
-        let tell = Mutex::new(tell);
+        let (tell, told) = Gate::pair();
         let upstream = first(move |peer| {
             peer.head().unwrap();
             peer.take(5);
             peer.write(if complete { ok("early") } else { CHUNKED.to_owned() + &chunk("one") });
             let mut rest = Vec::new();
             let _ = peer.read_to_end(&mut rest);
-            tell.lock().unwrap().send(rest).unwrap();
+            tell.pass(rest);
         });
         let relay = Relay::to(&upstream.url()).start();
         let mut client = relay.connect();
         client.send(head(1_000, "") + "first").head();
         client.send("second");
         drop(client);
-        let rest = told.recv_timeout(DEADLINE).expect("the upstream sees the end");
+        let rest = told.wait();
         assert!(b"second".starts_with(&rest), "{} bytes", rest.len());
     }
 }
 
 #[test]
 fn a_broken_chunk_behind_an_early_response_ends_both() {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+    let (tell, told) = Gate::pair();
     let upstream = first(move |peer| {
         peer.head().unwrap();
         assert_eq!(peer.take(8), b"3\r\none\r\n");
         peer.write(CHUNKED.to_owned() + &chunk("one"));
         let mut rest = Vec::new();
         let _ = peer.read_to_end(&mut rest);
-        tell.lock().unwrap().send(rest).unwrap();
+        tell.pass(rest);
     });
     let relay = Relay::to(&upstream.url()).args(["--access-log"]).start();
     let mut client = relay.connect();
@@ -228,7 +220,7 @@ fn a_broken_chunk_behind_an_early_response_ends_both() {
     client.take(8);
     client.send("zz\r\n");
     client.expect_end(End::Reset);
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), b"", "an end that the client did not send");
+    assert_eq!(told.wait(), b"", "an end that the client did not send");
     relay.line_with("\"end\":\"invalid_chunk\"");
 }
 

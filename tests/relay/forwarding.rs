@@ -2,14 +2,11 @@
 
 use std::io::{Read, copy};
 use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::support::upstream::{Kind, memory_file};
-use super::support::{
-    DEADLINE, End, Peer, Relay, Request, Upstream, certs, ok, post, quiet, wait_for,
-};
+use super::support::{End, Gate, Peer, Relay, Request, Upstream, certs, ok, post, quiet, wait_for};
 
 /// An upstream that answers, and a relay that stands before it.
 fn start() -> (Upstream, Relay) {
@@ -253,13 +250,12 @@ fn framing_is_written_by_the_relay() {
 
 #[test]
 fn broken_chunks_do_not_reach_the_upstream_as_a_whole_request() {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+    let (tell, told) = Gate::pair();
     // Plain, since a reset may meet a TLS server within its handshake, and it would see nothing.
     let upstream = Upstream::plain(move |peer| {
         let mut seen = Vec::new();
         let _ = peer.read_to_end(&mut seen);
-        tell.lock().unwrap().send(String::from_utf8(seen).unwrap()).unwrap();
+        tell.pass(String::from_utf8(seen).unwrap());
     });
     let relay = Relay::to(&upstream.url()).start();
     for chunks in ["+2\r\n{}\r\n", "2\n{}\r\n", "0x2\r\n{}\r\n", "2\r\n{}x\r\n", "\r\n", "2_0\r\n"]
@@ -276,7 +272,7 @@ fn broken_chunks_do_not_reach_the_upstream_as_a_whole_request() {
     // One that was made for nobody ends with the relay.
     drop(relay);
     for _ in 0..upstream.connections() {
-        let seen = told.recv_timeout(DEADLINE).unwrap();
+        let seen = told.wait();
         assert!(seen.matches("POST ").count() <= 1, "a second request");
         assert!(!seen.ends_with("0\r\n\r\n"), "an end that the client did not send");
     }
@@ -574,13 +570,12 @@ fn a_pooled_connection_that_died_gives_way_to_a_fresh_one() {
         (|peer| peer.write(ok("evil")), "an answer that nobody asked for"),
     ];
     for (death, what) in deaths {
-        let (tell, told) = channel::<()>();
-        let told = Mutex::new(told);
+        let (tell, told) = Gate::pair();
         let upstream = Upstream::tls(move |peer| {
             peer.request().unwrap();
             peer.write(ok("hello"));
             if peer.number == 1 {
-                told.lock().unwrap().recv().unwrap();
+                told.wait();
                 death(peer);
                 if what.starts_with("an answer") {
                     peer.closed();
@@ -593,7 +588,7 @@ fn a_pooled_connection_that_died_gives_way_to_a_fresh_one() {
         // The relay learns of the request and of the connection's end in the same moment.
         relay.stop();
         client.send(post("", "2"));
-        tell.send(()).unwrap();
+        tell.signal();
         wait_for(|| !stands_quiet(upstream.port));
         relay.signal(libc::SIGCONT);
         assert_eq!(client.response().text(), "hello", "{what}");

@@ -7,9 +7,8 @@ use std::os::fd::FromRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::mpsc::channel;
 
-use super::support::{DEADLINE, End, Relay, Upstream, comes, ok, post};
+use super::support::{DEADLINE, End, Gate, Relay, Upstream, comes, ok, post};
 
 /// A folder that goes with the test.
 pub struct Folder(pub PathBuf);
@@ -173,13 +172,12 @@ fn get_shutdown_ends_it_when_allowed() {
 /// An upstream that has begun an answer and ends it when told.
 pub fn halfway(
     relay: impl FnOnce(&str) -> Relay,
-) -> (Upstream, Relay, super::support::Client, std::sync::mpsc::Sender<()>) {
-    let (go, wait) = channel::<()>();
-    let wait = std::sync::Mutex::new(wait);
+) -> (Upstream, Relay, super::support::Client, Gate) {
+    let (go, may_go) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
         while peer.request().is_some() {
             peer.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha");
-            let _ = wait.lock().unwrap().recv_timeout(DEADLINE);
+            may_go.wait();
             peer.try_write("lf");
         }
     });
@@ -202,7 +200,7 @@ pub fn idle(relay: &Relay) -> super::support::Client {
 fn a_client_that_is_gone_does_not_kill_it() {
     let (_upstream, mut relay, client, go) = halfway(|url| Relay::to(url).start());
     drop(client);
-    let _ = go.send(());
+    go.signal();
     relay.signal(libc::SIGPIPE);
     let mut other = relay.connect();
     assert_eq!(other.send(SHUTDOWN).response().code(), "route_not_allowed");

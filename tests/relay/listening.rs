@@ -6,13 +6,14 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::os::unix::process::CommandExt;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::local_users::{AGENT, OTHER, allowing, as_user};
 use super::support::relay::{Starter, random_hex};
 use super::support::skip::is_root;
-use super::support::{Client, DEADLINE, Relay, Upstream, needs_root, ok, post, quiet, skipped};
+use super::support::{
+    Client, DEADLINE, Gate, Relay, Upstream, needs_root, ok, post, quiet, skipped,
+};
 
 fn connect_v6(port: u16) -> Client {
     let stream = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
@@ -263,10 +264,10 @@ fn news(socket: &UnixDatagram) -> String {
 
 #[test]
 fn the_service_manager_is_told_that_requests_are_served_and_that_the_end_has_begun() {
-    let (tell, asked) = channel();
+    let (tell, asked) = Gate::pair();
     let upstream = Upstream::plain(move |peer| {
         if peer.request().is_some() {
-            tell.send(()).unwrap();
+            tell.signal();
             peer.closed();
         }
     });
@@ -288,7 +289,7 @@ fn the_service_manager_is_told_that_requests_are_served_and_that_the_end_has_beg
         let port = relay.line().rsplit_once(':').unwrap().1.parse().unwrap();
         let mut client = Client::connect(port);
         client.send(post("", "{}"));
-        asked.recv_timeout(DEADLINE).unwrap();
+        asked.wait();
         relay.signal(libc::SIGTERM);
         // Said while the exchange is still under way.
         assert_eq!(news(&socket), "STOPPING=1");

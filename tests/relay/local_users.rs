@@ -3,10 +3,11 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use super::support::{Client, DEADLINE, End, Peer, Relay, Upstream, needs_root, ok, pace, post};
+use super::support::{
+    Client, DEADLINE, End, Gate, Peer, Relay, Upstream, needs_root, ok, pace, post, quiet, wait_for,
+};
 
 pub const AGENT: u32 = 65_533;
 pub const OTHER: u32 = 65_532;
@@ -68,7 +69,7 @@ fn refused_connections_write_few_lines_and_the_allowed_user_is_served_meanwhile(
         .args(allowing(&[AGENT]))
         .start();
     let start = Instant::now();
-    let (tell, ended) = channel();
+    let (tell, ended) = Gate::pair();
     let served = std::thread::scope(|scope| {
         scope.spawn(|| {
             as_user(OTHER, || {
@@ -79,10 +80,10 @@ fn refused_connections_write_few_lines_and_the_allowed_user_is_served_meanwhile(
                     assert!(answer.starts_with(b"HTTP/1.1 403 "), "{answer:?}");
                 }
             });
-            tell.send(()).unwrap();
+            tell.signal();
         });
         let mut served = 0;
-        while ended.try_recv().is_err() {
+        while ended.drain().is_empty() {
             let mut client = connect_as(AGENT, relay.port);
             assert_eq!(client.send(post("", "{}")).response().status, 200);
             served += 1;
@@ -143,7 +144,7 @@ fn a_full_table_closes_what_has_been_idle_longest_before_any_client_gets_503() {
     assert_eq!(fourth.send(post("", "{}")).response().status, 200);
     assert_eq!(told(second), "request_timeout");
     // The request under way is still there.
-    assert!(super::support::quiet(&busy.stream, Duration::from_millis(10)));
+    assert!(quiet(&busy.stream, Duration::from_millis(10)));
 }
 
 #[test]
@@ -159,7 +160,7 @@ fn a_table_full_of_requests_under_way_keeps_them() {
         assert_eq!(told(relay.connect()), "too_many_connections");
     }
     for client in &busy {
-        assert!(super::support::quiet(&client.stream, Duration::ZERO));
+        assert!(quiet(&client.stream, Duration::ZERO));
     }
 }
 
@@ -286,7 +287,7 @@ fn a_user_who_moves_much_on_many_connections_does_not_hold_up_another() {
             assert_eq!(agent.send(post("", "{}")).response().status, 200);
         }
         // With equal shares for all connections the agent's would get one part in 17.
-        super::support::wait_for(|| own.load(Ordering::Relaxed) >= 16 << 20);
+        wait_for(|| own.load(Ordering::Relaxed) >= 16 << 20);
         let share = all.load(Ordering::Relaxed) / own.load(Ordering::Relaxed);
         for client in crowd.iter().chain([&bulk]) {
             let _ = client.stream.shutdown(std::net::Shutdown::Both);

@@ -4,14 +4,12 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Stdio;
-use std::sync::Mutex;
-use std::sync::mpsc::channel;
 
 use super::bodies::at_rest;
 use super::pooling::Clock;
 use super::support::relay::port_of_start;
 use super::support::upstream::Kind;
-use super::support::{End, Relay, Upstream, ok, post};
+use super::support::{DEADLINE, End, Gate, Relay, Upstream, ok, post};
 
 /// The names of a line of an exchange, in order, and whether a line may lack them.
 const NAMES: [(&str, bool); 22] = [
@@ -458,12 +456,11 @@ fn an_exchange_that_goes_on_is_called_slow_after_a_minute_and_then_every_five() 
     let Some(clock) = Clock::new("CLOCK_MONOTONIC") else {
         return;
     };
-    let (go, wait) = channel::<()>();
-    let wait = Mutex::new(wait);
+    let (go, may_go) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
         peer.request();
         peer.write("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n");
-        while wait.lock().unwrap().recv().is_ok() {
+        while may_go.wait_within(DEADLINE).is_some() {
             peer.write("x");
         }
     });
@@ -476,7 +473,7 @@ fn an_exchange_that_goes_on_is_called_slow_after_a_minute_and_then_every_five() 
     {
         clock.set_forward(passed);
         // The byte wakes the relay, which then looks at its clock.
-        go.send(()).unwrap();
+        go.signal();
         assert_eq!(client.take(1), b"x");
         if is_slow {
             let line = relay.line();
@@ -502,13 +499,12 @@ fn the_time_of_the_last_byte_is_the_upstreams_though_the_client_does_not_read() 
     let Some(clock) = Clock::new("CLOCK_MONOTONIC") else {
         return;
     };
-    let (counter, sent) = channel();
-    let counter = Mutex::new(counter);
+    let (counter, sent) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
         peer.request();
         peer.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
         while peer.try_write([b'x'; 65_536]) {
-            let _ = counter.lock().unwrap().send(65_536);
+            counter.pass(65_536);
         }
     });
     let arguments = ["--access-log", "--upstream-timeout", "100"];

@@ -3,13 +3,11 @@
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::mpsc::channel;
 
 use super::lifecycle::Folder;
 use super::local_users::{AGENT, OTHER, allowing, connect_as};
 use super::support::relay::{Starter, binary, random_hex};
-use super::support::{Client, DEADLINE, Peer, Relay, Upstream, needs_root, ok, post, skipped};
+use super::support::{Client, Gate, Peer, Relay, Upstream, needs_root, ok, post, skipped};
 
 /// An upstream that takes the body of an early answered request for the next request, and answers
 /// that one when a further one has come.
@@ -88,14 +86,14 @@ fn one_allowed_user_alone_shares_connections_as_ever() {
 
 #[test]
 fn a_connection_whose_response_began_before_the_request_had_gone_is_not_used_again() {
-    let (tell, begun) = channel();
+    let (tell, begun) = Gate::pair();
     let upstream = Upstream::plain(move |peer| {
         while let Some(head) = peer.head() {
             let number = peer.number.to_string();
             if head.contains("X-Early: 1\r\n") {
                 // The final response begins; the rest of the body has not come yet.
                 peer.write("HTTP/1.1 200 OK\r\nContent-");
-                tell.send(()).unwrap();
+                tell.signal();
                 peer.take(4);
                 peer.write("Length: 1\r\n\r\n");
                 peer.write(number);
@@ -108,7 +106,7 @@ fn a_connection_whose_response_began_before_the_request_had_gone_is_not_used_aga
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
     client.send(post("X-Early: 1\r\n", "1234").trim_end_matches("34"));
-    begun.recv_timeout(DEADLINE).unwrap();
+    begun.wait();
     // The relay has seen that: bytes on loopback are there at once, and this comes after them.
     let mut another = relay.connect();
     another.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
@@ -142,24 +140,22 @@ fn part_of_a_record_behind_a_response_is_not_the_beginning_of_the_next() {
 fn a_request_that_meets_the_end_of_an_idle_connection_goes_out_on_a_fresh_one() {
     for tls in [false, true] {
         for resets in [false, true] {
-            let (tell, told) = channel();
-            let (go, wait) = channel::<()>();
-            let ends = Mutex::new((tell, wait));
+            let (tell, told) = Gate::pair();
+            let (go, may_go) = Gate::pair();
             let script = move |peer: &mut Peer| {
                 while peer.request().is_some() {
                     peer.write(ok("fine"));
                     if peer.number > 1 {
                         continue;
                     }
-                    let (tell, wait) = &*ends.lock().unwrap();
-                    wait.recv_timeout(DEADLINE).unwrap();
+                    may_go.wait();
                     if resets {
                         peer.reset();
                         peer.cut();
                     } else {
                         peer.close();
                     }
-                    tell.send(()).unwrap();
+                    tell.signal();
                     if resets {
                         return;
                     }
@@ -170,8 +166,8 @@ fn a_request_that_meets_the_end_of_an_idle_connection_goes_out_on_a_fresh_one() 
             let mut client = relay.connect();
             assert_eq!(client.send(post("", "{}")).response().status, 200);
             relay.stop();
-            go.send(()).unwrap();
-            told.recv_timeout(DEADLINE).unwrap();
+            go.signal();
+            told.wait();
             client.send(post("", "{}"));
             relay.signal(libc::SIGCONT);
             assert_eq!(client.response().status, 200, "tls {tls}, reset {resets}");

@@ -3,12 +3,11 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 
 use super::memory::{may_read, none};
 use super::support::relay::{Starter, random_hex};
 use super::support::upstream::memory_file;
-use super::support::{Client, DEADLINE, Relay, Upstream, ok, post, read_until, skipped};
+use super::support::{Client, DEADLINE, Gate, Relay, Upstream, ok, post, read_until, skipped};
 use crate::memory::scanner::{Needles, scan};
 
 /// An address of this machine that is not loopback as the rules go, but leads there.
@@ -75,13 +74,13 @@ impl Drop for Tinyproxy {
 /// A proxy that does with each connection, once CONNECT has come, what the script says.
 pub struct Fake {
     pub port: u16,
-    requests: Receiver<String>,
+    requests: Gate<String>,
 }
 
 pub fn fake(script: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (tell, requests) = channel();
+    let (tell, requests) = Gate::pair();
     std::thread::spawn(move || {
         let script = std::sync::Arc::new(script);
         for stream in listener.incoming().map_while(Result::ok) {
@@ -91,7 +90,7 @@ pub fn fake(script: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {
                 client.stream.set_read_timeout(Some(DEADLINE)).unwrap();
                 let head = client.head();
                 assert!(client.buffer.is_empty(), "more than CONNECT");
-                let _ = tell.send(head);
+                tell.pass(head);
                 script(&mut client.stream);
             });
         }
@@ -183,7 +182,7 @@ fn the_proxy_resolves_the_name_and_the_certificate_is_the_upstreams() {
     let to = |host: &str| Relay::to(&upstream.url_at(host)).env("all_proxy", &proxy_url).start();
     let relay = to(ELSEWHERE);
     assert_eq!(relay.connect().send(post("", "{}")).response().text(), "hello");
-    let request = proxy.requests.recv_timeout(DEADLINE).unwrap();
+    let request = proxy.requests.wait();
     // Base64 of u@corp:p:w.
     assert_eq!(
         request,
@@ -404,7 +403,7 @@ fn the_proxys_credentials_are_nowhere_to_be_read() {
         assert!(answer.status == 200 || answer.code() == "proxy_auth_required");
         assert!(!answer.text().contains(&secret));
     }
-    let shown = proxy.requests.recv_timeout(DEADLINE).unwrap();
+    let shown = proxy.requests.wait();
     assert!(shown.contains("Proxy-Authorization: Basic "), "no credentials");
     assert!(!String::from_utf8(relay.output()).unwrap().contains(&secret), "in the output");
     if !may_read(&relay) {

@@ -1,11 +1,9 @@
 //! A response that shows the key is cut off, and no byte of another is held back.
 
 use std::io::Read;
-use std::sync::Mutex;
-use std::sync::mpsc::channel;
 
 use super::support::relay::{marker_key, random_hex};
-use super::support::{DEADLINE, End, Relay, Upstream, ok, post};
+use super::support::{End, Gate, Relay, Upstream, ok, post};
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
@@ -139,8 +137,7 @@ fn any_31_bytes_of_the_key_are_withheld_wherever_they_stand() {
 #[test]
 fn no_byte_is_held_back_whatever_it_may_be_the_beginning_of() {
     let key = marker_key();
-    let (go_on, wait) = channel::<()>();
-    let wait = Mutex::new(wait);
+    let (go_on, may_go_on) = Gate::pair();
     // Each event ends in a longer beginning of the key, or in as many bytes of no key at all.
     let events: Vec<String> = (1..16)
         .flat_map(|n| [format!("data: {}", &key[..n]), format!("data: {}", "~".repeat(n))])
@@ -149,13 +146,13 @@ fn no_byte_is_held_back_whatever_it_may_be_the_beginning_of() {
     let upstream = Upstream::tls(move |peer| {
         peer.request();
         peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-        wait.lock().unwrap().recv_timeout(DEADLINE).expect("the client has the head");
+        may_go_on.wait();
         for event in &sent {
             peer.write(format!("{:x}\r\n{event}\r\n", event.len()));
             // The next is sent when this one has arrived to its last byte.
-            wait.lock().unwrap().recv_timeout(DEADLINE).expect("the client has the event");
+            may_go_on.wait();
             peer.write("1\r\n.\r\n");
-            wait.lock().unwrap().recv_timeout(DEADLINE).expect("the client has the byte");
+            may_go_on.wait();
         }
         peer.write("0\r\n\r\n");
         peer.closed();
@@ -163,7 +160,7 @@ fn no_byte_is_held_back_whatever_it_may_be_the_beginning_of() {
     let relay = Relay::to(&upstream.url()).key(&key).start();
     let mut client = relay.connect();
     client.send(post("", "{}")).head();
-    go_on.send(()).unwrap();
+    go_on.signal();
     let mut chunk = [0; 4096];
     for event in &events {
         for want in [format!("{:x}\r\n{event}\r\n", event.len()), "1\r\n.\r\n".into()] {
@@ -171,7 +168,7 @@ fn no_byte_is_held_back_whatever_it_may_be_the_beginning_of() {
             // One write of the upstream's is one write of the relay's.
             let whole = client.stream.read(&mut chunk).is_ok_and(|n| chunk[..n] == *want);
             assert!(whole, "an event of {} bytes has come in pieces", event.len());
-            go_on.send(()).unwrap();
+            go_on.signal();
         }
     }
     assert_eq!(client.take(5), b"0\r\n\r\n");

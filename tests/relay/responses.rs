@@ -1,9 +1,8 @@
 //! How answers come back: statuses, fields, events, framing.
 
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Barrier};
 
-use super::support::{Client, DEADLINE, End, Relay, Response, Upstream, body, ok, post};
+use super::support::{Client, End, Gate, Relay, Response, Upstream, body, ok, post};
 
 /// An upstream that gives each of these answers once, in order, and a relay before it.
 fn answers<const N: usize>(answers: [&str; N]) -> (Upstream, Relay) {
@@ -185,16 +184,13 @@ fn every_event_arrives_before_the_next_is_sent() {
         ("Content-Type: x/unknown; q\r\nTransfer-Encoding: chunked\r\n\r\n", true),
         ("Content-Type:\r\nContent-Length: 740\r\n\r\n", false),
     ] {
-        let (tell, told) = channel::<()>();
-        let told = Mutex::new(told);
+        let (tell, told) = Gate::pair();
         let event = |i: usize| format!("event: e\ndata: {{\"n\":{i:04}}}\n\n{}\n\n", ":".repeat(8));
         let upstream = Upstream::tls(move |peer| {
-            let told = told.lock().unwrap();
-            let wait = || told.recv_timeout(DEADLINE).expect("the client has the event");
             peer.request().unwrap();
             peer.write(format!("HTTP/1.1 200 OK\r\n{head}"));
             for i in 0..20 {
-                wait();
+                told.wait();
                 let event = event(i);
                 peer.write(if chunked {
                     format!("{:x}\r\n{event}\r\n", event.len())
@@ -202,7 +198,7 @@ fn every_event_arrives_before_the_next_is_sent() {
                     event
                 });
             }
-            wait();
+            told.wait();
             if chunked {
                 peer.write("0\r\n\r\n");
             }
@@ -216,12 +212,12 @@ fn every_event_arrives_before_the_next_is_sent() {
         let framed = answer.contains("Transfer-Encoding: chunked\r\n");
         assert_eq!(framed, !head.contains("Content-Length"));
         for i in 0..20 {
-            tell.send(()).unwrap();
+            tell.signal();
             let event = event(i);
             let want = if framed { format!("{:x}\r\n{event}\r\n", event.len()) } else { event };
             assert_eq!(String::from_utf8(client.take(want.len())).unwrap(), want);
         }
-        tell.send(()).unwrap();
+        tell.signal();
         if framed {
             assert_eq!(client.take(5), b"0\r\n\r\n");
         }
@@ -233,18 +229,17 @@ fn every_event_arrives_before_the_next_is_sent() {
 
 #[test]
 fn a_head_goes_out_before_its_body_has_begun() {
-    let (tell, told) = channel::<()>();
-    let told = Mutex::new(told);
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
         peer.request().unwrap();
         peer.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n");
-        told.lock().unwrap().recv_timeout(DEADLINE).expect("the client has the head");
+        told.wait();
         peer.write("hi");
     });
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
     assert!(client.send(post("", "{}")).head().starts_with("HTTP/1.1 200 OK\r\n"));
-    tell.send(()).unwrap();
+    tell.signal();
     assert_eq!(client.take(2), b"hi");
 }
 
@@ -253,12 +248,11 @@ const INTERIM: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-h
 
 #[test]
 fn interim_responses_go_to_http_1_1_clients_as_they_come() {
-    let (tell, told) = channel::<()>();
-    let told = Mutex::new(told);
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
         peer.request().unwrap();
         peer.write(INTERIM);
-        told.lock().unwrap().recv_timeout(DEADLINE).expect("the client has them");
+        told.wait();
         peer.write(ok("hello"));
     });
     let relay = Relay::to(&upstream.url()).start();
@@ -269,7 +263,7 @@ fn interim_responses_go_to_http_1_1_clients_as_they_come() {
     );
     assert_eq!(client.head(), "HTTP/1.1 102 Processing\r\n\r\n");
     assert_eq!(client.head(), "HTTP/1.1 100 Continue\r\n\r\n");
-    tell.send(()).unwrap();
+    tell.signal();
     assert_eq!(client.response().text(), "hello");
 }
 
@@ -370,14 +364,13 @@ fn an_http_1_0_upstream_is_understood() {
 
 #[test]
 fn a_response_during_the_upload_is_passed_on_at_once() {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
         peer.head().unwrap();
         assert_eq!(peer.take(5), b"first");
         peer.write("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno");
         peer.closed();
-        tell.lock().unwrap().send(()).unwrap();
+        tell.signal();
     });
     let relay = Relay::to(&upstream.url()).start();
     // What is left of the upload decides whether the connection goes on.
@@ -388,7 +381,7 @@ fn a_response_during_the_upload_is_passed_on_at_once() {
         ));
         let answer = client.response();
         assert_eq!((answer.status, answer.text()), (413, "no"));
-        told.recv_timeout(DEADLINE).expect("the upstream connection is closed");
+        told.wait();
         assert_eq!(answer.fields("connection").is_empty(), stays);
         client.send("x".repeat(length - 5));
         if stays {

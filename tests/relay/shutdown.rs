@@ -37,7 +37,7 @@ fn exchanges_under_way_are_finished_before_it_ends() {
             format!("{how}, 1 exchange under way, waiting for up to 60 s")
         );
         assert!(relay.is_running());
-        go.send(()).unwrap();
+        go.signal();
         assert_eq!(client.take(2), b"lf");
         client.expect_end(End::Fin);
         assert_eq!(said(&relay, "ended"), format!("{how}, 0 exchanges cut off"));
@@ -60,7 +60,7 @@ fn the_port_and_the_file_are_free_for_the_next_relay_while_the_last_one_waits() 
     let want = format!("{{\"port\":{port},\"pid\":{}}}\n", new.pid());
     assert_eq!(fs::read_to_string(&info).unwrap(), want);
     assert_eq!(new.connect().send(SHUTDOWN).response().code(), "route_not_allowed");
-    go.send(()).unwrap();
+    go.signal();
     assert_eq!(client.take(2), b"lf");
     assert_eq!(old.exit_code(), 0);
     assert_eq!(fs::read_to_string(&info).unwrap(), want, "the file of the next relay stays");
@@ -121,7 +121,7 @@ fn two_signals_in_one_batch_count_as_one() {
     // The kernel hands over the lowest number first; SIGHUP is ignored without a terminal.
     let ending = said(&relay, "ending");
     assert!(ending.starts_with("SIGINT, 1 exchange under way"), "{ending}");
-    go.send(()).unwrap();
+    go.signal();
     assert_eq!(client.take(2), b"lf");
     assert_eq!(relay.exit_code(), 0);
 

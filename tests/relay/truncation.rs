@@ -1,10 +1,7 @@
 //! A response that breaks off, or whose framing breaks, never looks complete.
 
-use std::sync::Mutex;
-use std::sync::mpsc::channel;
-
 use super::support::upstream::{CLOSE, CUT, RESET, Way};
-use super::support::{DEADLINE, End, Relay, Upstream, post};
+use super::support::{End, Gate, Relay, Upstream, post};
 
 const LENGTH: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -16,18 +13,17 @@ const HTTP_1_0: &str = "POST /v1/responses HTTP/1.0\r\nContent-Length: 2\r\n\r\n
 #[track_caller]
 fn resets(head: &'static str, rest: &'static str, (what, end): Way) {
     for request in [&*post("", "{}"), HTTP_1_0] {
-        let (tell, told) = channel::<()>();
-        let told = Mutex::new(told);
+        let (tell, told) = Gate::pair();
         let upstream = Upstream::once(move |peer| {
             peer.write(head);
-            told.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+            told.wait();
             peer.try_write(rest);
             end(peer);
         });
         let relay = Relay::to(&upstream.url()).start();
         let mut client = relay.connect();
         assert!(client.send(request).head().starts_with("HTTP/1.1 200 OK\r\n"));
-        tell.send(()).unwrap();
+        tell.signal();
         let (got, end) = client.rest();
         assert_eq!(end, End::Reset, "{head}{rest}, then {what}, after {request}");
         assert!(!got.ends_with(b"0\r\n\r\n"), "{head}{rest}, then {what}: a false end");
@@ -93,12 +89,11 @@ fn broken_chunks_in_a_response_reset_the_client() {
 #[test]
 fn a_plain_upstream_ends_a_close_delimited_response_with_fin_and_no_other_way() {
     for (way, whole) in [(CUT, true), (RESET, false)] {
-        let (tell, told) = channel::<()>();
-        let told = Mutex::new(told);
+        let (tell, told) = Gate::pair();
         let upstream = Upstream::plain(move |peer| {
             peer.request().unwrap();
             peer.write("HTTP/1.1 200 OK\r\n\r\nhello");
-            told.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+            told.wait();
             way.1(peer);
         });
         let relay = Relay::to(&upstream.url()).start();
@@ -106,7 +101,7 @@ fn a_plain_upstream_ends_a_close_delimited_response_with_fin_and_no_other_way() 
         let head = client.send(post("", "{}")).head();
         assert!(head.contains("Transfer-Encoding: chunked\r\n"));
         assert_eq!(client.take(10), b"5\r\nhello\r\n");
-        tell.send(()).unwrap();
+        tell.signal();
         if whole {
             assert_eq!(client.take(5), b"0\r\n\r\n");
         } else {

@@ -2,10 +2,8 @@
 
 use std::fs;
 use std::io::Read;
-use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, channel};
 
-use super::support::{Client, DEADLINE, Peer, Relay, Upstream, ok, post, wait_for};
+use super::support::{Client, Gate, Peer, Relay, Upstream, ok, post, wait_for};
 
 /// Sockets that wait in TIME_WAIT for what may still come from this port. It may have belonged to
 /// somebody else a moment ago: only those that come on top count.
@@ -39,15 +37,14 @@ fn end(peer: &mut Peer) -> String {
 }
 
 /// An upstream that reads a request, says this and tells how the connection ended.
-fn telling(tls: bool, says: &'static str) -> (Upstream, Receiver<String>) {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+fn telling(tls: bool, says: &'static str) -> (Upstream, Gate<String>) {
+    let (tell, told) = Gate::pair();
     let script = move |peer: &mut Peer| {
         if peer.request().is_some() {
             peer.write(says);
         }
         let end = end(peer);
-        let _ = tell.lock().unwrap().send(end);
+        tell.pass(end);
     };
     (if tls { Upstream::tls(script) } else { Upstream::plain(script) }, told)
 }
@@ -69,7 +66,7 @@ fn a_cancelled_exchange_leaves_no_port_in_time_wait() {
             drop(client);
             // Before the reset comes close_notify, so TLS knows that this is no attack.
             let want = if tls { "orderly" } else { "connection reset" };
-            assert_eq!(told.recv_timeout(DEADLINE).unwrap(), want);
+            assert_eq!(told.wait(), want);
         }
         assert!(waiting(&upstream) <= before, "tls: {tls}");
     }
@@ -98,13 +95,12 @@ fn a_client_that_leaves_while_its_connection_is_being_made_leaves_no_port_in_tim
 
 #[test]
 fn a_response_before_the_end_of_the_request_leaves_no_port_in_time_wait() {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::plain(move |peer| {
         peer.head();
         peer.write("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno");
         let end = end(peer);
-        let _ = tell.lock().unwrap().send(end);
+        tell.pass(end);
     });
     let before = waiting(&upstream);
     let relay = Relay::to(&upstream.url()).start();
@@ -112,7 +108,7 @@ fn a_response_before_the_end_of_the_request_leaves_no_port_in_time_wait() {
         let mut client = relay.connect();
         client.send("POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{");
         assert_eq!(client.response().status, 413);
-        assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "connection reset");
+        assert_eq!(told.wait(), "connection reset");
     }
     assert!(waiting(&upstream) <= before);
 }
@@ -124,7 +120,7 @@ fn a_timeout_of_the_upstream_leaves_no_port_in_time_wait() {
     let relay = Relay::to(&upstream.url()).args(["--upstream-timeout", "1"]).start();
     let response = relay.connect().send(post("", "{}")).response();
     assert_eq!(response.code(), "upstream_timeout");
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "orderly");
+    assert_eq!(told.wait(), "orderly");
     assert!(waiting(&upstream) <= before);
 }
 
@@ -144,7 +140,7 @@ fn close_notify_is_sent_when_the_relay_ends() {
         }
         relay.wait();
         for _ in 0..2 {
-            assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "orderly", "{signals:?}");
+            assert_eq!(told.wait(), "orderly", "{signals:?}");
         }
     }
     let (upstream, told) = telling(true, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nha");
@@ -152,21 +148,20 @@ fn close_notify_is_sent_when_the_relay_ends() {
     assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
     relay.signal(libc::SIGTERM);
     relay.wait();
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "orderly");
+    assert_eq!(told.wait(), "orderly");
 }
 
 #[test]
 fn close_notify_answers_the_upstreams() {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
         peer.request();
         peer.write(ok("fine"));
         peer.close();
         let end = end(peer);
-        let _ = tell.lock().unwrap().send(end);
+        tell.pass(end);
     });
     let relay = Relay::to(&upstream.url()).start();
     assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "orderly");
+    assert_eq!(told.wait(), "orderly");
 }

@@ -2,10 +2,8 @@
 
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
-use std::sync::Mutex;
-use std::sync::mpsc::channel;
 
-use super::support::{DEADLINE, Relay, Upstream, ok, post};
+use super::support::{Gate, Relay, Upstream, ok, post};
 
 /// Sends one byte as TCP urgent data.
 fn send_urgent(stream: &TcpStream, byte: u8) {
@@ -37,29 +35,27 @@ fn urgent_data_of_a_client_is_data_like_any_other() {
 
 #[test]
 fn urgent_data_of_an_upstream_is_data_like_any_other() {
-    let (tell, told) = channel();
-    let (go, wait) = channel::<()>();
-    let script = Mutex::new((tell, wait));
+    let (tell, told) = Gate::pair();
+    let (go, may_go) = Gate::pair();
     let upstream = Upstream::plain(move |peer| {
-        let (tell, wait) = &*script.lock().unwrap();
         while peer.request().is_some() {
-            tell.send(()).unwrap();
-            wait.recv_timeout(DEADLINE).unwrap();
+            tell.signal();
+            may_go.wait();
             peer.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nh");
             send_urgent(peer.stream(), b'e');
             peer.write("llo");
-            tell.send(()).unwrap();
+            tell.signal();
         }
     });
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
     for _ in 0..2 {
         client.send(post("", "{}"));
-        told.recv_timeout(DEADLINE).unwrap();
+        told.wait();
         // All of it is there when the relay looks.
         relay.stop();
-        go.send(()).unwrap();
-        told.recv_timeout(DEADLINE).unwrap();
+        go.signal();
+        told.wait();
         relay.signal(libc::SIGCONT);
         assert_eq!(client.response().text(), "hello");
     }

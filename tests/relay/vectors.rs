@@ -1,12 +1,11 @@
 //! The vectors through the real program: over sockets, and real TLS towards the upstream.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use super::support::{Client, End, Peer, Relay, Upstream, body, ok};
+use super::support::{Client, End, Gate, Peer, Relay, Upstream, body, ok};
 
 #[path = "../vectors/format.rs"]
 pub mod format;
@@ -46,12 +45,11 @@ fn note(peer: &mut Peer) -> Option<(String, Option<Vec<u8>>)> {
 #[test]
 fn every_request_comes_out_as_it_says() {
     each(cases(false), |case| {
-        let (tell, told) = channel();
-        let tell = Mutex::new(tell);
+        let (tell, told) = Gate::pair();
         let upstream = Upstream::tls(move |peer| {
             while let Some((head, body)) = note(peer) {
                 let whole = body.is_some();
-                let _ = tell.lock().unwrap().send((head, body));
+                tell.pass((head, body));
                 if !whole {
                     return;
                 }
@@ -78,7 +76,7 @@ fn every_request_comes_out_as_it_says() {
                     }
                     assert_eq!(answer.status, 200);
                     open = !answer.fields("connection").contains(&"close");
-                    let (head, body) = told.recv().unwrap();
+                    let (head, body) = told.wait();
                     let key = format!("Authorization: Bearer {}\r\n", relay.key);
                     let (block, rest) = head.split_once(&key).expect("our key");
                     let start = format!(
@@ -110,7 +108,7 @@ fn every_request_comes_out_as_it_says() {
         drop(client);
         // Nothing more has reached the upstream: at most a request that never became whole.
         assert!(
-            told.try_iter().all(|(_, body)| body.is_none()),
+            told.drain().into_iter().all(|(_, body)| body.is_none()),
             "{}: {whole} are enough",
             case.name
         );

@@ -1,6 +1,7 @@
 //! What every test stands on: the real binary, real upstreams, raw clients.
 
 pub mod client;
+pub mod gate;
 pub mod relay;
 pub mod skip;
 pub mod upstream;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 pub use client::{Client, End, Response, body, post};
+pub use gate::Gate;
 pub use relay::Relay;
 #[allow(unused_imports, reason = "not every crate of tests needs both")]
 pub use skip::{needs_root, skipped};
