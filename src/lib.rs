@@ -72,8 +72,9 @@
 //! | signals, the terminal | [`process::signals`], [`process::terminal`] |
 //! | the event loop, and who gets a turn | [`net::event_loop`], [`net::turns`], [`net::slots`], [`net::socket`] |
 //! | one client connection | [`net::session`] |
+//! | what the sessions share, and one turn of a session | [`net::loop_state`] |
 //! | who gets a place | [`net::admission`] |
-//! | how long each side may take | [`net::session`], [`net::deadlines`], [`net::clock`], [`net::sleep`] |
+//! | how long each side may take | [`net::session`], [`net::deadlines`], [`net::timeouts`], [`net::clock`], [`net::sleep`] |
 //! | upstream connections, and the pool of idle ones | [`net::upstream`], [`net::pool`], [`net::key_list`] |
 //! | TLS | [`net::tls`] |
 //! | name resolution, racing addresses, the process that connects | [`connector`] |

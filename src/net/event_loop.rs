@@ -2,9 +2,11 @@
 //! deadlines.
 
 mod accept;
+mod cause;
 mod dialing;
 mod drain;
 mod idle;
+mod listener;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -16,20 +18,21 @@ use mio::net::TcpListener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use self::accept::Accepted;
-use self::drain::Drain;
+use self::cause::Drain;
+use self::listener::{Accepted, Listener};
 use super::access_log::Log;
 use super::admission::{Places, Refusals};
 use super::buffer::{Scratch, Space};
 use super::clock::DateClock;
 use super::deadlines::Deadlines;
 use super::limits::{CLIENT_READ, OVERLOADED_LINGERING, REFUSED_LINGERING, UPSTREAM_READ};
+use super::loop_state::{Buffers, LoopState, Turn};
 use super::pool::Pool;
 use super::report::Form;
-use super::session::{AfterTurn, LoopState, Session, Timeouts};
+use super::session::{AfterTurn, Session};
 use super::sleep::SleepWatch;
 use super::slots::{Key, Side, Slots};
-use super::timeouts::RESEND_TO_CONNECTOR;
+use super::timeouts::{RESEND_TO_CONNECTOR, Timeouts};
 use super::tls::Connector;
 use super::turns::{Load, Turns};
 use super::upstream::Origin;
@@ -47,7 +50,6 @@ use crate::process::signals::{EndSignal, Signals};
 use crate::process::sys;
 use crate::process::token::ClientToken;
 use crate::process::upstream_users::UpstreamUsers;
-use accept::Listener;
 
 /// One for each listener: 127.0.0.1 and ::1.
 const LISTENERS: [Token; 2] = [Token(usize::MAX - 1), Token(usize::MAX - 4)];
@@ -113,6 +115,7 @@ pub struct EventLoop {
     refusals: Refusals,
     sessions: Slots<Session>,
     state: LoopState,
+    buffers: Buffers,
     turns: Turns,
     /// Upstream connections that work for nobody, on which something has come.
     unowned_ready: Vec<Key>,
@@ -159,23 +162,24 @@ impl EventLoop {
             pool: Pool::new(setup.max_connections, users),
             deadlines: Deadlines::default(),
             registry,
-            client_scratch: Scratch::new(CLIENT_READ),
-            space: Space {
-                wire: Scratch::new(UPSTREAM_READ),
-                plain: Scratch::new(UPSTREAM_READ),
-                out: Scratch::new(2 * CLIENT_READ),
-                gather: Scratch::new(0),
-            },
             outgoing: GatherList::default(),
             date: DateClock::default(),
             token: setup.token,
             head_bytes: 0,
-            moved: 0,
             requests_left: setup.max_requests.unwrap_or(u64::MAX),
             log,
             connections: 0,
             timeouts: Timeouts { client: setup.client_timeout, upstream: setup.upstream_timeout },
             shutdown: false,
+        };
+        let buffers = Buffers {
+            client: Scratch::new(CLIENT_READ),
+            upstream: Space {
+                wire: Scratch::new(UPSTREAM_READ),
+                plain: Scratch::new(UPSTREAM_READ),
+                out: Scratch::new(2 * CLIENT_READ),
+                gather: Scratch::new(0),
+            },
         };
         Ok(EventLoop {
             poll,
@@ -192,6 +196,7 @@ impl EventLoop {
             refusals: Refusals::default(),
             sessions: Slots::new(setup.max_connections + lingering),
             state,
+            buffers,
             turns: Turns::new(users),
             unowned_ready: Vec::new(),
             accepted: Vec::new(),
@@ -283,7 +288,7 @@ impl EventLoop {
                         if session.is_abandoned() {
                             // At once, so that a client accepted in this pass finds the connection
                             // that this one leaves, and no other is made.
-                            self.run_session(key, |session, state| session.turn(state, now));
+                            self.run_session(key, now, Session::take_turn);
                         } else {
                             self.wants_turn(key);
                         }
@@ -312,24 +317,26 @@ impl EventLoop {
     fn give_turns(&mut self, now: Instant) {
         self.turns.begin_pass();
         while let Some(key) = self.turns.take_next() {
-            self.run_session(key, |session, state| session.turn(state, now));
+            self.run_session(key, now, Session::take_turn);
         }
     }
 
-    /// Lets a connection act, and sees to what becomes of it.
+    /// Lets a session act, and sees to what becomes of it.
     fn run_session(
         &mut self,
         key: Key,
-        act: impl FnOnce(&mut Session, &mut LoopState) -> AfterTurn,
+        now: Instant,
+        act: impl FnOnce(&mut Session, &mut Turn<'_>, &mut Buffers) -> AfterTurn,
     ) {
         let Some(mut session) = self.sessions.take(key) else {
             return;
         };
-        let turn = act(&mut session, &mut self.state);
-        let head_bytes = if turn == AfterTurn::Close { 0 } else { session.buffered_head() };
+        let mut turn = Turn { state: &mut self.state, now, bytes_read: 0 };
+        let after = act(&mut session, &mut turn, &mut self.buffers);
+        let head_bytes = if after == AfterTurn::Close { 0 } else { session.buffered_head() };
         let before = std::mem::replace(&mut session.head_bytes, head_bytes);
         self.state.head_bytes = self.state.head_bytes - before + head_bytes;
-        match turn {
+        match after {
             AfterTurn::Close => {
                 self.places.leave(session.client.admission, session.client.user);
                 self.sessions.remove(key);
@@ -347,7 +354,7 @@ impl EventLoop {
             let (index, side) = slot.split();
             if side == Side::Client {
                 if let Some(key) = self.sessions.at(index) {
-                    self.run_session(key, |session, state| session.on_deadline(state, now));
+                    self.run_session(key, now, Session::on_deadline);
                 }
                 continue;
             }
@@ -360,11 +367,9 @@ impl EventLoop {
             match (up.owner, up.wakes_at()) {
                 (_, None) => {}
                 (_, Some(when)) if when > now => self.state.deadlines.set(slot, when),
-                (Some(owner), _) => {
-                    self.run_session(owner, |session, state| session.turn(state, now))
-                }
+                (Some(owner), _) => self.run_session(owner, now, Session::take_turn),
                 (None, _) if up.is_ready() => self.close_idle(key),
-                (None, _) => self.state.advance_unowned(key, now),
+                (None, _) => self.state.advance_unowned(key, &mut self.buffers.upstream, now),
             }
         }
     }

@@ -28,7 +28,7 @@ pub const CLIENT_READ: usize = 64 * 1024;
 /// Bytes of one read from the upstream. Whole records, so that no record of a long response is cut.
 pub const UPSTREAM_READ: usize = 2 * FULL_RECORD;
 /// Reads from each side in one turn.
-pub const ROUNDS_PER_TURN: usize = 2;
+pub const READS_PER_TURN: usize = 2;
 /// A turn also ends after this many bytes (about 50 µs of work). A small request waits for at most
 /// one such turn in each direction.
 pub const BYTES_PER_TURN: usize = 2 * RECORD;

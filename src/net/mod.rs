@@ -10,6 +10,7 @@ pub mod event_loop;
 pub mod gather_io;
 pub mod key_list;
 pub mod limits;
+pub mod loop_state;
 pub mod pool;
 pub mod probe;
 pub mod report;

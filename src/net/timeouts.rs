@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::http1::limits::UPLOAD_PATIENCE;
+
 // Clients.
 
 /// The default of `--client-timeout`.
@@ -51,3 +53,19 @@ pub const GRACE: Duration = Duration::from_secs(1);
 pub const CHECK_VERDICT: Duration = Duration::from_secs(2);
 /// How long `--probe` may take.
 pub const PROBE: Duration = Duration::from_secs(2);
+
+/// How long the two sides may be silent.
+#[derive(Clone, Copy)]
+pub struct Timeouts {
+    /// `--client-timeout`.
+    pub client: Duration,
+    /// `--upstream-timeout`.
+    pub upstream: Option<Duration>,
+}
+
+impl Timeouts {
+    /// The time that all pauses of one request body may take together.
+    pub fn patience(&self) -> Duration {
+        self.client * UPLOAD_PATIENCE
+    }
+}

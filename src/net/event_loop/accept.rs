@@ -1,13 +1,12 @@
 //! Accepting connections, and turning away those that are too many.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::time::Instant;
 
-use mio::Token;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpStream;
 
 use super::EventLoop;
+use super::listener::Accepted;
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
 use crate::net::admission::{Admission, Client, User};
@@ -18,22 +17,6 @@ use crate::net::slots::Side;
 use crate::net::socket::{EVENTS, Socket};
 use crate::net::timeouts::ACCEPT_BACKOFF;
 use crate::process::allowed_users::Identity;
-
-/// A socket that clients connect to.
-pub(super) struct Listener {
-    pub(super) socket: TcpListener,
-    pub(super) address: SocketAddr,
-    pub(super) token: Token,
-    /// Connections may wait to be accepted.
-    pub(super) is_waiting: bool,
-}
-
-/// A connection that has been accepted and has no place yet.
-pub(super) struct Accepted {
-    stream: TcpStream,
-    client: SocketAddr,
-    identity: Identity,
-}
 
 impl EventLoop {
     /// Accepts a batch.
@@ -118,9 +101,9 @@ impl EventLoop {
         if admission == Admission::Serve {
             self.preconnect(user, now);
         }
-        self.run_session(key, |session, state| match reject {
-            None => session.turn(state, now),
-            Some(reject) => session.refuse_connection(reject, state, now),
+        self.run_session(key, now, |session, turn, buffers| match reject {
+            None => session.take_turn(turn, buffers),
+            Some(reject) => session.refuse_connection(reject, turn, buffers),
         });
     }
 
@@ -140,7 +123,7 @@ impl EventLoop {
                 .values()
                 .filter(|session| session.client.admission == Admission::Serve);
             match self.places.evict(user, served.filter_map(Session::as_idle), now) {
-                Some(key) => self.run_session(key, |session, state| session.evict(state, now)),
+                Some(key) => self.run_session(key, now, |session, turn, _| session.evict(turn)),
                 None => {
                     self.places.note_overload(user, now);
                     return (Admission::Overloaded, user);
@@ -192,7 +175,7 @@ impl EventLoop {
             let Some(key) = heads.min_by_key(order).map(Session::key) else {
                 return;
             };
-            self.run_session(key, |session, state| session.drop_head(state, now));
+            self.run_session(key, now, Session::drop_head);
         }
     }
 }

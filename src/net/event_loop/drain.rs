@@ -5,41 +5,10 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::EventLoop;
+use super::cause::{Cause, Drain};
 use crate::net::report;
 use crate::net::session::AfterTurn;
 use crate::process::signals::EndSignal;
-
-/// Why the relay ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// A signal.
-    Signal(EndSignal),
-    /// `GET /shutdown`.
-    Shutdown,
-    /// The connector has ended.
-    ConnectorFailed,
-}
-
-impl Cause {
-    /// Its name in the log.
-    pub fn name(self) -> &'static str {
-        match self {
-            Cause::Signal(signal) => signal.name(),
-            Cause::Shutdown => "GET /shutdown",
-            Cause::ConnectorFailed => "connector_failed",
-        }
-    }
-}
-
-/// An end that has begun.
-#[derive(Clone, Copy)]
-pub(super) struct Drain {
-    cause: Cause,
-    /// When exchanges that are still under way are cut off.
-    pub(super) by: Instant,
-    /// Exchanges that were under way when it began.
-    exchanges: usize,
-}
 
 impl EventLoop {
     /// Notes the signals that have come. Those of one batch count as one, the most urgent of them: a
@@ -89,7 +58,7 @@ impl EventLoop {
         // The file must not lead anybody to a port that the next relay has.
         self.server_info = None;
         for key in self.sessions.keys() {
-            self.run_session(key, |session, _| {
+            self.run_session(key, now, |session, _, _| {
                 if session.is_idle() {
                     return AfterTurn::Close;
                 }
@@ -114,10 +83,7 @@ impl EventLoop {
         self.log_refusals_now();
         let busy = self.busy();
         for key in self.sessions.keys() {
-            self.run_session(key, |session, state| {
-                session.cut_off(state, now);
-                AfterTurn::Close
-            });
+            self.run_session(key, now, |session, turn, _| session.cut_off(turn));
         }
         if drain.exchanges > 0 {
             self.state.log.event(&report::end(cause, busy));

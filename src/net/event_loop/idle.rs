@@ -14,21 +14,21 @@ impl EventLoop {
     /// and none is made again because one has ended: only clients who connect bring connections
     /// about.
     pub(super) fn preconnect(&mut self, user: User, now: Instant) {
-        if !self.state.needs_unowned(user, now) {
+        if !self.state.needs_preconnect(user, now) {
             return;
         }
         let new = |key: Key| Some(Upstream::new(key.token(Side::Upstream), None, now, CONNECT));
         let key = self.state.upstreams.insert(new);
         self.state.pool.set_preconnect(key);
         if let Some(key) = key {
-            self.state.advance_unowned(key, now);
+            self.state.advance_unowned(key, &mut self.buffers.upstream, now);
         }
     }
 
     /// Sees to those on which something has come.
     pub(super) fn advance_all_unowned(&mut self, now: Instant) {
         while let Some(key) = self.unowned_ready.pop() {
-            self.state.advance_unowned(key, now);
+            self.state.advance_unowned(key, &mut self.buffers.upstream, now);
         }
     }
 

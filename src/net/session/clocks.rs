@@ -6,23 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::http1::limits;
-use crate::net::timeouts::{KEEP_ALIVE, LINGER};
-
-/// How long the two sides may be silent.
-#[derive(Clone, Copy)]
-pub struct Timeouts {
-    /// `--client-timeout`.
-    pub client: Duration,
-    /// `--upstream-timeout`.
-    pub upstream: Option<Duration>,
-}
-
-impl Timeouts {
-    /// The time that all pauses of one request body may take together.
-    fn patience(&self) -> Duration {
-        self.client * limits::UPLOAD_PATIENCE
-    }
-}
+use crate::net::timeouts::{KEEP_ALIVE, LINGER, Timeouts};
 
 /// What the client has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
-//! What happens when a side does not act in time.
+//! What a session does when a side has not acted in time.
 
 use std::time::Instant;
 
 use super::clocks::ClientDuty;
-use super::{AfterTurn, Closed, LoopState, Phase, Session};
+use super::{AfterTurn, Buffers, Closed, LoopState, Session, Turn};
 use crate::http1::exchange::State;
 use crate::http1::local_response::{Reject, UpstreamFault};
 use crate::net::access_log::Stage;
@@ -11,55 +11,69 @@ use crate::net::slots::{DeadlineSlot, Side};
 use crate::net::timeouts::SLOW_AGAIN;
 
 impl Session {
-    /// A deadline may have come.
-    pub fn on_deadline(&mut self, state: &mut LoopState, now: Instant) -> AfterTurn {
-        if self.expire(state, now).is_err() {
-            self.release(state);
-            return AfterTurn::Close;
+    /// A deadline may have passed.
+    pub fn on_deadline(&mut self, turn: &mut Turn<'_>, buffers: &mut Buffers) -> AfterTurn {
+        if self.expire(turn).is_err() {
+            return self.close(turn.state);
         }
-        if self.slow_by(state).is_some_and(|when| now >= when) {
-            self.log_line(Stage::Slow, "", state, now);
-            self.times.slow_at = now + SLOW_AGAIN;
+        if self.slow_by(turn.state).is_some_and(|when| turn.now >= when) {
+            self.log_line(Stage::Slow, "", turn);
+            self.times.slow_at = turn.now + SLOW_AGAIN;
         }
-        self.turn(state, now)
+        self.take_turn(turn, buffers)
     }
 
-    /// When the exchange is to be called slow in the log.
-    fn slow_by(&self, state: &LoopState) -> Option<Instant> {
-        let is_told = state.log.has_exchanges() && self.is_busy();
-        is_told.then_some(self.times.slow_at)
-    }
-
-    pub(super) fn expire(&mut self, state: &mut LoopState, now: Instant) -> Result<(), Closed> {
-        if self.client_by(state).is_some_and(|when| now >= when) {
-            let blocked = !self.is_drained(state);
-            match self.exchange.state() {
-                _ if self.phase == Phase::Lingering => return Err(Closed),
-                State::Idle if self.input.is_empty() => return Err(Closed),
-                // The rest of the body does not arrive, or the upstream does not take it.
-                State::Complete { .. } => {
-                    self.stop_upload(state);
-                    self.exchange.make_last();
-                }
-                _ if blocked => self.clocks.client_acted(now),
-                // If the response has begun, it cannot be relied on without the rest of its
-                // request.
-                State::Idle
-                | State::Waiting(_)
-                | State::Uploading(_)
-                | State::Awaiting
-                | State::Responding { .. } => self.refuse(Reject::Timeout, state, now)?,
-            }
+    /// Ends what has taken too long.
+    fn expire(&mut self, turn: &mut Turn<'_>) -> Result<(), Closed> {
+        if self.client_by(turn.state).is_some_and(|when| turn.now >= when) {
+            self.expire_client(turn)?;
         }
-        if self.upstream_by(state).is_some_and(|when| now >= when) {
-            if !self.output.is_empty() {
-                // It is the client that holds things up.
-                self.clocks.upstream_held_up(now);
+        if self.upstream_by(turn.state).is_some_and(|when| turn.now >= when) {
+            if self.output.is_empty() {
+                self.fault(UpstreamFault::Timeout, turn)?;
             } else {
-                self.fault(UpstreamFault::Timeout, state, now)?;
+                // The client has not taken all of the response, so the upstream is not read.
+                self.clocks.upstream_held_up(turn.now);
             }
         }
         Ok(())
+    }
+
+    fn expire_client(&mut self, turn: &mut Turn<'_>) -> Result<(), Closed> {
+        match self.exchange.state() {
+            _ if self.is_lingering() => Err(Closed),
+            State::Idle if self.input.is_empty() => Err(Closed),
+            // The rest of the body does not come, or the upstream does not take it.
+            State::Complete { .. } => {
+                self.stop_upload(turn.state);
+                self.exchange.make_last();
+                Ok(())
+            }
+            // The upstream has not taken all of the request, so the client is not read.
+            State::Idle
+            | State::Waiting(_)
+            | State::Uploading(_)
+            | State::Awaiting
+            | State::Responding { .. }
+                if !self.is_drained(turn.state) =>
+            {
+                self.clocks.client_acted(turn.now);
+                Ok(())
+            }
+            // A response that has begun is cut off too: it may be wrong without the rest of its
+            // request.
+            State::Idle
+            | State::Waiting(_)
+            | State::Uploading(_)
+            | State::Awaiting
+            | State::Responding { .. } => self.refuse(Reject::Timeout, turn),
+        }
+    }
+
+    /// When the exchange is next called slow in the log.
+    fn slow_by(&self, state: &LoopState) -> Option<Instant> {
+        let is_logged = state.log.has_exchanges() && self.is_busy();
+        is_logged.then_some(self.times.slow_at)
     }
 
     fn client_by(&self, state: &LoopState) -> Option<Instant> {
@@ -68,10 +82,10 @@ impl Session {
 
     fn client_duty(&self) -> ClientDuty {
         match self.exchange.state() {
-            _ if self.phase == Phase::Lingering => ClientDuty::End,
+            _ if self.is_lingering() => ClientDuty::End,
             State::Idle if self.served && self.input.is_empty() => ClientDuty::NextRequest,
             State::Idle => ClientDuty::Head,
-            // The response is on its way to the client, or its request upstream.
+            // The client has to take the response, or to send the rest of the request.
             State::Complete { .. } if !self.exchange.is_last() || self.upstream.is_some() => {
                 ClientDuty::Body
             }
@@ -84,11 +98,10 @@ impl Session {
         }
     }
 
-    /// The upstream has nothing to do while it has taken everything that the client has sent so far
-    /// and the client has not sent all.
     fn upstream_by(&self, state: &mut LoopState) -> Option<Instant> {
         let exchange = self.exchange.state();
         let is_waited_for = match exchange {
+            // An upstream that has taken all that the client has sent so far waits for the client.
             State::Uploading(_) | State::Awaiting | State::Responding { .. } => {
                 !exchange.is_uploading() || !self.is_drained(state)
             }
@@ -97,10 +110,12 @@ impl Session {
         is_waited_for.then(|| self.clocks.upstream_by(&state.timeouts)).flatten()
     }
 
+    /// The upstream has taken all that was sent to it.
     fn is_drained(&self, state: &mut LoopState) -> bool {
         self.upstream.and_then(|key| state.upstreams.get(key)).is_none_or(|up| up.is_drained())
     }
 
+    /// Has the loop look at the session again at its earliest deadline.
     pub(super) fn set_deadline(&self, state: &mut LoopState) {
         let times = [self.client_by(state), self.upstream_by(state), self.slow_by(state)];
         if let Some(when) = times.into_iter().flatten().min() {

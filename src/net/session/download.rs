@@ -1,37 +1,39 @@
-//! From the upstream to the client.
+//! From the upstream to the client; and responses of the relay's own to refusals and faults.
 
 use std::io::{self, IoSlice};
-use std::time::Instant;
 
-use super::{Closed, LoopState, Progress, ResponseStart, Session};
+use super::{Buffers, Closed, End, LoopState, Progress, ResponseStart, Session, Turn};
 use crate::http1::exchange::{Answer, ResponseStep, Rest, State};
 use crate::http1::limits;
-use crate::http1::local_response::Reject;
-use crate::http1::local_response::UpstreamFault;
-use crate::net::buffer::{Backlog, Scratch};
+use crate::http1::local_response::{Reject, UpstreamFault};
+use crate::net::buffer::{Backlog, Space};
 use crate::net::gather_io::{fill, keep_rest, send};
 use crate::net::limits::UPSTREAM_READ;
 use crate::net::slots::{DeadlineSlot, Key, Side};
 use crate::net::upstream::Flow;
 
 impl Session {
-    /// From the upstream to the client.
+    /// Reads from the upstream, once all that it sent before is with the client. Before the request
+    /// is sent, takes its connection a step further.
     pub(super) fn pump_response(
         &mut self,
-        state: &mut LoopState,
-        now: Instant,
+        turn: &mut Turn<'_>,
+        buffers: &mut Buffers,
     ) -> Result<Progress, Closed> {
+        let space = &mut buffers.upstream;
         let Some(key) = self.upstream else {
             return Ok(Progress::Waiting);
         };
         let awaits_head = match self.exchange.state() {
             State::Waiting(_) => {
-                if let Err(fault) = self.advance(state, now) {
-                    self.fault(fault, state, now)?;
+                if let Err(fault) = self.advance_upstream(turn, space) {
+                    self.fault(fault, turn)?;
                 }
                 return Ok(Progress::Waiting);
             }
-            State::Complete { rest: Rest::Upload(_) } => return Ok(self.watch_upload(key, state)),
+            State::Complete { rest: Rest::Upload(_) } => {
+                return Ok(self.watch_upload(key, turn, space));
+            }
             State::Idle | State::Complete { .. } => return Ok(Progress::Waiting),
             State::Uploading(_) | State::Awaiting => true,
             State::Responding { .. } => false,
@@ -39,213 +41,233 @@ impl Session {
         if !self.output.is_empty() {
             return Ok(Progress::Waiting);
         }
-        let Some(up) = state.upstreams.get(key) else {
+        let Some(up) = turn.state.upstreams.get(key).filter(|up| up.has_news()) else {
             return Ok(Progress::Waiting);
         };
-        if !up.has_news() {
-            return Ok(Progress::Waiting);
-        }
         let is_early = awaits_head && (self.exchange.state().is_uploading() || !up.is_drained());
-        let flow = up.read(&mut state.space, UPSTREAM_READ);
-        state.moved += state.space.plain.bytes().len();
-        if state.space.plain.bytes().is_empty() && flow == Flow::Open {
+        let flow = up.read(space, UPSTREAM_READ);
+        let read = space.plain.bytes();
+        turn.bytes_read += read.len();
+        if read.is_empty() && flow == Flow::Open {
             return Ok(Progress::Moved);
         }
         if is_early {
             self.response_start = ResponseStart::DuringRequest;
         }
-        let plain = std::mem::replace(&mut state.space.plain, Scratch::new(0));
-        let result = if self.head.is_empty() {
-            let used = self.response_bytes(plain.bytes(), flow, state, now);
-            used.map(|used| self.head.push(&plain.bytes()[used..]))
+        if self.head.is_empty() {
+            let used = self.response_bytes(read, flow, turn)?;
+            self.head.push(&read[used..]);
         } else {
-            self.head.push(plain.bytes());
+            self.head.push(read);
             let bytes = self.head.take();
-            let used = self.response_bytes(&bytes, flow, state, now);
-            used.map(|used| self.head.put_back(bytes, used))
-        };
-        state.space.plain = plain;
-        // A final head is what is waited for: interim answers and pieces of a head are not it.
+            let used = self.response_bytes(&bytes, flow, turn)?;
+            self.head.put_back(bytes, used);
+        }
         match self.exchange.state() {
+            // The final head is still awaited: neither an interim response nor a part of a head
+            // moves the clock. Behind an interim response the final one begins anew.
             State::Uploading(_) | State::Awaiting => {
                 if self.head.is_empty() {
                     self.response_start = ResponseStart::AfterRequest;
                 }
             }
-            _ => self.clocks.upstream_acted(now),
+            State::Idle | State::Waiting(_) | State::Responding { .. } | State::Complete { .. } => {
+                self.clocks.upstream_acted(turn.now)
+            }
         }
-        result.map(|()| Progress::Moved)
+        Ok(Progress::Moved)
     }
 
-    /// While the rest of a request goes up behind its response: an upstream that ends, or that says
-    /// more, wants no more.
-    fn watch_upload(&mut self, key: Key, state: &mut LoopState) -> Progress {
-        let Some(up) = state.upstreams.get(key).filter(|up| up.has_news()) else {
+    /// While the rest of a request goes up behind its response: an upstream that ends the
+    /// connection, or sends more, reads no more of the request.
+    fn watch_upload(&mut self, key: Key, turn: &mut Turn<'_>, space: &mut Space) -> Progress {
+        let Some(up) = turn.state.upstreams.get(key).filter(|up| up.has_news()) else {
             return Progress::Waiting;
         };
-        let flow = up.read(&mut state.space, UPSTREAM_READ);
-        state.moved += state.space.plain.bytes().len();
-        if flow != Flow::Open || !state.space.plain.bytes().is_empty() {
-            self.stop_upload(state);
+        let flow = up.read(space, UPSTREAM_READ);
+        turn.bytes_read += space.plain.bytes().len();
+        if flow != Flow::Open || !space.plain.bytes().is_empty() {
+            self.stop_upload(turn.state);
         }
         Progress::Moved
     }
 
-    /// Shows bytes to the exchange and sends on what it says. Returns from where on they are kept:
-    /// the beginning of a head.
-    pub(super) fn response_bytes(
+    /// Gives bytes from the upstream to the exchange and sends its output. Returns how many bytes
+    /// are used up; the others are the beginning of a head.
+    fn response_bytes(
         &mut self,
         bytes: &[u8],
         flow: Flow,
-        state: &mut LoopState,
-        now: Instant,
+        turn: &mut Turn<'_>,
     ) -> Result<usize, Closed> {
         let mut at = 0;
         while at < bytes.len() && self.awaits_response() {
+            let state = &mut *turn.state;
             state.outgoing.clear();
             let (credential, search) = (&mut state.credential, &mut self.search);
-            let (used, step) =
-                self.exchange.receive_response(&bytes[at..], &mut state.outgoing, &mut |piece| {
-                    credential.reflected(search, piece)
-                });
+            let mut is_reflected = |segment: &[u8]| credential.reflected(search, segment);
+            let (used, step) = self.exchange.receive_response(
+                &bytes[at..],
+                &mut state.outgoing,
+                &mut is_reflected,
+            );
             if let ResponseStep::Fault(fault) = step {
-                return self.fault(fault, state, now).map(|()| bytes.len());
+                return self.fault(fault, turn).map(|()| bytes.len());
             }
-            self.times.first_byte = self.times.first_byte.or(Some(now));
-            self.send_to_client(&bytes[at..], state, now)?;
+            self.times.first_byte = self.times.first_byte.or(Some(turn.now));
+            self.send_to_client(&bytes[at..], turn)?;
             if used == 0 {
                 break;
             }
             at += used;
         }
         if self.awaits_response() {
-            if let Flow::Refused(fault) = flow {
-                return self.fault(fault, state, now).map(|()| bytes.len());
-            }
-            if flow != Flow::Open {
-                state.outgoing.clear();
-                let clean = flow == Flow::Ended;
-                let ended = match self.exchange.receive_end(clean, &mut state.outgoing) {
-                    ResponseStep::Fault(fault) => self.fault(fault, state, now),
-                    ResponseStep::Forward => {
-                        if let Some(key) = self.upstream.take() {
-                            state.upstreams.remove(key);
-                        }
-                        self.send_to_client(&[], state, now)
-                    }
-                };
-                return ended.map(|()| bytes.len());
-            }
-            return Ok(at);
+            return match flow {
+                Flow::Open => Ok(at),
+                Flow::Ended | Flow::Cut | Flow::Refused(_) => {
+                    self.response_ended(flow, turn).map(|()| bytes.len())
+                }
+            };
         }
+        // Bytes behind the end of a response belong to no request.
+        let is_exact = at == bytes.len() && flow == Flow::Open;
         if self.exchange.state().is_uploading() {
-            if at < bytes.len() || flow != Flow::Open {
-                self.stop_upload(state);
+            if !is_exact {
+                self.stop_upload(turn.state);
             }
-            return Ok(bytes.len());
-        }
-        // Bytes after the end of an answer belong to nothing that was asked.
-        let whole = at == bytes.len() && flow == Flow::Open && self.exchange.is_upstream_reusable();
-        let Some(key) = self.upstream.take() else {
-            return Ok(bytes.len());
-        };
-        if !whole
-            || self.response_start == ResponseStart::DuringRequest
-            || state
-                .upstreams
-                .get(key)
-                .is_none_or(|up| !up.is_drained() || !up.is_between_records())
-        {
-            // The upstream may still wait for the rest of the request, which is not sent.
-            if !matches!(self.exchange.state(), State::Complete { rest: Rest::None })
-                && let Some(up) = state.upstreams.get(key)
-            {
-                up.cancel();
-            }
-            state.upstreams.remove(key);
-        } else if let Some(when) = state.pool.put(key, &mut state.upstreams, now) {
-            state.deadlines.set(DeadlineSlot::new(key, Side::Upstream), when);
+        } else if is_exact {
+            self.pool_upstream(turn);
+        } else {
+            self.close_upstream(turn.state);
         }
         Ok(bytes.len())
     }
 
-    /// No usable response comes from the upstream: see [`Session::answer_fault`].
-    pub(super) fn fault(
-        &mut self,
-        fault: UpstreamFault,
-        state: &mut LoopState,
-        now: Instant,
-    ) -> Result<(), Closed> {
-        let used = self.answer_fault(fault, state, now)?;
-        self.input.consume(used);
-        Ok(())
-    }
-
-    /// Answers for an upstream that gives no usable response, or resets the client's connection if
-    /// a response has begun. Returns the bytes of client input that are used up.
-    pub(super) fn answer_fault(
-        &mut self,
-        fault: UpstreamFault,
-        state: &mut LoopState,
-        now: Instant,
-    ) -> Result<usize, Closed> {
-        state.outgoing.clear();
-        match self.exchange.fault(fault, &mut state.outgoing) {
-            Answer::Answered { used } => {
-                self.release(state);
-                self.head = Backlog::default();
-                self.clocks.client_acted(now);
-                self.send_to_client(&[], state, now)?;
-                Ok(used)
-            }
-            Answer::MustReset => {
-                let end = match fault {
-                    UpstreamFault::Closed => "upstream_truncated",
-                    fault => fault.response().code,
-                };
-                Err(self.abort(end, state, now))
+    /// The upstream has ended the connection before the end of the response, or as its end.
+    fn response_ended(&mut self, flow: Flow, turn: &mut Turn<'_>) -> Result<(), Closed> {
+        if let Flow::Refused(fault) = flow {
+            return self.fault(fault, turn);
+        }
+        turn.state.outgoing.clear();
+        match self.exchange.receive_end(flow == Flow::Ended, &mut turn.state.outgoing) {
+            ResponseStep::Fault(fault) => self.fault(fault, turn),
+            ResponseStep::Forward => {
+                if let Some(key) = self.upstream.take() {
+                    turn.state.upstreams.remove(key);
+                }
+                self.send_to_client(&[], turn)
             }
         }
     }
 
-    /// Refuses the request, or resets the client's connection if a response has begun.
-    pub(super) fn refuse(
-        &mut self,
-        reject: Reject,
-        state: &mut LoopState,
-        now: Instant,
-    ) -> Result<(), Closed> {
-        state.outgoing.clear();
-        match self.exchange.refuse(reject, &mut state.outgoing) {
-            Answer::Answered { .. } => {
-                self.release(state);
-                let _ = self.write_pieces(&[], state);
-                Ok(())
+    /// Puts the upstream connection into the pool if it can carry another exchange; otherwise
+    /// closes it.
+    fn pool_upstream(&mut self, turn: &mut Turn<'_>) {
+        let is_reusable = self.exchange.is_upstream_reusable()
+            && self.response_start == ResponseStart::AfterRequest;
+        let state = &mut *turn.state;
+        if is_reusable
+            && let Some(key) = self.upstream
+            && let Some(up) = state.upstreams.get(key)
+            && up.is_drained()
+            && up.is_between_records()
+        {
+            self.upstream = None;
+            if let Some(when) = state.pool.put(key, &mut state.upstreams, turn.now) {
+                state.deadlines.set(DeadlineSlot::new(key, Side::Upstream), when);
             }
-            Answer::MustReset => Err(self.abort(reject.response().code, state, now)),
+        } else {
+            self.close_upstream(state);
         }
+    }
+
+    /// Closes the upstream connection behind a response.
+    fn close_upstream(&mut self, state: &mut LoopState) {
+        let Some(key) = self.upstream.take() else {
+            return;
+        };
+        // The upstream may still wait for the rest of the request, which is not sent.
+        if !matches!(self.exchange.state(), State::Complete { rest: Rest::None })
+            && let Some(up) = state.upstreams.get(key)
+        {
+            up.cancel();
+        }
+        state.upstreams.remove(key);
     }
 
     /// The request has begun to go upstream, and its response is not complete.
     fn awaits_response(&self) -> bool {
-        let state = self.exchange.state();
-        matches!(state, State::Uploading(_) | State::Awaiting | State::Responding { .. })
+        match self.exchange.state() {
+            State::Uploading(_) | State::Awaiting | State::Responding { .. } => true,
+            State::Idle | State::Waiting(_) | State::Complete { .. } => false,
+        }
     }
 
-    /// Sends the gathered output, ranges of `input`, to the client.
+    /// [`Session::answer_fault`], where the input has not been taken out.
+    pub(super) fn fault(
+        &mut self,
+        fault: UpstreamFault,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Closed> {
+        let used = self.answer_fault(fault, turn)?;
+        self.input.consume(used);
+        Ok(())
+    }
+
+    /// Responds for an upstream that gives no usable response. If a response has begun, resets the
+    /// client's connection instead. Returns the bytes of client input that are used up.
+    pub(super) fn answer_fault(
+        &mut self,
+        fault: UpstreamFault,
+        turn: &mut Turn<'_>,
+    ) -> Result<usize, Closed> {
+        turn.state.outgoing.clear();
+        match self.exchange.fault(fault, &mut turn.state.outgoing) {
+            Answer::Answered { used } => {
+                self.release_upstream(turn.state);
+                self.head = Backlog::default();
+                self.clocks.client_acted(turn.now);
+                self.send_to_client(&[], turn)?;
+                Ok(used)
+            }
+            Answer::MustReset => {
+                let end = match fault {
+                    UpstreamFault::Closed => End::UpstreamTruncated,
+                    fault => End::Failed(fault.response().code),
+                };
+                Err(self.abort(end, turn))
+            }
+        }
+    }
+
+    /// Refuses the request. If a response has begun, resets the client's connection instead.
+    pub(super) fn refuse(&mut self, reject: Reject, turn: &mut Turn<'_>) -> Result<(), Closed> {
+        turn.state.outgoing.clear();
+        match self.exchange.refuse(reject, &mut turn.state.outgoing) {
+            Answer::Answered { .. } => {
+                self.release_upstream(turn.state);
+                // A client that has left misses nothing.
+                let _ = self.write_output(&[], turn.state);
+                Ok(())
+            }
+            Answer::MustReset => Err(self.abort(End::Failed(reject.response().code), turn)),
+        }
+    }
+
+    /// Sends the gathered output, ranges of `input` among it, to the client.
     pub(super) fn send_to_client(
         &mut self,
         input: &[u8],
-        state: &mut LoopState,
-        now: Instant,
+        turn: &mut Turn<'_>,
     ) -> Result<(), Closed> {
-        if state.outgoing.is_empty() {
+        if turn.state.outgoing.is_empty() {
             return Ok(());
         }
-        self.write_pieces(input, state).map_err(|_| self.abort("client_closed", state, now))
+        self.write_output(input, turn.state).map_err(|_| self.abort(End::ClientClosed, turn))
     }
 
-    pub(super) fn write_pieces(&mut self, input: &[u8], state: &mut LoopState) -> io::Result<()> {
+    /// Writes the gathered output to the client's socket, and keeps what finds no room there.
+    fn write_output(&mut self, input: &[u8], state: &LoopState) -> io::Result<()> {
         if let [segment] = state.outgoing.segments() {
             let bytes = state.outgoing.bytes(*segment, input);
             return send(&mut self.socket, &mut self.output, bytes);

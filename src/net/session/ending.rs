@@ -1,26 +1,21 @@
-//! What follows a response: the rest of its request, the next request, or the end.
+//! What follows a response: the rest of its request, the next exchange, or the end.
 
-use std::time::Instant;
-
-use super::{Closed, LoopState, Phase, Progress, Session, Times};
+use super::{Closed, End, LoopState, Phase, Progress, Session, Times, Turn};
 use crate::http1::exchange::State;
-use crate::net::buffer::Backlog;
+use crate::net::buffer::{Backlog, Scratch};
 use crate::net::limits::CLIENT_READ;
 use crate::net::socket::Got;
 
 impl Session {
-    /// The upstream wants no more of a request whose response is complete.
+    /// Ends the upload of a request whose response is complete, because the upstream reads no more
+    /// of it.
     pub(super) fn stop_upload(&mut self, state: &mut LoopState) {
         self.exchange.stop_upload();
-        self.release(state);
+        self.release_upstream(state);
     }
 
-    /// When the answer is with the client: what comes next.
-    pub(super) fn pump_end(
-        &mut self,
-        state: &mut LoopState,
-        now: Instant,
-    ) -> Result<Progress, Closed> {
+    /// Ends the exchange once its response is with the client and its request has been read.
+    pub(super) fn pump_end(&mut self, turn: &mut Turn<'_>) -> Result<Progress, Closed> {
         let State::Complete { rest } = self.exchange.state() else {
             return Ok(Progress::Waiting);
         };
@@ -29,53 +24,68 @@ impl Session {
         }
         let has_whole_request = rest.is_none();
         if rest.is_upload() {
-            // The response was early. A client to which only the end of the connection shows the
-            // end of the response gets it now.
+            // The response was early. Some clients find the end of a response only by the end of the
+            // connection, so it is not kept back until the upload has ended.
             if self.exchange.is_last() && self.phase == Phase::Serving {
                 self.phase = Phase::WriteEnded;
                 self.socket.shutdown_write();
             }
             return Ok(Progress::Waiting);
         }
-        // Behind an early response the last of the request may wait for room.
-        if let Some(up) = self.upstream.and_then(|key| state.upstreams.get(key)) {
+        // Behind an early response the last bytes of the request may wait for room.
+        if let Some(up) = self.upstream.and_then(|key| turn.state.upstreams.get(key)) {
             up.flush();
             if !up.is_drained() {
                 return Ok(Progress::Waiting);
             }
         }
         if let Some(key) = self.upstream.take() {
-            state.upstreams.remove(key);
+            turn.state.upstreams.remove(key);
         }
         if self.exchange.is_last() {
-            self.log("complete", state, now);
-            self.phase = Phase::Lingering;
-            self.clocks.client_acted(now);
-            self.socket.shutdown_write();
-            self.input = Backlog::default();
+            self.linger(turn);
             return Ok(Progress::Moved);
         }
         if !has_whole_request {
             return Ok(Progress::Waiting);
         }
-        self.log("complete", state, now);
+        self.begin_next(turn);
+        Ok(Progress::Moved)
+    }
+
+    /// Ends the connection in an orderly way.
+    fn linger(&mut self, turn: &mut Turn<'_>) {
+        self.log_end(End::Complete, turn);
+        self.phase = Phase::Lingering;
+        self.clocks.client_acted(turn.now);
+        self.socket.shutdown_write();
+        self.input = Backlog::default();
+    }
+
+    /// Makes the session ready for another request.
+    fn begin_next(&mut self, turn: &mut Turn<'_>) {
+        self.log_end(End::Complete, turn);
         self.exchange.next();
         self.head = Backlog::default();
         self.served = true;
         self.request += 1;
-        self.idle_since = now;
-        self.clocks.restore_patience(&state.timeouts);
+        self.idle_since = turn.now;
         self.needs_more = false;
-        self.clocks.client_acted(now);
-        self.times = Times::new(now);
-        Ok(Progress::Moved)
+        self.clocks.restore_patience(&turn.state.timeouts);
+        self.clocks.client_acted(turn.now);
+        self.times = Times::new(turn.now);
     }
 
-    /// Reads and drops what still comes, so that no reset eats the last answer.
-    pub(super) fn discard(&mut self, state: &mut LoopState) -> Result<Progress, Closed> {
-        match self.socket.read(&mut state.client_scratch.room(CLIENT_READ)[..CLIENT_READ]) {
+    /// Reads and drops input: bytes that nobody has read turn the end of the connection into a
+    /// reset, which destroys a response that the client has not read yet.
+    pub(super) fn drop_input(
+        &mut self,
+        turn: &mut Turn<'_>,
+        read: &mut Scratch,
+    ) -> Result<Progress, Closed> {
+        match self.socket.read(&mut read.room(CLIENT_READ)[..CLIENT_READ]) {
             Got::Bytes(n) => {
-                state.moved += n;
+                turn.bytes_read += n;
                 Ok(Progress::Moved)
             }
             Got::Nothing => Ok(Progress::Waiting),

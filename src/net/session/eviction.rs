@@ -1,8 +1,8 @@
-//! What a connection gives up when others need room: its place, or the head that it has buffered.
+//! What a session gives up for others: its place, or the request head that it has buffered.
 
 use std::time::Instant;
 
-use super::{AfterTurn, LoopState, Session};
+use super::{AfterTurn, Buffers, End, Session, Turn};
 use crate::http1::exchange::{Rest, State};
 use crate::http1::local_response::Reject;
 use crate::net::admission::IdleConnection;
@@ -10,8 +10,8 @@ use crate::net::buffer::Backlog;
 use crate::net::slots::Key;
 
 impl Session {
-    /// The connection as one that can be closed for another's sake: no request is under way, none
-    /// has come that was not read yet, and no response waits for the client.
+    /// The session as one that can be closed for another: no request is under way or waits to be
+    /// read, and no response waits for the client.
     pub fn as_idle(&self) -> Option<IdleConnection<Key>> {
         let since = match self.exchange.state() {
             _ if self.is_lingering() => self.clocks.client_active_at(),
@@ -19,7 +19,7 @@ impl Session {
             State::Idle => self.idle_since,
             // The upstream still reads the request.
             State::Complete { rest: Rest::Upload(_) } => return None,
-            // The rest of a request that has its response does not keep the place.
+            // A client that has its response does not keep the place by the rest of its request.
             State::Complete { .. } => self.times.begun,
             State::Waiting(_)
             | State::Uploading(_)
@@ -35,16 +35,15 @@ impl Session {
         matches!(self.exchange.state(), State::Idle) && !self.input.is_empty()
     }
 
-    /// Its name.
-    pub fn key(&self) -> Key {
-        self.key
-    }
-
-    /// Bytes of a head that is buffered: unfinished, or waiting for an upstream connection.
+    /// Bytes of a buffered request head: an unfinished one, or one that waits for an upstream
+    /// connection.
     pub fn buffered_head(&self) -> usize {
         match self.exchange.state() {
             State::Idle | State::Waiting(_) => self.input.bytes().len(),
-            _ => 0,
+            State::Uploading(_)
+            | State::Awaiting
+            | State::Responding { .. }
+            | State::Complete { .. } => 0,
         }
     }
 
@@ -54,21 +53,25 @@ impl Session {
     }
 
     /// Refuses the request whose head is buffered, because all heads together are too large.
-    pub fn drop_head(&mut self, state: &mut LoopState, now: Instant) -> AfterTurn {
+    pub fn drop_head(&mut self, turn: &mut Turn<'_>, buffers: &mut Buffers) -> AfterTurn {
         let reject = match self.exchange.state() {
             State::Idle => Reject::Timeout,
-            _ => Reject::TooManyConnections,
+            State::Waiting(_)
+            | State::Uploading(_)
+            | State::Awaiting
+            | State::Responding { .. }
+            | State::Complete { .. } => Reject::TooManyConnections,
         };
         self.input = Backlog::default();
-        self.refuse_connection(reject, state, now)
+        self.refuse_connection(reject, turn, buffers)
     }
 
-    /// Gives the place up for another connection. A client in the middle of a head is told.
-    pub fn evict(&mut self, state: &mut LoopState, now: Instant) -> AfterTurn {
-        if self.has_unfinished_head() && self.refuse(Reject::Timeout, state, now).is_ok() {
-            self.log("complete", state, now);
+    /// Closes the session for another one. A client in the middle of a request head gets a response
+    /// that says so.
+    pub fn evict(&mut self, turn: &mut Turn<'_>) -> AfterTurn {
+        if self.has_unfinished_head() && self.refuse(Reject::Timeout, turn).is_ok() {
+            self.log_end(End::Complete, turn);
         }
-        self.release(state);
-        AfterTurn::Close
+        self.close(turn.state)
     }
 }

@@ -1,143 +1,169 @@
 //! From the client to the upstream.
 
 use std::io::ErrorKind;
-use std::time::Instant;
 
-use super::{Closed, LoopState, Progress, ResponseStart, Session, Times};
+use super::{Buffers, Closed, End, Progress, ResponseStart, Session, Times, Turn};
 use crate::http1::exchange::{Continue, RequestStep, Rest, State};
-use crate::http1::local_response::Reject;
-use crate::http1::local_response::UpstreamFault;
+use crate::http1::local_response::{Reject, UpstreamFault};
 use crate::http1::request::RequestContext;
-use crate::net::buffer::Scratch;
+use crate::net::buffer::Space;
 use crate::net::limits::CLIENT_READ;
-use crate::net::slots::{DeadlineSlot, Side};
+use crate::net::slots::{DeadlineSlot, Key, Side};
 use crate::net::socket::Got;
 use crate::net::timeouts::CONNECT;
 use crate::net::upstream::Upstream;
 use crate::process::credential::SearchPosition;
 
 impl Session {
-    /// From the client to the upstream.
+    /// Reads from the client, once all that it sent before has gone upstream.
     pub(super) fn pump_request(
         &mut self,
-        state: &mut LoopState,
-        now: Instant,
+        turn: &mut Turn<'_>,
+        buffers: &mut Buffers,
     ) -> Result<Progress, Closed> {
-        if let Some(up) = self.upstream.and_then(|key| state.upstreams.get(key)) {
-            if let State::Waiting(_) = self.exchange.state() {
-                if !up.is_ready() {
-                    return Ok(Progress::Waiting);
-                }
-            } else {
-                // Every byte that the upstream takes extends its time.
-                let unsent = up.unsent();
-                up.flush();
-                if unsent > 0 {
-                    // Until now the client waited for the upstream.
-                    self.clocks.client_acted(now);
-                }
-                if up.unsent() < unsent {
-                    self.clocks.upstream_acted(now);
-                }
-            }
-            if self.exchange.state().is_uploading() && !up.is_drained() {
-                return Ok(Progress::Waiting);
-            }
-        }
-        let may_read = match self.exchange.state() {
-            State::Idle => self.output.is_empty(),
-            State::Waiting(_) | State::Uploading(_) => true,
-            State::Awaiting => false,
-            State::Responding { rest, .. } | State::Complete { rest } => !rest.is_none(),
-        };
-        if !may_read {
+        self.flush_upstream(turn);
+        if self.is_upstream_blocked(turn) || !self.takes_input() {
             return Ok(Progress::Waiting);
         }
         if !self.input.is_empty() && !self.needs_more {
             let bytes = self.input.take();
-            let used = self.request_bytes(&bytes, state, now)?;
+            let used = self.request_bytes(&bytes, turn, &mut buffers.upstream)?;
             self.input.put_back(bytes, used);
             return Ok(if used > 0 { Progress::Moved } else { Progress::Waiting });
         }
-        state.client_scratch.clear();
-        match self.socket.read(&mut state.client_scratch.room(CLIENT_READ)[..CLIENT_READ]) {
+        let Buffers { client: read, upstream: space } = buffers;
+        read.clear();
+        match self.socket.read(&mut read.room(CLIENT_READ)[..CLIENT_READ]) {
             Got::Bytes(n) => {
-                state.moved += n;
-                state.client_scratch.add(n);
-                match self.exchange.state() {
-                    // A head has its whole time once.
-                    State::Idle => self.clocks.restore_patience(&state.timeouts),
-                    _ => self.clocks.body_came(n, &state.timeouts, now),
-                }
+                read.add(n);
+                turn.bytes_read += n;
+                self.note_input(n, turn);
             }
             Got::Nothing => return Ok(Progress::Waiting),
-            Got::End | Got::Broken => {
-                return match self.exchange.state() {
-                    State::Uploading(_) | State::Awaiting | State::Responding { .. } => {
-                        Err(self.abort("client_closed", state, now))
-                    }
-                    // The response is with the client; the request is incomplete.
-                    State::Complete { rest: Rest::Upload(_) } => {
-                        self.log("client_closed", state, now);
-                        Err(Closed)
-                    }
-                    State::Idle | State::Waiting(_) | State::Complete { .. } => Err(Closed),
-                };
-            }
-        }
-        match self.exchange.state() {
-            State::Idle if self.input.is_empty() => {
-                self.times = Times::new(now);
-                // The first head is timed from the moment of accept.
-                if self.served {
-                    self.clocks.client_acted(now);
-                }
-            }
-            // A head has its whole time once.
-            State::Idle => {}
-            _ => self.clocks.client_acted(now),
+            Got::End | Got::Broken => return Err(self.client_left(turn)),
         }
         self.needs_more = false;
-        let read = std::mem::replace(&mut state.client_scratch, Scratch::new(0));
-        let result = if self.input.is_empty() {
-            let used = self.request_bytes(read.bytes(), state, now);
-            used.map(|used| self.input.push(&read.bytes()[used..]))
+        if self.input.is_empty() {
+            let used = self.request_bytes(read.bytes(), turn, space)?;
+            self.input.push(&read.bytes()[used..]);
         } else {
             self.input.push(read.bytes());
             let bytes = self.input.take();
-            let used = self.request_bytes(&bytes, state, now);
-            used.map(|used| self.input.put_back(bytes, used))
-        };
-        state.client_scratch = read;
-        result.map(|()| Progress::Moved)
+            let used = self.request_bytes(&bytes, turn, space)?;
+            self.input.put_back(bytes, used);
+        }
+        Ok(Progress::Moved)
     }
 
-    /// Shows bytes to the exchange and sends on what it says; returns how many are used up.
-    pub(super) fn request_bytes(
+    /// Sends the bytes that the upstream connection had no room for.
+    fn flush_upstream(&mut self, turn: &mut Turn<'_>) {
+        // While the request waits for its connection, the handshake is flushed elsewhere.
+        if matches!(self.exchange.state(), State::Waiting(_)) {
+            return;
+        }
+        let Some(up) = self.upstream.and_then(|key| turn.state.upstreams.get(key)) else {
+            return;
+        };
+        let unsent = up.unsent();
+        if unsent == 0 {
+            return;
+        }
+        up.flush();
+        // Until now the client could not send, because the upstream had not taken these bytes.
+        self.clocks.client_acted(turn.now);
+        if up.unsent() < unsent {
+            self.clocks.upstream_acted(turn.now);
+        }
+    }
+
+    /// The upstream connection takes no bytes yet.
+    fn is_upstream_blocked(&self, turn: &mut Turn<'_>) -> bool {
+        let Some(up) = self.upstream.and_then(|key| turn.state.upstreams.get(key)) else {
+            return false;
+        };
+        match self.exchange.state() {
+            State::Waiting(_) => !up.is_ready(),
+            state => state.is_uploading() && !up.is_drained(),
+        }
+    }
+
+    /// The exchange can use more bytes from the client.
+    fn takes_input(&self) -> bool {
+        match self.exchange.state() {
+            State::Idle => self.output.is_empty(),
+            State::Waiting(_) | State::Uploading(_) => true,
+            State::Awaiting => false,
+            State::Responding { rest, .. } | State::Complete { rest } => !rest.is_none(),
+        }
+    }
+
+    /// Sets the clocks, because bytes have come from the client.
+    fn note_input(&mut self, bytes: usize, turn: &mut Turn<'_>) {
+        let timeouts = &turn.state.timeouts;
+        match self.exchange.state() {
+            // A head has its time once: from its first byte on, or the first one from accept on.
+            State::Idle => {
+                self.clocks.restore_patience(timeouts);
+                if self.input.is_empty() {
+                    self.times = Times::new(turn.now);
+                    if self.served {
+                        self.clocks.client_acted(turn.now);
+                    }
+                }
+            }
+            State::Waiting(_)
+            | State::Uploading(_)
+            | State::Awaiting
+            | State::Responding { .. }
+            | State::Complete { .. } => {
+                self.clocks.body_came(bytes, timeouts, turn.now);
+                self.clocks.client_acted(turn.now);
+            }
+        }
+    }
+
+    /// The client has ended the connection, or the connection is broken.
+    fn client_left(&mut self, turn: &mut Turn<'_>) -> Closed {
+        match self.exchange.state() {
+            State::Uploading(_) | State::Awaiting | State::Responding { .. } => {
+                self.abort(End::ClientClosed, turn)
+            }
+            // The client has its response; the request is not whole.
+            State::Complete { rest: Rest::Upload(_) } => {
+                self.log_end(End::ClientClosed, turn);
+                Closed
+            }
+            State::Idle | State::Waiting(_) | State::Complete { .. } => Closed,
+        }
+    }
+
+    /// Gives bytes from the client to the exchange and sends its output. Returns how many bytes are
+    /// used up.
+    fn request_bytes(
         &mut self,
         bytes: &[u8],
-        state: &mut LoopState,
-        now: Instant,
+        turn: &mut Turn<'_>,
+        space: &mut Space,
     ) -> Result<usize, Closed> {
         let mut at = 0;
-        // A request may be read in the same pass that learns of its client's end. For such a client
-        // no connection counts as ready, so its head is parsed but never sent.
+        // The end of the client's connection and its request may arrive in the same pass. No
+        // connection counts as ready for such a client, so that its head is parsed but never sent.
         let has_left = self.socket.is_read_closed();
         while at < bytes.len() {
-            let ready = match self.upstream {
-                _ if has_left => false,
-                Some(key) => state.upstreams.get(key).is_some_and(|up| up.is_ready()),
-                None => state.pool.is_ready(self.client.user, &mut state.upstreams, now),
-            };
+            let is_ready = !has_left && self.has_ready_upstream(turn);
             // If a pooled connection proves dead, the head is parsed again for another one.
             let rollback = match self.exchange.state() {
                 State::Idle | State::Waiting(_) => Some(self.exchange.clone()),
-                _ => None,
+                State::Uploading(_)
+                | State::Awaiting
+                | State::Responding { .. }
+                | State::Complete { .. } => None,
             };
+            let state = &mut *turn.state;
             state.outgoing.clear();
             let is_token = state.token.as_ref().map(|token| |shown: &[u8]| token.matches(shown));
             let context = RequestContext {
-                upstream_ready: ready,
+                upstream_ready: is_ready,
                 exhausted: state.requests_left == 0,
                 token: is_token.as_ref().map(|is_token| is_token as _),
             };
@@ -150,46 +176,43 @@ impl Session {
                 }
                 RequestStep::Idle => return Ok(at + used),
                 RequestStep::NeedUpstream if has_left => {
-                    return Err(self.abort("client_closed", state, now));
-                }
-                RequestStep::Broken => {
-                    if let State::Complete { .. } = self.exchange.state() {
-                        self.release(state);
-                        return Ok(at + used);
-                    }
-                    let end = Reject::InvalidChunk.response().code;
-                    return Err(self.abort(end, state, now));
+                    return Err(self.abort(End::ClientClosed, turn));
                 }
                 RequestStep::NeedUpstream => {
-                    return Ok(at + self.connect(state, now)?);
+                    return Ok(at + self.connect(turn, space)?);
                 }
-                RequestStep::Forward => {
-                    let rest = &bytes[at..];
-                    match self.send_to_upstream(rest, state, now) {
-                        Sent::Flushed => {
-                            self.send_continue(state, now)?;
-                            at += used;
-                        }
-                        Sent::Queued => {
-                            self.send_continue(state, now)?;
-                            return Ok(at + used);
-                        }
-                        // Nothing was taken, so nothing can be done twice: another connection.
-                        Sent::ConnectionStale => {
-                            if let Some(rollback) = rollback {
-                                self.exchange = rollback;
-                            }
-                        }
-                        Sent::ConnectionFailed => {
-                            self.answer_fault(UpstreamFault::Closed, state, now)?;
-                            return Ok(at + used);
+                RequestStep::Forward => match self.send_to_upstream(&bytes[at..], turn, space) {
+                    Sent::Flushed => {
+                        self.send_continue(turn)?;
+                        at += used;
+                    }
+                    Sent::Queued => {
+                        self.send_continue(turn)?;
+                        return Ok(at + used);
+                    }
+                    // Nothing was sent, so nothing can be done twice on another connection.
+                    Sent::ConnectionStale => {
+                        if let Some(rollback) = rollback {
+                            self.exchange = rollback;
                         }
                     }
+                    Sent::ConnectionFailed => {
+                        self.answer_fault(UpstreamFault::Closed, turn)?;
+                        return Ok(at + used);
+                    }
+                },
+                RequestStep::Broken => {
+                    if let State::Complete { .. } = self.exchange.state() {
+                        self.release_upstream(turn.state);
+                        return Ok(at + used);
+                    }
+                    let end = End::Failed(Reject::InvalidChunk.response().code);
+                    return Err(self.abort(end, turn));
                 }
                 RequestStep::Respond | RequestStep::RespondAndShutDown => {
-                    state.shutdown |= step == RequestStep::RespondAndShutDown;
-                    self.release(state);
-                    self.send_to_client(&bytes[at..], state, now)?;
+                    turn.state.shutdown |= step == RequestStep::RespondAndShutDown;
+                    self.release_upstream(turn.state);
+                    self.send_to_client(&bytes[at..], turn)?;
                     return Ok(at + used);
                 }
             }
@@ -197,73 +220,89 @@ impl Session {
         Ok(at)
     }
 
-    /// The head is on its way upstream: now the body is wanted.
-    fn send_continue(&mut self, state: &mut LoopState, now: Instant) -> Result<(), Closed> {
+    /// A head could be sent at once.
+    fn has_ready_upstream(&self, turn: &mut Turn<'_>) -> bool {
+        let state = &mut *turn.state;
+        match self.upstream {
+            Some(key) => state.upstreams.get(key).is_some_and(|up| up.is_ready()),
+            None => state.pool.is_ready(self.client.user, &mut state.upstreams, turn.now),
+        }
+    }
+
+    /// Sends the 100 (Continue) that the client waits for, once the head is on its way upstream.
+    fn send_continue(&mut self, turn: &mut Turn<'_>) -> Result<(), Closed> {
         if self.exchange.expectation() != Continue::Owed {
             return Ok(());
         }
-        state.outgoing.clear();
-        self.exchange.send_continue(&mut state.outgoing);
-        self.send_to_client(&[], state, now)
+        turn.state.outgoing.clear();
+        self.exchange.send_continue(&mut turn.state.outgoing);
+        self.send_to_client(&[], turn)
     }
 
-    /// Sends the pieces, runs of `input`, upstream.
-    pub(super) fn send_to_upstream(
-        &mut self,
-        input: &[u8],
-        state: &mut LoopState,
-        now: Instant,
-    ) -> Sent {
-        let first = state.outgoing.has_credential();
+    /// Sends the gathered output, ranges of `input` among it, to the upstream. A head without a
+    /// connection takes one from the pool.
+    fn send_to_upstream(&mut self, input: &[u8], turn: &mut Turn<'_>, space: &mut Space) -> Sent {
+        let (state, now) = (&mut *turn.state, turn.now);
         let key = match self.upstream {
-            Some(key) => key,
-            None => {
-                match state.pool.take(self.client.user, &mut state.upstreams, &mut state.space, now)
-                {
-                    Some(key) => key,
-                    None => return Sent::ConnectionStale,
-                }
-            }
+            Some(key) => Some(key),
+            None => state.pool.take(self.client.user, &mut state.upstreams, space, now),
         };
+        let Some(key) = key else {
+            return Sent::ConnectionStale;
+        };
+        if state.outgoing.has_credential() {
+            return self.send_head(key, input, turn, space);
+        }
         let Some(up) = state.upstreams.get(key) else {
             return Sent::ConnectionStale;
         };
-        if first {
-            up.wake(self.key);
-            let sent =
-                up.send_head(&state.outgoing, input, &mut state.credential, &mut state.space);
-            if let Err(error) = sent {
-                // A write that stopped half-way has taken bytes.
-                let untouched = up.rested && error.kind() != ErrorKind::WriteZero;
-                state.upstreams.remove(key);
-                self.upstream = None;
-                return if untouched { Sent::ConnectionStale } else { Sent::ConnectionFailed };
-            }
-            self.upstream = Some(key);
-            state.requests_left -= 1;
-            self.search = SearchPosition::default();
-            self.response_start = ResponseStart::AfterRequest;
-            self.clocks.restore_patience(&state.timeouts);
-            up.used_by = Some(self.client.user);
-            self.times.reused = std::mem::replace(&mut up.reused, true);
-            self.times.tls_resumed = up.is_resumed();
-            self.times.address = up.address;
-            self.clocks.client_acted(now);
-        } else {
-            if up.has_news() {
-                self.response_start = ResponseStart::DuringRequest;
-            }
-            up.send_body(&state.outgoing, input, &mut state.space);
+        if up.has_news() {
+            self.response_start = ResponseStart::DuringRequest;
         }
+        up.send_body(&state.outgoing, input, space);
         self.clocks.upstream_acted(now);
         if up.is_drained() { Sent::Flushed } else { Sent::Queued }
     }
 
-    /// Takes over the connection that is being made, or begins one, for the head that waits;
-    /// returns the bytes used up, should it fail at once.
-    pub(super) fn connect(&mut self, state: &mut LoopState, now: Instant) -> Result<usize, Closed> {
+    /// Sends a head, and the part of its body that has come, on this connection.
+    fn send_head(
+        &mut self,
+        key: Key,
+        input: &[u8],
+        turn: &mut Turn<'_>,
+        space: &mut Space,
+    ) -> Sent {
+        let (state, now) = (&mut *turn.state, turn.now);
+        let Some(up) = state.upstreams.get(key) else {
+            return Sent::ConnectionStale;
+        };
+        up.wake(self.key);
+        if let Err(error) = up.send_head(&state.outgoing, input, &mut state.credential, space) {
+            // A write that stopped half-way has sent bytes.
+            let is_unsent = up.rested && error.kind() != ErrorKind::WriteZero;
+            state.upstreams.remove(key);
+            self.upstream = None;
+            return if is_unsent { Sent::ConnectionStale } else { Sent::ConnectionFailed };
+        }
+        self.upstream = Some(key);
+        state.requests_left -= 1;
+        self.search = SearchPosition::default();
+        self.response_start = ResponseStart::AfterRequest;
+        up.used_by = Some(self.client.user);
+        self.times.reused = std::mem::replace(&mut up.reused, true);
+        self.times.tls_resumed = up.is_resumed();
+        self.times.address = up.address;
+        self.clocks.restore_patience(&state.timeouts);
+        self.clocks.client_acted(now);
+        self.clocks.upstream_acted(now);
+        if up.is_drained() { Sent::Flushed } else { Sent::Queued }
+    }
+
+    /// Takes over the connection that is being made ahead of a request, or begins one. Returns the
+    /// bytes of input that are used up if that fails at once.
+    fn connect(&mut self, turn: &mut Turn<'_>, space: &mut Space) -> Result<usize, Closed> {
+        let (state, now, owner) = (&mut *turn.state, turn.now, self.key);
         let limit = state.timeouts.upstream.map_or(CONNECT, |limit| limit.min(CONNECT));
-        let owner = self.key;
         self.upstream = state.pool.take_preconnect();
         match self.upstream.and_then(|key| state.upstreams.get(key)) {
             Some(preconnect) => preconnect.adopt(owner, now, limit),
@@ -273,24 +312,26 @@ impl Session {
                 });
             }
         }
-        match self.advance(state, now) {
+        match self.advance_upstream(turn, space) {
             Ok(()) => Ok(0),
-            Err(fault) => self.answer_fault(fault, state, now),
+            Err(fault) => self.answer_fault(fault, turn),
         }
     }
 
-    pub(super) fn advance(
+    /// Takes the connection that the request waits for a step further.
+    pub(super) fn advance_upstream(
         &mut self,
-        state: &mut LoopState,
-        now: Instant,
+        turn: &mut Turn<'_>,
+        space: &mut Space,
     ) -> Result<(), UpstreamFault> {
+        let (state, now) = (&mut *turn.state, turn.now);
         let key = self.upstream.ok_or(UpstreamFault::Unreachable)?;
         let up = state.upstreams.get(key).ok_or(UpstreamFault::Unreachable)?;
         if up.is_ready() {
             return Ok(());
         }
         up.flush();
-        let advanced = up.advance(&mut state.origin, &state.registry, &mut state.space, now);
+        let advanced = up.advance(&mut state.origin, &state.registry, space, now);
         self.times.address = up.address;
         advanced?;
         if up.is_ready() {
@@ -302,14 +343,14 @@ impl Session {
     }
 }
 
-/// How much of some pieces went to the upstream connection.
-pub(super) enum Sent {
-    /// All of them; it takes more.
+/// How output reached the upstream connection.
+enum Sent {
+    /// All of it went to the socket.
     Flushed,
-    /// All of them, but some wait for room.
+    /// All of it was accepted, and some waits for room in the socket.
     Queued,
-    /// None; the connection had grown old and is gone.
+    /// The connection had been idle and proves closed. Nothing was sent.
     ConnectionStale,
-    /// None; the connection was new and is gone.
+    /// The connection broke, and some bytes may have been sent.
     ConnectionFailed,
 }

@@ -1,0 +1,37 @@
+//! Why and until when the relay drains.
+
+use std::time::Instant;
+
+use crate::process::signals::EndSignal;
+
+/// Why the relay ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A signal.
+    Signal(EndSignal),
+    /// `GET /shutdown`.
+    Shutdown,
+    /// The connector has ended.
+    ConnectorFailed,
+}
+
+impl Cause {
+    /// Its name in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Signal(signal) => signal.name(),
+            Cause::Shutdown => "GET /shutdown",
+            Cause::ConnectorFailed => "connector_failed",
+        }
+    }
+}
+
+/// An end that has begun.
+#[derive(Clone, Copy)]
+pub(super) struct Drain {
+    pub(super) cause: Cause,
+    /// When exchanges that are still under way are cut off.
+    pub(super) by: Instant,
+    /// Exchanges that were under way when it began.
+    pub(super) exchanges: usize,
+}

@@ -1,0 +1,107 @@
+//! What the sessions of the loop share, and what one of them gets for its turn.
+
+use std::time::Instant;
+
+use mio::Registry;
+
+use super::access_log::Log;
+use super::admission::User;
+use super::buffer::{Scratch, Space};
+use super::clock::DateClock;
+use super::deadlines::Deadlines;
+use super::pool::Pool;
+use super::slots::{DeadlineSlot, Key, Side, Slots};
+use super::timeouts::Timeouts;
+use super::upstream::{Origin, Upstream};
+use crate::http1::gather::GatherList;
+use crate::process::credential::Credential;
+use crate::process::token::ClientToken;
+
+/// What all sessions share.
+pub struct LoopState {
+    /// How the upstream is reached.
+    pub origin: Origin,
+    /// The key.
+    pub credential: Credential,
+    /// Upstream connections.
+    pub upstreams: Slots<Upstream>,
+    /// The idle ones among them, and at most one that is being made ahead of a request.
+    pub pool: Pool,
+    /// When to look at which connection again.
+    pub deadlines: Deadlines,
+    /// Where sockets are registered.
+    pub registry: Registry,
+    /// The output of one step of an exchange.
+    pub outgoing: GatherList,
+    /// The Date of responses.
+    pub date: DateClock,
+    /// `--client-token-file`.
+    pub token: Option<ClientToken>,
+    /// Bytes of all request heads that are buffered.
+    pub head_bytes: usize,
+    /// `--max-requests`: how many more may be forwarded.
+    pub requests_left: u64,
+    /// The access log.
+    pub log: Log,
+    /// Client connections so far.
+    pub connections: u64,
+    /// How long either side may be silent.
+    pub timeouts: Timeouts,
+    /// `GET /shutdown` has been answered.
+    pub shutdown: bool,
+}
+
+/// Memory for reads and for TLS: filled and emptied within one turn.
+pub struct Buffers {
+    /// Reads from clients.
+    pub client: Scratch,
+    /// Records of upstream connections, and the plaintext of one read.
+    pub upstream: Space,
+}
+
+/// One turn of a session at the loop.
+pub struct Turn<'a> {
+    /// What all sessions share.
+    pub state: &'a mut LoopState,
+    /// The time of this pass of the loop.
+    pub now: Instant,
+    /// Bytes that the session has read in this turn, from both sides.
+    pub bytes_read: usize,
+}
+
+impl LoopState {
+    /// A connection made ahead of a request would serve this user's next one: none is idle, and
+    /// none is being made already.
+    pub fn needs_preconnect(&mut self, user: User, now: Instant) -> bool {
+        self.requests_left > 0
+            && !self.pool.is_preconnecting()
+            && !self.pool.is_ready(user, &mut self.upstreams, now)
+    }
+
+    /// Takes an unowned connection a step further. An idle one receives session tickets, or its
+    /// end.
+    pub fn advance_unowned(&mut self, key: Key, space: &mut Space, now: Instant) {
+        let LoopState { origin, upstreams, pool, deadlines, registry, .. } = self;
+        let Some(up) = upstreams.get(key).filter(|up| up.owner.is_none()) else {
+            return;
+        };
+        let slot = DeadlineSlot::new(key, Side::Upstream);
+        up.flush();
+        if up.advance(origin, registry, space, now).is_err()
+            || (up.is_ready() && !up.is_still_idle(space))
+        {
+            // The next request has another connection made, and its client is told of a failure.
+            pool.forget(key);
+            upstreams.remove(key);
+        } else if !up.is_ready() {
+            if let Some(when) = up.wakes_at() {
+                deadlines.set(slot, when);
+            }
+        } else if pool.is_preconnect(key) {
+            pool.forget(key);
+            if let Some(when) = pool.put(key, upstreams, now) {
+                deadlines.set(slot, when);
+            }
+        }
+    }
+}

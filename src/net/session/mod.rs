@@ -1,0 +1,319 @@
+//! One client connection with its exchange and, while the exchange needs one, its upstream
+//! connection.
+//!
+//! A turn moves bytes in both directions, and writes before it reads: it reads from the upstream
+//! only when all earlier bytes of the response have gone to the client, and from the client only
+//! when all earlier bytes of the request have gone upstream. So a session buffers no more than one
+//! read brought: [`CLIENT_READ`](super::limits::CLIENT_READ) bytes from the client,
+//! [`UPSTREAM_READ`](super::limits::UPSTREAM_READ) from the upstream.
+//!
+//! | file | what a session does there |
+//! |---|---|
+//! | `upload` | moves the request to the upstream |
+//! | `download` | moves the response to the client; responds to refusals and faults |
+//! | `ending` | begins the next exchange, or ends the connection |
+//! | `clocks`, `deadline` | says how long each side may take, and acts when it takes longer |
+//! | `eviction` | makes room for other sessions |
+//! | `logging` | writes its lines of the access log |
+
+mod clocks;
+mod deadline;
+mod download;
+mod ending;
+mod eviction;
+mod logging;
+mod times;
+mod upload;
+
+use std::io::Write;
+use std::time::Instant;
+
+use super::admission::Client;
+use super::buffer::{Backlog, Space};
+use super::limits::{BYTES_PER_TURN, READS_PER_TURN};
+use super::loop_state::{Buffers, LoopState, Turn};
+use super::slots::Key;
+use super::socket::Socket;
+use super::turns::Load;
+use crate::http1::exchange::{Exchange, State};
+use crate::http1::limits;
+use crate::http1::local_response::Reject;
+use crate::http1::request::Policy;
+use crate::process::credential::SearchPosition;
+use crate::process::sys;
+use clocks::Clocks;
+use times::Times;
+
+/// What becomes of a session after its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterTurn {
+    /// It waits for an event.
+    Wait,
+    /// It has used up its turn, and more can move.
+    Again,
+    /// It has ended.
+    Close,
+}
+
+/// A client connection.
+pub struct Session {
+    /// Its socket.
+    pub socket: Socket,
+    key: Key,
+    /// Who the client is, and what it was admitted as.
+    pub client: Client,
+    phase: Phase,
+    exchange: Exchange,
+    /// The upstream connection of the exchange, in use or being made.
+    upstream: Option<Key>,
+    /// Bytes from the client that no exchange has taken yet.
+    input: Backlog,
+    /// `input` has been parsed as far as possible; more bytes are needed.
+    needs_more: bool,
+    /// The beginning of a response head.
+    head: Backlog,
+    /// Bytes for the client that its socket had no room for.
+    output: Backlog,
+    /// How far the response has been searched for the key.
+    search: SearchPosition,
+    response_start: ResponseStart,
+    clocks: Clocks,
+    times: Times,
+    /// Since when no request has been under way; at first since accept.
+    idle_since: Instant,
+    /// The connection has carried a whole exchange before.
+    served: bool,
+    /// The number of the exchange on its connection.
+    request: u64,
+    /// How much the session moved in its last turn.
+    pub load: Load,
+    /// The bytes of a request head that are counted in [`LoopState::head_bytes`] for this session.
+    pub head_bytes: usize,
+}
+
+/// How far the end of the connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Exchanges are served.
+    Serving,
+    /// The last response is with the client, and so is the end of the connection. The rest of its
+    /// request still goes upstream.
+    WriteEnded,
+    /// The last exchange is over. Input is dropped until the client ends the connection, so that no
+    /// reset destroys the response on its way.
+    Lingering,
+}
+
+/// When the first byte of the final response came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ResponseStart {
+    /// After the last byte of the request had gone to the socket.
+    AfterRequest,
+    /// Before that. The upstream may take the bytes behind its response for another request, so the
+    /// connection is not used again.
+    DuringRequest,
+}
+
+/// The connection has ended: the session is to be closed.
+struct Closed;
+
+/// What a step of a turn has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Bytes have moved, and more can move at once.
+    Moved,
+    /// Nothing can move before an event.
+    Waiting,
+}
+
+/// How an exchange ended, as the access log names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The client has a whole response. If it is a local response, its code is logged.
+    Complete,
+    /// The client ended the connection.
+    ClientClosed,
+    /// The upstream ended the connection within its response.
+    UpstreamTruncated,
+    /// The relay ends.
+    Shutdown,
+    /// A refusal or a fault, after the response had begun.
+    Failed(&'static str),
+}
+
+impl Session {
+    /// A connection that has been accepted.
+    pub fn new(socket: Socket, key: Key, policy: Policy, client: Client, now: Instant) -> Session {
+        Session {
+            socket,
+            key,
+            client,
+            phase: Phase::Serving,
+            exchange: Exchange::new(policy),
+            upstream: None,
+            input: Backlog::default(),
+            needs_more: false,
+            head: Backlog::default(),
+            output: Backlog::default(),
+            search: SearchPosition::default(),
+            response_start: ResponseStart::AfterRequest,
+            clocks: Clocks::new(now),
+            times: Times::new(now),
+            idle_since: now,
+            served: false,
+            request: 1,
+            load: Load::Light,
+            head_bytes: 0,
+        }
+    }
+
+    /// The key of this session.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    fn is_lingering(&self) -> bool {
+        self.phase == Phase::Lingering
+    }
+
+    /// An exchange is under way, or a response has not been written to its end.
+    pub fn is_busy(&self) -> bool {
+        let has_request = !matches!(self.exchange.state(), State::Idle);
+        !self.is_lingering() && (has_request || !self.output.is_empty())
+    }
+
+    /// The connection can be closed without a loss.
+    pub fn is_idle(&self) -> bool {
+        !self.is_lingering() && !self.is_busy()
+    }
+
+    /// The client has left while its request waited for an upstream connection.
+    pub fn is_abandoned(&self) -> bool {
+        matches!(self.exchange.state(), State::Waiting(_)) && self.socket.is_read_closed()
+    }
+
+    /// Ends the connection after the exchange that is under way.
+    pub fn drain(&mut self) {
+        self.exchange.make_last();
+    }
+
+    /// Responds with a refusal whatever the client sends, then ends the connection.
+    pub fn refuse_connection(
+        &mut self,
+        reject: Reject,
+        turn: &mut Turn<'_>,
+        buffers: &mut Buffers,
+    ) -> AfterTurn {
+        match self.refuse(reject, turn) {
+            Ok(()) => self.take_turn(turn, buffers),
+            Err(Closed) => self.close(turn.state),
+        }
+    }
+
+    /// Moves all that can be moved, within the bounds of one turn.
+    pub fn take_turn(&mut self, turn: &mut Turn<'_>, buffers: &mut Buffers) -> AfterTurn {
+        let mut after = AfterTurn::Again;
+        for _ in 0..READS_PER_TURN {
+            match self.step(turn, buffers) {
+                Ok(Progress::Moved) if turn.bytes_read < BYTES_PER_TURN => {}
+                Ok(Progress::Moved) => break,
+                Ok(Progress::Waiting) => {
+                    after = AfterTurn::Wait;
+                    break;
+                }
+                Err(Closed) => return self.close(turn.state),
+            }
+        }
+        let is_bulk = turn.bytes_read >= limits::RECORD || !self.output.is_empty();
+        self.load = if is_bulk { Load::Bulk } else { Load::Light };
+        self.set_deadline(turn.state);
+        after
+    }
+
+    /// Reads once from each side at most.
+    fn step(&mut self, turn: &mut Turn<'_>, buffers: &mut Buffers) -> Result<Progress, Closed> {
+        if self.is_lingering() {
+            return self.drop_input(turn, &mut buffers.client);
+        }
+        self.flush_client(turn)?;
+        let is_paid_for = match self.exchange.state() {
+            State::Waiting(_)
+            | State::Uploading(_)
+            | State::Awaiting
+            | State::Responding { .. } => true,
+            State::Idle | State::Complete { .. } => false,
+        };
+        // A client that has left reads no response, so the upstream is not to make one.
+        if is_paid_for && self.socket.is_read_closed() {
+            self.disown_upstream(turn, &mut buffers.upstream);
+            return Err(self.abort(End::ClientClosed, turn));
+        }
+        let steps = [
+            self.pump_response(turn, buffers)?,
+            self.pump_end(turn)?,
+            self.pump_request(turn, buffers)?,
+        ];
+        let has_moved = steps.contains(&Progress::Moved);
+        Ok(if has_moved { Progress::Moved } else { Progress::Waiting })
+    }
+
+    /// Writes the output that waits for room.
+    fn flush_client(&mut self, turn: &mut Turn<'_>) -> Result<(), Closed> {
+        if !self.output.is_empty() {
+            match self.socket.write(self.output.bytes()) {
+                Ok(n) => self.output.consume(n),
+                Err(_) => return Err(self.abort(End::ClientClosed, turn)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Resets the connection, so that a response that is not whole does not look like one.
+    fn abort(&mut self, end: End, turn: &mut Turn<'_>) -> Closed {
+        self.log_end(end, turn);
+        let _ = sys::reset_on_close(self.socket.fd());
+        Closed
+    }
+
+    fn close(&mut self, state: &mut LoopState) -> AfterTurn {
+        self.release_upstream(state);
+        AfterTurn::Close
+    }
+
+    /// Gives up the upstream connection, and cancels what is under way on it.
+    fn release_upstream(&mut self, state: &mut LoopState) {
+        if let Some(key) = self.upstream.take()
+            && let Some(up) = state.upstreams.get(key)
+        {
+            up.cancel();
+            state.upstreams.remove(key);
+        }
+    }
+
+    /// Leaves the upstream connection that a request waited for to the next request, because the
+    /// client has left and the connection has carried nothing. Without this, each request that is
+    /// cancelled early would cost the upstream a connection.
+    fn disown_upstream(&mut self, turn: &mut Turn<'_>, space: &mut Space) {
+        let (state, now) = (&mut *turn.state, turn.now);
+        let is_waiting = matches!(self.exchange.state(), State::Waiting(_));
+        if !is_waiting || !state.needs_preconnect(self.client.user, now) {
+            return;
+        }
+        if let Some(key) = self.upstream
+            && let Some(up) = state.upstreams.get(key)
+        {
+            self.upstream = None;
+            up.disown();
+            state.pool.set_preconnect(Some(key));
+            state.advance_unowned(key, space, now);
+        }
+    }
+
+    /// Ends the session because the relay ends.
+    pub fn cut_off(&mut self, turn: &mut Turn<'_>) -> AfterTurn {
+        if self.is_busy() {
+            self.abort(End::Shutdown, turn);
+        }
+        self.close(turn.state)
+    }
+}
