@@ -1,4 +1,5 @@
-//! Tells the program, for `--version`, which commit it is built from and for which target.
+//! Tells the program, for `--version`, which commit it is built from and for which target. Leaves the
+//! unwind tables out of a static program.
 
 use std::env::var;
 use std::fs;
@@ -6,8 +7,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
+/// Tells the linker which sections to discard.
+const TABLES: &str = "packaging/no-unwind-tables.ld";
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    leave_out_unwind_tables();
     let commit = working_copy().or_else(packaged).unwrap_or_else(|| "unknown".into());
     println!("cargo:rustc-env=COMMIT={commit}");
     println!("cargo:rustc-env=TARGET={}", var("TARGET").unwrap_or_default());
@@ -19,6 +24,17 @@ fn main() {
     let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
     if is_root && var("PROFILE").is_ok_and(|profile| profile == "debug") {
         println!("cargo:rustc-cfg=root");
+    }
+}
+
+/// A panic aborts a release build, which therefore needs no unwind tables. The static build alone is
+/// known to link without them.
+fn leave_out_unwind_tables() {
+    println!("cargo:rerun-if-changed={TABLES}");
+    let is = |name: &str, value: &str| var(name).is_ok_and(|has| has == value);
+    if is("CARGO_CFG_TARGET_ENV", "musl") && is("PROFILE", "release") {
+        let folder = var("CARGO_MANIFEST_DIR").unwrap_or_default();
+        println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr,-T,{folder}/{TABLES}");
     }
 }
 
