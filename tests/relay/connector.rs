@@ -399,7 +399,11 @@ enum nss_status _nss_standin_gethostbyname4_r(const char *name, struct gaih_addr
 
 #[test]
 fn modules_of_nsswitch_conf_are_loaded_before_it_is_confined() {
-    if !is_root() || cfg!(not(target_env = "gnu")) || std::env::var("RELAY_BINARY").is_ok() {
+    if std::env::var("RELAY_BINARY").is_ok() {
+        skipped("the program of RELAY_BINARY may be static, and then it loads no modules");
+        return;
+    }
+    if !is_root() || cfg!(not(target_env = "gnu")) {
         skipped("it takes root, and a program that is linked with glibc");
         return;
     }
