@@ -125,7 +125,8 @@ impl Config {
         })
     }
 
-    /// What decides on requests and responses. Its lists are leaked: they last as long as the program.
+    /// What decides on requests and responses. Its lists are leaked: they last as long as the
+    /// program.
     pub fn policy(&self) -> Policy {
         Policy {
             http_shutdown: self.http_shutdown,

@@ -12,8 +12,9 @@
 //! --plot FILE         measure nothing; draw this results.json again
 //! ```
 //!
-//! `RELAY_BINARY` names another binary of this relay, `CODEX_BIN` the reference's (or `CODEX_PREFIX` a
-//! folder in which npm has installed it). Others that are not installed are left out.
+//! `RELAY_BINARY` names another binary of this relay, `CODEX_BIN` the reference's (or
+//! `CODEX_PREFIX` a folder in which npm has installed it). Others that are not installed are left
+//! out.
 
 mod load;
 mod measure;

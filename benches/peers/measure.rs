@@ -124,8 +124,9 @@ impl Bench {
     /// Latency at a rate that is kept, whatever the answers do.
     pub fn latency(&mut self, peer: Option<&Peer>, with_reference: bool) -> io::Result<()> {
         let subject = self.start(peer, &[])?;
-        // The reference needs 44 ms for an answer, so it is asked more slowly: at half of what it can,
-        // where what is seen is its own time and not a queue that grows for as long as is measured.
+        // The reference needs 44 ms for an answer, so it is asked more slowly: at half of what it
+        // can, where what is seen is its own time and not a queue that grows for as long as is
+        // measured.
         let (usual, slow) = ([(1, 1000), (64, 5000)], [(1, 10), (64, 500)]);
         let rates = match subject.name {
             "reference" => slow.to_vec(),

@@ -128,8 +128,8 @@ impl Svg<'_> {
     }
 }
 
-/// Six panels with a bar for each peer; shorter is better. The reference does not set the scale: its
-/// bars are cut where they would leave the panel.
+/// Six panels with a bar for each peer; shorter is better. The reference does not set the scale:
+/// its bars are cut where they would leave the panel.
 fn bars(
     results: &Results,
     palette: &Palette,

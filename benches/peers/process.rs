@@ -99,8 +99,9 @@ pub fn own_cpu() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Seconds of CPU time, of all cores, that neither this program nor what it started and has seen end
-/// has used: other programs, and what the hypervisor kept. They tell how far a run can be believed.
+/// Seconds of CPU time, of all cores, that neither this program nor what it started and has seen
+/// end has used: other programs, and what the hypervisor kept. They tell how far a run can be
+/// believed.
 pub fn foreign_cpu() -> io::Result<f64> {
     let stat = fs::read_to_string("/proc/stat")?;
     let mut ticks: Vec<f64> = Vec::new();
@@ -149,8 +150,8 @@ impl Cores {
 
     /// Moves this thread, and what it starts from now on.
     pub fn run_on(&self, cores: &[usize]) -> io::Result<()> {
-        // SAFETY: all zero is an empty set, the numbers came from such a set, and the kernel reads one
-        // of this size.
+        // SAFETY: all zero is an empty set, the numbers came from such a set, and the kernel reads
+        // one of this size.
         let done = unsafe {
             let mut set: libc::cpu_set_t = std::mem::zeroed();
             cores.iter().for_each(|core| libc::CPU_SET(*core, &mut set));

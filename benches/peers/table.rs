@@ -186,7 +186,8 @@ fn machine(results: &Results) -> String {
     ))
 }
 
-/// What others took. The clocks differ by up to 3 %, so less than that is not told apart from nothing.
+/// What others took. The clocks differ by up to 3 %, so less than that is not told apart from
+/// nothing.
 fn foreign(results: &Results) -> String {
     match results.median("foreign", "machine") {
         Some(percent) if percent >= 3.0 => format!("{} %", number(percent)),

@@ -1,5 +1,5 @@
-//! The upstream: one thread that speaks TLS 1.3 and answers `POST /v1/responses` in the way that the
-//! request's `x-answer` asks for. It checks the key (401) and every byte of the body (400).
+//! The upstream: one thread that speaks TLS 1.3 and answers `POST /v1/responses` in the way that
+//! the request's `x-answer` asks for. It checks the key (401) and every byte of the body (400).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -85,8 +85,8 @@ struct Upstream {
     authorization: Vec<u8>,
     peers: Vec<Option<Peer>>,
     free: Vec<usize>,
-    /// When which peer's next event is due. A peer that has gone leaves its moment behind: harmless,
-    /// for whoever comes in its place sees for itself what is to be done.
+    /// When which peer's next event is due. A peer that has gone leaves its moment behind:
+    /// harmless, for whoever comes in its place sees for itself what is to be done.
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
 }
 

@@ -1,6 +1,6 @@
 //! Which address is connected to: names with several, addresses that fail, names that move, name
-//! servers that hang. Names are those of a mount namespace of the relay's own, with an `/etc/hosts` and
-//! a name server for it alone; that needs root.
+//! servers that hang. Names are those of a mount namespace of the relay's own, with an `/etc/hosts`
+//! and a name server for it alone; that needs root.
 
 use std::ffi::CString;
 use std::fs;
@@ -40,7 +40,8 @@ impl Drop for Temporary {
     }
 }
 
-/// Starts it where these and localhost's are the lines of `/etc/hosts`, and this the one name server.
+/// Starts it where these and localhost's are the lines of `/etc/hosts`, and this the one name
+/// server.
 fn start(starter: Starter, hosts: &str, server: IpAddr) -> Relay {
     start_with(starter, &format!("127.0.0.1 localhost\n{hosts}"), server)
 }

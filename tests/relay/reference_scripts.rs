@@ -1,5 +1,5 @@
-//! The scripts around the reference that people run, re-created: each starts this program as its callers
-//! do, talks to it, and stops it.
+//! The scripts around the reference that people run, re-created: each starts this program as its
+//! callers do, talks to it, and stops it.
 
 use std::process::Command;
 
@@ -7,8 +7,8 @@ use super::lifecycle::Folder;
 use super::support::relay::{binary, emulated};
 use super::support::{Upstream, needs_root, ok, skipped};
 
-/// Runs a script of bash in a folder of its own; returns what it prints. The program is on its PATH, the
-/// upstream's URL in `$UPSTREAM`. What it starts and leaves behind, it has to end itself.
+/// Runs a script of bash in a folder of its own; returns what it prints. The program is on its
+/// PATH, the upstream's URL in `$UPSTREAM`. What it starts and leaves behind, it has to end itself.
 fn script(name: &str, text: &str) -> Option<String> {
     let have = |tool: &str| Command::new(tool).arg("--version").output().is_ok();
     if emulated() || !["bash", "curl", "jq"].into_iter().all(have) {
@@ -222,8 +222,8 @@ fn the_command_and_the_probe_of_the_pod_work_in_a_container_like_it() {
     let probe = probe.unwrap().trim_end_matches(']').replace([',', '"'], "");
     let has = |text: &str| pod.iter().any(|line| line == text);
     assert!(has("runAsUser: 65534") && has("fsGroup: 65534") && has("defaultMode: 0440"));
-    // What the kubelet makes of the rest: the Secret as links that lead to a file of root's and of the
-    // pod's group, a root that is read-only, no capabilities, a network of its own.
+    // What the kubelet makes of the rest: the Secret as links that lead to a file of root's and of
+    // the pod's group, a root that is read-only, no capabilities, a network of its own.
     prints(
         "pod",
         &format!(

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::DEADLINE;
 
-/// Each signal lets one wait through, whichever comes first, and can hand it a value. All handles of
-/// a gate are alike: any thread may signal and any may wait.
+/// Each signal lets one wait through, whichever comes first, and can hand it a value. All handles
+/// of a gate are alike: any thread may signal and any may wait.
 pub struct Gate<T = ()>(Arc<Signals<T>>);
 
 struct Signals<T> {
