@@ -1,26 +1,21 @@
 //! The command line: lexopt's values, set one by one by the table of flags, become a [`Config`].
 
+mod config;
 pub mod flags;
 mod usage_error;
+mod value;
 
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use lexopt::Arg;
 
-use crate::http1::auth_header::AuthHeader;
-use crate::http1::digits;
-use crate::http1::field::is_token_byte;
-use crate::http1::host::HostKind;
-use crate::http1::request::Policy;
-use crate::http1::url::{Scheme, UpstreamUrl};
+use crate::http1::url::Scheme;
 use crate::net::tls::PROVIDER;
-use crate::process::credential::KeyForm;
-use crate::process::protections::Requirement;
+pub use config::{Config, UpstreamUids, User, UserName};
 use flags::{Action, FLAGS, Flag};
-use usage_error::LAST_ID;
 pub use usage_error::UsageError;
+use value::Value;
 
 /// The text of `--version`: the commit and the target are from `build.rs`.
 pub fn version() -> String {
@@ -39,130 +34,6 @@ pub enum Command {
     Version,
     /// Ask whether a relay answers on this port.
     Probe(u16),
-}
-
-/// Everything that can be set.
-#[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
-pub struct Config {
-    /// 0: any port that is free.
-    pub port: u16,
-    /// Where to tell port and pid.
-    pub server_info: Option<PathBuf>,
-    /// `GET /shutdown` is served.
-    pub http_shutdown: bool,
-    /// Where requests go.
-    pub upstream: UpstreamUrl,
-    /// A plain `http://` upstream need not be on loopback.
-    pub allow_plaintext_upstream: bool,
-    /// The field that carries the key.
-    pub auth_header: AuthHeader<'static>,
-    /// Which keys are taken.
-    pub key_form: KeyForm,
-    /// Clients' fields that do not travel.
-    pub drop_headers: Vec<&'static [u8]>,
-    /// Responses pass that cannot be searched for the key.
-    pub allow_encoded_responses: bool,
-    /// Hosts that clients may name apart from loopback's.
-    pub allow_hosts: Vec<&'static [u8]>,
-    /// Further roots, in PEM form, and the flag or variable that names the file.
-    pub ca_file: Option<(&'static str, PathBuf)>,
-    /// Connect, say what is in force, and end.
-    pub check: bool,
-    /// Ask whether a relay answers on this port, and end.
-    pub probe: Option<u16>,
-    /// Go on in a process of its own.
-    pub detach: bool,
-    /// A line for each exchange.
-    pub access_log: bool,
-    /// Client connections at one time.
-    pub max_connections: usize,
-    /// Local users who may connect; empty: all.
-    pub allow_uids: Vec<UserName>,
-    /// Users who may hold a loopback upstream that gets a secret in the clear.
-    pub upstream_uids: UpstreamUids,
-    /// Holds the token that callers must show.
-    pub client_token_file: Option<PathBuf>,
-    /// Holds the key, in place of stdin.
-    pub key_file: Option<PathBuf>,
-    /// Requests to forward in all.
-    pub max_requests: Option<u64>,
-    /// Whom to become.
-    pub user: Option<User>,
-    /// Start with memfd_secret or not at all.
-    pub require_secret_memory: bool,
-    /// Start with every protection in force or not at all.
-    pub require_hardening: bool,
-    /// Leave seccomp and Landlock out.
-    pub no_sandbox: bool,
-    /// For a whole head, and for a body that stalls.
-    pub client_timeout: Duration,
-    /// How long exchanges under way may go on once the relay is to end.
-    pub grace: Duration,
-    /// For an answer to begin, and for silence within it.
-    pub upstream_timeout: Option<Duration>,
-}
-
-impl Config {
-    /// What must be in force for the relay to start.
-    pub fn requirement(&self) -> Requirement {
-        match (self.require_hardening, self.require_secret_memory) {
-            (true, _) => Requirement::Everything,
-            (false, true) => Requirement::SecretMemory,
-            (false, false) => Requirement::WhatThereIs,
-        }
-    }
-
-    /// What is right by the rules and hardly meant: a base URL in place of an endpoint's.
-    pub fn likely_mistake(&self) -> Option<String> {
-        let path = self.upstream.path_and_query.split('?').next().unwrap_or_default();
-        let path = path.strip_suffix('/').unwrap_or(path);
-        path.ends_with("/v1").then(|| {
-            format!(
-                "--upstream-url ends in /v1, and requests go to exactly that path; most likely \
-                 {path}/responses is meant"
-            )
-        })
-    }
-
-    /// What decides on requests and responses. Its lists are leaked: they last as long as the
-    /// program.
-    pub fn policy(&self) -> Policy {
-        Policy {
-            http_shutdown: self.http_shutdown,
-            credential_field: self.auth_header.other_name(),
-            dropped_fields: self.drop_headers.clone().leak(),
-            allowed_hosts: self.allow_hosts.clone().leak(),
-            allow_encoded_responses: self.allow_encoded_responses,
-        }
-    }
-}
-
-/// The value of `--user`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
-    /// The user.
-    pub user: UserName,
-    /// A group; else the user's own.
-    pub group: Option<u32>,
-}
-
-/// A user as the command line names one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UserName {
-    /// By number.
-    Id(u32),
-    /// By a name of the user database.
-    Name(CString),
-}
-
-/// The values of `--upstream-uid`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UpstreamUids {
-    /// These, besides root and the relay's own.
-    Named(Vec<UserName>),
-    /// `any`: it is not checked.
-    Any,
 }
 
 /// Reads the arguments (without the program's name) and the environment variables that mean the
@@ -214,76 +85,12 @@ pub fn parse(
     Ok(Command::Run(Box::new(config)))
 }
 
-/// The value of a flag as it was typed.
-pub struct Value {
-    flag: &'static str,
-    text: OsString,
-}
-
-impl Value {
-    fn number(self, least: u64, most: u64) -> Result<u64, UsageError> {
-        match digits::decimal(self.text.as_encoded_bytes(), 19) {
-            Some(number) if (least..=most).contains(&number) => Ok(number),
-            _ => Err(UsageError::Number(self.flag, least, most)),
-        }
-    }
-
-    fn seconds(self, least: u64) -> Result<Duration, UsageError> {
-        self.number(least, 86_400).map(Duration::from_secs)
-    }
-
-    fn text(self) -> Result<String, UsageError> {
-        self.text.into_string().map_err(|_| UsageError::Text(self.flag))
-    }
-
-    /// A field name, leaked once, for as long as the program runs.
-    fn field_name(self) -> Result<&'static [u8], UsageError> {
-        let flag = self.flag;
-        let name = self.text()?.leak().as_bytes();
-        let is_token = !name.is_empty() && name.iter().all(|byte| is_token_byte(*byte));
-        if is_token { Ok(name) } else { Err(UsageError::FieldName(flag)) }
-    }
-
-    /// A host without its port, leaked once, for as long as the program runs.
-    fn host_name(self) -> Result<&'static [u8], UsageError> {
-        let flag = self.flag;
-        let name = self.text()?.leak().as_bytes();
-        if HostKind::can_be_allowed(name) { Ok(name) } else { Err(UsageError::HostName(flag)) }
-    }
-
-    fn path(self) -> Result<PathBuf, UsageError> {
-        if self.text.is_empty() { Err(UsageError::NoPath(self.flag)) } else { Ok(self.text.into()) }
-    }
-
-    fn user_name(self) -> Result<UserName, UsageError> {
-        let flag = self.flag;
-        let text = self.text()?;
-        match digits::decimal(text.as_bytes(), 19) {
-            Some(id @ 0..=LAST_ID) => Ok(UserName::Id(id as u32)),
-            _ if text.bytes().all(|byte| byte.is_ascii_digit()) => Err(UsageError::UserName(flag)),
-            _ => CString::new(text).map(UserName::Name).or(Err(UsageError::UserName(flag))),
-        }
-    }
-
-    fn user(self) -> Result<User, UsageError> {
-        let text = self.text()?;
-        let id = |text: &str| digits::decimal(text.as_bytes(), 19).filter(|id| *id <= LAST_ID);
-        let (user, group) = match text.split_once(':') {
-            Some((user, group)) => (user, Some(id(group).ok_or(UsageError::User)? as u32)),
-            None => (&*text, None),
-        };
-        let user = match id(user) {
-            Some(uid) => UserName::Id(uid as u32),
-            None if user.is_empty() => return Err(UsageError::User),
-            None => UserName::Name(CString::new(user).map_err(|_| UsageError::User)?),
-        };
-        Ok(User { user, group })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::http1::url::UpstreamUrl;
 
     fn read(arguments: &[&str]) -> Result<Command, UsageError> {
         parse(arguments.iter().map(OsString::from), |_| None)
@@ -303,10 +110,10 @@ mod tests {
         let url = "https://api.openai.com/v1/responses";
         assert_eq!(config.upstream, UpstreamUrl::parse(url).unwrap());
         assert!(!config.http_shutdown && !config.access_log && config.server_info.is_none());
-        assert_eq!(config.client_timeout, Duration::from_secs(30));
-        assert_eq!(config.grace, Duration::from_secs(1));
-        assert_eq!(config.upstream_timeout, None);
-        assert_eq!(config.max_connections, 1024);
+        assert_eq!(config.settings.timeouts.client, Duration::from_secs(30));
+        assert_eq!(config.settings.grace, Duration::from_secs(1));
+        assert_eq!(config.settings.timeouts.upstream, None);
+        assert_eq!(config.settings.max_connections, 1024);
     }
 
     #[test]

@@ -79,7 +79,7 @@
 //! | TLS | [`net::tls`] |
 //! | name resolution, racing addresses, the process that connects | [`connector`] |
 //! | events on stderr | [`net::report`] |
-//! | every flag | [`cli::flags`] |
+//! | every flag; numbers and times that it sets | [`cli::flags`], [`net::settings`] |
 //! | the order in which the program starts | `main.rs`, `start` |
 #![cfg_attr(not(feature = "relay"), allow(rustdoc::broken_intra_doc_links))]
 

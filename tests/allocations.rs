@@ -13,6 +13,7 @@ use codex_responses_api_proxy::connector::wire::Target;
 use codex_responses_api_proxy::http1::request::Policy;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::report::Form;
+use codex_responses_api_proxy::net::settings::Settings;
 use codex_responses_api_proxy::net::tls::{Connector, Recording, RootStore};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyForm};
@@ -101,7 +102,6 @@ fn start(upstream: &Upstream) -> u16 {
             listeners: vec![listener],
             notifier: Default::default(),
             signals: Signals::take_over(Session::Own).unwrap(),
-            grace: config.grace,
             server_info: None,
             credential: Credential::read(
                 b"POST / HTTP/1.1\r\nAuthorization: Bearer ",
@@ -114,13 +114,10 @@ fn start(upstream: &Upstream) -> u16 {
             proxy: None,
             upstream_users: None,
             policy: Policy::default(),
-            max_connections: 8,
-            client_timeout: config.client_timeout,
-            upstream_timeout: None,
+            settings: Settings { max_connections: 8, ..config.settings },
             form: Form::Text,
             peers: None,
             token: None,
-            max_requests: None,
             sandbox: Sandbox::off(),
         });
         WATCHED.set(true);

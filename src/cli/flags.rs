@@ -1,11 +1,11 @@
 //! The table of flags. Parsing and `--help` follow it, and so does every test that compares the
 //! flags of a document with those of the program.
 
-use super::{Config, UpstreamUids, UsageError, Value};
+use super::config::{Config, UpstreamUids};
+use super::usage_error::UsageError;
+use super::value::Value;
 use crate::http1::auth_header::AuthHeader;
-use crate::http1::limits;
 use crate::http1::url::UpstreamUrl;
-use crate::net::timeouts;
 use crate::process::credential::KeyForm;
 
 /// One flag.
@@ -75,7 +75,7 @@ pub enum Action {
     Value(fn(&mut Config, Value) -> Result<(), UsageError>),
     /// Prints [`help`] in place of a run.
     Help,
-    /// Prints [`super::version`] in place of a run.
+    /// Prints [`version`](super::version) in place of a run.
     Version,
 }
 
@@ -229,7 +229,7 @@ pub const FLAGS: &[Flag] = &[
         section: Section::Listening,
         help: "client connections at one time (default: 1024)",
         action: Action::Value(|config, value| {
-            config.max_connections = value.number(1, 65_536)? as usize;
+            config.settings.max_connections = value.number(1, 65_536)? as usize;
             Ok(())
         }),
     },
@@ -241,7 +241,7 @@ pub const FLAGS: &[Flag] = &[
         section: Section::Listening,
         help: "for a whole request head, or a stalled body (default: 30)",
         action: Action::Value(|config, value| {
-            config.client_timeout = value.seconds(1)?;
+            config.settings.timeouts.client = value.seconds(1)?;
             Ok(())
         }),
     },
@@ -253,7 +253,7 @@ pub const FLAGS: &[Flag] = &[
         section: Section::Listening,
         help: "how long exchanges under way may go on at the end (default: 1)",
         action: Action::Value(|config, value| {
-            config.grace = value.seconds(0)?;
+            config.settings.grace = value.seconds(0)?;
             Ok(())
         }),
     },
@@ -289,7 +289,7 @@ pub const FLAGS: &[Flag] = &[
         section: Section::Upstream,
         help: "for a response to begin, and for silence within it (default: none)",
         action: Action::Value(|config, value| {
-            config.upstream_timeout = Some(value.seconds(1)?);
+            config.settings.timeouts.upstream = Some(value.seconds(1)?);
             Ok(())
         }),
     },
@@ -422,7 +422,7 @@ pub const FLAGS: &[Flag] = &[
         section: Section::Users,
         help: "forward so many requests, then respond with 429",
         action: Action::Value(|config, value| {
-            config.max_requests = Some(value.number(1, 1_000_000_000_000)?);
+            config.settings.max_requests = Some(value.number(1, 1_000_000_000_000)?);
             Ok(())
         }),
     },
@@ -523,39 +523,3 @@ pub const FLAGS: &[Flag] = &[
         action: Action::Version,
     },
 ];
-
-impl Default for Config {
-    /// What the program does unless a flag says otherwise.
-    fn default() -> Config {
-        Config {
-            port: 0,
-            server_info: None,
-            http_shutdown: false,
-            upstream: UpstreamUrl::openai(),
-            allow_plaintext_upstream: false,
-            auth_header: AuthHeader::BEARER,
-            key_form: KeyForm::Word,
-            drop_headers: Vec::new(),
-            allow_encoded_responses: false,
-            allow_hosts: Vec::new(),
-            ca_file: None,
-            check: false,
-            probe: None,
-            detach: false,
-            access_log: false,
-            max_connections: limits::CONNECTIONS,
-            allow_uids: Vec::new(),
-            upstream_uids: UpstreamUids::Named(Vec::new()),
-            client_token_file: None,
-            key_file: None,
-            max_requests: None,
-            user: None,
-            require_secret_memory: false,
-            require_hardening: false,
-            no_sandbox: false,
-            client_timeout: timeouts::CLIENT,
-            grace: timeouts::GRACE,
-            upstream_timeout: None,
-        }
-    }
-}

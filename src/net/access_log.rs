@@ -12,7 +12,8 @@ use super::report::{Event, Form};
 use super::timeouts::LOG_FLUSH;
 use crate::http1::logged_fields::RequestId;
 use crate::http1::refused_route::RefusedRoute;
-use crate::process::confine::{Sandbox, Thread};
+use crate::process::confine::Sandbox;
+use crate::process::filter::Thread;
 
 /// One exchange. Its one text that the upstream chose has been checked byte by byte.
 pub struct Line {

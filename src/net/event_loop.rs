@@ -30,9 +30,10 @@ use super::loop_state::{Buffers, LoopState, Turn};
 use super::pool::Pool;
 use super::report::Form;
 use super::session::{AfterTurn, Session};
+use super::settings::Settings;
 use super::sleep::SleepWatch;
 use super::slots::{Key, Side, Slots};
-use super::timeouts::{RESEND_TO_CONNECTOR, Timeouts};
+use super::timeouts::RESEND_TO_CONNECTOR;
 use super::tls::Connector;
 use super::turns::{Load, Turns};
 use super::upstream::Origin;
@@ -40,9 +41,10 @@ use crate::connector::link::{ConnectorFailed, Link};
 use crate::http1::gather::GatherList;
 use crate::http1::request::Policy;
 use crate::process::allowed_users::AllowedUsers;
-use crate::process::confine::{ReadBack, Sandbox, Thread};
+use crate::process::confine::{ReadBack, Sandbox};
 use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
+use crate::process::filter::Thread;
 use crate::process::harden::HardenError;
 use crate::process::server_info::ServerInfo;
 use crate::process::service_manager::Notifier;
@@ -64,8 +66,6 @@ pub struct Setup {
     pub notifier: Notifier,
     /// The signals that end the relay.
     pub signals: Signals,
-    /// `--grace`.
-    pub grace: Duration,
     /// `--server-info`, which is emptied when the port is closed.
     pub server_info: Option<ServerInfo>,
     /// The key.
@@ -80,20 +80,14 @@ pub struct Setup {
     pub upstream_users: Option<UpstreamUsers>,
     /// What is allowed beyond the one route.
     pub policy: Policy,
-    /// Client connections at one time.
-    pub max_connections: usize,
-    /// `--client-timeout`.
-    pub client_timeout: Duration,
-    /// `--upstream-timeout`.
-    pub upstream_timeout: Option<Duration>,
+    /// Numbers and times.
+    pub settings: Settings,
     /// How lines on stderr look: JSON with `--access-log`.
     pub form: Form,
     /// `--allow-uid`.
     pub peers: Option<AllowedUsers>,
     /// `--client-token-file`.
     pub token: Option<ClientToken>,
-    /// `--max-requests`.
-    pub max_requests: Option<u64>,
     /// Confines each thread.
     pub sandbox: Sandbox,
 }
@@ -147,6 +141,7 @@ impl EventLoop {
         for (fd, token) in [(signals.as_raw_fd(), SIGNALS), (link.as_raw_fd(), CONNECTOR)] {
             poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
         }
+        let settings = setup.settings;
         let users = setup.peers.as_ref().map_or(1, AllowedUsers::count);
         let lingering = REFUSED_LINGERING + OVERLOADED_LINGERING;
         let log = Log::start(setup.form, setup.sandbox)?;
@@ -158,18 +153,18 @@ impl EventLoop {
         let state = LoopState {
             origin,
             credential: setup.credential,
-            upstreams: Slots::new(2 * setup.max_connections + lingering),
-            pool: Pool::new(setup.max_connections, users),
+            upstreams: Slots::new(2 * settings.max_connections + lingering),
+            pool: Pool::new(settings.max_connections, users),
             deadlines: Deadlines::default(),
             registry,
             outgoing: GatherList::default(),
             date: DateClock::default(),
             token: setup.token,
             head_bytes: 0,
-            requests_left: setup.max_requests.unwrap_or(u64::MAX),
+            requests_left: settings.max_requests.unwrap_or(u64::MAX),
             log,
             connections: 0,
-            timeouts: Timeouts { client: setup.client_timeout, upstream: setup.upstream_timeout },
+            timeouts: settings.timeouts,
             shutdown: false,
         };
         let buffers = Buffers {
@@ -189,12 +184,12 @@ impl EventLoop {
             sandbox: setup.sandbox,
             signals,
             signalled: None,
-            grace: setup.grace,
+            grace: settings.grace,
             server_info: setup.server_info,
             policy: setup.policy,
-            places: Places::new(setup.max_connections, users),
+            places: Places::new(settings.max_connections, users),
             refusals: Refusals::default(),
-            sessions: Slots::new(setup.max_connections + lingering),
+            sessions: Slots::new(settings.max_connections + lingering),
             state,
             buffers,
             turns: Turns::new(users),

@@ -15,6 +15,7 @@ pub mod pool;
 pub mod probe;
 pub mod report;
 pub mod session;
+pub mod settings;
 pub mod sleep;
 pub mod slots;
 pub mod socket;

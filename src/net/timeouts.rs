@@ -55,7 +55,7 @@ pub const CHECK_VERDICT: Duration = Duration::from_secs(2);
 pub const PROBE: Duration = Duration::from_secs(2);
 
 /// How long the two sides may be silent.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
     /// `--client-timeout`.
     pub client: Duration,

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use super::filter::{self, Descriptors};
+use super::filter::{self, Descriptors, Thread};
 use super::harden::HardenError;
 use super::landlock;
 use super::status::{Status, StatusFile};
@@ -34,15 +34,6 @@ impl Trial {
             fs::File::open(path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
         })
     }
-}
-
-/// The threads of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Thread {
-    /// The event loop, which holds the key.
-    Loop,
-    /// Writes access lines.
-    Log,
 }
 
 /// What this kernel offers, and what the relay needs.

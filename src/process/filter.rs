@@ -17,9 +17,17 @@ use std::os::fd::RawFd;
 
 use libc::{c_long, sock_filter};
 
-use super::confine::Thread;
 use super::sys;
 use super::system_calls::{self, Allowed, Condition, Known};
+
+/// The threads of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thread {
+    /// The event loop, which holds the key.
+    Loop,
+    /// Writes access lines.
+    Log,
+}
 
 /// Descriptors that the filters name.
 #[derive(Clone, Copy, Debug, Default)]

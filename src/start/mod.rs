@@ -28,6 +28,7 @@ use codex_responses_api_proxy::http1::request;
 use codex_responses_api_proxy::http1::url::{Host, Scheme};
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::report::Started;
+use codex_responses_api_proxy::net::settings::Settings;
 use codex_responses_api_proxy::net::tls::{Connector, Recording, RootStore};
 use codex_responses_api_proxy::process::allowed_users::AllowedUsers;
 use codex_responses_api_proxy::process::confine::Sandbox;
@@ -75,8 +76,8 @@ struct Plan<'a> {
     route: Route,
     /// How many certificates of `--ca-file` cannot be roots, as a text; empty for none.
     skipped_roots: String,
-    /// `--max-connections`, lowered where the limit on open files asks for it.
-    max_connections: usize,
+    /// With `--max-connections` lowered where the limit on open files asks for it.
+    settings: Settings,
     /// The ids of `--user`.
     user: Option<(u32, u32)>,
     /// Where the other end may be of a connection over which a secret goes in the clear.
@@ -206,8 +207,8 @@ impl Plan<'_> {
         if listeners.is_alone() && !self.handover.is_activated() {
             notes.push("127.0.0.1 alone, as there is no ::1".into());
         }
-        if self.max_connections < self.config.max_connections {
-            let lowered = self.max_connections;
+        if self.settings.max_connections < self.config.settings.max_connections {
+            let lowered = self.settings.max_connections;
             notes
                 .push(format!("--max-connections lowered to {lowered} by the limit on open files"));
         }
@@ -254,7 +255,6 @@ impl<'a> Keyed<'a> {
             listeners: listeners.sockets,
             notifier: plan.notifier,
             signals,
-            grace: config.grace,
             server_info,
             credential,
             connector: tls,
@@ -262,13 +262,10 @@ impl<'a> Keyed<'a> {
             proxy: plan.route.proxy,
             upstream_users: plan.upstream_users,
             policy: config.policy(),
-            max_connections: plan.max_connections,
-            client_timeout: config.client_timeout,
-            upstream_timeout: config.upstream_timeout,
+            settings: plan.settings,
             form: stderr.form(),
             peers: plan.allowed_users,
             token: plan.token,
-            max_requests: config.max_requests,
             sandbox,
         })
         .map_err(no_loop)?;
@@ -319,7 +316,7 @@ impl Confined<'_> {
             port: self.port,
             upstream: &self.config.upstream,
             needs_token: self.config.client_token_file.is_some(),
-            grace: self.config.grace,
+            grace: self.config.settings.grace,
             protections: &self.protections,
         };
         let told = parent.tell(0, &stderr.start_lines(&started, &self.warnings));

@@ -6,6 +6,7 @@ use codex_responses_api_proxy::cli::Config;
 use codex_responses_api_proxy::connector::wire::Target;
 use codex_responses_api_proxy::http1::url::Host;
 use codex_responses_api_proxy::net::check as check_report;
+use codex_responses_api_proxy::net::settings::Settings;
 use codex_responses_api_proxy::net::tls::RootStore;
 use codex_responses_api_proxy::process::allowed_users::AllowedUsers;
 use codex_responses_api_proxy::process::confine::Sandbox;
@@ -75,7 +76,7 @@ impl<'a> Forked<'a> {
             connector,
             route,
             skipped_roots,
-            max_connections,
+            settings: Settings { max_connections, ..config.settings },
             user,
             clear_reach,
             upstream_users,
@@ -128,10 +129,10 @@ struct OpenFiles {
 
 /// Each client connection may need a second descriptor for its upstream connection.
 fn raise_open_files(config: &Config) -> Result<OpenFiles, StartError> {
-    let wanted = 2 * config.max_connections as u64 + OTHER_DESCRIPTORS;
+    let wanted = 2 * config.settings.max_connections as u64 + OTHER_DESCRIPTORS;
     let limit = sys::raise_open_files(wanted);
     let allowed = (limit.saturating_sub(OTHER_DESCRIPTORS) / 2) as usize;
-    match config.max_connections.min(allowed) {
+    match config.settings.max_connections.min(allowed) {
         0 => {
             let reason = format!("the limit on open files ({limit}) is too low; raise ulimit -n");
             Err(reason.into())

@@ -10,8 +10,9 @@ use std::process::{Command, Output, Stdio};
 
 use codex_responses_api_proxy::connector::confine::Confinement;
 use codex_responses_api_proxy::net::report::{Form, end_on_panic};
-use codex_responses_api_proxy::process::confine::{Sandbox, Thread};
+use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::filter::Descriptors;
+use codex_responses_api_proxy::process::filter::Thread;
 use codex_responses_api_proxy::process::sys;
 
 use super::support::relay::emulated;
