@@ -11,18 +11,18 @@ use crate::process::overflow_uid::overflow_uid;
 use crate::process::sys;
 use crate::process::upstream_users::{Reach, UpstreamUsers};
 
-/// Why a user cannot be meant.
+/// Why the users of a flag cannot be used.
 #[derive(Debug)]
 pub enum UserError {
     /// This flag names a user that does not exist.
     Missing(&'static str, String),
     /// The group of this user is not known.
     NoGroup(u32),
-    /// The kernel calls all users who are not mapped by this uid.
+    /// In this user namespace the uid stands for every user who is not mapped.
     Unmapped(&'static str, u32),
-    /// The kernel does not tell whose a client is.
+    /// The kernel does not tell which user a client belongs to.
     Clients(io::Error),
-    /// The kernel does not tell whose an upstream is.
+    /// The kernel does not tell which user an upstream belongs to.
     Upstream(io::Error),
 }
 
@@ -67,7 +67,7 @@ pub fn with_group(user: &User) -> Result<(u32, u32), UserError> {
     Ok((uid, group.ok_or(UserError::NoGroup(uid))?))
 }
 
-/// The uids of users that are told apart by what the kernel says of a socket.
+/// The uids of users whose sockets are to be recognised.
 fn of_sockets(flag: &'static str, names: &[UserName]) -> Result<Vec<u32>, UserError> {
     let unmapped = overflow_uid();
     let uid = |name| match find(flag, name)?.0 {
@@ -77,7 +77,7 @@ fn of_sockets(flag: &'static str, names: &[UserName]) -> Result<Vec<u32>, UserEr
     names.iter().map(uid).collect()
 }
 
-/// Who may connect; `None` when everybody may.
+/// The users of `--allow-uid`; `None` if every user may connect.
 pub fn of_clients(config: &Config) -> Result<Option<AllowedUsers>, UserError> {
     match of_sockets("--allow-uid", &config.allow_uids)?.as_slice() {
         [] => Ok(None),
@@ -85,8 +85,8 @@ pub fn of_clients(config: &Config) -> Result<Option<AllowedUsers>, UserError> {
     }
 }
 
-/// Where the other end of a connection may be over which a secret goes in the clear, if there is
-/// one.
+/// Where the other end may be if a secret goes over the connection in the clear; `None` if the
+/// connection is encrypted.
 pub fn clear_reach(config: &Config, proxy: Option<&ConnectRequest>) -> Option<Reach> {
     match config.upstream.scheme {
         Scheme::Http if config.allow_plaintext_upstream => Some(Reach::Anywhere),
@@ -95,7 +95,7 @@ pub fn clear_reach(config: &Config, proxy: Option<&ConnectRequest>) -> Option<Re
     }
 }
 
-/// Who may hold the other end of such a connection; `None` when that does not matter.
+/// The users who may hold the other end of such a connection; `None` if any user may.
 pub fn of_upstream(
     config: &Config,
     reach: Option<Reach>,

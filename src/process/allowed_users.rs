@@ -96,8 +96,8 @@ impl Batch<'_> {
     fn user(&mut self, client: SocketAddr, is_connected: impl FnOnce() -> bool) -> Option<u32> {
         let owner = self.owner(client).ok()?;
         // The kernel was asked about two addresses, not about this connection. When a client resets
-        // its connection, the kernel may give the port to another user. As long as our own socket is
-        // connected, no other connection can have the same two addresses: so this is asked last.
+        // its connection, the kernel may give the port to another user. As long as our own socket
+        // is connected, no other connection can have the same two addresses: so this is asked last.
         match owner {
             Owner::User(user) if is_connected() => Some(user),
             _ => None,

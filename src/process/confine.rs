@@ -16,14 +16,14 @@ use super::status::{Status, StatusFile};
 use super::support::Support;
 use super::sys::Ruleset;
 
-/// One of these can be opened nearly everywhere, and by no thread that Landlock restricts.
+/// Nearly every system has one of these files. A thread that Landlock restricts can open none.
 const TRIED: [&str; 4] = ["/", "/proc/self/status", "/dev/null", "/etc/passwd"];
 
 /// A file that could be opened before Landlock was put in force.
 pub struct Trial(Option<&'static str>);
 
 impl Trial {
-    /// Finds one.
+    /// Finds a file that can be opened.
     pub fn begin(paths: &[&'static str]) -> Trial {
         Trial(paths.iter().copied().find(|path| fs::File::open(path).is_ok()))
     }
@@ -36,7 +36,7 @@ impl Trial {
     }
 }
 
-/// What this kernel offers, and what the relay needs.
+/// Confines threads, as far as this kernel can.
 #[derive(Clone, Copy, Debug)]
 pub struct Sandbox {
     landlock: Support,
@@ -49,17 +49,17 @@ pub struct Sandbox {
     before: Option<Status>,
 }
 
-/// What the thread that called is seen to be, once it is confined.
+/// What was read back from the kernel about a thread that has confined itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadBack {
-    /// The kernel's own word; `None` where `/proc` cannot be read.
+    /// From `/proc`; `None` where it cannot be read.
     pub status: Option<Status>,
-    /// Something that Landlock must deny was possible before and is denied now.
+    /// A file could be opened before Landlock was in force and cannot be opened now.
     pub landlock_denies: bool,
 }
 
 impl Sandbox {
-    /// Asks the kernel what there is.
+    /// Asks the kernel for its version of Landlock and for seccomp.
     pub fn new(port: u16) -> Sandbox {
         Sandbox {
             landlock: Support::of_landlock(),
@@ -83,7 +83,7 @@ impl Sandbox {
         }
     }
 
-    /// The filters name these descriptors.
+    /// The same, with the descriptors that the filters allow.
     pub fn with_descriptors(self, descriptors: Descriptors) -> Sandbox {
         Sandbox { descriptors, ..self }
     }
@@ -93,18 +93,18 @@ impl Sandbox {
         self.is_off
     }
 
-    /// Landlock here.
+    /// Whether the kernel has Landlock.
     pub fn landlock(&self) -> Support {
         self.landlock
     }
 
-    /// seccomp here.
+    /// Whether the kernel has seccomp.
     pub fn seccomp(&self) -> Support {
         self.seccomp
     }
 
-    /// Starts a thread that does what comes `before`, confines itself, and only then begins its
-    /// work. Returns when that is settled.
+    /// Starts a thread that runs `before`, confines itself, and only then begins its work. Returns
+    /// once the thread is confined or has failed.
     pub fn thread(
         self,
         thread: Thread,
@@ -124,7 +124,7 @@ impl Sandbox {
         told.recv().unwrap_or(Err(HardenError::Seccomp)).map_err(io::Error::other)
     }
 
-    /// Confines the thread that calls, and sees that it is confined.
+    /// Confines the calling thread, and reads back from the kernel that it is confined.
     pub fn confine(&self, thread: Thread) -> Result<ReadBack, HardenError> {
         // Later no file can be opened. The log's thread can then neither read nor close one: it is
         // looked at from another thread, see `look_at_others`.
@@ -148,7 +148,8 @@ impl Sandbox {
         Ok(ReadBack { status, landlock_denies })
     }
 
-    /// Sees that every other thread of the process is confined. To be called before this one is.
+    /// Checks that every other thread of the process is confined. Call it before confining this
+    /// one.
     pub fn look_at_others(&self) -> Result<(), HardenError> {
         match Status::of_other_threads() {
             Ok(others) if others.iter().any(|status| !self.is_filtered(status)) => {

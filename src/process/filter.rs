@@ -1,9 +1,10 @@
-//! The lists of system calls made into seccomp filters, with the numbers that only a running process
-//! knows.
+//! Compiles the lists of allowed system calls into seccomp filters, with the process ids and
+//! descriptors that only a running process knows.
 //!
-//! A filter is a program of classic BPF. The kernel checks it, compiles it and runs it once for every
-//! number of a system call when it is put in force, so its length and the steps of one run are paid at
-//! every start. The numbers form a binary tree: a run takes about ten steps, wherever its call stands.
+//! A filter is a program of classic BPF. When a filter is put in force, the kernel checks it,
+//! compiles it, and runs it once for every system call number. Its length and the steps of one run
+//! are therefore paid at every start. The numbers form a binary tree: a run takes about ten steps
+//! for any call.
 //!
 //! ```text
 //!  another architecture → kill
@@ -29,16 +30,17 @@ pub enum Thread {
     Log,
 }
 
-/// Descriptors that the filters name.
+/// Descriptors that the filters compare with the arguments of system calls.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Descriptors {
     /// The server-info file, which is emptied at the end.
     pub server_info: Option<RawFd>,
-    /// The kernel's tables of sockets: those that are asked about clients, and about the upstream.
+    /// The files of `/proc/net` that are read about clients, and those that are read about the
+    /// upstream.
     pub socket_tables: [[Option<RawFd>; 2]; 2],
 }
 
-/// What becomes of a call that a list does not allow.
+/// What happens to a call that a list does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Otherwise {
     /// The process is killed.
@@ -47,20 +49,20 @@ pub enum Otherwise {
     Refuse,
 }
 
-/// A list of calls, and what becomes of all others. A call must pass every layer of a filter; the
+/// A list of calls, and what happens to all others. A call must pass every layer of a filter; the
 /// first layer that it fails decides.
 #[derive(Clone, Copy)]
 pub struct Layer<'a> {
     /// The list.
     pub allowed: &'a Allowed,
-    /// What becomes of a call that is not on it.
+    /// What happens to a call that is not on the list.
     pub otherwise: Otherwise,
 }
 
 /// A filter that can be put in force.
 pub struct Filter(Vec<sock_filter>);
 
-/// The filter of a thread, made by it. `None`: the lists are wrong, which a test finds.
+/// Builds the filter of a thread. `None` if a list is malformed, which a test rules out.
 pub fn of(thread: Thread, descriptors: &Descriptors) -> Option<Filter> {
     let allowed = match thread {
         Thread::Loop => &system_calls::LOOP,
@@ -69,7 +71,7 @@ pub fn of(thread: Thread, descriptors: &Descriptors) -> Option<Filter> {
     compile(&[Layer { allowed, otherwise: Otherwise::Kill }], descriptors)
 }
 
-/// Makes a filter of these layers. `None`: a list is wrong.
+/// Builds a filter of these layers. `None` if a list is malformed.
 pub fn compile(layers: &[Layer], descriptors: &Descriptors) -> Option<Filter> {
     let outermost = layers.first()?.allowed;
     // What the first layer lacks is what becomes of every other number.

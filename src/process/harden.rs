@@ -1,4 +1,4 @@
-//! What is done before anything else, so that the process is closed when the key arrives.
+//! The first steps of the program: they close the process to others before the key is read.
 
 use std::fmt;
 use std::fs;
@@ -9,7 +9,7 @@ use super::status::Status;
 use super::sys::child;
 use super::sys::{self, FirstSteps, Inherited, Reached};
 
-/// A step that failed. Each has its exit code, those of the reference.
+/// A step that failed. Each has an exit code of its own; the reference uses the same codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HardenError {
     /// The process is still dumpable.
@@ -18,24 +18,24 @@ pub enum HardenError {
     Cores,
     /// `PR_SET_NO_NEW_PRIVS` failed.
     NewPrivileges,
-    /// The user of `--user` could not be become.
+    /// The process could not change to the user of `--user`.
     User,
-    /// Capabilities are left.
+    /// The process still has capabilities.
     Capabilities,
-    /// Landlock is there and failed.
+    /// The kernel has Landlock, but putting it in force failed.
     Landlock,
-    /// seccomp is there and failed.
+    /// The kernel has seccomp, but putting the filter in force failed.
     Seccomp,
-    /// `--require-secret-memory`, and the kernel has none.
+    /// `--require-secret-memory` was given, and the kernel has no memfd_secret(2).
     SecretMemory,
-    /// `--require-hardening`, and something is not in force.
+    /// `--require-hardening` was given, and a protection is not in force.
     Incomplete,
-    /// `--user`, and this kernel opens a process that changes its user.
+    /// `--user` was given, and this kernel makes a process dumpable when its user changes.
     SuidDumpable,
 }
 
 impl HardenError {
-    /// The exit code; 6 stays with the reference's macOS step.
+    /// The exit code. 6 is not used: the reference has it for a step on macOS.
     pub fn exit_code(self) -> u8 {
         match self {
             HardenError::Dumpable => 5,
@@ -112,20 +112,21 @@ impl fmt::Display for HardenError {
 
 impl std::error::Error for HardenError {}
 
-/// What the first moments of the process were like.
+/// What was found out about the process when it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beginning {
-    /// The user that started it, if its other processes could attach to this one until it had
-    /// closed itself.
+    /// The uid that started the process, if other processes of this user could attach to it before
+    /// it made itself non-dumpable.
     pub open_to: Option<u32>,
-    /// The process that traces this one, by its id.
+    /// The id of the process that traces this one.
     pub tracer: Option<u64>,
     /// No memory can be made executable.
     pub executable_memory_denied: bool,
 }
 
-/// Non-dumpable, no core files, no new privileges, no variable that steers a dynamic loader or the
-/// allocator, nothing inherited to pass on. Only while the process has one thread.
+/// Makes the process non-dumpable, disables core files and new privileges, removes the variables
+/// that steer a dynamic loader or the allocator, and marks inherited descriptors close-on-exec.
+/// Only while the process has one thread.
 pub fn base() -> Result<Beginning, HardenError> {
     sys::deny_dumps().map_err(|_| HardenError::Dumpable)?;
     sys::disable_core_dumps().map_err(|_| HardenError::Cores)?;
@@ -155,7 +156,7 @@ impl Beginning {
     }
 }
 
-/// Yama lets a process attach to its own descendants only, or to none.
+/// Whether Yama lets a process attach to its own descendants only, or to no process.
 fn is_restricted_by_yama() -> bool {
     let scope = fs::read("/proc/sys/kernel/yama/ptrace_scope");
     scope.is_ok_and(|scope| !matches!(scope.trim_ascii(), b"" | b"0"))
@@ -164,8 +165,7 @@ fn is_restricted_by_yama() -> bool {
 /// The memory of the key and of the proxy's password counts as files to the kernel.
 const SMALLEST_FILE_LIMIT: u64 = 1024 * 1024;
 
-/// Finds out what the program cannot do without, though it would fail only later. The text says
-/// what to do.
+/// Tests now what would otherwise fail only after the key has been read. The error says what to do.
 pub fn can_start() -> Result<(), String> {
     sys::random(&mut [0; 8]).map_err(|error| {
         format!(
@@ -183,7 +183,7 @@ pub fn can_start() -> Result<(), String> {
     }
 }
 
-/// Finds out whether names can be looked up, each in a process that a timer ends. The text says
+/// Tests whether names can be looked up: each lookup is a process that a timer ends. The error says
 /// what to do.
 pub fn can_look_up() -> Result<(), String> {
     let refused = |call: &str, error: io::Error| {
@@ -196,9 +196,9 @@ pub fn can_look_up() -> Result<(), String> {
     io::pipe().map(drop).map_err(|error| refused("pipe2(2)", error))
 }
 
-/// Closes what was inherited, from `first` on, once the files of the command line have been read
-/// (`<(…)` is such a descriptor) and before anything of our own is opened but the connector's link.
-/// Returns what to warn of when some may be left.
+/// Closes the inherited descriptors from `first` on. The files of the command line have been read
+/// by then (`<(…)` in a shell is such a descriptor), and the only descriptor of our own is the link
+/// to the connector. Returns a warning if some descriptors may still be open.
 pub fn close_inherited(first: usize, link: BorrowedFd<'_>) -> Option<String> {
     match sys::inherited_descriptors(Inherited::Close, first, Some(link)) {
         Reached::All => None,
@@ -209,15 +209,15 @@ pub fn close_inherited(first: usize, link: BorrowedFd<'_>) -> Option<String> {
     }
 }
 
-/// Leaves no capability that a later execve(2) could give. Once, before the connector is forked, so
-/// that both processes have it: each capability is a system call.
+/// Empties the bounding set, so that execve(2) can give no capability. Done once, before the
+/// connector is forked, so that both processes have it: it takes a system call for each capability.
 pub fn empty_bounding_set() -> Result<(), HardenError> {
     sys::empty_bounding_set().map_err(|_| HardenError::Capabilities)
 }
 
-/// Becomes another user if one is named, gives up every capability in any case, and is still
-/// non-dumpable after that: a change of credentials may have changed it. Only while the process has
-/// one thread.
+/// Changes to another user if one is named, and gives up every capability in any case. Then makes
+/// sure that the process is still non-dumpable, which a change of credentials may have undone. Only
+/// while the process has one thread.
 pub fn drop_privileges(user: Option<(u32, u32)>) -> Result<(), HardenError> {
     if user.is_some() && is_suid_dumpable() {
         return Err(HardenError::SuidDumpable);
@@ -229,7 +229,7 @@ pub fn drop_privileges(user: Option<(u32, u32)>) -> Result<(), HardenError> {
     sys::deny_dumps().map_err(|_| HardenError::Dumpable)
 }
 
-/// `fs.suid_dumpable=1`: the kernel makes a process dumpable that changes its user.
+/// With `fs.suid_dumpable=1` the kernel makes a process dumpable when its user changes.
 fn is_suid_dumpable() -> bool {
     fs::read("/proc/sys/fs/suid_dumpable").is_ok_and(|value| value.trim_ascii() == b"1")
 }

@@ -1,4 +1,4 @@
-//! Where the key is read from: `--key-file`, or stdin; and what is left of that afterwards.
+//! Reads the key from `--key-file` or stdin, closes the source, and wipes other copies of the key.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -47,7 +47,7 @@ impl fmt::Display for KeyFileError {
 }
 
 /// Finds out whether the file can be opened and who can read it. Reads nothing, and opens no pipe:
-/// a process that writes to it would take that for the reader.
+/// a process that writes to the pipe would take this for the reader.
 pub fn look(path: &Path) -> Result<KeyReaders, KeyFileError> {
     let metadata = fs::metadata(path).map_err(KeyFileError::Open)?;
     if metadata.is_file() {
@@ -58,8 +58,8 @@ pub fn look(path: &Path) -> Result<KeyReaders, KeyFileError> {
     Ok(readers(&metadata))
 }
 
-/// Opens the file, following links, in place of stdin, so that the key is read as it would be from
-/// there. Before any change of user.
+/// Opens the file as stdin, following links; the key is then read from stdin as usual. Call it
+/// before any change of user.
 pub fn open(path: &Path) -> Result<KeyReaders, KeyFileError> {
     let fits = |metadata: &fs::Metadata| metadata.is_file() || metadata.file_type().is_fifo();
     // Asked before, since opening a device may do something.
@@ -76,7 +76,7 @@ pub fn open(path: &Path) -> Result<KeyReaders, KeyFileError> {
 }
 
 impl KeyReaders {
-    /// What there is to warn of.
+    /// A warning, if other users can read the file.
     pub fn warning(self, path: &Path) -> Option<String> {
         let (readers, change) = match self {
             KeyReaders::Owner => return None,
@@ -97,7 +97,7 @@ fn readers(metadata: &fs::Metadata) -> KeyReaders {
     }
 }
 
-/// Reads the key from stdin, at a terminal by asking for it.
+/// Reads the key from stdin. At a terminal, it is asked for.
 pub fn read(prefix: &[u8], form: KeyForm) -> Result<Credential, KeyError> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
@@ -108,7 +108,7 @@ pub fn read(prefix: &[u8], form: KeyForm) -> Result<Credential, KeyError> {
     }
 }
 
-/// Wipes what else of the key this process has; returns what to warn of.
+/// Wipes other copies of the key in this process; returns a warning for each.
 pub fn wipe_copies(credential: &mut Credential) -> Vec<String> {
     let mut warnings = Vec::new();
     credential.wipe_copies(|copy| {

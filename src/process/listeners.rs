@@ -1,7 +1,7 @@
 //! The sockets that clients connect to: 127.0.0.1:PORT and, where the machine has it, [::1]:PORT.
 //!
-//! Both are held, because a client that is told "localhost" may try either: the one that is left
-//! free would be another user's to take.
+//! Both are held, because a client that is told "localhost" may try either. Another user could
+//! listen on one that is left free.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 
 use super::sys;
 
-/// Free ports that are tried until one is free for both addresses.
+/// How many free ports are tried until one is free on both addresses.
 const ATTEMPTS: usize = 256;
 
 /// Sockets that listen on one port.
@@ -20,7 +20,7 @@ pub struct Listeners {
     pub port: u16,
 }
 
-/// Why nothing listens.
+/// Why no socket listens.
 #[derive(Debug)]
 pub struct ListenError {
     address: SocketAddr,
@@ -42,7 +42,7 @@ impl std::fmt::Display for ListenError {
 }
 
 impl Listeners {
-    /// Takes the port on both addresses; 0 stands for one that is free on both. A machine without
+    /// Binds the port on both addresses; 0 means any port that is free on both. A machine without
     /// ::1 gets 127.0.0.1 alone.
     pub fn bind(port: u16) -> Result<Listeners, ListenError> {
         let attempts = if port == 0 { ATTEMPTS } else { 1 };
@@ -71,7 +71,7 @@ impl Listeners {
         }
     }
 
-    /// One loopback address is held alone.
+    /// Whether one loopback address is held alone.
     pub fn is_alone(&self) -> bool {
         self.sockets.len() == 1
     }

@@ -1,12 +1,12 @@
 //! The one-line JSON file that tells others where the relay listens.
 //!
-//! It is made in two steps. [`ServerInfo::open`] finds the place while the process still is who started
-//! it; [`ServerInfo::publish`] writes the line once requests are served. Which way it is written depends on
-//! what is there:
+//! It is made in two steps. [`ServerInfo::open`] finds the place while the process still has the
+//! user that started it. [`ServerInfo::publish`] writes the line once requests are served. How the
+//! line is written depends on what the path names:
 //!
 //! | there is | what is done |
 //! |---|---|
-//! | nothing, a regular file, a link | a new file is made in the same folder and renamed, so that the line appears whole |
+//! | nothing, a regular file, a link | a new file in the same folder, renamed: the line appears whole |
 //! | a regular file in a folder where that is impossible | the line is written into the file |
 //! | a device, a pipe, a FIFO, `/dev/stdout` | the line is written to it |
 //!
@@ -115,8 +115,8 @@ impl ServerInfo {
         }
     }
 
-    /// Writes `{"port":PORT,"pid":PID}` and a newline. The descriptor may be that of another file then, by the
-    /// same number.
+    /// Writes `{"port":PORT,"pid":PID}` and a newline. The descriptor may refer to another file
+    /// afterwards; its number stays the same.
     pub fn publish(&mut self) -> io::Result<()> {
         if matches!(self.way, Way::Stream) {
             // One write: a pipe takes so little whole or not at all.
@@ -247,9 +247,9 @@ fn in_place(folder: &Folder, name: &CString, reason: io::Error) -> io::Result<Fi
     Ok(file)
 }
 
-/// A folder, reached through folders and links that nobody else can change: each belongs to root or to
-/// this user, or is missing and made. The last one may be another user's, since a file in it may be
-/// written to though none is made there.
+/// A folder that was reached through folders and links that no other user can change: each belongs
+/// to root or to this user, or was missing and is made. The last folder may be another user's: an
+/// existing file in it may be written to, but no file is made there.
 struct Folder {
     fd: OwnedFd,
     owner_is_trusted: bool,

@@ -1,5 +1,5 @@
-//! What systemd hands to a service and wants to be told: sockets that listen already
-//! (sd_listen_fds(3)), and a socket for news of the service's state (sd_notify(3)).
+//! The interface to systemd: sockets that listen already (sd_listen_fds(3)), and a socket to which
+//! the state of the service is reported (sd_notify(3)).
 
 use std::ffi::{CStr, OsStr};
 use std::io;
@@ -102,7 +102,7 @@ impl Handover {
         FIRST + self.sockets.as_ref().map_or(0, Vec::len)
     }
 
-    /// Sockets were handed over, be they what they may.
+    /// Whether sockets were handed over, usable or not.
     pub fn is_activated(&self) -> bool {
         self.is_activated
     }
@@ -129,8 +129,8 @@ impl Handover {
         }
     }
 
-    /// Opens the way to the service manager; a text that says why there is none, where one is
-    /// wanted.
+    /// Connects to the socket of the service manager. The error is a warning that says why there is
+    /// no connection although one is wanted.
     pub fn notifier(&self) -> Result<Notifier, String> {
         let refused = |reason: &dyn std::fmt::Display| {
             format!(
@@ -180,7 +180,7 @@ fn notify_address(value: &[u8]) -> io::Result<UnixAddress> {
     }
 }
 
-/// The way to a service manager; nothing, where there is none.
+/// The connection to a service manager, if there is one.
 #[derive(Default)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,

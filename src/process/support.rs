@@ -5,23 +5,23 @@ use std::fs;
 
 use super::sys;
 
-/// Whether a part of the sandbox is to be had, and if not, why.
+/// Whether the kernel has a part of the sandbox, and if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Support {
-    /// It is: this version of it.
+    /// The kernel has it, in this version.
     Present(u32),
-    /// This kernel has none.
+    /// This kernel does not have it.
     NotInKernel,
     /// This kernel has it, and it was switched off at boot.
     SwitchedOff,
-    /// This kernel has it, or would have answered otherwise: somebody's filter refuses it.
+    /// A seccomp filter of the surroundings (a container's) refuses it, whatever the kernel has.
     Refused,
-    /// One of [`Support::NotInKernel`] and [`Support::Refused`]; nothing here tells which.
+    /// [`Support::NotInKernel`] or [`Support::Refused`]: the error is the same for both.
     Missing,
 }
 
 impl Support {
-    /// Its version; `None` where it is not to be had.
+    /// Its version, if the kernel has it.
     pub fn version(self) -> Option<u32> {
         match self {
             Support::Present(version) => Some(version),
@@ -78,7 +78,7 @@ impl Support {
     }
 }
 
-/// Why it is not to be had.
+/// Why it is missing.
 impl fmt::Display for Support {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -1,4 +1,4 @@
-//! The client token: what a caller must show, if the operator asks for it.
+//! The client token, which every caller must show with `--client-token-file`.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -12,15 +12,15 @@ use super::sys::{self, SecretPages};
 
 /// Bytes of a token, at most.
 pub const LONGEST: usize = 1024;
-/// Bytes of a token, at least: what can be guessed protects nothing.
+/// Bytes of a token, at least: a shorter one could be guessed.
 pub const SHORTEST: usize = 16;
 
 /// Who may read the file apart from its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readers {
-    /// Nobody.
+    /// No other user.
     Owner,
-    /// The file's group, or everybody.
+    /// The file's group, or every user.
     Others,
 }
 
@@ -35,17 +35,17 @@ pub struct ClientToken {
 pub enum TokenError {
     /// The file cannot be read.
     Read(io::Error),
-    /// Nothing but line ends.
+    /// The file holds nothing but line ends.
     Empty,
-    /// Fewer bytes than a token has.
+    /// The token has fewer than [`SHORTEST`] bytes.
     TooShort,
-    /// More than fits.
+    /// The token has more than [`LONGEST`] bytes.
     TooLong,
-    /// The file's mode lets its group, or everybody, write to it.
+    /// The file's mode lets its group or every user write to it.
     Writable,
-    /// Something that does not fit into a field value as one word.
+    /// A byte that cannot be part of one word of a field value.
     BadCharacter,
-    /// No memory fit to hold it.
+    /// The kernel gave no secret or locked memory.
     Memory(io::Error),
 }
 
@@ -78,7 +78,7 @@ impl std::fmt::Display for TokenError {
     }
 }
 
-/// Judges the mode of the file that holds the token.
+/// Who may read a file of this mode. A file that others may write is refused.
 fn readers(mode: u32) -> Result<Readers, TokenError> {
     if mode & 0o022 != 0 {
         return Err(TokenError::Writable);
@@ -87,7 +87,7 @@ fn readers(mode: u32) -> Result<Readers, TokenError> {
 }
 
 impl ClientToken {
-    /// Reads a file, once its mode has been judged.
+    /// Checks the mode of the file and reads the token.
     pub fn open(path: &Path) -> Result<(ClientToken, Readers), TokenError> {
         let file = File::open(path).map_err(TokenError::Read)?;
         let readers = readers(file.metadata().map_err(TokenError::Read)?.mode())?;
@@ -95,7 +95,7 @@ impl ClientToken {
         Ok((token, readers))
     }
 
-    /// Reads all that `source`, read(2) on a file, gives; line ends at the end are trimmed.
+    /// Reads `source`, which is read(2) on a file, to its end. Trailing line ends are trimmed.
     pub fn read(
         mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> Result<ClientToken, TokenError> {
@@ -131,7 +131,8 @@ impl ClientToken {
         Ok(ClientToken { pages, len })
     }
 
-    /// Compares, in a time that depends on the length of `shown` alone.
+    /// Whether the token is the one that was shown. The time depends on the length of `shown`
+    /// alone.
     pub fn matches(&self, shown: &[u8]) -> bool {
         let token = &self.pages.bytes()[..self.len];
         let differing = shown

@@ -16,9 +16,9 @@ pub enum FarEnd {
     Trusted,
     /// It is not on this machine.
     Elsewhere,
-    /// Another user's, or the kernel does not say whose.
+    /// A process of another user holds it, or the kernel does not say whose process does.
     NotTrusted,
-    /// It has closed the connection, so that nobody will read there.
+    /// The other end has closed the connection: no process will read what is sent.
     Closed,
 }
 
@@ -54,7 +54,7 @@ impl UpstreamUsers {
         Ok(UpstreamUsers { reach, trusted, table: SocketTable::open()? })
     }
 
-    /// The descriptors of the tables of `/proc`, for the filter of system calls, which names them.
+    /// The descriptors of the files of `/proc`: the seccomp filter allows reads of these alone.
     pub fn tables(&self) -> [Option<RawFd>; 2] {
         self.table.descriptors()
     }
@@ -66,9 +66,9 @@ impl UpstreamUsers {
         format!("a local upstream must be of uid {}{way}", uids.join(" or "))
     }
 
-    /// Who holds the other end of a connected socket of ours, by the socket's two addresses. Ask
-    /// before the first byte is sent. The answer holds for as long as the connection does: another
-    /// process can get that end from its owner alone.
+    /// Judges who holds the other end of a connected socket of ours, by the socket's two addresses.
+    /// Ask before the first byte is sent. The verdict stays true as long as the connection lasts:
+    /// only its owner can pass that end on to another process.
     pub fn far_end(&mut self, local: SocketAddr, peer: SocketAddr) -> FarEnd {
         // A connection of the relay with itself, to a port where nothing listens.
         if local == peer {
@@ -93,12 +93,12 @@ impl UpstreamUsers {
             Owner::Missing if self.reach == Reach::Anywhere && !is_here(local, peer) => {
                 FarEnd::Elsewhere
             }
-            // In another network namespace, behind a translated address, or nowhere.
+            // In another network namespace, behind address translation, or gone.
             Owner::Missing => FarEnd::NotTrusted,
         })
     }
 
-    /// All of them have to be trusted, and there has to be one.
+    /// Trusted if there is a user and all of them are trusted.
     fn verdict(&self, uids: &[u32]) -> FarEnd {
         match uids {
             [_, ..] if uids.iter().all(|uid| self.trusted.contains(uid)) => FarEnd::Trusted,
@@ -107,7 +107,7 @@ impl UpstreamUsers {
     }
 }
 
-/// The addresses alone say that the other end is on this machine.
+/// Whether the addresses alone show that the other end is on this machine.
 fn is_here(local: SocketAddr, peer: SocketAddr) -> bool {
     let (local, peer) = (local.ip().to_canonical(), peer.ip().to_canonical());
     local.is_loopback() || peer.is_loopback() || local == peer

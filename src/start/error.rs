@@ -8,7 +8,8 @@ use codex_responses_api_proxy::http1::local_response::UpstreamFault;
 use codex_responses_api_proxy::process::harden::HardenError;
 use codex_responses_api_proxy::process::protections::Unmet;
 
-/// It did not start. This and the next are the exit codes that are not those of [`HardenError`].
+/// The start failed. This code, [`USAGE`] and `CONNECTOR` are the exit codes that [`HardenError`]
+/// does not have.
 pub const FAILED: u8 = 1;
 /// Wrong use.
 pub const USAGE: u8 = 2;

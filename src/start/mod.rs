@@ -2,15 +2,15 @@
 //!
 //! | phase | is made by | what is true from then on |
 //! |---|---|---|
-//! | [`Forked`] | [`Forked::new`] | the connector runs: it was forked before anything secret was read |
+//! | [`Forked`] | [`Forked::new`] | the connector runs; nothing secret has been read |
 //! | [`Prepared`] | [`Forked::prepare`] | whatever can fail without the key has been tried |
 //! | [`Keyed`] | [`Prepared::read_key`] | the key lies in its pages; its source is closed |
-//! | [`Listening`] | [`Keyed::listen`] | the port is open; the privileges are gone; all threads run |
-//! | [`Confined`] | [`Listening::confine`] | this process is confined; nothing is left that can fail |
+//! | [`Listening`] | [`Keyed::listen`] | the port is open, privileges are dropped, threads run |
+//! | [`Confined`] | [`Listening::confine`] | this process is confined |
 //!
 //! Each phase consumes the one before, and nothing else can make one. So the key cannot be read
 //! before the connector is forked, and no port is open without a key.
-//! `--check` turns off after [`Prepared`] ([`Prepared::check`]): it tests the same preparation.
+//! `--check` shares the first two phases and then goes its own way ([`Prepared::check`]).
 
 mod check;
 mod detach;
@@ -80,7 +80,7 @@ struct Plan<'a> {
     settings: Settings,
     /// The ids of `--user`.
     user: Option<(u32, u32)>,
-    /// Where the other end may be of a connection over which a secret goes in the clear.
+    /// Where the other end may be if a secret goes over the connection in the clear.
     clear_reach: Option<Reach>,
     upstream_users: Option<UpstreamUsers>,
     allowed_users: Option<AllowedUsers>,
@@ -217,8 +217,8 @@ impl Plan<'_> {
 }
 
 impl<'a> Keyed<'a> {
-    /// Takes over the signals, opens the port and the server-info file, drops the privileges, and starts the threads, which
-    /// confine themselves.
+    /// Takes over the signals, opens the port and the server-info file, drops the privileges, and
+    /// starts the threads, which confine themselves.
     pub fn listen(self, stderr: Stderr) -> Result<Listening<'a>, StartError> {
         let Keyed { mut plan, tls, credential } = self;
         let config = plan.config;

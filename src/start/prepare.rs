@@ -27,8 +27,8 @@ use super::{Forked, Plan, Prepared, Route};
 const OTHER_DESCRIPTORS: u64 = 64;
 
 impl<'a> Forked<'a> {
-    /// Tries whatever can fail without the key. Inherited descriptors are closed before this process
-    /// opens any that it keeps.
+    /// Tries whatever can fail without the key. Inherited descriptors are closed before this
+    /// process opens any that it keeps.
     pub fn prepare(self) -> Result<Prepared<'a>, StartError> {
         let Forked { config, beginning, handover, connector } = self;
         harden::can_start()?;

@@ -37,8 +37,8 @@ enum Source {
 }
 
 impl SocketTable {
-    /// Opens the netlink socket or the files of `/proc`. A confined thread may open neither, so call
-    /// this before the thread is confined.
+    /// Opens the netlink socket or the files of `/proc`. A confined thread may open neither, so
+    /// call this before the thread is confined.
     pub fn open() -> io::Result<SocketTable> {
         let source = match sys::socket_diagnosis() {
             Ok(fd) if has_diagnosis(&fd) => Source::Netlink(fd),

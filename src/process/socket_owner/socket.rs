@@ -54,8 +54,8 @@ impl Socket {
     pub fn owner(&self) -> Owner {
         match self.state {
             // SYN_RECV with an inode: a process has called connect(2), and its SYN crossed ours
-            // (simultaneous open, RFC 9293 §3.5). Another user's process may listen on that port, so
-            // the owner is the process that connects, not the listener.
+            // (simultaneous open, RFC 9293 §3.5). Another user's process may listen on that port,
+            // so the owner is the process that connects, not the listener.
             ESTABLISHED | SYN_RECV if self.inode != 0 => Owner::User(self.user),
             ESTABLISHED | SYN_RECV => Owner::Unaccepted,
             // Where there is no such connection, netlink reports the listener. A socket that only

@@ -1,5 +1,5 @@
-//! What a process that was forked does with itself: whom it ends with, which signals reach it,
-//! which descriptors, arguments and libraries it has.
+//! What a forked process does to itself: when it ends, which signals reach it, and which
+//! descriptors, arguments and libraries it keeps.
 
 use std::ffi::CStr;
 use std::io;
@@ -12,8 +12,8 @@ use libc::{c_char, c_int};
 use super::environment::environ;
 use super::result::check;
 
-/// Has the kernel kill this process when its parent ends. A change of user takes that back, so it
-/// comes after one. Fails when the parent, which had this id, is gone already.
+/// Has the kernel kill this process when its parent ends. A change of user cancels that, so call
+/// this afterwards. Fails when the parent, whose id is given, is gone already.
 pub fn end_with(parent: u32) -> io::Result<()> {
     // SAFETY: prctl with plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
@@ -28,11 +28,11 @@ pub fn end_with(parent: u32) -> io::Result<()> {
 pub enum Disposition {
     /// Nothing.
     Ignored,
-    /// What the kernel has it do.
+    /// The default action of the kernel.
     Default,
 }
 
-/// Settles what a signal does. An ignored SIGCHLD also has the kernel take the children that end.
+/// Sets what a signal does. If SIGCHLD is ignored, the kernel also reaps children that end.
 pub fn set_disposition(signal: c_int, disposition: Disposition) {
     let handler = match disposition {
         Disposition::Ignored => libc::SIG_IGN,
@@ -42,8 +42,8 @@ pub fn set_disposition(signal: c_int, disposition: Disposition) {
     unsafe { libc::signal(signal, handler) };
 }
 
-/// Has the kernel kill this process after so many seconds. It cannot block that signal, and once it
-/// may set no timers it cannot put it off.
+/// Has the kernel kill this process after so many seconds. The process cannot block SIGKILL, and
+/// once its filter forbids timers it cannot postpone it.
 pub fn end_after(seconds: u32) -> io::Result<()> {
     let timer = kill_timer()?;
     // SAFETY: plain memory, of which zero is a legal value.
@@ -56,7 +56,7 @@ pub fn end_after(seconds: u32) -> io::Result<()> {
     check(c_int::try_from(set).unwrap_or(-1)).map(|_| ())
 }
 
-/// Tries whether [`end_after`] would find a timer to be had.
+/// Tests whether [`end_after`] could create a timer.
 pub fn try_timer() -> io::Result<()> {
     let timer = kill_timer()?;
     // SAFETY: the timer was made here, and nothing else knows it.
@@ -111,7 +111,7 @@ pub fn limit_processes(count: u64) {
     }
 }
 
-/// Has one descriptor, as number 3, and those below that number; closes every other.
+/// Moves a descriptor to number 3 and closes all others from 3 on.
 pub fn keep_only(fd: OwnedFd) -> io::Result<OwnedFd> {
     const KEPT: c_int = 3;
     let fd = if fd.as_raw_fd() == KEPT {
@@ -173,9 +173,9 @@ pub fn load_library(name: &CStr) {
     let _ = name;
 }
 
-/// Waits for what the descriptors are asked for, so long at most. Interrupted: nothing has come.
+/// poll(2), up to the timeout. After an interruption no descriptor is ready.
 pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
-    // A part of a millisecond is waited for, not spun through.
+    // Rounded up: a timeout below a millisecond must not become 0, which would spin.
     let timeout = timeout.map_or(-1, |timeout| {
         c_int::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX)
     });

@@ -16,7 +16,7 @@ pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-/// Waits until one of the descriptors can be read; says which.
+/// Waits until one of the descriptors can be read, and returns which of them can.
 pub fn wait_readable(fds: [RawFd; 2]) -> io::Result<[bool; 2]> {
     let mut polls = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     // SAFETY: the kernel fills two structs that outlive the call.
@@ -26,7 +26,7 @@ pub fn wait_readable(fds: [RawFd; 2]) -> io::Result<[bool; 2]> {
     }
 }
 
-/// Raises the limit on open files towards `wanted`; answers with what is in force.
+/// Raises the limit on open files towards `wanted`; returns the limit that is in force.
 pub fn raise_open_files(wanted: u64) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills one struct that outlives the call.
@@ -72,33 +72,33 @@ pub enum Standard {
     Error = libc::STDERR_FILENO,
 }
 
-/// Makes a standard descriptor mean what `by` means.
+/// dup2(2): the standard descriptor refers to what `by` refers to.
 pub fn replace(standard: Standard, by: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the standard descriptors have no owner in this process: what is replaced is not
     // closed under anyone's hands.
     check(unsafe { libc::dup2(by.as_raw_fd(), standard as c_int) }).map(|_| ())
 }
 
-/// What becomes of the descriptors that the starter of the process left open.
+/// What happens to the descriptors that the starter of the process left open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inherited {
-    /// They stay, but no other program gets them.
+    /// They stay open, but execve(2) closes them.
     CloseOnExec,
     /// They are closed.
     Close,
 }
 
-/// Which of the descriptors from 3 on were reached.
+/// Which of the descriptors were dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reached {
     /// All of them.
     All,
-    /// Those below this number: the kernel says of no other whether they are there.
+    /// Those below this number. Higher ones may exist; the kernel did not list them.
     Below(RawFd),
 }
 
-/// Sees to the descriptors from `first` on, which is 3 or more, but for one. Closing: only while no
-/// other is our own.
+/// Marks or closes all descriptors from `first` (3 or more) on, except `but`. Close them only while
+/// none of the others belongs to this program.
 pub fn inherited_descriptors(
     what: Inherited,
     first: usize,
@@ -180,7 +180,7 @@ impl Drop for Mark {
 /// stay when that is lowered.
 fn open_descriptors() -> Option<Vec<RawFd>> {
     let entries = std::fs::read_dir("/proc/self/fd").ok()?;
-    // What lists them is a descriptor itself, and closed when this returns.
+    // The listing itself uses a descriptor, which is closed when this returns.
     let number = |name: &str| digits::decimal(name.as_bytes(), 10)?.try_into().ok();
     entries.map(|entry| number(entry.ok()?.file_name().to_str()?)).collect()
 }

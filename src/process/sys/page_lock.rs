@@ -1,8 +1,8 @@
-//! Protection keys (pkeys(7)): pages that fault for every access, but while they are opened.
+//! Protection keys (pkeys(7)): pages on which every access faults, except while they are opened.
 //!
-//! The processor's PKRU register holds two bits for each key and belongs to the thread. What a thread
-//! makes inherits it; a signal handler starts with every key closed. aarch64 has the like (POE), which
-//! is not used here.
+//! The processor's PKRU register holds two bits for each key and belongs to the thread. New threads
+//! and forked processes inherit its value; a signal handler starts with every key closed. aarch64
+//! has a similar feature (POE), which is not used here.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -27,11 +27,11 @@ impl fmt::Display for PageLock {
     }
 }
 
-/// Secret pages that no access reaches but through [`LockedPages::open`], where there are protection
-/// keys.
+/// Secret pages that can be accessed through [`LockedPages::open`] alone, where the machine has
+/// protection keys.
 pub struct LockedPages {
     pages: SecretPages,
-    // Dropped after the pages.
+    // Fields are dropped in order: the key after the pages.
     key: Key,
 }
 
@@ -46,8 +46,8 @@ impl LockedPages {
         if self.key.is_none() { PageLock::Nothing } else { PageLock::ProtectionKey }
     }
 
-    /// Opens the pages to this thread, until the answer is dropped. No thread is to be made and no
-    /// process forked meanwhile: it would inherit that.
+    /// Opens the pages to this thread until the returned guard is dropped. Start no thread and fork
+    /// no process meanwhile: both would inherit the open pages.
     #[inline]
     pub fn open(&mut self) -> OpenPages<'_> {
         OpenPages { before: self.key.open(), pages: &mut self.pages }

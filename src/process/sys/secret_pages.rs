@@ -41,7 +41,8 @@ impl SecretPages {
         SecretPages::of(page_size(), len)
     }
 
-    /// As [`SecretPages::new`], with pages of this size: the kernel's page size or a multiple of it.
+    /// As [`SecretPages::new`], with pages of this size: the kernel's page size or a multiple of
+    /// it.
     pub fn of(page: usize, len: usize) -> io::Result<SecretPages> {
         let len = len.next_multiple_of(page);
         let whole = len + 2 * page;
@@ -188,8 +189,8 @@ impl SecretPages {
         Ok(())
     }
 
-    /// Makes the first `len` bytes, a whole number of pages, read-only. After an error they count as
-    /// sealed all the same: nothing writes to them again.
+    /// Makes the first `len` bytes, a whole number of pages, read-only. After an error they count
+    /// as sealed all the same: nothing writes to them again.
     pub fn seal(&mut self, len: usize) -> io::Result<()> {
         assert!(len.is_multiple_of(self.page) && len <= self.len);
         self.sealed = len;

@@ -3,8 +3,8 @@
 /// Bytes of the filter. It stays in the processor's first cache.
 pub const FILTER_BYTES: usize = 8 * 1024;
 
-/// For each hash two bits in one word. The word's number is the hash's highest 11 bits, the bits' numbers
-/// are the two times five bits below these.
+/// For each hash two bits in one word. The word's number is the hash's highest 11 bits; the numbers
+/// of the two bits are the next five bits and the five bits below these.
 pub type Filter = [[u8; 4]; FILTER_BYTES / 4];
 
 /// One for each four bytes of the widest window. All odd.
@@ -13,10 +13,10 @@ pub type Factors = [u32; 5];
 /// Windows that are looked up together.
 pub const BLOCK: usize = 8;
 
-/// Of blocks of eight windows that are `WIDTH` bytes wide and begin every `STRIDE` bytes, counts those
-/// at the beginning of the text that hold no window whose hash is in the filter. Stops at the first
-/// other one, or up to eight windows before the end of the text. `None` where the processor lacks
-/// AVX2.
+/// Counts the blocks at the beginning of the text that hold no window whose hash is in the filter.
+/// A block is eight windows, each `WIDTH` bytes wide, that begin `STRIDE` bytes apart. Stops at the
+/// first block that holds such a window, or up to eight windows before the end of the text. `None`
+/// where the processor lacks AVX2.
 ///
 /// The hash is the sum of the window's four-byte words, each times its factor, modulo 2^32. That is
 /// the same number that `Tables::hash` gives.
@@ -98,8 +98,8 @@ mod avx2 {
         passed
     }
 
-    /// Looks each hash up by a load of its own: a gathering load takes longer, on some processors much
-    /// longer.
+    /// Looks each hash up by a load of its own: a gather instruction takes longer, on some
+    /// processors much longer.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn is_any_listed(filter: &Filter, hashes: __m256i) -> bool {
