@@ -62,7 +62,7 @@ fn the_start_lines_say_where_it_listens_and_what_protects_it() {
     let line = relay.line();
     for part in [
         format!("relay: version {}, pid {}, port {port}, ", env!("CARGO_PKG_VERSION"), relay.pid()),
-        "upstream https://api.openai.com/v1/responses, open to every local user".into(),
+        "upstream https://api.openai.com/v1/responses, open to every local user, grace 1 s".into(),
     ] {
         assert!(line.contains(&part), "{line}");
     }

@@ -241,7 +241,21 @@ fn with_it_stderr_is_json_from_the_first_line_to_the_last() {
     relay.line_with("route_not_allowed");
     relay.signal(libc::SIGTERM);
     assert_eq!(relay.exit_code(), 0);
-    json(&String::from_utf8(relay.output()).unwrap());
+    let output = String::from_utf8(relay.output()).unwrap();
+    json(&output);
+    let start = output.lines().next().unwrap();
+    for part in [
+        ",\"event\":\"start\",\"message\":\"codex-responses-api-proxy listening on ".to_owned(),
+        format!(",\"version\":\"{}\",\"pid\":{},", env!("CARGO_PKG_VERSION"), relay.pid()),
+        format!(",\"port\":{},\"upstream\":\"{}\",", relay.port, upstream.url()),
+        ",\"open_to\":\"every local user\",\"grace_s\":1,\"protections\":\"key in ".to_owned(),
+    ] {
+        assert!(start.contains(&part), "no {part} in {start}");
+    }
+    let end = output.lines().last().unwrap();
+    for part in [",\"event\":\"end\",", ",\"cause\":\"SIGTERM\",\"exchanges\":0,"] {
+        assert!(end.contains(part), "{end}");
+    }
 
     // What is wrong with the command line and with the key is an event as well.
     for (arguments, stdin, code) in
