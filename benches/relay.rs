@@ -6,7 +6,7 @@ use std::io::Read;
 use criterion::{Criterion, Throughput};
 
 #[allow(dead_code, unused_imports)]
-#[path = "../tests/relay/support/mod.rs"]
+#[path = "../tests/support/mod.rs"]
 mod support;
 
 use support::{Relay, Upstream, ok, post};

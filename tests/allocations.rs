@@ -23,7 +23,6 @@ use codex_responses_api_proxy::process::upstream_users::Reach;
 #[path = "../benches/common/mod.rs"]
 mod common;
 #[allow(dead_code, unused_imports)]
-#[path = "relay/support/mod.rs"]
 mod support;
 
 use support::{Client, Upstream, certs};

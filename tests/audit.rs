@@ -3,8 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-#[path = "audit/imports.rs"]
-mod imports;
+mod audit {
+    use super::{Source, sources};
+
+    mod imports;
+}
 
 /// Lines of one file without its tests; more make a file hard to review in one sitting.
 const LONGEST_FILE: usize = 400;

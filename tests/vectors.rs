@@ -1,7 +1,6 @@
 //! The vectors through the pure state machine: whole, cut in two everywhere, and byte by byte.
 
-#[path = "vectors/format.rs"]
-mod format;
+mod vector_file;
 
 use std::collections::HashSet;
 
@@ -11,7 +10,7 @@ use codex_responses_api_proxy::http1::exchange::{
 use codex_responses_api_proxy::http1::gather::GatherList;
 use codex_responses_api_proxy::http1::request::{Policy, RequestContext};
 
-use format::{Case, End, Outcome};
+use vector_file::{Case, End, Outcome};
 
 /// The bytes that a body's chunks hold; a body that is not whole has what came of it.
 fn dechunked(message: &[u8]) -> Vec<u8> {
@@ -168,7 +167,7 @@ fn cuts(len: usize) -> Vec<Vec<usize>> {
 #[test]
 fn every_vector_comes_out_as_it_says_however_it_is_cut() {
     let mut wrong = Vec::new();
-    for case in format::load() {
+    for case in vector_file::load() {
         for ends in cuts(case.bytes.len()) {
             let got = if case.is_answer { answer(&case, &ends) } else { ask(&case.bytes, &ends) };
             if !is_as_wanted(&got, &case.outcomes) {
@@ -202,7 +201,7 @@ fn shown(outcomes: &[Outcome]) -> String {
 
 #[test]
 fn there_are_many_and_each_has_a_name_of_its_own() {
-    let cases = format::load();
+    let cases = vector_file::load();
     let names: HashSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
     assert_eq!(names.len(), cases.len());
     assert!(cases.iter().filter(|case| !case.is_answer).count() >= 200);

@@ -1,4 +1,4 @@
-//! What must hold for every input. The fuzz targets call these, and so does `tests/fuzz_replay.rs`
+//! What must hold for every input. The fuzz targets call these, and so does `tests/properties/replay.rs`
 //! on stable Rust.
 #![allow(dead_code)]
 

@@ -10,7 +10,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{HandshakeKind, ServerConfig};
 
 #[allow(dead_code, unused_imports)]
-#[path = "../../tests/relay/support/mod.rs"]
+#[path = "../../tests/support/mod.rs"]
 mod support;
 
 use support::{Relay, Upstream, certs, post};

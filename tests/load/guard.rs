@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use super::heads::{worst, worst_bodies};
 use super::support::upstream::memory_file;
 use super::support::{Client, Relay, Upstream};
+use super::worst_case::{worst, worst_bodies};
 use super::{Watched, common, go_first};
 
 /// Instructions for one request at one connection: a realistic head, 2 KiB up, 1 KiB down, TLS 1.3

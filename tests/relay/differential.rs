@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::support::relay::inherit;
 use super::support::{Relay, Request, Upstream, ok, skipped};
-use super::vectors::format::{self, Case, Outcome};
+use super::vector_file::{self, Case, Outcome};
 
 /// A real server in front of an upstream of ours. Ends with the value.
 struct Server {
@@ -103,7 +103,7 @@ fn compare(name: &str, server: &Server, recorder: &Upstream) {
     let authority = format!("localhost:{}", server.port);
     let relay = Relay::to(&format!("http://{authority}/v1/responses")).start();
     let (mut compared, mut recorded) = (0, 0);
-    for case in format::load() {
+    for case in vector_file::load() {
         let forwarded: Vec<_> = case
             .outcomes
             .iter()

@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
+use super::memory::scanner::{Needles, scan};
 use super::memory::{may_read, none};
 use super::support::relay::{Starter, random_hex};
 use super::support::upstream::memory_file;
 use super::support::{Client, DEADLINE, Gate, Relay, Upstream, ok, post, read_until, skipped};
-use crate::memory::scanner::{Needles, scan};
 
 /// An address of this machine that is not loopback as the rules go, but leads there.
 pub const HERE: &str = "0.0.0.0";

@@ -7,10 +7,7 @@ use std::time::Duration;
 
 use super::support::{Client, End, Gate, Peer, Relay, Upstream, body, ok};
 
-#[path = "../vectors/format.rs"]
-pub mod format;
-
-use format::{Case, Outcome};
+use super::vector_file::{self, Case, Outcome};
 
 /// Runs the cases on a few threads; every failure is told with its name.
 fn each(cases: Vec<Case>, run: impl Fn(&Case) + Sync) {
@@ -28,7 +25,7 @@ fn each(cases: Vec<Case>, run: impl Fn(&Case) + Sync) {
 }
 
 fn cases(is_answer: bool) -> Vec<Case> {
-    format::load().into_iter().filter(|case| case.is_answer == is_answer).collect()
+    vector_file::load().into_iter().filter(|case| case.is_answer == is_answer).collect()
 }
 
 /// Reads one request, whole or not, and answers a whole one.
@@ -145,12 +142,12 @@ fn every_response_comes_out_as_it_says() {
             peer.request();
             peer.try_write(&answer.bytes);
             match answer.end {
-                format::End::Open => {
+                vector_file::End::Open => {
                     // The connection stays open until the outcome is known.
                     drop(hold.lock());
                 }
-                format::End::Fin => peer.close(),
-                format::End::Cut => peer.cut(),
+                vector_file::End::Fin => peer.close(),
+                vector_file::End::Cut => peer.cut(),
             }
         });
         let relay = Relay::to(&upstream.url()).start();

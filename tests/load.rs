@@ -8,17 +8,21 @@
 //!     cargo test --test load -- --ignored --test-threads 1
 //! ```
 
-#[path = "../../benches/common/mod.rs"]
+#[path = "../benches/common/mod.rs"]
 mod common;
-mod delay;
-mod fairness;
-mod footprint;
-mod guard;
-mod heads;
-mod scale;
 #[allow(dead_code, unused_imports)]
-#[path = "../relay/support/mod.rs"]
 mod support;
+mod worst_case;
+
+mod load {
+    use super::{Watched, common, go_first, support, worst_case};
+
+    mod delay;
+    mod fairness;
+    mod footprint;
+    mod guard;
+    mod scale;
+}
 
 use support::relay::Starter;
 use support::{Relay, Upstream};

@@ -1,13 +1,8 @@
 //! The worst messages that are known, held to a budget of steps for each of their bytes. In the
-//! released program instructions are counted, see `load/guard.rs`.
+//! released program instructions are counted, see `tests/load/guard.rs`.
 
-#[path = "load/heads.rs"]
-mod heads;
-#[path = "../fuzz/properties/mod.rs"]
-mod properties;
-
-use heads::{worst, worst_bodies};
-use properties::work::{ask, respond};
+use super::inputs::work::{ask, respond};
+use super::worst_case::{worst, worst_bodies};
 
 fn check(steps: impl Fn(&[u8], &[usize]) -> u64, start: &str) {
     if !cfg!(debug_assertions) {

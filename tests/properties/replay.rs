@@ -5,8 +5,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-#[path = "../fuzz/properties/mod.rs"]
-mod properties;
+use super::inputs as properties;
 
 /// Mutations of each seed.
 const MUTATIONS: usize = 60;
