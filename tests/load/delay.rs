@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::support::upstream::{FAR, Kind};
-use super::support::{Client, Relay, Upstream, certs, ok, pace, post, quiet};
+use super::support::{Client, Relay, Upstream, certs, ok, pace, post, quiet, skipped};
 
 /// The other end of the link, see [`FAR`].
 const NEAR: &str = "192.0.2.1";
@@ -153,7 +153,7 @@ fn measure() -> io::Result<()> {
 fn a_first_request_on_a_slow_link_takes_one_round_trip() {
     // On a thread of its own, since its network is no longer that of the process.
     if let Err(error) = thread::spawn(measure).join().unwrap() {
-        eprintln!("skipped: no slow link can be made here: {error}");
+        skipped(&format!("no slow link can be made here: {error}"));
     }
 }
 
@@ -185,7 +185,7 @@ fn the_delay_of_a_long_way_to_the_upstream_does_not_bound_throughput() {
         match thread::spawn(measure_throughput).join().unwrap() {
             Ok(took) => best = [0, 1].map(|way| best[way].min(took[way])),
             Err(error) => {
-                eprintln!("skipped: no slow link can be made here: {error}");
+                skipped(&format!("no slow link can be made here: {error}"));
                 return;
             }
         }

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::support::relay::binary;
-use super::support::{Relay, Upstream, ok, pace, post};
+use super::support::{Relay, Upstream, ok, pace, post, skipped};
 
 /// 1.95 MiB, in bytes.
 const SIZE: u64 = 2_044_723;
@@ -45,7 +45,7 @@ fn footprint_at_rest_is_at_most_2_1_mib_of_memory_with_the_systems_roots_too() {
         if let Some(bundle) = more
             && !std::path::Path::new(bundle).exists()
         {
-            eprintln!("skipped: there is no {bundle}");
+            skipped(&format!("there is no {bundle}"));
             continue;
         }
         let starter = match more {

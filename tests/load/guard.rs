@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use super::support::upstream::memory_file;
-use super::support::{Client, Relay, Upstream};
+use super::support::{Client, Relay, Upstream, skipped};
 use super::worst_case::{worst, worst_bodies};
 use super::{Watched, common, go_first};
 
@@ -92,7 +92,7 @@ fn instructions_of(upstream: &Upstream, work: impl FnOnce(u16)) -> u64 {
 #[ignore = "needs valgrind and a static release build"]
 fn a_request_takes_no_more_instructions_than_before() {
     if !std::is_x86_feature_detected!("avx2") {
-        eprintln!("skipped: valgrind's processor has AVX2 only where the real one has");
+        skipped("valgrind's processor has AVX2 only where the real one has");
         return;
     }
     // Start, handshake and end are in both; what 200 requests more cost is the difference.
@@ -150,7 +150,7 @@ fn hold_to_worst(
 #[ignore = "needs valgrind and a static release build"]
 fn the_worst_messages_take_a_bounded_number_of_instructions_for_each_byte() {
     if std::process::Command::new("valgrind").arg("--version").output().is_err() {
-        eprintln!("skipped: valgrind is not installed");
+        skipped("valgrind is not installed");
         return;
     }
     let none = instructions_of(&Upstream::plain(|_| {}), |_| {});

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mio::{Events, Interest, Poll, Token};
 
 use super::go_first;
-use super::support::{Client, Gate, Relay, Upstream, pace, post};
+use super::support::{Client, Gate, Relay, Upstream, pace, post, skipped};
 
 /// Streams at most; the first of them are there to warm things up.
 const MOST: usize = 10_000;
@@ -93,7 +93,7 @@ fn ten_thousand_streams_cost_ten_times_what_a_thousand_do_and_wait_for_nothing()
     let files = raise_open_files(2 * MOST as u64 + 200) as usize;
     let most = MOST.min(files.saturating_sub(200) / 2);
     if most < MOST * 9 / 10 {
-        eprintln!("skipped: {files} open files are not enough");
+        skipped(&format!("{files} open files are not enough"));
         return;
     }
     let (begin, begun) = Gate::pair();

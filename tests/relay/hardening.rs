@@ -452,7 +452,7 @@ fn executable_memory_is_denied_where_the_kernel_can() {
     assert_eq!(line.contains("no new executable memory (MDWE)"), knows, "{line}");
     if knows {
         let status = Command::new(std::env::current_exe().unwrap())
-            .args(["hardening::executable_memory", "--exact", "--ignored"])
+            .args(["relay::hardening::executable_memory", "--exact", "--ignored"])
             .output()
             .unwrap()
             .status;

@@ -292,7 +292,7 @@ fn outlasting_its_end() {
 #[test]
 fn a_lookup_that_blocks_every_signal_ends_at_its_time() {
     let status = Command::new(std::env::current_exe().unwrap())
-        .args(["sandbox::outlasting_its_end", "--exact", "--ignored", "--test-threads=1"])
+        .args(["relay::sandbox::outlasting_its_end", "--exact", "--ignored", "--test-threads=1"])
         .output()
         .unwrap()
         .status;
@@ -309,7 +309,13 @@ enum Fate {
 
 fn run(thread: &str, what: &str, port: u16, elsewhere: u16) -> Output {
     Command::new(std::env::current_exe().unwrap())
-        .args(["sandbox::one_attempt", "--exact", "--ignored", "--test-threads=1", "--nocapture"])
+        .args([
+            "relay::sandbox::one_attempt",
+            "--exact",
+            "--ignored",
+            "--test-threads=1",
+            "--nocapture",
+        ])
         .envs([("THREAD", thread), ("WHAT", what), ("PORT", &port.to_string())])
         .env("ELSEWHERE", elsewhere.to_string())
         .stdin(Stdio::null())
