@@ -5,9 +5,10 @@ mod accept;
 mod cause;
 mod dialing;
 mod drain;
-mod idle;
 mod listener;
+mod unowned;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
@@ -19,7 +20,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use self::cause::Drain;
-use self::listener::{Accepted, Listener};
+use self::listener::{Accepted, Accepting, Listener};
 use super::access_log::Log;
 use super::admission::{Places, Refusals};
 use super::buffer::{Scratch, Space};
@@ -32,7 +33,7 @@ use super::report::Form;
 use super::session::{AfterTurn, Session};
 use super::settings::Settings;
 use super::sleep::SleepWatch;
-use super::slots::{Key, Side, Slots};
+use super::slots::{DeadlineSlot, Key, Side, Slots};
 use super::timeouts::RESEND_TO_CONNECTOR;
 use super::tls::Connector;
 use super::turns::{Load, Turns};
@@ -53,36 +54,36 @@ use crate::process::sys;
 use crate::process::token::ClientToken;
 use crate::process::upstream_users::UpstreamUsers;
 
-/// One for each listener: 127.0.0.1 and ::1.
+/// The tokens of the listeners, on 127.0.0.1 and ::1.
 const LISTENERS: [Token; 2] = [Token(usize::MAX - 1), Token(usize::MAX - 4)];
 const SIGNALS: Token = Token(usize::MAX - 2);
 const CONNECTOR: Token = Token(usize::MAX - 3);
 
-/// What the loop works with.
+/// All that the loop is made of.
 pub struct Setup {
-    /// One or two that listen on loopback.
+    /// One or two listeners on loopback.
     pub listeners: Vec<std::net::TcpListener>,
-    /// Who is told that requests are served, and that the end has begun.
+    /// The service manager, which hears that requests are served and that the relay drains.
     pub notifier: Notifier,
     /// The signals that end the relay.
     pub signals: Signals,
-    /// `--server-info`, which is emptied when the port is closed.
+    /// The `--server-info` file, which is emptied when the port is closed.
     pub server_info: Option<ServerInfo>,
     /// The key.
     pub credential: Credential,
     /// TLS; `None` for a plain upstream.
     pub connector: Option<Connector>,
-    /// The way to the process that connects.
+    /// The socket to the connector.
     pub link: Link,
-    /// What the egress proxy is asked for.
+    /// The request to the egress proxy.
     pub proxy: Option<ConnectRequest>,
-    /// Who may hold the other end of a connection to the upstream, where that matters.
+    /// The users who may hold the other end of an upstream connection, where that matters.
     pub upstream_users: Option<UpstreamUsers>,
-    /// What is allowed beyond the one route.
+    /// Which requests are allowed beyond the one route.
     pub policy: Policy,
     /// Numbers and times.
     pub settings: Settings,
-    /// How lines on stderr look: JSON with `--access-log`.
+    /// The form of lines on stderr: text, or JSON with `--access-log`.
     pub form: Form,
     /// `--allow-uid`.
     pub peers: Option<AllowedUsers>,
@@ -92,15 +93,15 @@ pub struct Setup {
     pub sandbox: Sandbox,
 }
 
-/// The loop and all that it holds.
+/// The loop.
 pub struct EventLoop {
     poll: Poll,
     listeners: Vec<Listener>,
     notifier: Notifier,
-    peers: Option<AllowedUsers>,
+    allowed_users: Option<AllowedUsers>,
     sandbox: Sandbox,
     signals: Signals,
-    /// A signal that has come in this pass.
+    /// A signal of this pass that ends the relay.
     signalled: Option<EndSignal>,
     grace: Duration,
     server_info: Option<ServerInfo>,
@@ -111,12 +112,11 @@ pub struct EventLoop {
     state: LoopState,
     buffers: Buffers,
     turns: Turns,
-    /// Upstream connections that work for nobody, on which something has come.
+    /// Unowned upstream connections that events of this pass have named.
     unowned_ready: Vec<Key>,
-    /// Holds something only while a batch of connections is accepted.
-    accepted: Vec<Accepted>,
-    accept_again: bool,
-    accept_at: Option<Instant>,
+    /// Connections between accept and admission. Empty outside of [`EventLoop::accept`].
+    accepted: VecDeque<Accepted>,
+    accepting: Accepting,
     drain: Option<Drain>,
     sleep: SleepWatch,
     /// The connector has ended before the relay.
@@ -124,7 +124,7 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// Makes everything that can fail. The other threads run and have confined themselves.
+    /// Does all that can fail. Returns once the other threads run and have confined themselves.
     pub fn new(setup: Setup) -> io::Result<EventLoop> {
         let poll = Poll::new()?;
         let mut listeners = Vec::new();
@@ -180,7 +180,7 @@ impl EventLoop {
             poll,
             listeners,
             notifier: setup.notifier,
-            peers: setup.peers,
+            allowed_users: setup.peers,
             sandbox: setup.sandbox,
             signals,
             signalled: None,
@@ -194,16 +194,15 @@ impl EventLoop {
             buffers,
             turns: Turns::new(users),
             unowned_ready: Vec::new(),
-            accepted: Vec::new(),
-            accept_again: false,
-            accept_at: None,
+            accepted: VecDeque::new(),
+            accepting: Accepting::AfterEvent,
             drain: None,
             sleep: SleepWatch::new(Instant::now()),
             failed: None,
         })
     }
 
-    /// Confines the loop's thread, which is the one that calls.
+    /// Confines the calling thread, which is to run the loop.
     pub fn confine(&self) -> Result<ReadBack, HardenError> {
         self.sandbox.confine(Thread::Loop)
     }
@@ -220,7 +219,7 @@ impl EventLoop {
         loop {
             let timeout = self.timeout(now);
             match self.poll.poll(&mut events, timeout) {
-                // The process may have been stopped for a while: time has passed.
+                // A stopped process has continued: time has passed.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
                 result => result?,
             }
@@ -238,29 +237,34 @@ impl EventLoop {
                 self.note(event, now);
             }
             self.advance_all_unowned(now);
-            // Before the turns: a turn may take the only idle upstream connection, and a client
-            // accepted after that would have a second one made.
+            // Before the turns: a turn may take the only idle upstream connection, and then a
+            // client that is accepted in the same pass would have another one made.
             self.accept(now);
             self.give_turns(now);
             self.bound_heads(now);
             self.expire(now);
             self.log_refusals(now);
-            // After the turns: a request that came together with a signal is under way.
+            // After the turns, so that a request that came together with a signal is served.
             if self.end(now).is_break() {
                 return Ok(self.failed.map_or(Ok(()), Err));
             }
         }
     }
 
-    /// How long poll may wait, by the clock of the last turn.
+    /// How long poll may wait. `now` is the time of the last pass.
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        if !self.turns.is_empty() || self.accept_again {
+        let paused = match self.accepting {
+            Accepting::Due => return Some(Duration::ZERO),
+            Accepting::AfterEvent => None,
+            Accepting::PausedUntil(until) => Some(until),
+        };
+        if !self.turns.is_empty() {
             return Some(Duration::ZERO);
         }
         let refusals = self.refusals.due();
         let drain = self.drain.map(|drain| drain.by);
         let unsent = self.state.origin.link.has_unsent().then_some(now + RESEND_TO_CONNECTOR);
-        let next = [self.state.deadlines.next(), self.accept_at, drain, refusals, unsent];
+        let next = [self.state.deadlines.next(), paused, drain, refusals, unsent];
         let next = next.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now))
     }
@@ -269,39 +273,46 @@ impl EventLoop {
     fn note(&mut self, event: &Event, now: Instant) {
         match event.token() {
             token if LISTENERS.contains(&token) => {
-                self.listeners
-                    .iter_mut()
-                    .for_each(|listener| listener.is_waiting |= listener.token == token);
-                self.accept_again = true;
+                for listener in self.listeners.iter_mut().filter(|other| other.token == token) {
+                    listener.is_waiting = true;
+                }
+                self.accepting.note_event();
             }
             SIGNALS => self.take_signals(),
             CONNECTOR => self.dialed(),
             token => match Key::of(token) {
-                (key, Side::Client) => {
-                    if let Some(session) = self.sessions.get(key) {
-                        session.socket.note(event);
-                        if session.is_abandoned() {
-                            // At once, so that a client accepted in this pass finds the connection
-                            // that this one leaves, and no other is made.
-                            self.run_session(key, now, Session::take_turn);
-                        } else {
-                            self.wants_turn(key);
-                        }
-                    }
-                }
-                (key, Side::Upstream) => {
-                    if let Some(up) = self.state.upstreams.get(key) {
-                        up.note(event);
-                        match up.owner {
-                            Some(owner) => self.wants_turn(owner),
-                            None => self.unowned_ready.push(key),
-                        }
-                    }
-                }
+                (key, Side::Client) => self.note_client(key, event, now),
+                (key, Side::Upstream) => self.note_upstream(key, event),
             },
         }
     }
 
+    fn note_client(&mut self, key: Key, event: &Event, now: Instant) {
+        let Some(session) = self.sessions.get(key) else {
+            return;
+        };
+        session.socket.note(event);
+        if session.is_abandoned() {
+            // Before connections are accepted: a client that is accepted in this pass gets the
+            // upstream connection that this session leaves.
+            self.run_session(key, now, Session::take_turn);
+        } else {
+            self.wants_turn(key);
+        }
+    }
+
+    fn note_upstream(&mut self, key: Key, event: &Event) {
+        let Some(up) = self.state.upstreams.get(key) else {
+            return;
+        };
+        up.note(event);
+        match up.owner {
+            Some(owner) => self.wants_turn(owner),
+            None => self.unowned_ready.push(key),
+        }
+    }
+
+    /// Queues a session for a turn in this pass.
     fn wants_turn(&mut self, key: Key) {
         if let Some(session) = self.sessions.get(key) {
             self.turns.push(session.client.user, key, session.load);
@@ -316,7 +327,7 @@ impl EventLoop {
         }
     }
 
-    /// Lets a session act, and sees to what becomes of it.
+    /// Lets a session act, then closes, queues or keeps it.
     fn run_session(
         &mut self,
         key: Key,
@@ -343,29 +354,40 @@ impl EventLoop {
         self.sessions.put_back(key, session);
     }
 
-    /// Connections whose deadline may have come.
+    /// Looks at the connections whose deadline may have passed.
     fn expire(&mut self, now: Instant) {
         while let Some(slot) = self.state.deadlines.expired(now) {
             let (index, side) = slot.split();
-            if side == Side::Client {
-                if let Some(key) = self.sessions.at(index) {
-                    self.run_session(key, now, Session::on_deadline);
+            match side {
+                Side::Client => {
+                    if let Some(key) = self.sessions.at(index) {
+                        self.run_session(key, now, Session::on_deadline);
+                    }
                 }
-                continue;
+                Side::Upstream => {
+                    if let Some(key) = self.state.upstreams.at(index) {
+                        self.expire_upstream(key, now);
+                    }
+                }
             }
-            let Some(key) = self.state.upstreams.at(index) else {
-                continue;
-            };
-            let Some(up) = self.state.upstreams.get(key) else {
-                continue;
-            };
-            match (up.owner, up.wakes_at()) {
-                (_, None) => {}
-                (_, Some(when)) if when > now => self.state.deadlines.set(slot, when),
-                (Some(owner), _) => self.run_session(owner, now, Session::take_turn),
-                (None, _) if up.is_ready() => self.close_idle(key),
-                (None, _) => self.state.advance_unowned(key, &mut self.buffers.upstream, now),
-            }
+        }
+    }
+
+    fn expire_upstream(&mut self, key: Key, now: Instant) {
+        let Some(up) = self.state.upstreams.get(key) else {
+            return;
+        };
+        let Some(when) = up.wakes_at() else {
+            return;
+        };
+        if when > now {
+            self.state.deadlines.set(DeadlineSlot::new(key, Side::Upstream), when);
+            return;
+        }
+        match up.owner {
+            Some(owner) => self.run_session(owner, now, Session::take_turn),
+            None if up.is_ready() => self.close_idle(key),
+            None => self.state.advance_unowned(key, &mut self.buffers.upstream, now),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Accepting connections, and turning away those that are too many.
+//! Accepts connections, and decides which of them get a place.
 
 use std::io::{self, Write};
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use mio::net::TcpStream;
 
 use super::EventLoop;
-use super::listener::Accepted;
+use super::listener::{Accepted, Accepting};
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
 use crate::net::admission::{Admission, Client, User};
@@ -19,50 +19,43 @@ use crate::net::timeouts::ACCEPT_BACKOFF;
 use crate::process::allowed_users::Identity;
 
 impl EventLoop {
-    /// Accepts a batch.
+    /// Accepts a batch from each listener.
     pub(super) fn accept(&mut self, now: Instant) {
-        if let Some(at) = self.accept_at {
-            // Until then the news of further connections changes nothing.
-            self.accept_again = now >= at;
-            self.accept_at = self.accept_at.filter(|at| now < *at);
-        }
-        if !self.accept_again {
+        if !self.accepting.is_due(now) {
             return;
         }
-        self.accept_again = false;
-        let mut accepted = std::mem::take(&mut self.accepted);
+        self.accepting = Accepting::AfterEvent;
         for index in 0..self.listeners.len() {
-            // All are accepted before the kernel is asked whose they are.
-            self.accept_batch(index, &mut accepted, now);
-            self.identify(index, &mut accepted, now);
-            for Accepted { stream, identity, .. } in accepted.drain(..) {
-                self.admit(stream, identity, now);
+            // All are accepted first, so that the kernel is asked for their users once.
+            self.accept_batch(index, now);
+            self.identify(index, now);
+            while let Some(accepted) = self.accepted.pop_front() {
+                self.admit(accepted.stream, accepted.identity, now);
             }
         }
-        self.accepted = accepted;
-        self.accept_again =
-            self.accept_at.is_none() && self.listeners.iter().any(|listener| listener.is_waiting);
+        if self.listeners.iter().any(|listener| listener.is_waiting) {
+            self.accepting.note_event();
+        }
     }
 
-    fn accept_batch(&mut self, index: usize, accepted: &mut Vec<Accepted>, now: Instant) {
+    fn accept_batch(&mut self, index: usize, now: Instant) {
         for _ in 0..ACCEPTS_PER_PASS {
-            let Some(listener) =
-                self.listeners.get_mut(index).filter(|listener| listener.is_waiting)
-            else {
+            let listener = self.listeners.get_mut(index);
+            let Some(listener) = listener.filter(|listener| listener.is_waiting) else {
                 return;
             };
             match listener.socket.accept() {
                 Ok((stream, client)) => {
                     let identity = Identity::Allowed(0);
-                    accepted.push(Accepted { stream, client, identity });
+                    self.accepted.push_back(Accepted { stream, client, identity });
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => listener.is_waiting = false,
-                    // The peer has gone already; the next may be there.
+                    // This client has gone again; another one may wait.
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                    // Out of descriptors or memory: asking again at once would spin.
+                    // Out of descriptors or memory: without a pause the loop would spin.
                     _ => {
-                        self.accept_at = Some(now + ACCEPT_BACKOFF);
+                        self.accepting.pause_until(now + ACCEPT_BACKOFF);
                         return;
                     }
                 },
@@ -70,6 +63,7 @@ impl EventLoop {
         }
     }
 
+    /// Makes a session of a connection, or refuses it.
     fn admit(&mut self, mut stream: TcpStream, identity: Identity, now: Instant) {
         let (admission, user) = self.admission(identity, now);
         let reject = match admission {
@@ -78,14 +72,15 @@ impl EventLoop {
             Admission::Overloaded => Some(Reject::TooManyConnections),
         };
         if let Some(reject) = reject.filter(|_| !self.places.can_linger(admission)) {
-            // The response is written once and the connection closed, whether or not it arrives.
+            // Enough refused connections linger already. This one gets its response and is closed;
+            // a reset may destroy the response.
             let outgoing = &mut self.state.outgoing;
             outgoing.clear();
             reject.response().write(true, false, outgoing);
             outgoing.slices(&[]).for_each(|bytes| drop(stream.write(bytes)));
             return;
         }
-        let uid = self.peers.as_ref().and_then(|peers| peers.uid(user.0));
+        let uid = self.allowed_users.as_ref().and_then(|users| users.uid(user.0));
         let client = Client { admission, user, uid, number: self.state.connections + 1 };
         let (poll, policy) = (&self.poll, self.policy);
         let key = self.sessions.insert(|key| {
@@ -107,8 +102,8 @@ impl EventLoop {
         });
     }
 
-    /// Decides what a connection is admitted as, once, before anything is done for it. A full table
-    /// makes room by closing an idle connection.
+    /// Decides what a connection is admitted as. A full table makes room by closing an idle
+    /// connection.
     fn admission(&mut self, identity: Identity, now: Instant) -> (Admission, User) {
         let user = match identity {
             Identity::Allowed(position) => User(position),
@@ -118,11 +113,9 @@ impl EventLoop {
             }
         };
         if !self.places.has_room(user, now) {
-            let served = self
-                .sessions
-                .values()
-                .filter(|session| session.client.admission == Admission::Serve);
-            match self.places.evict(user, served.filter_map(Session::as_idle), now) {
+            let is_served = |session: &&Session| session.client.admission == Admission::Serve;
+            let idle = self.sessions.values().filter(is_served).filter_map(Session::as_idle);
+            match self.places.evict(user, idle, now) {
                 Some(key) => self.run_session(key, now, |session, turn, _| session.evict(turn)),
                 None => {
                     self.places.note_overload(user, now);
@@ -133,22 +126,23 @@ impl EventLoop {
         (Admission::Serve, user)
     }
 
-    /// Whose each connection is, once, before anything is done for it.
-    fn identify(&mut self, index: usize, accepted: &mut [Accepted], now: Instant) {
-        let (Some(peers), Some(listener)) = (&mut self.peers, self.listeners.get(index)) else {
+    /// Asks the kernel for the user of each connection, where users are told apart.
+    fn identify(&mut self, index: usize, now: Instant) {
+        let EventLoop { allowed_users, listeners, accepted, accepting, .. } = self;
+        let (Some(users), Some(listener)) = (allowed_users, listeners.get(index)) else {
             return;
         };
-        let mut batch = peers.batch(listener.address);
+        let mut batch = users.batch(listener.address);
         for Accepted { stream, client, identity } in accepted {
             *identity = batch.identify(*client, || stream.peer_addr().is_ok());
         }
         if !batch.pause().is_zero() {
-            self.accept_at = self.accept_at.max(Some(now + batch.pause()));
+            accepting.pause_until(now + batch.pause());
         }
     }
 
-    /// Logs the connections of users who may not use the relay: together, so that these users
-    /// cannot fill the log.
+    /// Logs the connections of users who may not use the relay. They are logged together, so that
+    /// these users cannot fill the log.
     pub(super) fn log_refusals(&mut self, now: Instant) {
         if self.refusals.due().is_some_and(|due| now >= due) {
             self.log_refusals_now();
@@ -166,11 +160,12 @@ impl EventLoop {
         }
     }
 
-    /// Drops heads, the oldest unfinished one first, until all together are within their bound.
+    /// Refuses requests whose heads are buffered, until all heads together are within their bound.
+    /// The oldest unfinished head goes first, whole heads that wait for the upstream go last.
     pub(super) fn bound_heads(&mut self, now: Instant) {
         while self.state.head_bytes > limits::HEADS {
             let heads = self.sessions.values().filter(|session| session.buffered_head() > 0);
-            // `None` last: a head that is whole and waits for an upstream connection.
+            // A whole head has no `head_since`.
             let order = |session: &&Session| (session.head_since().is_none(), session.head_since());
             let Some(key) = heads.min_by_key(order).map(Session::key) else {
                 return;

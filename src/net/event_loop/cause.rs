@@ -1,10 +1,10 @@
-//! Why and until when the relay drains.
+//! Why the relay ends, and how long it waits.
 
 use std::time::Instant;
 
 use crate::process::signals::EndSignal;
 
-/// Why the relay ends.
+/// Why the relay drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// A signal.
@@ -26,12 +26,12 @@ impl Cause {
     }
 }
 
-/// An end that has begun.
+/// A drain that has begun.
 #[derive(Clone, Copy)]
 pub(super) struct Drain {
     pub(super) cause: Cause,
     /// When exchanges that are still under way are cut off.
     pub(super) by: Instant,
-    /// Exchanges that were under way when it began.
+    /// How many exchanges were under way when it began.
     pub(super) exchanges: usize,
 }

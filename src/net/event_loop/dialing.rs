@@ -1,4 +1,4 @@
-//! What the connector is told and says: the server-info file; connections that it has made or could
+//! Messages to and from the connector: the server-info file, connections that it has made or could
 //! not make, and its end.
 
 use std::io;
@@ -19,8 +19,8 @@ impl EventLoop {
         &self.state.origin.link
     }
 
-    /// Tells by `--server-info` where the relay listens. The connector knows the file from then on:
-    /// not earlier, since it may become another one.
+    /// Writes to the `--server-info` file where the relay listens, and passes the file to the
+    /// connector. Not earlier: publishing may replace the file by another one.
     pub fn publish(&mut self) -> io::Result<()> {
         let Some(info) = &mut self.server_info else {
             return Ok(());
@@ -37,18 +37,18 @@ impl EventLoop {
         loop {
             match self.state.origin.link.receive() {
                 Ok(None) => return,
-                Ok(Some(dialed)) => {
-                    if let (key, Side::Upstream) = Key::of(Token(dialed.id as usize)) {
-                        self.settle(key, dialed.result);
-                    }
-                }
+                Ok(Some(dialed)) => match Key::of(Token(dialed.id as usize)) {
+                    (key, Side::Upstream) => self.settle(key, dialed.result),
+                    // Only upstream connections are asked for.
+                    (_, Side::Client) => {}
+                },
                 Err(failed) => return self.connector_failed(failed),
             }
         }
     }
 
-    /// A dial has ended. A connection that no session and no pool waits for any more is reset, so
-    /// that cancelled requests leave no ports in TIME_WAIT.
+    /// A dial has ended. If its request was cancelled meanwhile, the connection is reset, so that
+    /// cancelled requests leave no ports in TIME_WAIT.
     fn settle(&mut self, key: Key, result: Result<(TcpStream, SocketAddr), UpstreamFault>) {
         match self.state.upstreams.get(key) {
             Some(up) if up.is_dialing() => {
@@ -58,7 +58,7 @@ impl EventLoop {
                     None => self.unowned_ready.push(key),
                 }
             }
-            _ => {
+            Some(_) | None => {
                 if let Ok((unclaimed, _)) = result {
                     let _ = sys::reset_on_close(unclaimed.as_fd());
                 }
@@ -66,8 +66,8 @@ impl EventLoop {
         }
     }
 
-    /// Without a connector there is nothing to wait for: the clients that wait are told, and the
-    /// relay ends when the exchanges under way have.
+    /// The connector has ended, so no connection can be made any more. Clients that wait for one
+    /// get a response that says so, and the relay drains.
     fn connector_failed(&mut self, failed: ConnectorFailed) {
         self.failed = Some(failed);
         for key in self.state.upstreams.keys() {

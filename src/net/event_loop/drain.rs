@@ -1,17 +1,18 @@
-//! The end of the relay: the port is closed, exchanges under way are waited for, and those that take
-//! longer than `--grace` are cut off.
+//! The end of the relay: the port is closed, exchanges under way go on, and those that take longer
+//! than `--grace` are cut off.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::EventLoop;
 use super::cause::{Cause, Drain};
+use super::listener::Accepting;
 use crate::net::report;
 use crate::net::session::AfterTurn;
 use crate::process::signals::EndSignal;
 
 impl EventLoop {
-    /// Notes the signals that have come. Those of one batch count as one, the most urgent of them: a
+    /// Notes the signals that have come. The signals of one pass count as one, the most urgent: a
     /// supervisor may send SIGHUP right behind SIGTERM.
     pub(super) fn take_signals(&mut self) {
         for signal in self.signals.take() {
@@ -21,7 +22,8 @@ impl EventLoop {
         }
     }
 
-    /// Begins to end where there is cause, goes on with it, and breaks when nothing is left to wait for.
+    /// Begins to drain if there is a cause. Breaks when no exchange is left to wait for, or at a
+    /// second cause.
     pub(super) fn end(&mut self, now: Instant) -> ControlFlow<()> {
         let cause = match self.signalled.take() {
             Some(signal) => Some(Cause::Signal(signal)),
@@ -34,7 +36,7 @@ impl EventLoop {
             (Some(drain), cause) => (drain, cause),
         };
         let end = match cause {
-            // One terminal that hangs up is told twice: by the kernel and by the shell.
+            // A terminal that hangs up signals twice, from the kernel and from the shell.
             None
             | Some(Cause::Shutdown | Cause::ConnectorFailed | Cause::Signal(EndSignal::HangUp)) => {
                 match self.busy() {
@@ -49,13 +51,12 @@ impl EventLoop {
         ControlFlow::Break(())
     }
 
-    /// Frees the port, ends idle connections, and lets exchanges under way go on.
+    /// Closes the port and idle sessions; the others end after their exchange.
     fn begin_drain(&mut self, cause: Cause, now: Instant) -> Drain {
         self.listeners.clear();
         self.notifier.stopping();
-        self.accept_at = None;
-        self.accept_again = false;
-        // The file must not lead anybody to a port that the next relay has.
+        self.accepting = Accepting::AfterEvent;
+        // The file must not lead clients to a port that another program may have by then.
         self.server_info = None;
         for key in self.sessions.keys() {
             self.run_session(key, now, |session, _, _| {
@@ -78,7 +79,7 @@ impl EventLoop {
         keys.filter(|key| self.sessions.get(*key).is_some_and(|session| session.is_busy())).count()
     }
 
-    /// Ends what is still there.
+    /// Ends all sessions.
     fn cut_off(&mut self, cause: &'static str, drain: Drain, now: Instant) {
         self.log_refusals_now();
         let busy = self.busy();

@@ -1,4 +1,4 @@
-//! Upstream connections that work for nobody: those that are idle, and one that is being made.
+//! Upstream connections without a request: the idle ones, and at most one that is being made.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,9 @@ use crate::net::timeouts::CONNECT;
 use crate::net::upstream::Upstream;
 
 impl EventLoop {
-    /// A client has connected: begins the upstream connection that its request will need, so that
-    /// DNS, TCP and TLS pass while the request is being written. One at most is made for nobody,
-    /// and none is made again because one has ended: only clients who connect bring connections
-    /// about.
+    /// Preconnects, because a client has connected: DNS, TCP and TLS pass while the client writes
+    /// its request. At most one such connection is made at a time. If it ends unused it is not
+    /// replaced, so that the upstream sees no connections without a client.
     pub(super) fn preconnect(&mut self, user: User, now: Instant) {
         if !self.state.needs_preconnect(user, now) {
             return;
@@ -25,15 +24,14 @@ impl EventLoop {
         }
     }
 
-    /// Sees to those on which something has come.
+    /// Advances the unowned connections that events have named.
     pub(super) fn advance_all_unowned(&mut self, now: Instant) {
         while let Some(key) = self.unowned_ready.pop() {
             self.state.advance_unowned(key, &mut self.buffers.upstream, now);
         }
     }
 
-    /// Ages idle connections by the time that the machine has slept, and closes those that are too
-    /// old.
+    /// The machine has slept: ages idle connections by that time and closes the old ones.
     pub(super) fn wake_up(&mut self, slept: Duration, now: Instant) {
         for key in self.state.upstreams.keys() {
             if let Some(up) = self.state.upstreams.get(key).filter(|up| up.owner.is_none()) {
@@ -45,7 +43,7 @@ impl EventLoop {
         }
     }
 
-    /// Closes one that has been idle for too long.
+    /// Closes a connection that has been idle for too long.
     pub(super) fn close_idle(&mut self, key: Key) {
         self.state.pool.forget(key);
         self.state.upstreams.remove(key);
