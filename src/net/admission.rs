@@ -1,4 +1,8 @@
-//! Who gets a place: decided once for each accepted connection, before a session exists.
+//! Which connections get a place. Decided once for each connection, before its session exists.
+//!
+//! `--max-connections` is the number of places. A user who is alone may hold all of them but for a
+//! small reserve; as soon as others come, each is left a fair share. A full table makes room by
+//! closing a connection without a request, never one with a request under way.
 
 use std::time::Instant;
 
@@ -16,8 +20,8 @@ pub enum Admission {
     Overloaded,
 }
 
-/// A local user who may use the relay: the position among those of `--allow-uid`, or 0 where users
-/// are not told apart.
+/// A local user who may use the relay: an index into the users of `--allow-uid`, or 0 if users are
+/// not told apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct User(pub usize);
 
@@ -27,9 +31,9 @@ pub struct User(pub usize);
 pub struct Client {
     /// What becomes of the connection.
     pub admission: Admission,
-    /// Whose it is.
+    /// The user at the other end.
     pub user: User,
-    /// The id of that user, where `--allow-uid` has the kernel asked.
+    /// The id of that user, if `--allow-uid` tells users apart.
     pub uid: Option<u32>,
     /// The number of the connection since the start of the program.
     pub number: u64,
@@ -38,28 +42,31 @@ pub struct Client {
 /// A connection that has a place and no request under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdleConnection<K> {
-    /// Names it.
+    /// The key of its session.
     pub key: K,
-    /// Whose it is.
+    /// The user at the other end.
     pub user: User,
-    /// Since when.
+    /// Since when no request has been under way.
     pub since: Instant,
 }
 
+/// The places of one user.
 #[derive(Clone, Default)]
 struct Share {
     held: usize,
+    /// When the user last found no place.
     refused_at: Option<Instant>,
 }
 
-/// The places for connections, and who holds them.
+/// The places, and the users who hold them.
 pub struct Places {
     limit: usize,
     held: usize,
     shares: Vec<Share>,
     refused: usize,
     overloaded: usize,
-    /// Until then no connection can have been idle for long enough.
+    /// Before this moment no connection can have been idle for long enough to be closed. It spares
+    /// a search of the table for each connection that comes while all places are busy.
     none_idle_before: Option<Instant>,
 }
 
@@ -76,22 +83,22 @@ impl Places {
         }
     }
 
-    /// The user may take a place that is free.
+    /// A place is free that this user may take.
     pub fn has_room(&self, user: User, now: Instant) -> bool {
         self.held + self.kept_from(user) < self.limit && self.is_within_share(user, now)
     }
 
-    /// Places that this user leaves free for the others who may come: requests under way are not
-    /// ended for anybody's sake, so without these one user could keep all others out for good.
+    /// The places that this user leaves free for users who are not connected yet. A request under
+    /// way is never ended to make room, so without this reserve one user with long requests could
+    /// keep all others out.
     fn kept_from(&self, user: User) -> usize {
         let reserve = self.limit / (RESERVE * self.shares.len());
         let others = self.shares.iter().enumerate().filter(|(index, _)| *index != user.0);
         others.map(|(_, share)| reserve.saturating_sub(share.held)).sum()
     }
 
-    /// A user alone may hold every place that is not kept for others. As soon as another one is at
-    /// work, none takes more than half of what the others leave; but an equal share is everybody's,
-    /// whatever others hold.
+    /// A user who is alone may hold every place. As soon as another user is at work, each user may
+    /// hold half of the places that the others leave, and always an equal share of all places.
     fn is_within_share(&self, user: User, now: Instant) -> bool {
         let own = self.shares[user.0].held;
         let is_at_work = |share: &Share| {
@@ -107,10 +114,10 @@ impl Places {
         own < left.div_ceil(2).max(self.limit / (others + 1)).max(1)
     }
 
-    /// For a user for whom [`Places::has_room`] is not true: the connection that has to go. Of
-    /// those that have been idle for [`IDLE_BEFORE_EVICTION`], the greediest user's that has been
-    /// idle longest. A user who has a full share gives up a connection of their own; nobody else
-    /// loses one to a user who holds more.
+    /// The connection to close for a user for whom [`Places::has_room`] is false. Of those that
+    /// have been idle for [`IDLE_BEFORE_EVICTION`], the connections of the user with the most
+    /// places come first, and of these the one that has been idle longest. A user with a full share
+    /// loses a connection of their own. Otherwise a user loses none to a user who holds more.
     pub fn evict<K: Copy>(
         &mut self,
         user: User,
@@ -142,7 +149,7 @@ impl Places {
         best.map(|(_, candidate)| candidate.key)
     }
 
-    /// A connection has come and gets this.
+    /// Counts a connection that has been admitted as this.
     pub fn enter(&mut self, admission: Admission, user: User) {
         *self.count(admission) += 1;
         if admission == Admission::Serve {
@@ -150,7 +157,7 @@ impl Places {
         }
     }
 
-    /// A connection that got this has gone.
+    /// Counts a connection that had been admitted as this and has ended.
     pub fn leave(&mut self, admission: Admission, user: User) {
         *self.count(admission) -= 1;
         if admission == Admission::Serve {
@@ -166,12 +173,14 @@ impl Places {
         }
     }
 
-    /// The user found no place, and gets one as soon as others make room.
+    /// The user has found no place. For a while the other users take no more than their share, so
+    /// that the next attempt finds one.
     pub fn note_overload(&mut self, user: User, now: Instant) {
         self.shares[user.0].refused_at = Some(now);
     }
 
-    /// One more connection without a place can be heard out.
+    /// One more connection that was admitted as this can linger. Few without a place do at one
+    /// time: others get their refusal and are closed at once.
     pub fn can_linger(&self, admission: Admission) -> bool {
         match admission {
             Admission::Serve => true,
@@ -181,16 +190,16 @@ impl Places {
     }
 }
 
-/// Refused connections that are not in the log yet.
+/// Connections of refused users that are not in the log yet.
 #[derive(Default)]
 pub struct Refusals {
-    /// By user id; `None` where it is not known, or is one too many.
+    /// By user id. `None` counts unknown users, and all users beyond [`REFUSED_USERS`].
     counts: Vec<(Option<u32>, u64)>,
     due: Option<Instant>,
 }
 
 impl Refusals {
-    /// One more.
+    /// Counts one more connection of this user.
     pub fn note(&mut self, uid: Option<u32>, now: Instant) {
         self.due.get_or_insert(now + REFUSALS);
         let known = self.counts.iter().any(|(other, _)| *other == uid);
@@ -201,12 +210,12 @@ impl Refusals {
         }
     }
 
-    /// When they are to be logged.
+    /// When the counts are to be logged.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Takes them.
+    /// Removes the counts.
     pub fn take(&mut self) -> impl Iterator<Item = (Option<u32>, u64)> + '_ {
         self.due = None;
         self.counts.drain(..)

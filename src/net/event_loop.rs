@@ -1,11 +1,16 @@
-//! The loop: poll, note what is ready, accept, give each ready connection one turn, check
-//! deadlines.
+//! The event loop. One pass: poll, read the clock once, note events, accept, give turns to ready
+//! sessions, act on deadlines.
+//!
+//! Each socket is registered once, for both directions and edge-triggered. [`super::socket`]
+//! remembers what events said until a read or a write shows that it no longer holds, so nothing is
+//! ever registered again.
 
 mod accept;
 mod cause;
 mod dialing;
 mod drain;
 mod listener;
+mod setup;
 mod unowned;
 
 use std::collections::VecDeque;
@@ -21,6 +26,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use self::cause::Drain;
 use self::listener::{Accepted, Accepting, Listener};
+pub use self::setup::Setup;
 use super::access_log::Log;
 use super::admission::{Places, Refusals};
 use super::buffer::{Scratch, Space};
@@ -29,69 +35,28 @@ use super::deadlines::Deadlines;
 use super::limits::{CLIENT_READ, OVERLOADED_LINGERING, REFUSED_LINGERING, UPSTREAM_READ};
 use super::loop_state::{Buffers, LoopState, Turn};
 use super::pool::Pool;
-use super::report::Form;
 use super::session::{AfterTurn, Session};
-use super::settings::Settings;
 use super::sleep::SleepWatch;
 use super::slots::{DeadlineSlot, Key, Side, Slots};
 use super::timeouts::RESEND_TO_CONNECTOR;
-use super::tls::Connector;
 use super::turns::{Load, Turns};
 use super::upstream::Origin;
-use crate::connector::link::{ConnectorFailed, Link};
+use crate::connector::link::ConnectorFailed;
 use crate::http1::gather::GatherList;
 use crate::http1::request::Policy;
 use crate::process::allowed_users::AllowedUsers;
 use crate::process::confine::{ReadBack, Sandbox};
-use crate::process::credential::Credential;
-use crate::process::egress::ConnectRequest;
 use crate::process::filter::Thread;
 use crate::process::harden::HardenError;
 use crate::process::server_info::ServerInfo;
 use crate::process::service_manager::Notifier;
 use crate::process::signals::{EndSignal, Signals};
 use crate::process::sys;
-use crate::process::token::ClientToken;
-use crate::process::upstream_users::UpstreamUsers;
 
 /// The tokens of the listeners, on 127.0.0.1 and ::1.
 const LISTENERS: [Token; 2] = [Token(usize::MAX - 1), Token(usize::MAX - 4)];
 const SIGNALS: Token = Token(usize::MAX - 2);
 const CONNECTOR: Token = Token(usize::MAX - 3);
-
-/// All that the loop is made of.
-pub struct Setup {
-    /// One or two listeners on loopback.
-    pub listeners: Vec<std::net::TcpListener>,
-    /// The service manager, which hears that requests are served and that the relay drains.
-    pub notifier: Notifier,
-    /// The signals that end the relay.
-    pub signals: Signals,
-    /// The `--server-info` file, which is emptied when the port is closed.
-    pub server_info: Option<ServerInfo>,
-    /// The key.
-    pub credential: Credential,
-    /// TLS; `None` for a plain upstream.
-    pub connector: Option<Connector>,
-    /// The socket to the connector.
-    pub link: Link,
-    /// The request to the egress proxy.
-    pub proxy: Option<ConnectRequest>,
-    /// The users who may hold the other end of an upstream connection, where that matters.
-    pub upstream_users: Option<UpstreamUsers>,
-    /// Which requests are allowed beyond the one route.
-    pub policy: Policy,
-    /// Numbers and times.
-    pub settings: Settings,
-    /// The form of lines on stderr: text, or JSON with `--access-log`.
-    pub form: Form,
-    /// `--allow-uid`.
-    pub peers: Option<AllowedUsers>,
-    /// `--client-token-file`.
-    pub token: Option<ClientToken>,
-    /// Confines each thread.
-    pub sandbox: Sandbox,
-}
 
 /// The loop.
 pub struct EventLoop {

@@ -1,13 +1,13 @@
-//! Keys in the order in which they were added. Any of them is removed in constant time.
+//! Keys in the order in which they were added. Any key is removed in constant time.
 
 use super::slots::Key;
 
-/// A doubly linked list whose links stand in a table by the index of their key.
+/// A doubly linked list. The links are in a table, at the index of their key.
 #[derive(Default)]
 pub struct KeyList {
     links: Vec<Option<Link>>,
     last: Option<u32>,
-    /// The last of the keys that were there when [`KeyList::mark`] was called and still are.
+    /// The last key before the mark (see [`KeyList::mark`]) that is still in the list.
     marked: Option<u32>,
     len: usize,
 }
@@ -35,17 +35,17 @@ impl KeyList {
         self.last.and_then(|index| self.link(index)).map(|link| link.key)
     }
 
-    /// Tells the keys that are there from those that will be added.
+    /// Puts a mark behind the last key. Keys that are added from now on are behind it.
     pub fn mark(&mut self) {
         self.marked = self.last;
     }
 
-    /// The key that was added last before [`KeyList::mark`] was called.
+    /// The last key before the mark.
     pub fn last_marked(&self) -> Option<Key> {
         self.marked.and_then(|index| self.link(index)).map(|link| link.key)
     }
 
-    /// Adds a key at the end. A key of the same index leaves the list: its entry no longer exists.
+    /// Adds a key at the end. It replaces a key of the same index, whose entry no longer exists.
     pub fn push(&mut self, key: Key) {
         self.remove_index(key.index);
         if self.links.len() <= key.index as usize {
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
     use crate::net::slots::Slots;
 
-    /// All keys, the last one first, which empties the list.
+    /// Empties the list and returns its keys, the last one first.
     fn all(list: &mut KeyList) -> Vec<u32> {
         let mut all = Vec::new();
         while let Some(key) = list.last() {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_from_before_a_mark_are_told_from_those_behind_it() {
+    fn keys_before_the_mark_are_told_from_keys_behind_it() {
         for removed in 0..1u32 << 4 {
             let keys = keys(4);
             let mut list = KeyList::default();

@@ -1,16 +1,17 @@
-//! A table of connections that are found again by index and told apart by generation.
+//! A table of connections. A key finds its connection by index, and its generation shows whether a
+//! later connection has taken the same place.
 
 use mio::Token;
 
-/// Names an entry for as long as it lives; a later entry in the same place has another key.
+/// The name of an entry. A later entry in the same place has another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Place in the table.
+    /// The place in the table.
     pub index: u32,
     generation: u32,
 }
 
-/// Which of the two tables a token belongs to.
+/// One of the two tables: the two ends of the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Client connections.
@@ -19,40 +20,40 @@ pub enum Side {
     Upstream,
 }
 
-/// Generations stay below this, so that no token of a slot is one of the reserved ones.
+/// Generations stay below this, so that no token of an entry is one of the loop's own tokens.
 const GENERATIONS: u32 = 1 << 30;
 
 impl Key {
-    /// generation | index | side.
+    /// The token for poll: generation, index and side in one number.
     pub fn token(self, side: Side) -> Token {
         let side = usize::from(side == Side::Upstream);
         Token((self.generation as usize) << 33 | (self.index as usize) << 1 | side)
     }
 
-    /// The opposite of [`Key::token`].
+    /// The inverse of [`Key::token`].
     pub fn of(Token(token): Token) -> (Key, Side) {
         let side = if token & 1 == 1 { Side::Upstream } else { Side::Client };
         (Key { index: (token >> 1) as u32, generation: (token >> 33) as u32 }, side)
     }
 }
 
-/// A place in the heap of deadlines: one for each index of each of the two tables.
+/// The place of a connection among the deadlines: one for each index of both tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeadlineSlot(u32);
 
 impl DeadlineSlot {
-    /// The slot of an entry.
+    /// The slot of the connection with this key.
     pub fn new(key: Key, side: Side) -> DeadlineSlot {
         DeadlineSlot(key.index << 1 | u32::from(side == Side::Upstream))
     }
 
-    /// The index in the table of this side. The entry that is there now may be a later one.
+    /// The index, and the table that it belongs to. A later connection may have taken the place.
     pub fn split(self) -> (u32, Side) {
         let side = if self.0 & 1 == 1 { Side::Upstream } else { Side::Client };
         (self.0 >> 1, side)
     }
 
-    /// Its position among all slots.
+    /// The position of this slot in a table of all slots.
     pub fn position(self) -> usize {
         self.0 as usize
     }
@@ -60,11 +61,11 @@ impl DeadlineSlot {
 
 struct Slot<T> {
     generation: u32,
-    // Boxed, so that a table that has grown once costs a pointer for each empty place.
+    // Boxed, so that an empty place costs no more than a pointer.
     value: Option<Box<T>>,
 }
 
-/// At most `limit` values of T; places are made when they are first needed.
+/// At most `limit` values. Places are made when they are first needed.
 pub struct Slots<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
@@ -77,7 +78,7 @@ impl<T> Slots<T> {
         Slots { slots: Vec::new(), free: Vec::new(), limit }
     }
 
-    /// Values in the table.
+    /// How many values are in the table.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -92,8 +93,8 @@ impl<T> Slots<T> {
         self.len() >= self.limit
     }
 
-    /// Puts in the value that `make` builds from its key; `None` when the table is full or `make`
-    /// fails.
+    /// Inserts the value that `make` builds from its key. Returns `None` if the table is full or
+    /// `make` returns `None`.
     pub fn insert(&mut self, make: impl FnOnce(Key) -> Option<T>) -> Option<Key> {
         if self.is_full() {
             return None;
@@ -110,24 +111,24 @@ impl<T> Slots<T> {
         Some(key)
     }
 
-    /// The value, if it is still there.
+    /// The value, unless it has been removed.
     pub fn get(&mut self, key: Key) -> Option<&mut T> {
         let slot = self.slots.get_mut(key.index as usize)?;
         (slot.generation == key.generation).then_some(slot.value.as_deref_mut()).flatten()
     }
 
-    /// Takes the value out for a while; its key stays good. See [`Slots::put_back`].
+    /// Takes the value out for a while. Its key stays valid: see [`Slots::put_back`].
     pub fn take(&mut self, key: Key) -> Option<Box<T>> {
         let slot = self.slots.get_mut(key.index as usize)?;
         (slot.generation == key.generation).then(|| slot.value.take()).flatten()
     }
 
-    /// Puts back what [`Slots::take`] gave.
+    /// Puts back a value that [`Slots::take`] returned.
     pub fn put_back(&mut self, key: Key, value: Box<T>) {
         self.slots[key.index as usize].value = Some(value);
     }
 
-    /// Forgets the key, whose value has been taken or is dropped here.
+    /// Ends a key. Its value has been taken, or is dropped here.
     pub fn remove(&mut self, key: Key) {
         if let Some(slot) = self.slots.get_mut(key.index as usize)
             && slot.generation == key.generation
@@ -149,7 +150,7 @@ impl<T> Slots<T> {
         self.slots.iter().filter_map(|slot| slot.value.as_deref())
     }
 
-    /// The value in this place, whichever it is now.
+    /// The key of the value that is in this place now.
     pub fn at(&self, index: u32) -> Option<Key> {
         let slot = self.slots.get(index as usize)?;
         slot.value.as_ref().map(|_| Key { index, generation: slot.generation })

@@ -1,0 +1,50 @@
+//! What the start hands over to the loop.
+
+use crate::connector::link::Link;
+use crate::http1::request::Policy;
+use crate::net::report::Form;
+use crate::net::settings::Settings;
+use crate::net::tls::Connector;
+use crate::process::allowed_users::AllowedUsers;
+use crate::process::confine::Sandbox;
+use crate::process::credential::Credential;
+use crate::process::egress::ConnectRequest;
+use crate::process::server_info::ServerInfo;
+use crate::process::service_manager::Notifier;
+use crate::process::signals::Signals;
+use crate::process::token::ClientToken;
+use crate::process::upstream_users::UpstreamUsers;
+
+/// All that the loop is made of.
+pub struct Setup {
+    /// One or two listeners on loopback.
+    pub listeners: Vec<std::net::TcpListener>,
+    /// The service manager, which hears that requests are served and that the relay drains.
+    pub notifier: Notifier,
+    /// The signals that end the relay.
+    pub signals: Signals,
+    /// The `--server-info` file, which is emptied when the port is closed.
+    pub server_info: Option<ServerInfo>,
+    /// The key.
+    pub credential: Credential,
+    /// TLS; `None` for a plain upstream.
+    pub connector: Option<Connector>,
+    /// The socket to the connector.
+    pub link: Link,
+    /// The request to the egress proxy.
+    pub proxy: Option<ConnectRequest>,
+    /// The users who may hold the other end of an upstream connection, where that matters.
+    pub upstream_users: Option<UpstreamUsers>,
+    /// Which requests are allowed beyond the one route.
+    pub policy: Policy,
+    /// Numbers and times.
+    pub settings: Settings,
+    /// The form of lines on stderr: text, or JSON with `--access-log`.
+    pub form: Form,
+    /// `--allow-uid`.
+    pub peers: Option<AllowedUsers>,
+    /// `--client-token-file`.
+    pub token: Option<ClientToken>,
+    /// Confines each thread.
+    pub sandbox: Sandbox,
+}
