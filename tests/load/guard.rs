@@ -104,10 +104,12 @@ fn a_request_takes_no_more_instructions_than_before() {
     assert!(!better, "more than {SLACK} % fewer: hold what was won; {RENEW}");
 }
 
-/// A byte of the worst message may cost so many times what a byte of an ordinary one does. The most
-/// found is 61, in a response of chunks of one byte, then 47, where 64 options and 120 fields have
-/// names of 330 bytes that differ in the last letter alone.
-const WORST: f64 = 96.0;
+/// Instructions that a byte of the worst message may take. Found are 126 where 64 options and 120
+/// fields have names of 330 bytes that differ in the last letter alone, twice that in a request
+/// that waits for its connection and is then parsed again, and 160 in a response of chunks of one
+/// byte; 5,000 where the options are read again for each field. A byte of a plain message takes 2
+/// to 4, by how many reads it comes in, so no ratio to that is held to.
+const WORST: f64 = 400.0;
 
 /// Instructions for one exchange of these two messages, on connections of its own, beyond those of
 /// a relay that serves none. The relay may refuse either message.
@@ -128,21 +130,19 @@ fn instructions_for(request: &[u8], response: &[u8], none: u64) -> f64 {
     instructions_of(&upstream, send).saturating_sub(none) as f64 / TIMES as f64
 }
 
-/// Holds messages to [`WORST`]. `plain` makes an ordinary one with a field of so many bytes.
+/// Holds messages to [`WORST`]. What an exchange takes without them is measured on `plain`, an
+/// ordinary one.
 fn hold_to_worst(
     messages: Vec<(&'static str, String)>,
-    plain: impl Fn(usize) -> Vec<u8>,
+    plain: &[u8],
     instructions: impl Fn(&[u8]) -> f64,
 ) {
-    const LONG: usize = 16_000;
-    let least = instructions(&plain(100));
-    let each = (instructions(&plain(100 + LONG)) - least) / LONG as f64;
-    println!("{least} instructions for an exchange, {each:.2} for each byte of a plain message");
+    let least = instructions(plain);
+    println!("{least} instructions for an exchange; for each byte beyond that:");
     for (name, message) in messages {
-        let more = instructions(message.as_bytes()) - least;
-        let ratio = more / message.len() as f64 / each;
-        println!("{ratio:8.1} times as many in {} bytes: {name}", message.len());
-        assert!(ratio <= WORST, "{name}: {more} instructions for {} bytes", message.len());
+        let each = (instructions(message.as_bytes()) - least) / message.len() as f64;
+        println!("{each:8.1} of {} bytes: {name}", message.len());
+        assert!(each <= WORST, "{name}: {each} instructions for each byte, {WORST} allowed");
     }
 }
 
@@ -163,16 +163,12 @@ fn the_worst_messages_take_a_bounded_number_of_instructions_for_each_byte() {
     let response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     hold_to_worst(
         with_bodies("POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n"),
-        |len| [common::codex_head(500 + len), vec![b'j'; 2_048]].concat(),
+        &[common::codex_head(600), vec![b'j'; 2_048]].concat(),
         |request| instructions_for(request, response, none),
     );
     hold_to_worst(
         with_bodies("HTTP/1.1 200 OK\r\n"),
-        |len| {
-            let head = String::from_utf8(common::answer_head()).unwrap();
-            let field = format!("\r\nX-Plain: {}\r\n\r\n0\r\n\r\n", "m".repeat(len));
-            head.replace("\r\n\r\n", &field).into_bytes()
-        },
+        &[common::answer_head(), b"0\r\n\r\n".to_vec()].concat(),
         |response| instructions_for(&request(), response, none),
     );
 }
