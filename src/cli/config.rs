@@ -14,9 +14,9 @@ use crate::process::protections::Requirement;
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Config {
-    /// 0: any port that is free.
+    /// The port to listen on; 0 means any port that is free.
     pub port: u16,
-    /// Where to tell port and pid.
+    /// The file to write port and pid to.
     pub server_info: Option<PathBuf>,
     /// `GET /shutdown` is served.
     pub http_shutdown: bool,
@@ -28,19 +28,19 @@ pub struct Config {
     pub auth_header: AuthHeader<'static>,
     /// Which keys are taken.
     pub key_form: KeyForm,
-    /// Clients' fields that do not travel.
+    /// Fields of requests that are not forwarded.
     pub drop_headers: Vec<&'static [u8]>,
-    /// Responses pass that cannot be searched for the key.
+    /// Encoded responses, which cannot be searched for the key, are forwarded.
     pub allow_encoded_responses: bool,
-    /// Hosts that clients may name apart from loopback's.
+    /// Hosts that requests may name, besides those of loopback.
     pub allow_hosts: Vec<&'static [u8]>,
     /// Further roots, in PEM form, and the flag or variable that names the file.
     pub ca_file: Option<(&'static str, PathBuf)>,
-    /// Connect, say what is in force, and end.
+    /// Test the connection, print which protections are in force, and end.
     pub check: bool,
     /// Ask whether a relay answers on this port, and end.
     pub probe: Option<u16>,
-    /// Go on in a process of its own.
+    /// Go on in the background.
     pub detach: bool,
     /// A line for each exchange.
     pub access_log: bool,
@@ -48,11 +48,11 @@ pub struct Config {
     pub allow_uids: Vec<UserName>,
     /// Users who may hold a loopback upstream that gets a secret in the clear.
     pub upstream_uids: UpstreamUids,
-    /// Holds the token that callers must show.
+    /// The file with the token that callers must show.
     pub client_token_file: Option<PathBuf>,
-    /// Holds the key, in place of stdin.
+    /// The file to read the key from, in place of stdin.
     pub key_file: Option<PathBuf>,
-    /// Whom to become.
+    /// The user to change to.
     pub user: Option<User>,
     /// Start with memfd_secret or not at all.
     pub require_secret_memory: bool,
@@ -74,7 +74,7 @@ impl Config {
         }
     }
 
-    /// What is right by the rules and hardly meant: a base URL in place of an endpoint's.
+    /// A warning about a valid URL that is most likely a mistake: a base URL, not an endpoint.
     pub fn likely_mistake(&self) -> Option<String> {
         let path = self.upstream.path_and_query.split('?').next().unwrap_or_default();
         let path = path.strip_suffix('/').unwrap_or(path);

@@ -1,4 +1,5 @@
-//! The key's whole life.
+//! The key's whole life: it is read into secret pages, checked, sent inside a TLS record, compared
+//! with responses, and wiped.
 //!
 //! ```text
 //!   guard | read-only pages        | writable pages                         | guard
@@ -7,11 +8,11 @@
 //!           └─────────── one slice: one TLS record ─────────┘
 //! ```
 //!
-//! The block ends where the writable pages begin, so that a record can be sealed from one slice in
-//! which the key stands where it always stands: no second copy is ever put together. There is no
-//! way to get at the bytes but [`Credential::splice_into`], which hands them to a sink, and
-//! [`Credential::reflected`], which compares. Where there are protection keys, all these pages are
-//! closed between such uses.
+//! The block ends where the writable pages begin. So the block and the bytes behind it are one
+//! slice, which is sealed into one TLS record: the key never moves, and no second copy is made.
+//! Only [`Credential::splice_into`], which hands the bytes to a sink, and
+//! [`Credential::reflected`], which compares, reach the key. Where the machine has protection keys,
+//! all these pages are closed between uses.
 
 mod search;
 
@@ -27,10 +28,10 @@ use self::search::Search;
 use super::sys::{self, LockedPages, PageLock, SecretMemory, SecretPages};
 use crate::http1::limits;
 
-/// Which keys are taken.
+/// Which keys are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyForm {
-    /// Letters, digits, `-` and `_`, as the reference has it.
+    /// Letters, digits, `-` and `_`: what the reference accepts.
     Word,
     /// token68 (RFC 9110 §11.2), which is b64token (RFC 6750 §2.1): `.`, `~`, `+` and `/` too, and
     /// `=` at the end. JWTs are such.
@@ -46,7 +47,7 @@ impl KeyForm {
         }
     }
 
-    /// The first byte that no key of this form has.
+    /// The first byte that is not allowed in a key of this form.
     fn misfit(self, key: &[u8]) -> Option<usize> {
         let (word, marks): (_, &[u8]) = match self {
             KeyForm::Word => (key, b"-_"),
@@ -63,15 +64,15 @@ impl KeyForm {
 /// What is wrong with a byte of the key: its kind, never the byte itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misfit {
-    /// `Bearer ` stands in front.
+    /// The text begins with `Bearer `.
     Scheme,
-    /// `NAME=` stands in front.
+    /// The text begins with `NAME=`.
     Variable,
-    /// A UTF-8 byte order mark stands in front.
+    /// The text begins with a UTF-8 byte order mark.
     ByteOrderMark,
-    /// Every such byte is one that `--allow-token68` allows, and the key is then a good one.
+    /// `--allow-token68` would allow the whole key.
     Token68,
-    /// This byte, counted from 1, is of this kind.
+    /// The position of the byte, counted from 1, and its kind.
     Byte(usize, &'static str),
 }
 
@@ -118,20 +119,20 @@ impl fmt::Display for Misfit {
     }
 }
 
-/// Why there is no key. The texts say what to type; none holds a byte of what was read.
+/// Why there is no key. The texts say what to do; none contains a byte that was read.
 #[derive(Debug)]
 pub enum KeyError {
-    /// Nothing but line ends.
+    /// The input holds nothing but line ends.
     Empty,
-    /// More than fits.
+    /// The key is longer than the pages allow.
     TooLong(KeyForm),
-    /// A byte that no key of this form has.
+    /// A byte that is not allowed in a key of this form.
     BadCharacter(KeyForm, Misfit),
     /// read(2) failed.
     Read(io::Error),
-    /// No memory fit to hold it.
+    /// The kernel gave no secret or locked memory.
     Memory(io::Error),
-    /// No random numbers for the search.
+    /// The kernel gave no random numbers, which the search needs.
     Random(io::Error),
 }
 
@@ -185,7 +186,7 @@ pub fn locked_kib(page: usize) -> usize {
     whole.next_power_of_two() / 1024
 }
 
-/// Where else a copy of the key was found, and wiped.
+/// Where another copy of the key was found and wiped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyCopy<'a> {
     /// In the environment, in the variable of this name.
@@ -194,7 +195,7 @@ pub enum KeyCopy<'a> {
     Arguments,
 }
 
-/// The key, in pages of its own. Wiped when it goes.
+/// The key, in secret pages that are wiped when it is dropped.
 pub struct Credential {
     pages: LockedPages,
     memory: SecretMemory,
@@ -230,7 +231,7 @@ impl Credential {
         let mut pages = SecretPages::of(page, scratch + limits::RECORD + search::SPACE)
             .map_err(KeyError::Memory)?;
 
-        // What goes wrong from here on drops the pages, and that wipes them.
+        // Every error from here on drops the pages, which wipes them.
         let (block, rest) = pages.open_mut().split_at_mut(scratch);
         let (read, tables) = rest.split_at_mut(limits::RECORD);
         let length = read_line(&mut read[..longest + 2], source)?
@@ -261,12 +262,12 @@ impl Credential {
         self.memory
     }
 
-    /// What closes the pages between two uses.
+    /// How the pages are closed between two uses.
     pub fn lock(&self) -> PageLock {
         self.pages.lock()
     }
 
-    /// Responses are searched for the key.
+    /// Whether responses are searched for the key. A short key is not: any text might contain it.
     pub fn is_searched_for(&self) -> bool {
         self.search.is_on()
     }

@@ -1,6 +1,5 @@
-//! The egress proxy that the environment names, and its credentials' whole life: they are read
-//! where the kernel put them, written as Base64 into pages of their own, and wiped from the
-//! environment.
+//! The egress proxy that the environment names. Its credentials are read where the kernel put them,
+//! written as Base64 into secret pages, and wiped from the environment.
 
 use std::ffi::CStr;
 use std::fmt;
@@ -10,11 +9,11 @@ use super::sys::{self, SecretPages};
 use crate::http1::proxy::{ProxyUrl, ProxyUrlError, is_exempt};
 use crate::http1::url::{Host, Scheme, UpstreamUrl};
 
-/// Where the proxy may stand, in curl's order.
+/// The variables that may name the proxy, in curl's order.
 const PROXY: [&CStr; 4] = [c"https_proxy", c"HTTPS_PROXY", c"all_proxy", c"ALL_PROXY"];
-/// Where the hosts may stand that need none.
+/// The variables that may list the hosts to reach without a proxy.
 const NO_PROXY: [&CStr; 2] = [c"no_proxy", c"NO_PROXY"];
-/// The field that holds its credentials (RFC 7617 §2).
+/// The field that carries the credentials (RFC 7617 §2).
 const BASIC: &[u8] = b"Proxy-Authorization: Basic ";
 
 /// The proxy that the upstream is reached through.
@@ -23,14 +22,14 @@ pub struct Egress {
     pub host: Host,
     /// Its port.
     pub port: u16,
-    /// What it is asked for.
+    /// The CONNECT request to send to it.
     pub request: ConnectRequest,
 }
 
 /// Why the proxy cannot be used.
 #[derive(Debug)]
 pub enum EgressError {
-    /// The variable's value is of no use.
+    /// The variable does not hold the URL of a proxy.
     Url(&'static CStr, ProxyUrlError),
     /// No memory fit to hold its credentials.
     Memory(io::Error),
@@ -75,8 +74,8 @@ impl Egress {
     }
 }
 
-/// Wipes from the environment every variable that names a proxy of any kind, used or not: the same
-/// credentials stand in several, more often than not. Only while the process has one thread.
+/// Wipes from the environment every variable that names a proxy of any kind, used or not: most
+/// often several hold the same credentials. Only while the process has one thread.
 pub fn wipe() {
     sys::wipe_variables(|name| {
         let end = name.len().saturating_sub(b"_proxy".len());
@@ -122,8 +121,8 @@ impl ConnectRequest {
         Ok(ConnectRequest { pages, len, has_credentials: encoded > 0 })
     }
 
-    /// Writes once what stands behind the first `sent` bytes; returns how many went. 0 when there
-    /// is no room, and when nothing is left.
+    /// Writes once what follows the first `sent` bytes, and returns how many bytes were written: 0
+    /// when the sink has no room or nothing is left.
     pub fn write_from(&self, sent: usize, sink: &mut impl Write) -> io::Result<usize> {
         match &self.pages.bytes()[sent..self.len] {
             [] => Ok(0),
@@ -131,12 +130,12 @@ impl ConnectRequest {
         }
     }
 
-    /// It shows the proxy a user name or password.
+    /// Whether the request contains a user name or password.
     pub fn has_credentials(&self) -> bool {
         self.has_credentials
     }
 
-    /// So many bytes are all of it.
+    /// Whether this many bytes are the whole request.
     pub fn is_whole(&self, sent: usize) -> bool {
         sent == self.len
     }

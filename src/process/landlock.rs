@@ -2,7 +2,7 @@
 
 use super::sys::Rights;
 
-/// Read a file. The one right that a lookup gets back, on its files.
+/// Read a file. A lookup gets this one right back, on its own files.
 pub const READ_FILE: u64 = 1 << 2;
 /// Bind a TCP socket to a port.
 pub const BIND_TCP: u64 = 1 << 0;
@@ -37,7 +37,7 @@ const ADDED: [Rights; 10] = [
     Rights { files: 0, net: BIND_UDP | CONNECT_SEND_UDP, scope: 0 },
 ];
 
-/// The newest version of which the rights are known here.
+/// The newest version whose rights this program knows.
 pub const NEWEST: u32 = ADDED.len() as u32;
 
 /// Every right that a kernel with this version knows, as far as this program knows it.

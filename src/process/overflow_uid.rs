@@ -1,4 +1,4 @@
-//! Users that a user namespace does not map: the kernel calls all of them by one uid.
+//! Users that a user namespace does not map: the kernel reports one uid for all of them.
 
 use std::fs;
 

@@ -8,16 +8,16 @@ use super::harden::{Beginning, HardenError};
 use super::key_source::KeyReaders;
 use super::sys::{PageLock, Sealed, SecretMemory};
 
-/// Everything that the start line tells of protections.
+/// Everything that the start line says about protections.
 #[derive(Debug)]
 pub struct Protections {
-    /// How the process began.
+    /// What was found out when the process began.
     pub beginning: Beginning,
-    /// Where the key lies.
+    /// Which memory the key lies in.
     pub memory: SecretMemory,
-    /// What closes the key's pages between two uses.
+    /// How the key's pages are closed between two uses.
     pub lock: PageLock,
-    /// What becomes of responses that show the key.
+    /// Whether responses are searched for the key, in words.
     pub search: Option<&'static str>,
     /// Who may use the relay.
     pub callers: Callers,
@@ -25,15 +25,15 @@ pub struct Protections {
     pub user: Option<(u32, u32)>,
     /// The user that the process runs as.
     pub uid: u32,
-    /// What the kernel offers.
+    /// Which parts of the sandbox the kernel has.
     pub sandbox: Sandbox,
-    /// What the kernel says once the loop is confined.
+    /// What was read back once the loop was confined.
     pub read_back: ReadBack,
-    /// The program's own memory.
+    /// Whether the program's own memory is sealed.
     pub sealed: Sealed,
-    /// What the connector says of itself.
+    /// What the connector reports about itself.
     pub connector: Confined,
-    /// What else there is to know.
+    /// Further remarks for the start line.
     pub notes: Vec<String>,
 }
 
@@ -42,7 +42,7 @@ pub struct Protections {
 pub struct Confined {
     /// The user that it runs as.
     pub uid: u32,
-    /// What the kernel says of it.
+    /// What was read back about it.
     pub read_back: ReadBack,
     /// Its copy of the program.
     pub sealed: Sealed,
@@ -64,7 +64,7 @@ pub enum Callers {
 }
 
 impl Callers {
-    /// By what the command line asks for.
+    /// From what the command line asks for.
     pub fn new(has_users: bool, has_token: bool) -> Callers {
         match (has_users, has_token) {
             (false, false) => Callers::Everybody,
@@ -86,7 +86,7 @@ impl fmt::Display for Callers {
     }
 }
 
-/// Where the key lies, in words.
+/// Which memory the key lies in, in words.
 pub fn describe(memory: SecretMemory) -> &'static str {
     match memory {
         SecretMemory::MemfdSecret => "key in memfd_secret pages",
@@ -97,7 +97,7 @@ pub fn describe(memory: SecretMemory) -> &'static str {
 /// What must be in force for the relay to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requirement {
-    /// What this kernel can do.
+    /// Whatever this kernel can do.
     WhatThereIs,
     /// `--require-secret-memory`.
     SecretMemory,
@@ -105,12 +105,12 @@ pub enum Requirement {
     Everything,
 }
 
-/// What is not in force and must be.
+/// A protection that must be in force and is not.
 #[derive(Debug)]
 pub enum Unmet {
-    /// A step that was taken and had no effect, or one that a flag of its own asks for.
+    /// A step had no effect although it succeeded, or a flag of its own requires it.
     Step(HardenError),
-    /// `--require-hardening`: these.
+    /// `--require-hardening` was given, and these are missing.
     Missing(Vec<String>),
 }
 
@@ -143,12 +143,12 @@ impl Requirement {
         }
     }
 
-    /// Asks for what is known before the key is read.
+    /// Checks what is known before the key is read.
     pub fn before_the_key(self, beginning: &Beginning, sandbox: &Sandbox) -> Result<(), Unmet> {
         self.missing(before_the_key(beginning, sandbox))
     }
 
-    /// Asks for a key file that not every local user can read.
+    /// Checks that not every local user can read the key file.
     pub fn key_file(self, readers: KeyReaders) -> Result<(), Unmet> {
         match readers {
             KeyReaders::Owner | KeyReaders::Group => Ok(()),
@@ -158,12 +158,12 @@ impl Requirement {
         }
     }
 
-    /// Asks that no inherited descriptor may be left open.
+    /// Checks that no inherited descriptor is left open.
     pub fn inherited(self, left_open: Option<&str>) -> Result<(), Unmet> {
         self.missing(left_open.map(str::to_owned).into_iter().collect())
     }
 
-    /// Asks for memory.
+    /// Checks the memory that the key lies in.
     pub fn memory(self, memory: SecretMemory) -> Result<(), Unmet> {
         match (self, memory) {
             (Requirement::SecretMemory, SecretMemory::Locked) => {
@@ -180,7 +180,7 @@ impl Requirement {
 const NO_SECRET_MEMORY: &str = "secret memory (no memfd_secret here)";
 
 impl Protections {
-    /// Asks for what was promised, and for what is required.
+    /// Checks everything that was promised or is required.
     pub fn fulfil(&self, requirement: Requirement) -> Result<(), Unmet> {
         for status in [self.read_back, self.connector.read_back].iter().filter_map(|b| b.status) {
             if !status.no_new_privileges {

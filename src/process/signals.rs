@@ -10,8 +10,8 @@ use libc::c_int;
 
 use super::sys::{self, SignalFd};
 
-/// Signals that others send for reasons of their own: tools that rotate logs, timers, supervisors.
-/// Each would kill the process by default and leave its server-info file behind.
+/// Signals that tools send for reasons of their own (log rotation, timers, supervisors). By default
+/// each would kill the process and leave its server-info file behind. They are ignored.
 const HARMLESS: [c_int; 8] = [
     libc::SIGUSR1,
     libc::SIGUSR2,
@@ -64,7 +64,7 @@ pub enum Session {
     Own,
 }
 
-/// The signals that end the relay, as they arrive.
+/// Collects the signals that end the relay.
 pub struct Signals {
     fd: SignalFd,
 }
@@ -72,7 +72,7 @@ pub struct Signals {
 impl Signals {
     /// Takes the signals over, for this thread and those that it will start.
     pub fn take_over(session: Session) -> io::Result<Signals> {
-        // Without a terminal SIGHUP means nothing that would be a reason to end.
+        // Without a terminal SIGHUP is no reason to end.
         let hangs_up = session == Session::Inherited && sys::has_terminal();
         sys::ignore_signals(&HARMLESS)?;
         if !hangs_up {

@@ -1,5 +1,5 @@
-//! The key, typed at a terminal: asked for on stderr, with echo off. Echo is on again whatever
-//! happens, and whenever the process stops.
+//! Asks for the key at a terminal, on stderr, with echo off. Echo is restored in any case: when the
+//! key was typed, when the process ends by a signal, and whenever it stops.
 
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,12 +11,12 @@ use super::sys::{self, QuietTerminal, SignalFd};
 /// Bytes of a line, its end among them, from which on the kernel drops what is typed (termios(3)).
 const LINE: usize = 4096;
 
-/// What would otherwise end or stop the process with the echo still off. While SIGTTOU is blocked,
-/// a process in the background may turn it on: with `--detach`, the one that the shell waits for
-/// may be gone before that. SIGCONT tells that the process has been stopped.
+/// Signals that would otherwise end or stop the process with the echo still off. While SIGTTOU is
+/// blocked, a process in the background may turn it on: with `--detach`, the one that the shell
+/// waits for may be gone before that. SIGCONT tells that the process has been stopped.
 const SIGNALS: [c_int; 8] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGCONT];
 
-/// A prompt that stands until this goes.
+/// A prompt with echo off. Dropping it restores the echo.
 pub struct Prompt<'a> {
     quiet: Option<QuietTerminal>,
     signals: SignalFd,

@@ -244,8 +244,8 @@ impl<'a> Keyed<'a> {
             memory: credential.memory(),
             lock: credential.lock(),
             search: match credential.is_searched_for() {
-                true => "answers searched for the key",
-                false => "answers not searched for the key (shorter than 16 bytes)",
+                true => "responses searched for the key",
+                false => "responses not searched for the key (shorter than 16 bytes)",
             },
             user: plan.user,
             sandbox,

@@ -10,8 +10,8 @@ unsafe extern "C" {
     pub(super) static mut environ: *mut *mut c_char;
 }
 
-/// Shows the value of a variable where it lies, without a copy. Only while the process has one
-/// thread.
+/// Calls `look` with the value of a variable where it lies, without a copy. Only while the process
+/// has one thread.
 pub fn with_variable<R>(name: &CStr, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
     // SAFETY: the name is a string that outlives the call.
     let value = unsafe { libc::getenv(name.as_ptr()) };
@@ -20,8 +20,8 @@ pub fn with_variable<R>(name: &CStr, look: impl FnOnce(&[u8]) -> R) -> Option<R>
     (!value.is_null()).then(|| look(unsafe { CStr::from_ptr(value) }.to_bytes()))
 }
 
-/// Removes the variables that are not wanted and overwrites them where the kernel put them, so that
-/// `/proc/PID/environ` shows them no more. Only while the process has one thread.
+/// Removes the unwanted variables and overwrites them where the kernel put them, so that
+/// `/proc/PID/environ` does not show them any more. Only while the process has one thread.
 pub fn wipe_variables(is_unwanted: impl Fn(&[u8]) -> bool) {
     // SAFETY: the list is the C library's own, ends with null, and nobody else reads or writes it:
     // there is no other thread. Each string is writable memory of this process, and the reference
@@ -70,9 +70,9 @@ pub fn wipe_values(is_secret: impl Fn(&[u8]) -> bool, mut found: impl FnMut(&[u8
     wipe_variables(<[u8]>::is_empty);
 }
 
-/// Overwrites what lies where the kernel put the environment and is not one of its variables any
-/// more. glibc's own copy of `GLIBC_TUNABLES`, for example, leaves the original behind in pieces.
-/// Only while the process has one thread. Nothing, where `/proc` cannot be read.
+/// Overwrites the parts of the kernel's block for the environment that no variable uses any more.
+/// glibc copies `GLIBC_TUNABLES`, for example, and leaves the original behind in pieces. Only while
+/// the process has one thread. Does nothing where `/proc` cannot be read.
 pub fn wipe_former_variables() {
     let Some((start, end)) = environment_block() else {
         return;
@@ -109,7 +109,7 @@ pub fn wipe_former_variables() {
 /// Where the kernel put the environment: fields 50 and 51 of `/proc/self/stat`.
 fn environment_block() -> Option<(usize, usize)> {
     let text = std::fs::read("/proc/self/stat").ok()?;
-    // The second field may hold anything, spaces and parentheses too.
+    // The second field is the name, which may contain spaces and parentheses.
     let behind = text.iter().rposition(|byte| *byte == b')')? + 1;
     let mut fields = text[behind..].split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     let mut number = |skip| {
@@ -121,7 +121,7 @@ fn environment_block() -> Option<(usize, usize)> {
     (start < end).then_some((start, end))
 }
 
-/// Shows the arguments where the kernel put them, each with its zero byte behind it, for changing.
+/// Calls `look` with the arguments where the kernel put them, each followed by a zero byte.
 /// Only while the process has one thread.
 pub fn with_arguments<R>(look: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;

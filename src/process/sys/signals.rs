@@ -31,7 +31,7 @@ impl SignalFd {
         Ok(SignalFd { fd })
     }
 
-    /// The next signal that has come.
+    /// The next signal that has arrived.
     pub fn take(&mut self) -> Option<c_int> {
         // SAFETY: plain memory for the kernel to fill.
         let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
@@ -61,14 +61,14 @@ fn signal_set(signals: &[c_int]) -> libc::sigset_t {
     set
 }
 
-/// Lets the signals through again.
+/// Unblocks the signals.
 pub fn unblock(signals: &[c_int]) {
     let set = signal_set(signals);
     // SAFETY: the kernel reads a set that outlives the call.
     unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut()) };
 }
 
-/// Lets these signals do nothing, for all threads.
+/// Ignores these signals, for all threads.
 pub fn ignore_signals(signals: &[c_int]) -> io::Result<()> {
     for signal in signals {
         // SAFETY: a disposition that runs no code of this process.
@@ -79,7 +79,7 @@ pub fn ignore_signals(signals: &[c_int]) -> io::Result<()> {
     Ok(())
 }
 
-/// The signal does nothing.
+/// Whether the signal is ignored.
 pub fn is_ignored(signal: c_int) -> bool {
     // SAFETY: plain memory for the C library to fill.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };

@@ -24,31 +24,31 @@ pub fn is_tcp_listener(fd: BorrowedFd<'_>) -> bool {
         && option(libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP)
 }
 
-/// Makes the coming close of a socket a reset, which no peer takes for an orderly end.
+/// Makes close(2) reset the connection, which the other end cannot take for an orderly end.
 pub fn reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
 }
 
-/// Lets more connections wait to be accepted than std asks for; a burst beyond would be told to try
-/// again after a second.
+/// Lets more connections wait to be accepted than std does. The kernel drops the SYN of a client
+/// beyond the backlog, which then tries again after a second.
 pub fn listen_for_bursts(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no memory is involved.
     check(unsafe { libc::listen(fd.as_raw_fd(), 4096) }).map(|_| ())
 }
 
-/// What every connection wants: nothing waits for more to be sent with it, urgent bytes stay in
-/// their place among the others, and the kernel looks after a silent peer, after a minute, then
-/// every 15 seconds, four times. Those that a listener accepts have it from the listener.
+/// Options of every connection: TCP_NODELAY, urgent bytes in line with the others, and keep-alive
+/// probes after a minute of silence, then every 15 seconds, four times. Accepted connections
+/// inherit them from the listener.
 pub fn set_stream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_common_options(fd)?;
     set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, &4)
 }
 
-/// Connections to the upstream have further options: bytes that nobody acknowledges for two minutes
-/// end the connection, as does a peer that keep-alive finds silent for as long: this bound stands
-/// in place of a number of probes (tcp(7)). Without it a request on a connection that a network has
-/// forgotten would wait for a quarter of an hour.
+/// Further options of connections to the upstream. TCP_USER_TIMEOUT ends the connection when sent
+/// bytes or keep-alive probes are not acknowledged for two minutes; it replaces the number of
+/// probes (tcp(7)). Without it a request on a connection that a network has forgotten would wait
+/// for a quarter of an hour.
 pub fn set_upstream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_common_options(fd)?;
     set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &120_000)?;
@@ -89,7 +89,7 @@ fn set_option<T>(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io
     .map(|_| ())
 }
 
-/// A connected netlink socket that answers questions about other sockets.
+/// A netlink socket, connected to the kernel, for questions about other sockets.
 pub fn socket_diagnosis() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: no memory is involved.

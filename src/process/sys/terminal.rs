@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::result::check;
 
-/// The process has a controlling terminal.
+/// Whether the process has a controlling terminal.
 pub fn has_terminal() -> bool {
     let flags = libc::O_RDONLY | libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_CLOEXEC;
     // SAFETY: the path is a C string; this name always means the controlling terminal.
@@ -28,7 +28,7 @@ pub fn is_in_foreground(terminal: BorrowedFd<'_>) -> bool {
     foreground == -1 || foreground == own
 }
 
-/// A terminal whose echo is off, until this goes.
+/// A terminal whose echo is off until this is dropped.
 pub struct QuietTerminal {
     fd: RawFd,
     before: libc::termios,
