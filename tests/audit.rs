@@ -92,7 +92,7 @@ fn the_key_has_two_uses_with_one_caller_each() {
         places
     };
     // One in the file for each of TLS and plaintext upstreams, in one function.
-    assert_eq!(calls(".splice_into("), ["net/upstream.rs", "net/upstream.rs"]);
+    assert_eq!(calls(".splice_into("), ["net/upstream/connection.rs"; 2]);
     assert_eq!(calls(".reflected("), ["net/session/download.rs"]);
 }
 

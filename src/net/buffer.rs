@@ -128,16 +128,16 @@ impl Scratch {
     }
 }
 
-/// Scratch space for one turn of one connection.
-pub struct Space {
-    /// Ciphertext that came in.
-    pub wire: Scratch,
-    /// Plaintext that came from the upstream.
-    pub plain: Scratch,
-    /// Ciphertext on its way to the upstream.
-    pub out: Scratch,
-    /// Plaintext put together for one record.
-    pub gather: Scratch,
+/// The scratch buffers of upstream connections. They are filled and emptied within one turn.
+pub struct TlsScratch {
+    /// Ciphertext from the upstream.
+    pub ciphertext_in: Scratch,
+    /// Plaintext from the upstream.
+    pub plaintext_in: Scratch,
+    /// Ciphertext for the upstream.
+    pub ciphertext_out: Scratch,
+    /// Several slices of plaintext, joined for one record.
+    pub record: Scratch,
 }
 
 #[cfg(test)]

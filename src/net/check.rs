@@ -12,12 +12,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use super::buffer::{Scratch, Space};
+use super::buffer::{Scratch, TlsScratch};
 use super::clock;
 use super::limits::{CLIENT_READ, LONGEST_RECORD};
 use super::timeouts::{CHECK_VERDICT, CONNECT};
 use super::tls::{Connector, RecordingVerifier};
-use super::upstream::{Flow, Origin, Upstream};
+use super::upstream::{Connection, Origin, StreamEnd, Upstream};
 use crate::connector::link::{Dialed, Link};
 use crate::http1::local_response::UpstreamFault;
 use crate::process::confine::{ReadBack, Sandbox};
@@ -50,7 +50,7 @@ pub struct Check {
     origin: Origin,
     verifier: Option<Arc<RecordingVerifier>>,
     sandbox: Sandbox,
-    space: Space,
+    space: TlsScratch,
 }
 
 /// The step that failed.
@@ -121,11 +121,11 @@ impl Check {
         let fd = link.as_raw_fd();
         poll.registry().register(&mut SourceFd(&fd), CONNECTOR, Interest::READABLE)?;
         let (connector, verifier) = setup.connector.unzip();
-        let space = Space {
-            wire: Scratch::new(CLIENT_READ + LONGEST_RECORD),
-            plain: Scratch::new(CLIENT_READ + LONGEST_RECORD),
-            out: Scratch::new(CLIENT_READ),
-            gather: Scratch::new(0),
+        let space = TlsScratch {
+            ciphertext_in: Scratch::new(CLIENT_READ + LONGEST_RECORD),
+            plaintext_in: Scratch::new(CLIENT_READ + LONGEST_RECORD),
+            ciphertext_out: Scratch::new(CLIENT_READ),
+            record: Scratch::new(0),
         };
         let users = setup.upstream_users;
         let origin = Origin { connector, link, proxy: setup.proxy, users };
@@ -149,16 +149,16 @@ impl Check {
             let now = Instant::now();
             let Check { poll, origin, space, .. } = &mut self;
             let result = up.advance(origin, poll.registry(), space, now);
-            if let (Some(peer), Some(took)) = (up.peer(), connected.take()) {
+            if let (Some(remote), Some(took)) = (up.remote(), connected.take()) {
                 let took: Duration = took;
-                say("connected", &format!("{peer} in {} ms", took.as_millis()));
+                say("connected", &format!("{remote} in {} ms", took.as_millis()));
             }
             if let Err(fault) = result {
                 self.say_certificate();
                 return Err(CheckError::Step(step(&up, fault), fault));
             }
-            if up.is_ready() {
-                break;
+            if let Some(connection) = up.connection() {
+                return self.finish(connection, &mut events);
             }
             let timeout = up.wakes_at().map(|at| at.saturating_duration_since(now));
             match self.poll.poll(&mut events, timeout) {
@@ -181,8 +181,12 @@ impl Check {
                 }
             }
         }
+    }
+
+    /// Says what the connection is, once it is usable.
+    fn finish(mut self, up: &mut Connection, events: &mut Events) -> Result<(), CheckError> {
         if self.origin.connector.as_ref().is_some_and(Connector::was_asked_for_certificate) {
-            self.await_verdict(&mut up, &mut events)?;
+            self.await_verdict(up, events)?;
         }
         match up.tls() {
             Some(tls) => {
@@ -200,19 +204,23 @@ impl Check {
         Ok(())
     }
 
-    /// In TLS 1.3 the handshake has ended before the upstream says that it wants a certificate of
-    /// the client: waits for a moment.
-    fn await_verdict(&mut self, up: &mut Upstream, events: &mut Events) -> Result<(), CheckError> {
+    /// Waits for an upstream that has asked for a client certificate to refuse the handshake. In TLS
+    /// 1.3 it does so after the handshake is complete for the client.
+    fn await_verdict(
+        &mut self,
+        up: &mut Connection,
+        events: &mut Events,
+    ) -> Result<(), CheckError> {
         let until = Instant::now() + CHECK_VERDICT;
         loop {
             while up.has_news() {
                 match up.read(&mut self.space, LONGEST_RECORD) {
-                    Flow::Open => {}
-                    Flow::Refused(fault) => {
+                    StreamEnd::NotYet => {}
+                    StreamEnd::Refused(fault) => {
                         self.say_certificate();
                         return Err(CheckError::Step("tls", fault));
                     }
-                    Flow::Ended | Flow::Cut => return Ok(()),
+                    StreamEnd::Orderly | StreamEnd::CutOff => return Ok(()),
                 }
             }
             let left = until.saturating_duration_since(Instant::now());

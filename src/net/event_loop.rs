@@ -29,7 +29,7 @@ use self::listener::{Accepted, Accepting, Listener};
 pub use self::setup::Setup;
 use super::access_log::Log;
 use super::admission::{Places, Refusals};
-use super::buffer::{Scratch, Space};
+use super::buffer::{Scratch, TlsScratch};
 use super::clock::DateClock;
 use super::deadlines::Deadlines;
 use super::limits::{CLIENT_READ, OVERLOADED_LINGERING, REFUSED_LINGERING, UPSTREAM_READ};
@@ -134,11 +134,11 @@ impl EventLoop {
         };
         let buffers = Buffers {
             client: Scratch::new(CLIENT_READ),
-            upstream: Space {
-                wire: Scratch::new(UPSTREAM_READ),
-                plain: Scratch::new(UPSTREAM_READ),
-                out: Scratch::new(2 * CLIENT_READ),
-                gather: Scratch::new(0),
+            upstream: TlsScratch {
+                ciphertext_in: Scratch::new(UPSTREAM_READ),
+                plaintext_in: Scratch::new(UPSTREAM_READ),
+                ciphertext_out: Scratch::new(2 * CLIENT_READ),
+                record: Scratch::new(0),
             },
         };
         Ok(EventLoop {
@@ -271,7 +271,7 @@ impl EventLoop {
             return;
         };
         up.note(event);
-        match up.owner {
+        match up.owner() {
             Some(owner) => self.wants_turn(owner),
             None => self.unowned_ready.push(key),
         }
@@ -349,7 +349,7 @@ impl EventLoop {
             self.state.deadlines.set(DeadlineSlot::new(key, Side::Upstream), when);
             return;
         }
-        match up.owner {
+        match up.owner() {
             Some(owner) => self.run_session(owner, now, Session::take_turn),
             None if up.is_ready() => self.close_idle(key),
             None => self.state.advance_unowned(key, &mut self.buffers.upstream, now),

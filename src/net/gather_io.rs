@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, Write};
 
-use super::buffer::{Backlog, Scratch, Space};
+use super::buffer::{Backlog, Scratch, TlsScratch};
 use super::socket::Socket;
 use super::tls::Tls;
 use crate::http1::gather::GatherList;
@@ -58,16 +58,16 @@ pub fn seal_rest(
     tls: &mut Tls,
     mut slices: &mut [IoSlice<'_>],
     taken: usize,
-    space: &mut Space,
+    scratch: &mut TlsScratch,
 ) -> io::Result<()> {
     IoSlice::advance_slices(&mut slices, taken);
     let sealed = match slices {
         [] => return Ok(()),
-        [slice] => tls.seal(slice, &mut space.out),
+        [slice] => tls.seal(slice, &mut scratch.ciphertext_out),
         slices => {
-            space.gather.clear();
-            slices.iter().for_each(|slice| space.gather.push(slice));
-            tls.seal(space.gather.bytes(), &mut space.out)
+            scratch.record.clear();
+            slices.iter().for_each(|slice| scratch.record.push(slice));
+            tls.seal(scratch.record.bytes(), &mut scratch.ciphertext_out)
         }
     };
     sealed.map_err(|_| io::ErrorKind::ConnectionAborted.into())

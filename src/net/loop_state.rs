@@ -6,7 +6,7 @@ use mio::Registry;
 
 use super::access_log::Log;
 use super::admission::User;
-use super::buffer::{Scratch, Space};
+use super::buffer::{Scratch, TlsScratch};
 use super::clock::DateClock;
 use super::deadlines::Deadlines;
 use super::pool::Pool;
@@ -56,7 +56,7 @@ pub struct Buffers {
     /// Reads from clients.
     pub client: Scratch,
     /// Records of upstream connections, and the plaintext of one read.
-    pub upstream: Space,
+    pub upstream: TlsScratch,
 }
 
 /// One turn of a session at the loop.
@@ -80,15 +80,15 @@ impl LoopState {
 
     /// Takes an unowned connection a step further. An idle one receives session tickets, or its
     /// end.
-    pub fn advance_unowned(&mut self, key: Key, space: &mut Space, now: Instant) {
+    pub fn advance_unowned(&mut self, key: Key, scratch: &mut TlsScratch, now: Instant) {
         let LoopState { origin, upstreams, pool, deadlines, registry, .. } = self;
-        let Some(up) = upstreams.get(key).filter(|up| up.owner.is_none()) else {
+        let Some(up) = upstreams.get(key).filter(|up| up.owner().is_none()) else {
             return;
         };
         let slot = DeadlineSlot::new(key, Side::Upstream);
         up.flush();
-        if up.advance(origin, registry, space, now).is_err()
-            || (up.is_ready() && !up.is_still_idle(space))
+        if up.advance(origin, registry, scratch, now).is_err()
+            || up.connection().is_some_and(|up| !up.is_still_idle(scratch))
         {
             // The next request has another connection made, and its client is told of a failure.
             pool.forget(key);

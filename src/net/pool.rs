@@ -1,23 +1,27 @@
-//! Idle upstream connections. The last one put in is the first taken out: it is the likeliest to
-//! live, and those that are not needed grow old and go. Those put in during this pass of the loop
-//! come after all others. At most one more is being made for the next request.
+//! The pool of idle upstream connections, and the one connection that is made ahead of a request
+//! (the preconnect).
+//!
+//! The connection that became idle last is taken first: it is the most likely to be alive, and
+//! connections that are not needed reach their age and are closed. Connections that became idle in
+//! the current pass of the loop are taken after all others, because they have to be looked at once
+//! more.
 
 use std::time::Instant;
 
 use super::admission::User;
-use super::buffer::Space;
+use super::buffer::TlsScratch;
 use super::key_list::KeyList;
 use super::slots::{Key, Slots};
-use super::timeouts::POOL_IDLE;
 use super::upstream::Upstream;
 
 /// The keys of idle connections.
 pub struct Pool {
-    /// Where users are told apart: those that nobody has used, then those of each user. A response
-    /// that an upstream sends too late, or a request it reads out of a body, stays with the user
-    /// who brought it about. Else there is one list.
+    /// If users are told apart: one list of connections that have carried no exchange, then one list
+    /// for each user. A connection stays with its user, because the upstream may send a response too
+    /// late, or read a request in the middle of a body. If users are not told apart: one list.
     idle: Vec<Idle>,
     preconnect: Option<Key>,
+    /// Idle connections, at most.
     limit: usize,
 }
 
@@ -25,13 +29,14 @@ pub struct Pool {
 #[derive(Default)]
 struct Idle {
     keys: KeyList,
-    /// The pass of the loop in which the last one was put in, by its clock. Those of earlier passes
-    /// are marked: events have been read since, and have told of nothing.
+    /// The pass of the loop in which the last connection was put in, by the clock of that pass. The
+    /// connections of earlier passes are marked: events have been read since then, and none told of
+    /// anything.
     since: Option<Instant>,
 }
 
 impl Idle {
-    /// The one to take: the last, but for those of this pass, which cost another look.
+    /// The connection to take: the last one of an earlier pass, otherwise the last one.
     fn last(&self, now: Instant) -> Option<Key> {
         let marked = match self.since {
             Some(since) if since == now => self.keys.last_marked(),
@@ -49,13 +54,14 @@ impl Idle {
 }
 
 impl Pool {
-    /// At most `limit` connections, of so many users.
+    /// A pool for at most `limit` idle connections and for this number of users.
     pub fn new(limit: usize, users: usize) -> Pool {
         let lists = if users > 1 { users + 1 } else { 1 };
         let idle = std::iter::repeat_with(Idle::default).take(lists).collect();
         Pool { idle, preconnect: None, limit }
     }
 
+    /// Which list has the connections that have carried exchanges of this user.
     fn list(&self, user: Option<User>) -> usize {
         match user {
             Some(User(position)) if self.idle.len() > 1 => position + 1,
@@ -63,29 +69,28 @@ impl Pool {
         }
     }
 
-    /// There is a connection for this user to take; those that have ended meanwhile are dropped on
-    /// the way.
-    pub fn is_ready(&mut self, user: User, ups: &mut Slots<Upstream>, now: Instant) -> bool {
-        self.find(user, ups, now).is_some()
+    /// An idle connection can take a request of this user. Connections on which something has come
+    /// are closed on the way.
+    pub fn is_ready(&mut self, user: User, upstreams: &mut Slots<Upstream>, now: Instant) -> bool {
+        self.find(user, upstreams, now).is_some()
     }
 
-    /// Takes the connection that [`Pool::is_ready`] found. One that has become idle in this pass of
-    /// the loop, since events were read, may have ended unseen: the upstream is looked at once
-    /// more.
+    /// Takes a connection for a request of this user. A connection that became idle in this pass,
+    /// after events were read, may have ended unnoticed: it is looked at once more.
     pub fn take(
         &mut self,
         user: User,
-        ups: &mut Slots<Upstream>,
-        space: &mut Space,
+        upstreams: &mut Slots<Upstream>,
+        scratch: &mut TlsScratch,
         now: Instant,
     ) -> Option<Key> {
         loop {
-            let (list, key) = self.find(user, ups, now)?;
+            let (list, key) = self.find(user, upstreams, now)?;
             self.idle[list].keys.remove(key);
-            if ups.get(key).is_some_and(|up| up.is_still_usable(space, now)) {
+            if upstreams.connection(key).is_some_and(|up| up.is_still_usable(scratch, now)) {
                 return Some(key);
             }
-            ups.remove(key);
+            upstreams.remove(key);
         }
     }
 
@@ -94,68 +99,231 @@ impl Pool {
         self.idle.iter().all(|idle| idle.keys.is_empty())
     }
 
+    /// The connection to take, and its list: one of the user's own, otherwise one that has carried
+    /// no exchange.
     fn find(
         &mut self,
         user: User,
-        ups: &mut Slots<Upstream>,
+        upstreams: &mut Slots<Upstream>,
         now: Instant,
     ) -> Option<(usize, Key)> {
         let own = self.list(Some(user));
         let unused = (own != 0).then_some(0);
         for list in [Some(own), unused].into_iter().flatten() {
             while let Some(key) = self.idle[list].last(now) {
-                if ups.get(key).is_some_and(|up| up.is_quiet()) {
+                if upstreams.connection(key).is_some_and(|up| up.is_quiet()) {
                     return Some((list, key));
                 }
-                // Something came while it was idle. What that is, nobody has looked at.
+                // Bytes or the end came while it was idle, and nothing has looked at them yet. They
+                // could be taken for the response to the next request, so it is closed.
                 self.idle[list].keys.remove(key);
-                ups.remove(key);
+                upstreams.remove(key);
             }
         }
         None
     }
 
-    /// Puts a connection in and returns when to close it, or drops it when there are enough.
-    pub fn put(&mut self, key: Key, ups: &mut Slots<Upstream>, now: Instant) -> Option<Instant> {
+    /// Puts a connection in and returns when it is to be closed. If the pool is full, the connection
+    /// is closed now.
+    pub fn put(
+        &mut self,
+        key: Key,
+        upstreams: &mut Slots<Upstream>,
+        now: Instant,
+    ) -> Option<Instant> {
         let len: usize = self.idle.iter().map(|idle| idle.keys.len()).sum();
-        match ups.get(key) {
+        match upstreams.connection(key) {
             Some(up) if len < self.limit => {
-                up.rest(now);
+                let until = up.rest(now);
                 let list = self.list(up.used_by);
                 self.idle[list].push(key, now);
-                Some(now + POOL_IDLE)
+                Some(until)
             }
-            _ => {
-                ups.remove(key);
+            Some(_) | None => {
+                upstreams.remove(key);
                 None
             }
         }
     }
 
-    /// Names the connection that is being made for nobody yet; there is one at most.
+    /// Names the preconnect. There is one at most.
     pub fn set_preconnect(&mut self, key: Option<Key>) {
         debug_assert!(self.preconnect.is_none());
         self.preconnect = key;
     }
 
-    /// A connection is being made for nobody yet.
+    /// A preconnect is being made.
     pub fn is_preconnecting(&self) -> bool {
         self.preconnect.is_some()
     }
 
-    /// This connection is the one that is being made.
+    /// This connection is the preconnect.
     pub fn is_preconnect(&self, key: Key) -> bool {
         self.preconnect == Some(key)
     }
 
-    /// Takes the connection that is being made.
+    /// Takes the preconnect for a request.
     pub fn take_preconnect(&mut self) -> Option<Key> {
         self.preconnect.take()
     }
 
-    /// Forgets a connection.
+    /// Removes a connection from the pool, if it is in there. It stays open.
     pub fn forget(&mut self, key: Key) {
         self.preconnect.take_if(|preconnect| *preconnect == key);
         self.idle.iter_mut().for_each(|idle| idle.keys.remove(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::net::buffer::Scratch;
+    use crate::net::socket::Socket;
+    use crate::net::timeouts::POOL_IDLE;
+    use crate::net::upstream::{Channel, Connection};
+
+    const A: User = User(0);
+    const B: User = User(1);
+
+    /// A pool with real connections to a listener on loopback.
+    struct Pooled {
+        pool: Pool,
+        upstreams: Slots<Upstream>,
+        scratch: TlsScratch,
+        listener: TcpListener,
+        /// The other ends, in the order in which the connections were made.
+        others: Vec<TcpStream>,
+        now: Instant,
+    }
+
+    impl Pooled {
+        fn new(limit: usize, users: usize) -> Pooled {
+            let scratch = || Scratch::new(1024);
+            Pooled {
+                pool: Pool::new(limit, users),
+                upstreams: Slots::new(16),
+                scratch: TlsScratch {
+                    ciphertext_in: scratch(),
+                    plaintext_in: scratch(),
+                    ciphertext_out: scratch(),
+                    record: scratch(),
+                },
+                listener: TcpListener::bind("127.0.0.1:0").unwrap(),
+                others: Vec::new(),
+                now: Instant::now(),
+            }
+        }
+
+        /// A connection that has carried an exchange of this user, if any.
+        fn connection(&mut self, used_by: Option<User>) -> Key {
+            let address = self.listener.local_addr().unwrap();
+            let stream = TcpStream::connect(address).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            self.others.push(self.listener.accept().unwrap().0);
+            let socket = Socket::new(mio::net::TcpStream::from_std(stream), false, true);
+            let channel = Channel::new(socket);
+            let mut connection = Connection::new(channel, None, None, Some(address), self.now);
+            connection.used_by = used_by;
+            self.upstreams.insert(|_| Some(Upstream::Connection(connection))).unwrap()
+        }
+
+        /// One that is idle since this pass.
+        fn idle(&mut self, used_by: Option<User>) -> Key {
+            let key = self.connection(used_by);
+            assert_eq!(self.put(key), Some(self.now + POOL_IDLE));
+            key
+        }
+
+        fn put(&mut self, key: Key) -> Option<Instant> {
+            self.pool.put(key, &mut self.upstreams, self.now)
+        }
+
+        fn take(&mut self, user: User) -> Option<Key> {
+            self.pool.take(user, &mut self.upstreams, &mut self.scratch, self.now)
+        }
+
+        fn next_pass(&mut self) {
+            self.now += Duration::from_millis(1);
+        }
+    }
+
+    /// Waits until the socket of a connection has something to read.
+    fn arrives(upstreams: &mut Slots<Upstream>, key: Key) {
+        let fd = upstreams.connection(key).unwrap().socket().fd().as_raw_fd();
+        let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
+        crate::process::sys::child::poll(&mut fds, Some(Duration::from_secs(20))).unwrap();
+        assert_ne!(fds[0].revents, 0, "nothing comes");
+    }
+
+    #[test]
+    fn the_last_one_of_an_earlier_pass_is_taken_first() {
+        let mut pooled = Pooled::new(8, 1);
+        let first = pooled.idle(Some(A));
+        let second = pooled.idle(Some(A));
+        pooled.next_pass();
+        let third = pooled.idle(Some(A));
+        for want in [Some(second), Some(first), Some(third), None] {
+            assert_eq!(pooled.take(A), want);
+        }
+    }
+
+    #[test]
+    fn a_user_gets_connections_of_their_own_then_unused_ones_and_never_anothers() {
+        let mut pooled = Pooled::new(8, 2);
+        let (own, unused, _other) = (pooled.idle(Some(A)), pooled.idle(None), pooled.idle(Some(B)));
+        pooled.next_pass();
+        for want in [Some(own), Some(unused), None] {
+            assert_eq!(pooled.take(A), want);
+        }
+        assert!(pooled.pool.is_ready(B, &mut pooled.upstreams, pooled.now));
+    }
+
+    #[test]
+    fn a_full_pool_closes_what_is_put_in() {
+        let mut pooled = Pooled::new(2, 2);
+        pooled.idle(Some(A));
+        pooled.idle(Some(B));
+        let third = pooled.connection(None);
+        assert_eq!(pooled.put(third), None);
+        assert!(pooled.upstreams.get(third).is_none());
+        pooled.next_pass();
+        assert!(pooled.take(A).is_some());
+        pooled.idle(None);
+    }
+
+    #[test]
+    fn a_connection_that_became_idle_in_this_pass_is_looked_at_again_before_it_is_taken() {
+        let mut pooled = Pooled::new(8, 1);
+        let quiet = pooled.idle(Some(A));
+        let (ended, spoke) = (pooled.idle(Some(A)), pooled.idle(Some(A)));
+        pooled.others.remove(1);
+        pooled.others[1].write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").unwrap();
+        arrives(&mut pooled.upstreams, ended);
+        arrives(&mut pooled.upstreams, spoke);
+        // No event has told of that yet.
+        assert!(pooled.pool.is_ready(A, &mut pooled.upstreams, pooled.now));
+        assert_eq!(pooled.take(A), Some(quiet));
+        assert!(pooled.upstreams.get(ended).is_none() && pooled.upstreams.get(spoke).is_none());
+        assert!(pooled.pool.is_empty());
+    }
+
+    #[test]
+    fn one_that_is_forgotten_is_not_taken_and_the_preconnect_is_taken_once() {
+        let mut pooled = Pooled::new(8, 1);
+        let (idle, preconnect) = (pooled.idle(Some(A)), pooled.connection(None));
+        pooled.pool.set_preconnect(Some(preconnect));
+        assert!(pooled.pool.is_preconnect(preconnect) && !pooled.pool.is_preconnect(idle));
+        pooled.pool.forget(idle);
+        assert_eq!((pooled.take(A), pooled.pool.is_preconnecting()), (None, true));
+        assert_eq!(pooled.pool.take_preconnect(), Some(preconnect));
+        assert_eq!(pooled.pool.take_preconnect(), None);
+        pooled.pool.set_preconnect(Some(preconnect));
+        pooled.pool.forget(preconnect);
+        assert!(!pooled.pool.is_preconnecting());
     }
 }

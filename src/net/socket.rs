@@ -23,9 +23,9 @@ pub struct Socket {
     has_urgent: bool,
 }
 
-/// What a read brought.
+/// What a read has brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Got {
+pub enum ReadOutcome {
     /// So many bytes; not 0.
     Bytes(usize),
     /// Nothing for now.
@@ -69,13 +69,13 @@ impl Socket {
     }
 
     /// The address at the other end.
-    pub fn peer(&self) -> Option<SocketAddr> {
+    pub fn remote(&self) -> Option<SocketAddr> {
         self.stream.peer_addr().ok()
     }
 
     /// Its own address and the one at the other end, while it is connected.
     pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
-        Some((self.stream.local_addr().ok()?, self.peer()?))
+        Some((self.stream.local_addr().ok()?, self.remote()?))
     }
 
     /// Looks once whether bytes or the end have come that no event has told of yet.
@@ -87,22 +87,22 @@ impl Socket {
     }
 
     /// Reads once.
-    pub fn read(&mut self, buffer: &mut [u8]) -> Got {
+    pub fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
         while self.readable {
             match self.stream.read(buffer) {
-                Ok(0) => return Got::End,
+                Ok(0) => return ReadOutcome::End,
                 Ok(n) => {
                     // A short read has emptied the socket: the next byte makes an event. But the
                     // end, once announced, makes none, nor do the bytes behind an urgent mark.
                     self.readable = n == buffer.len() || self.read_closed || self.has_urgent;
-                    return Got::Bytes(n);
+                    return ReadOutcome::Bytes(n);
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => self.readable = false,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Got::Broken,
+                Err(_) => return ReadOutcome::Broken,
             }
         }
-        Got::Nothing
+        ReadOutcome::Nothing
     }
 
     /// Writes once, from several runs; 0 when there is no room now.

@@ -1,7 +1,7 @@
 //! A tunnel through the egress proxy: CONNECT, and what the proxy says to it (RFC 9110 §9.3.6).
 
 use super::limits::PROXY_READ;
-use super::socket::{Got, Socket};
+use super::socket::{ReadOutcome, Socket};
 use crate::http1::connect;
 use crate::http1::head::ScanProgress;
 use crate::http1::local_response::UpstreamFault;
@@ -41,9 +41,11 @@ impl Tunnel {
         loop {
             let mut bytes = [0; PROXY_READ];
             match self.socket.read(&mut bytes) {
-                Got::Bytes(n) => self.answer.extend_from_slice(&bytes[..n]),
-                Got::Nothing => return Ok(Progress::Waiting),
-                Got::End | Got::Broken => return Err(UpstreamFault::ProxyBadResponse),
+                ReadOutcome::Bytes(n) => self.answer.extend_from_slice(&bytes[..n]),
+                ReadOutcome::Nothing => return Ok(Progress::Waiting),
+                ReadOutcome::End | ReadOutcome::Broken => {
+                    return Err(UpstreamFault::ProxyBadResponse);
+                }
             }
             if let Some(len) = connect::response(&self.answer, &mut self.progress)? {
                 // Through a tunnel the client speaks first: whatever else has come is not the

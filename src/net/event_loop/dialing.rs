@@ -53,7 +53,7 @@ impl EventLoop {
         match self.state.upstreams.get(key) {
             Some(up) if up.is_dialing() => {
                 up.dialed(result);
-                match up.owner {
+                match up.owner() {
                     Some(owner) => self.wants_turn(owner),
                     None => self.unowned_ready.push(key),
                 }

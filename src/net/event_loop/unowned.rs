@@ -34,9 +34,9 @@ impl EventLoop {
     /// The machine has slept: ages idle connections by that time and closes the old ones.
     pub(super) fn wake_up(&mut self, slept: Duration, now: Instant) {
         for key in self.state.upstreams.keys() {
-            if let Some(up) = self.state.upstreams.get(key).filter(|up| up.owner.is_none()) {
+            if let Some(up) = self.state.upstreams.get(key).filter(|up| up.owner().is_none()) {
                 up.has_slept(slept);
-                if up.deadline.is_some_and(|deadline| deadline <= now) {
+                if up.wakes_at().is_some_and(|when| when <= now) {
                     self.close_idle(key);
                 }
             }

@@ -6,11 +6,11 @@ use super::{Buffers, Closed, End, LoopState, Progress, ResponseStart, Session, T
 use crate::http1::exchange::{Answer, ResponseStep, Rest, State};
 use crate::http1::limits;
 use crate::http1::local_response::{Reject, UpstreamFault};
-use crate::net::buffer::{Backlog, Space};
+use crate::net::buffer::{Backlog, TlsScratch};
 use crate::net::gather_io::{fill, keep_rest, send};
 use crate::net::limits::UPSTREAM_READ;
 use crate::net::slots::{DeadlineSlot, Key, Side};
-use crate::net::upstream::Flow;
+use crate::net::upstream::StreamEnd;
 
 impl Session {
     /// Reads from the upstream, once all that it sent before is with the client. Before the request
@@ -20,19 +20,19 @@ impl Session {
         turn: &mut Turn<'_>,
         buffers: &mut Buffers,
     ) -> Result<Progress, Closed> {
-        let space = &mut buffers.upstream;
+        let scratch = &mut buffers.upstream;
         let Some(key) = self.upstream else {
             return Ok(Progress::Waiting);
         };
         let awaits_head = match self.exchange.state() {
             State::Waiting(_) => {
-                if let Err(fault) = self.advance_upstream(turn, space) {
+                if let Err(fault) = self.advance_upstream(turn, scratch) {
                     self.fault(fault, turn)?;
                 }
                 return Ok(Progress::Waiting);
             }
             State::Complete { rest: Rest::Upload(_) } => {
-                return Ok(self.watch_upload(key, turn, space));
+                return Ok(self.watch_upload(key, turn, scratch));
             }
             State::Idle | State::Complete { .. } => return Ok(Progress::Waiting),
             State::Uploading(_) | State::Awaiting => true,
@@ -41,26 +41,26 @@ impl Session {
         if !self.output.is_empty() {
             return Ok(Progress::Waiting);
         }
-        let Some(up) = turn.state.upstreams.get(key).filter(|up| up.has_news()) else {
+        let Some(up) = turn.state.upstreams.connection(key).filter(|up| up.has_news()) else {
             return Ok(Progress::Waiting);
         };
         let is_early = awaits_head && (self.exchange.state().is_uploading() || !up.is_drained());
-        let flow = up.read(space, UPSTREAM_READ);
-        let read = space.plain.bytes();
+        let end = up.read(scratch, UPSTREAM_READ);
+        let read = scratch.plaintext_in.bytes();
         turn.bytes_read += read.len();
-        if read.is_empty() && flow == Flow::Open {
+        if read.is_empty() && end == StreamEnd::NotYet {
             return Ok(Progress::Moved);
         }
         if is_early {
             self.response_start = ResponseStart::DuringRequest;
         }
         if self.head.is_empty() {
-            let used = self.response_bytes(read, flow, turn)?;
+            let used = self.response_bytes(read, end, turn)?;
             self.head.push(&read[used..]);
         } else {
             self.head.push(read);
             let bytes = self.head.take();
-            let used = self.response_bytes(&bytes, flow, turn)?;
+            let used = self.response_bytes(&bytes, end, turn)?;
             self.head.put_back(bytes, used);
         }
         match self.exchange.state() {
@@ -80,13 +80,18 @@ impl Session {
 
     /// While the rest of a request goes up behind its response: an upstream that ends the
     /// connection, or sends more, reads no more of the request.
-    fn watch_upload(&mut self, key: Key, turn: &mut Turn<'_>, space: &mut Space) -> Progress {
-        let Some(up) = turn.state.upstreams.get(key).filter(|up| up.has_news()) else {
+    fn watch_upload(
+        &mut self,
+        key: Key,
+        turn: &mut Turn<'_>,
+        scratch: &mut TlsScratch,
+    ) -> Progress {
+        let Some(up) = turn.state.upstreams.connection(key).filter(|up| up.has_news()) else {
             return Progress::Waiting;
         };
-        let flow = up.read(space, UPSTREAM_READ);
-        turn.bytes_read += space.plain.bytes().len();
-        if flow != Flow::Open || !space.plain.bytes().is_empty() {
+        let end = up.read(scratch, UPSTREAM_READ);
+        turn.bytes_read += scratch.plaintext_in.bytes().len();
+        if end != StreamEnd::NotYet || !scratch.plaintext_in.bytes().is_empty() {
             self.stop_upload(turn.state);
         }
         Progress::Moved
@@ -97,7 +102,7 @@ impl Session {
     fn response_bytes(
         &mut self,
         bytes: &[u8],
-        flow: Flow,
+        end: StreamEnd,
         turn: &mut Turn<'_>,
     ) -> Result<usize, Closed> {
         let mut at = 0;
@@ -122,15 +127,15 @@ impl Session {
             at += used;
         }
         if self.awaits_response() {
-            return match flow {
-                Flow::Open => Ok(at),
-                Flow::Ended | Flow::Cut | Flow::Refused(_) => {
-                    self.response_ended(flow, turn).map(|()| bytes.len())
+            return match end {
+                StreamEnd::NotYet => Ok(at),
+                StreamEnd::Orderly | StreamEnd::CutOff | StreamEnd::Refused(_) => {
+                    self.response_ended(end, turn).map(|()| bytes.len())
                 }
             };
         }
         // Bytes behind the end of a response belong to no request.
-        let is_exact = at == bytes.len() && flow == Flow::Open;
+        let is_exact = at == bytes.len() && end == StreamEnd::NotYet;
         if self.exchange.state().is_uploading() {
             if !is_exact {
                 self.stop_upload(turn.state);
@@ -144,12 +149,12 @@ impl Session {
     }
 
     /// The upstream has ended the connection before the end of the response, or as its end.
-    fn response_ended(&mut self, flow: Flow, turn: &mut Turn<'_>) -> Result<(), Closed> {
-        if let Flow::Refused(fault) = flow {
+    fn response_ended(&mut self, end: StreamEnd, turn: &mut Turn<'_>) -> Result<(), Closed> {
+        if let StreamEnd::Refused(fault) = end {
             return self.fault(fault, turn);
         }
         turn.state.outgoing.clear();
-        match self.exchange.receive_end(flow == Flow::Ended, &mut turn.state.outgoing) {
+        match self.exchange.receive_end(end == StreamEnd::Orderly, &mut turn.state.outgoing) {
             ResponseStep::Fault(fault) => self.fault(fault, turn),
             ResponseStep::Forward => {
                 if let Some(key) = self.upstream.take() {
@@ -168,7 +173,7 @@ impl Session {
         let state = &mut *turn.state;
         if is_reusable
             && let Some(key) = self.upstream
-            && let Some(up) = state.upstreams.get(key)
+            && let Some(up) = state.upstreams.connection(key)
             && up.is_drained()
             && up.is_between_records()
         {

@@ -4,7 +4,7 @@ use super::{Closed, End, LoopState, Phase, Progress, Session, Times, Turn};
 use crate::http1::exchange::State;
 use crate::net::buffer::{Backlog, Scratch};
 use crate::net::limits::CLIENT_READ;
-use crate::net::socket::Got;
+use crate::net::socket::ReadOutcome;
 
 impl Session {
     /// Ends the upload of a request whose response is complete, because the upstream reads no more
@@ -84,12 +84,12 @@ impl Session {
         read: &mut Scratch,
     ) -> Result<Progress, Closed> {
         match self.socket.read(&mut read.room(CLIENT_READ)[..CLIENT_READ]) {
-            Got::Bytes(n) => {
+            ReadOutcome::Bytes(n) => {
                 turn.bytes_read += n;
                 Ok(Progress::Moved)
             }
-            Got::Nothing => Ok(Progress::Waiting),
-            Got::End | Got::Broken => Err(Closed),
+            ReadOutcome::Nothing => Ok(Progress::Waiting),
+            ReadOutcome::End | ReadOutcome::Broken => Err(Closed),
         }
     }
 }

@@ -29,7 +29,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use super::admission::Client;
-use super::buffer::{Backlog, Space};
+use super::buffer::{Backlog, TlsScratch};
 use super::limits::{BYTES_PER_TURN, READS_PER_TURN};
 use super::loop_state::{Buffers, LoopState, Turn};
 use super::slots::Key;
@@ -293,7 +293,7 @@ impl Session {
     /// Leaves the upstream connection that a request waited for to the next request, because the
     /// client has left and the connection has carried nothing. Without this, each request that is
     /// cancelled early would cost the upstream a connection.
-    fn disown_upstream(&mut self, turn: &mut Turn<'_>, space: &mut Space) {
+    fn disown_upstream(&mut self, turn: &mut Turn<'_>, scratch: &mut TlsScratch) {
         let (state, now) = (&mut *turn.state, turn.now);
         let is_waiting = matches!(self.exchange.state(), State::Waiting(_));
         if !is_waiting || !state.needs_preconnect(self.client.user, now) {
@@ -305,7 +305,7 @@ impl Session {
             self.upstream = None;
             up.disown();
             state.pool.set_preconnect(Some(key));
-            state.advance_unowned(key, space, now);
+            state.advance_unowned(key, scratch, now);
         }
     }
 

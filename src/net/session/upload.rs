@@ -1,17 +1,16 @@
 //! From the client to the upstream.
 
-use std::io::ErrorKind;
-
 use super::{Buffers, Closed, End, Progress, ResponseStart, Session, Times, Turn};
 use crate::http1::exchange::{Continue, RequestStep, Rest, State};
 use crate::http1::local_response::{Reject, UpstreamFault};
 use crate::http1::request::RequestContext;
-use crate::net::buffer::Space;
+use crate::net::buffer::TlsScratch;
 use crate::net::limits::CLIENT_READ;
 use crate::net::slots::{DeadlineSlot, Key, Side};
-use crate::net::socket::Got;
+use crate::net::socket::ReadOutcome;
 use crate::net::timeouts::CONNECT;
-use crate::net::upstream::Upstream;
+use crate::net::tls::Tls;
+use crate::net::upstream::{Sent, Upstream};
 use crate::process::credential::SearchPosition;
 
 impl Session {
@@ -31,25 +30,25 @@ impl Session {
             self.input.put_back(bytes, used);
             return Ok(if used > 0 { Progress::Moved } else { Progress::Waiting });
         }
-        let Buffers { client: read, upstream: space } = buffers;
+        let Buffers { client: read, upstream: scratch } = buffers;
         read.clear();
         match self.socket.read(&mut read.room(CLIENT_READ)[..CLIENT_READ]) {
-            Got::Bytes(n) => {
+            ReadOutcome::Bytes(n) => {
                 read.add(n);
                 turn.bytes_read += n;
                 self.note_input(n, turn);
             }
-            Got::Nothing => return Ok(Progress::Waiting),
-            Got::End | Got::Broken => return Err(self.client_left(turn)),
+            ReadOutcome::Nothing => return Ok(Progress::Waiting),
+            ReadOutcome::End | ReadOutcome::Broken => return Err(self.client_left(turn)),
         }
         self.needs_more = false;
         if self.input.is_empty() {
-            let used = self.request_bytes(read.bytes(), turn, space)?;
+            let used = self.request_bytes(read.bytes(), turn, scratch)?;
             self.input.push(&read.bytes()[used..]);
         } else {
             self.input.push(read.bytes());
             let bytes = self.input.take();
-            let used = self.request_bytes(&bytes, turn, space)?;
+            let used = self.request_bytes(&bytes, turn, scratch)?;
             self.input.put_back(bytes, used);
         }
         Ok(Progress::Moved)
@@ -143,7 +142,7 @@ impl Session {
         &mut self,
         bytes: &[u8],
         turn: &mut Turn<'_>,
-        space: &mut Space,
+        scratch: &mut TlsScratch,
     ) -> Result<usize, Closed> {
         let mut at = 0;
         // The end of the client's connection and its request may arrive in the same pass. No
@@ -179,9 +178,9 @@ impl Session {
                     return Err(self.abort(End::ClientClosed, turn));
                 }
                 RequestStep::NeedUpstream => {
-                    return Ok(at + self.connect(turn, space)?);
+                    return Ok(at + self.connect(turn, scratch)?);
                 }
-                RequestStep::Forward => match self.send_to_upstream(&bytes[at..], turn, space) {
+                RequestStep::Forward => match self.send_to_upstream(&bytes[at..], turn, scratch) {
                     Sent::Flushed => {
                         self.send_continue(turn)?;
                         at += used;
@@ -241,27 +240,31 @@ impl Session {
 
     /// Sends the gathered output, ranges of `input` among it, to the upstream. A head without a
     /// connection takes one from the pool.
-    fn send_to_upstream(&mut self, input: &[u8], turn: &mut Turn<'_>, space: &mut Space) -> Sent {
+    fn send_to_upstream(
+        &mut self,
+        input: &[u8],
+        turn: &mut Turn<'_>,
+        scratch: &mut TlsScratch,
+    ) -> Sent {
         let (state, now) = (&mut *turn.state, turn.now);
         let key = match self.upstream {
             Some(key) => Some(key),
-            None => state.pool.take(self.client.user, &mut state.upstreams, space, now),
+            None => state.pool.take(self.client.user, &mut state.upstreams, scratch, now),
         };
         let Some(key) = key else {
             return Sent::ConnectionStale;
         };
         if state.outgoing.has_credential() {
-            return self.send_head(key, input, turn, space);
+            return self.send_head(key, input, turn, scratch);
         }
-        let Some(up) = state.upstreams.get(key) else {
+        let Some(up) = state.upstreams.connection(key) else {
             return Sent::ConnectionStale;
         };
         if up.has_news() {
             self.response_start = ResponseStart::DuringRequest;
         }
-        up.send_body(&state.outgoing, input, space);
         self.clocks.upstream_acted(now);
-        if up.is_drained() { Sent::Flushed } else { Sent::Queued }
+        up.send_body(&state.outgoing, input, scratch)
     }
 
     /// Sends a head, and the part of its body that has come, on this connection.
@@ -270,37 +273,39 @@ impl Session {
         key: Key,
         input: &[u8],
         turn: &mut Turn<'_>,
-        space: &mut Space,
+        scratch: &mut TlsScratch,
     ) -> Sent {
         let (state, now) = (&mut *turn.state, turn.now);
-        let Some(up) = state.upstreams.get(key) else {
+        let Some(up) = state.upstreams.connection(key) else {
             return Sent::ConnectionStale;
         };
         up.wake(self.key);
-        if let Err(error) = up.send_head(&state.outgoing, input, &mut state.credential, space) {
-            // A write that stopped half-way has sent bytes.
-            let is_unsent = up.rested && error.kind() != ErrorKind::WriteZero;
-            state.upstreams.remove(key);
-            self.upstream = None;
-            return if is_unsent { Sent::ConnectionStale } else { Sent::ConnectionFailed };
+        let sent = up.send_head(&state.outgoing, input, &mut state.credential, scratch);
+        match sent {
+            Sent::Flushed | Sent::Queued => {}
+            Sent::ConnectionStale | Sent::ConnectionFailed => {
+                state.upstreams.remove(key);
+                self.upstream = None;
+                return sent;
+            }
         }
         self.upstream = Some(key);
         state.requests_left -= 1;
         self.search = SearchPosition::default();
         self.response_start = ResponseStart::AfterRequest;
+        self.times.reused = up.used_before();
         up.used_by = Some(self.client.user);
-        self.times.reused = std::mem::replace(&mut up.reused, true);
-        self.times.tls_resumed = up.is_resumed();
+        self.times.tls_resumed = up.tls().map(Tls::is_resumed);
         self.times.address = up.address;
         self.clocks.restore_patience(&state.timeouts);
         self.clocks.client_acted(now);
         self.clocks.upstream_acted(now);
-        if up.is_drained() { Sent::Flushed } else { Sent::Queued }
+        sent
     }
 
     /// Takes over the connection that is being made ahead of a request, or begins one. Returns the
     /// bytes of input that are used up if that fails at once.
-    fn connect(&mut self, turn: &mut Turn<'_>, space: &mut Space) -> Result<usize, Closed> {
+    fn connect(&mut self, turn: &mut Turn<'_>, scratch: &mut TlsScratch) -> Result<usize, Closed> {
         let (state, now, owner) = (&mut *turn.state, turn.now, self.key);
         let limit = state.timeouts.upstream.map_or(CONNECT, |limit| limit.min(CONNECT));
         self.upstream = state.pool.take_preconnect();
@@ -312,7 +317,7 @@ impl Session {
                 });
             }
         }
-        match self.advance_upstream(turn, space) {
+        match self.advance_upstream(turn, scratch) {
             Ok(()) => Ok(0),
             Err(fault) => self.answer_fault(fault, turn),
         }
@@ -322,7 +327,7 @@ impl Session {
     pub(super) fn advance_upstream(
         &mut self,
         turn: &mut Turn<'_>,
-        space: &mut Space,
+        scratch: &mut TlsScratch,
     ) -> Result<(), UpstreamFault> {
         let (state, now) = (&mut *turn.state, turn.now);
         let key = self.upstream.ok_or(UpstreamFault::Unreachable)?;
@@ -331,26 +336,14 @@ impl Session {
             return Ok(());
         }
         up.flush();
-        let advanced = up.advance(&mut state.origin, &state.registry, space, now);
-        self.times.address = up.address;
+        let advanced = up.advance(&mut state.origin, &state.registry, scratch, now);
+        self.times.address = up.address();
         advanced?;
-        if up.is_ready() {
-            self.times.connect = Some(now.saturating_duration_since(up.since));
+        if let Some(up) = up.connection() {
+            self.times.connect = Some(now.saturating_duration_since(up.requested_at));
         } else if let Some(when) = up.wakes_at() {
             state.deadlines.set(DeadlineSlot::new(key, Side::Upstream), when);
         }
         Ok(())
     }
-}
-
-/// How output reached the upstream connection.
-enum Sent {
-    /// All of it went to the socket.
-    Flushed,
-    /// All of it was accepted, and some waits for room in the socket.
-    Queued,
-    /// The connection had been idle and proves closed. Nothing was sent.
-    ConnectionStale,
-    /// The connection broke, and some bytes may have been sent.
-    ConnectionFailed,
 }
