@@ -42,7 +42,7 @@ fn leave_and_hear_the_end(client: Client, leaves: Leaves) {
 
 #[test]
 fn a_request_of_a_client_that_is_known_to_have_left_is_not_sent() {
-    for upstream in [Upstream::plain(answer), Upstream::tls(answer)] {
+    for upstream in [Upstream::plain(respond), Upstream::tls(respond)] {
         let relay = Relay::to(&upstream.url()).start();
         let mut before = 0;
         for leaves in EACH_WAY {
@@ -60,7 +60,7 @@ fn a_request_of_a_client_that_is_known_to_have_left_is_not_sent() {
                 }
             }
         }
-        // The relay answers in the order in which it learns of things: those above are over.
+        // The relay handles events in order: when this response is here, the requests above are over.
         assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
         let left = upstream.requests().iter().filter(|request| request.body != b"{}").count();
         assert_eq!((left, upstream.requests().len()), (0, before + 1));
@@ -77,7 +77,7 @@ fn a_refusal_reaches_a_client_that_has_shut_down_its_side() {
     assert_eq!(client.response().code(), "route_not_allowed");
 }
 
-fn answer(peer: &mut Peer) {
+fn respond(peer: &mut Peer) {
     while peer.request().is_some() {
         peer.write(ok("fine"));
     }

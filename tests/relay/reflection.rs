@@ -42,9 +42,9 @@ fn a_head_that_reflects_the_key_is_withheld() {
         "HTTP/1.1 401 No\r\nConnection: KEY\r\nContent-Length: 0\r\n\r\n",
     ] {
         let (_upstream, relay) = reflecting(template);
-        let answer = relay.connect().send(post("", "{}")).response();
-        assert!(!holds(answer.head.as_bytes(), &relay.key) && !holds(&answer.body, &relay.key));
-        assert_eq!((answer.status, answer.code()), (502, "credential_reflected"), "{template}");
+        let response = relay.connect().send(post("", "{}")).response();
+        assert!(!holds(response.head.as_bytes(), &relay.key) && !holds(&response.body, &relay.key));
+        assert_eq!((response.status, response.code()), (502, "credential_reflected"), "{template}");
     }
 }
 
@@ -182,6 +182,6 @@ fn a_masked_key_and_what_is_too_little_of_it_pass() {
     let text = format!("{}****{} {} {}", &key[..8], &key[end..], &key[..15], &key[end - 15..end]);
     let upstream = Upstream::answering(ok(&text));
     let relay = Relay::to(&upstream.url()).key(&key).start();
-    let answer = relay.connect().send(post("", "{}")).response();
-    assert!(answer.status == 200 && answer.text() == text);
+    let response = relay.connect().send(post("", "{}")).response();
+    assert!(response.status == 200 && response.text() == text);
 }

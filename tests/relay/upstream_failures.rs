@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use super::support::upstream::{CLOSE, CUT, Kind, RESET};
 use super::support::{Client, End, Relay, Upstream, certs, ok, post};
 
-/// An answer of the relay's own, after which the client's connection can be used again.
+/// A response of the relay's own, after which the client's connection can be used again.
 #[track_caller]
 fn fails(client: &mut Client, status: u16, code: &str) {
-    let answer = client.send(post("", "{}")).response();
-    assert_eq!((answer.status, answer.code()), (status, code));
-    assert!(answer.fields("connection").is_empty());
+    let response = client.send(post("", "{}")).response();
+    assert_eq!((response.status, response.code()), (status, code));
+    assert!(response.fields("connection").is_empty());
     assert_eq!(client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response().status, 403);
 }
 
@@ -77,7 +77,7 @@ fn a_handshake_that_fails_is_502() {
     }
 }
 
-/// Anybody on the way to the upstream can say this much: it needs no key and no certificate.
+/// Any host on the way to the upstream can send this much: no key and no certificate is needed.
 #[test]
 fn nothing_that_is_said_in_place_of_a_handshake_ends_the_relay() {
     // A ServerHello that goes on for another 4 KiB, and one that is too long.
@@ -169,8 +169,8 @@ fn no_usable_connection_within_ten_seconds_is_504() {
     });
     let start = Instant::now();
     for client in &mut clients {
-        let answer = client.response();
-        assert_eq!((answer.status, answer.code()), (504, "upstream_connect_timeout"));
+        let response = client.response();
+        assert_eq!((response.status, response.code()), (504, "upstream_connect_timeout"));
         let took = start.elapsed();
         assert!(took > Duration::from_secs(9) && took < Duration::from_secs(12), "{took:?}");
     }
@@ -197,8 +197,12 @@ fn an_upstream_that_closes_before_it_responds_is_502() {
             if said.starts_with("HTTP/1.1 10") {
                 assert!(client.head().starts_with("HTTP/1.1 10"));
             }
-            let answer = client.response();
-            assert_eq!((answer.status, answer.code()), (502, "upstream_closed"), "{what}: {said}");
+            let response = client.response();
+            assert_eq!(
+                (response.status, response.code()),
+                (502, "upstream_closed"),
+                "{what}: {said}"
+            );
             // It is not asked a second time.
             assert_eq!(upstream.requests().len(), 1);
         }
@@ -210,11 +214,11 @@ fn an_upstream_that_closes_before_it_reads_is_502() {
     for (what, end) in [CLOSE, CUT, RESET] {
         let upstream = Upstream::tls(end);
         let relay = Relay::to(&upstream.url()).start();
-        let answer = relay.connect().send(post("", "{}")).response();
+        let response = relay.connect().send(post("", "{}")).response();
         // The end may come while the handshake is still going on.
         let codes = ["upstream_closed", "upstream_tls_failed"];
-        assert_eq!(answer.status, 502);
-        assert!(codes.contains(&answer.code()), "{what}: {}", answer.code());
+        assert_eq!(response.status, 502);
+        assert!(codes.contains(&response.code()), "{what}: {}", response.code());
     }
 }
 
@@ -231,9 +235,9 @@ fn an_upstream_that_closes_during_the_upload_is_502() {
         client.send(
             "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nfirst",
         );
-        let answer = client.response();
-        assert_eq!((answer.status, answer.code()), (502, "upstream_closed"), "{what}");
-        assert_eq!(answer.fields("connection"), ["close"]);
+        let response = client.response();
+        assert_eq!((response.status, response.code()), (502, "upstream_closed"), "{what}");
+        assert_eq!(response.fields("connection"), ["close"]);
         client.send(vec![b'x'; 999_995]).finish().expect_end(End::Fin);
     }
 }
@@ -243,7 +247,7 @@ fn a_malformed_response_is_502() {
     let ok = "HTTP/1.1 200 OK\r\n";
     let long = "x".repeat(70_000);
     let many = "X: 1\r\n".repeat(129);
-    let answers: Vec<String> = [
+    let responses: Vec<String> = [
         // Status lines.
         "ICY 200 OK\r\n\r\n",
         "200 OK\r\n\r\n",
@@ -303,22 +307,22 @@ fn a_malformed_response_is_502() {
     )
     .chain(["HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned()])
     .collect();
-    let list = answers.clone();
+    let list = responses.clone();
     let upstream = Upstream::tls(move |peer| {
         let request = peer.request().unwrap();
         let n: usize = std::str::from_utf8(&request.body).unwrap().parse().unwrap();
-        // A long answer may be refused before it has been taken.
+        // A long response may be refused before it has been taken.
         peer.try_write(&list[n]);
         peer.closed();
     });
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
-    for (n, text) in answers.iter().enumerate() {
-        let answer = client.send(post("", &n.to_string())).response();
+    for (n, text) in responses.iter().enumerate() {
+        let response = client.send(post("", &n.to_string())).response();
         let shown = &text[..text.len().min(80)];
-        assert_eq!((answer.status, answer.code()), (502, "upstream_bad_response"), "{shown:?}");
+        assert_eq!((response.status, response.code()), (502, "upstream_bad_response"), "{shown:?}");
     }
-    assert_eq!(upstream.connections(), answers.len());
+    assert_eq!(upstream.connections(), responses.len());
 }
 
 #[test]
@@ -345,6 +349,6 @@ fn interim_responses_are_bounded_in_number() {
     for _ in 0..64 {
         assert_eq!(client.head(), "HTTP/1.1 102 Processing\r\n\r\n");
     }
-    let answer = client.response();
-    assert_eq!((answer.status, answer.code()), (502, "upstream_bad_response"));
+    let response = client.response();
+    assert_eq!((response.status, response.code()), (502, "upstream_bad_response"));
 }

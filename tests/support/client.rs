@@ -46,7 +46,7 @@ impl Response {
         fields(&self.head, name)
     }
 
-    /// `error.code` of one of the relay's own answers.
+    /// `error.code` of a local response.
     pub fn code(&self) -> &str {
         assert_eq!(self.fields("content-type"), ["application/json"]);
         let text = self.text();

@@ -74,7 +74,7 @@ pub fn pace(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// An answer with a body of known length.
+/// A response with a body of known length.
 pub fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }

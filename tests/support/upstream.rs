@@ -225,7 +225,7 @@ impl Upstream {
         Upstream::new(None, script)
     }
 
-    /// Answers every request with this.
+    /// Sends this response to every request.
     pub fn answering(answer: impl Into<Vec<u8>>) -> Upstream {
         let answer = answer.into();
         Upstream::tls(move |peer| {
@@ -383,7 +383,7 @@ impl Peer {
     }
 
     pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
-        assert!(self.try_write(bytes), "the relay takes the answer");
+        assert!(self.try_write(bytes), "the relay takes the response");
     }
 
     /// The record that [`Peer::write`] would send, for [`Peer::stream`].
