@@ -21,7 +21,7 @@ fn heads(c: &mut Criterion) {
         });
     });
     let mut list = GatherList::default();
-    group.bench_function("read and write anew", |b| {
+    group.bench_function("read and write again", |b| {
         b.iter(|| {
             list.clear();
             let judged = head::request(black_box(&head), &mut ScanProgress::default(), |head| {

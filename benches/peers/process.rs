@@ -70,7 +70,7 @@ impl Running {
         self.status("VmHWM:")
     }
 
-    /// Lets the peak begin anew, where that is allowed: a process that may not be looked at takes
+    /// Resets the peak, where that is allowed: a process that may not be looked at takes
     /// root. Elsewhere it stays the peak since the start.
     pub fn forget_peak(&self) {
         let _ = fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");

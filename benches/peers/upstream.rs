@@ -86,7 +86,7 @@ struct Upstream {
     peers: Vec<Option<Peer>>,
     free: Vec<usize>,
     /// When which peer's next event is due. A peer that has gone leaves its moment behind:
-    /// harmless, for whoever comes in its place sees for itself what is to be done.
+    /// harmless, since the connection that takes its place looks for itself what is to be done.
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
 }
 

@@ -32,7 +32,7 @@ for (const signal of FORWARDED) {
 child = spawn(program, process.argv.slice(2), { stdio: "inherit" });
 
 child.on("error", (error) => {
-  fail(`cannot run ${program} (${error.code}); install the package anew`);
+  fail(`cannot run ${program} (${error.code}); install the package again`);
 });
 
 child.on("exit", (code, signal) => {

@@ -318,7 +318,7 @@ impl Credential {
         }
     }
 
-    /// Looks for the key in the next piece of a response; see [`search`] for how much of it is
+    /// Looks for the key in the next piece of a response; see `credential/search.rs` for how much of it is
     /// found, and for what the time that this takes depends on.
     pub fn reflected(&mut self, position: &mut SearchPosition, piece: &[u8]) -> bool {
         let mut pages = self.pages.open();

@@ -104,7 +104,7 @@ impl ParentReport {
         match self.report.take() {
             Some(mut report) => report.write_all(&[&[code], lines.as_bytes()].concat()),
             None => {
-                // Whoever closed stderr does not want the lines: no reason to fail.
+                // A caller that closed stderr does not want the lines: no reason to fail.
                 let _ = io::stderr().write_all(lines.as_bytes());
                 Ok(())
             }

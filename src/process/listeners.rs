@@ -1,4 +1,4 @@
-//! The sockets that clients connect to: 127.0.0.1:PORT and, where the machine has it, [::1]:PORT.
+//! The sockets that clients connect to: 127.0.0.1:PORT and, where the machine has it, `[::1]:PORT`.
 //!
 //! Both are held, because a client that is told "localhost" may try either. Another user could
 //! listen on one that is left free.

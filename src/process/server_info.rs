@@ -10,7 +10,7 @@
 //! | a regular file in a folder where that is impossible | the line is written into the file |
 //! | a device, a pipe, a FIFO, `/dev/stdout` | the line is written to it |
 //!
-//! A path whose folders others can change is walked component by component: see [`Folder`].
+//! A path whose folders others can change is walked component by component: see `Folder`.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File, Permissions};

@@ -50,7 +50,7 @@ fn a_relay_is_found_without_a_key_and_nothing_of_it_is_used_up() {
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::to(&upstream.url()).args(["--max-requests", "1"]).start();
     for _ in 0..3 {
-        // Stdin stays open and empty: whoever reads it waits for ever.
+        // Stdin stays open and empty: a read of it would wait for ever.
         let port = relay.port.to_string();
         let mut starter = Relay::bare().args(["--probe", &port]);
         let (mut probe, _stdin) = starter.spawn_without_key(Stdio::piped());

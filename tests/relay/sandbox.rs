@@ -371,8 +371,9 @@ fn what_the_loop_may_not_do_kills_it() {
 #[test]
 fn the_loop_makes_no_socket_of_any_family_and_reads_no_file_of_the_connectors() {
     for what in ["unix socket", "udp socket", "tcp socket", "packet socket", "connect", "open"] {
-        // A packet socket takes a privilege that an ordinary user has not.
-        assert!(possible(what, 443) || ["connect", "packet socket"].contains(&what), "{what}");
+        // Port 443 refuses a connection where nothing listens: the call is then made all the same. A
+        // packet socket takes a privilege that an ordinary user has not.
+        assert!(what == "connect" || possible(what, 443) || what == "packet socket", "{what}");
         assert_eq!(fate("loop", what, 443), Fate::Killed, "{what}");
     }
 }

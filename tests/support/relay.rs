@@ -79,7 +79,7 @@ pub struct Starter {
     key: String,
 }
 
-/// Whoever runs the tests in the background of a shell, or under nohup, has these ignored.
+/// Tests that run in the background of a shell, or under nohup, inherit these as ignored.
 pub fn default_signals(command: &mut Command) {
     // SAFETY: between fork and exec it calls what is async-signal-safe.
     unsafe {
