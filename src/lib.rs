@@ -13,10 +13,10 @@
 //!    ▼                                                                               ▲
 //!  net::session (the pump)                                                   net::tls::seal
 //!    ▼                                                                               ▲
-//!  http1::exchange (request) ─► head, framing, request ─► gather ─► net::upstream::send_head
+//!  http1::exchange (request) ─► head, framing, request ─► gather ─► net::upstream::Connection
 //!                                                                  process::credential::splice_into
 //!
-//!  http1::exchange (response) ◄─ net::tls::open ◄─ net::upstream::read ◄── response ──┘
+//!  http1::exchange (response) ◄─ net::tls::open ◄─ net::upstream::Connection ◄── response ──┘
 //!    ▼ response, chunked ─► gather ─► net::socket::write ─► client
 //! ```
 //!

@@ -1,19 +1,19 @@
-//! Bytes that could not move on yet, and the loop's scratch space.
+//! Buffers: the backlog of a connection, and the scratch buffers of the loop.
 
 use std::cell::RefCell;
 
 use super::limits::{KEPT_BUFFER_SIZES, KEPT_BUFFERS};
 
 thread_local! {
-    /// Buffers of backlogs that have emptied. An allocator would give the memory back to the kernel
-    /// and take it again for each request that waits for its connection.
+    /// Buffers of emptied backlogs. Without this list, the allocator would return the memory to the
+    /// kernel and take it again for each request that waits for its connection.
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes that wait for a connection. Empty most of the time, and then it owns no memory.
+/// Bytes that wait for a connection. It is empty most of the time, and then owns no memory.
 ///
-/// It has no bound of its own: it is filled only while it is empty or below a bound, with what one
-/// read brought (see [`super::limits`]).
+/// It has no bound of its own: callers add to it only while it is empty or below a bound, and no
+/// more than one read has brought (see [`super::limits`]).
 #[derive(Default)]
 pub struct Backlog {
     bytes: Vec<u8>,
@@ -51,14 +51,14 @@ impl Backlog {
         }
     }
 
-    /// Moves the bytes out, together with their memory, and makes them one run from its beginning.
+    /// Moves the bytes out, together with their memory.
     pub fn take(&mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.drain(..std::mem::take(&mut self.start));
         bytes
     }
 
-    /// Puts what [`Backlog::take`] gave back, without its first `used` bytes.
+    /// Returns what [`Backlog::take`] has moved out, without its first `used` bytes.
     pub fn put_back(&mut self, bytes: Vec<u8>, used: usize) {
         debug_assert!(self.is_empty());
         self.bytes = bytes;
@@ -81,14 +81,14 @@ impl Drop for Backlog {
     }
 }
 
-/// Scratch space of the loop: filled and emptied within one turn.
+/// A scratch buffer of the loop. It is filled and emptied within one turn.
 pub struct Scratch {
     bytes: Vec<u8>,
     len: usize,
 }
 
 impl Scratch {
-    /// Zeroed memory that the kernel gives page by page as it is used.
+    /// A buffer of zeroed memory. The kernel provides its pages when they are first used.
     pub fn new(size: usize) -> Scratch {
         Scratch { bytes: vec![0; size], len: 0 }
     }
@@ -98,17 +98,17 @@ impl Scratch {
         self.len = 0;
     }
 
-    /// The bytes put in so far.
+    /// The bytes that were added.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 
-    /// The bytes put in so far.
+    /// The bytes that were added.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[..self.len]
     }
 
-    /// Room for at least `n` more bytes; all the room there is. See [`Scratch::add`].
+    /// All the room behind the bytes, at least `n`. [`Scratch::add`] counts what is written there.
     pub fn room(&mut self, n: usize) -> &mut [u8] {
         if self.bytes.len() - self.len < n {
             self.bytes.resize(self.len + n, 0);

@@ -204,8 +204,8 @@ impl Check {
         Ok(())
     }
 
-    /// Waits for an upstream that has asked for a client certificate to refuse the handshake. In TLS
-    /// 1.3 it does so after the handshake is complete for the client.
+    /// Waits for an upstream that has asked for a client certificate to refuse the handshake. In
+    /// TLS 1.3 it does so after the handshake is complete for the client.
     fn await_verdict(
         &mut self,
         up: &mut Connection,

@@ -42,7 +42,7 @@ pub struct DateClock {
 }
 
 impl DateClock {
-    /// The date, where the one that was returned last has passed.
+    /// The date, if its second is another than that of the last date returned.
     pub fn renew(&mut self, now: Instant) -> Option<HttpDate> {
         if self.due.is_some_and(|due| now < due) {
             return None;
@@ -94,7 +94,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
-/// The other way round; 0 before 1970.
+/// The opposite of [`civil`]; 0 before 1970.
 pub fn days(year: u64, month: u64, day: u64) -> u64 {
     let year = year.saturating_sub(u64::from(month <= 2));
     let (era, year_of_era) = (year / 400, year % 400);

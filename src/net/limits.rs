@@ -39,8 +39,8 @@ pub const TURNS_PER_USER: usize = 16;
 
 /// Connections accepted in one pass of the loop.
 pub const ACCEPTS_PER_PASS: usize = 64;
-/// Connections of users who may not use the relay that are drained at one time, so that a reset does
-/// not destroy their 403.
+/// Connections of users who may not use the relay that are drained at one time, so that a reset
+/// does not destroy their 403.
 pub const REFUSED_LINGERING: usize = 8;
 /// Connections beyond `--max-connections` that get a 503 and are drained at one time.
 pub const OVERLOADED_LINGERING: usize = 32;

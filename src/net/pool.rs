@@ -16,9 +16,10 @@ use super::upstream::Upstream;
 
 /// The keys of idle connections.
 pub struct Pool {
-    /// If users are told apart: one list of connections that have carried no exchange, then one list
-    /// for each user. A connection stays with its user, because the upstream may send a response too
-    /// late, or read a request in the middle of a body. If users are not told apart: one list.
+    /// If users are told apart: one list of connections that have carried no exchange, then one
+    /// list for each user. A connection stays with its user, because the upstream may send a
+    /// response too late, or read a request in the middle of a body. If users are not told apart:
+    /// one list.
     idle: Vec<Idle>,
     preconnect: Option<Key>,
     /// Idle connections, at most.
@@ -123,8 +124,8 @@ impl Pool {
         None
     }
 
-    /// Puts a connection in and returns when it is to be closed. If the pool is full, the connection
-    /// is closed now.
+    /// Puts a connection in and returns when it is to be closed. If the pool is full, the
+    /// connection is closed now.
     pub fn put(
         &mut self,
         key: Key,

@@ -1,12 +1,12 @@
-//! Notices that the machine has slept. [`Instant`] stands still meanwhile, so idle connections look
-//! younger than they are to the networks that have forgotten them.
+//! Notices that the machine has slept. [`Instant`] does not count that time, so idle connections
+//! would look younger than they are, although the networks between may have forgotten them.
 
 use std::time::{Duration, Instant};
 
 use super::timeouts::SHORTEST_SLEEP;
 use crate::process::sys;
 
-/// Compares the clock that stands still with the one that does not.
+/// Compares the clock that stops while the machine sleeps with the one that does not.
 pub struct SleepWatch {
     awake: Instant,
     passed: Duration,
@@ -18,7 +18,7 @@ impl SleepWatch {
         SleepWatch { awake: now, passed: sys::time_since_boot() }
     }
 
-    /// How long the machine has slept since this was asked the last time. `now` was read just
+    /// How long the machine has slept since the last sleep that this has told. `now` was read just
     /// before.
     pub fn slept(&mut self, now: Instant) -> Option<Duration> {
         self.compare(now, sys::time_since_boot())

@@ -1,4 +1,5 @@
-//! A non-blocking stream with sticky readiness: `WouldBlock` and `Interrupted` end here.
+//! A non-blocking stream that remembers its readiness. Callers never see `WouldBlock` and
+//! `Interrupted`.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::SocketAddr;
@@ -8,41 +9,41 @@ use mio::Interest;
 use mio::event::Event;
 use mio::net::TcpStream;
 
-/// The events that every stream is registered for. Priority events tell of TCP urgent data.
+/// The events that every stream is registered for. A priority event announces TCP urgent data.
 pub const EVENTS: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 
-/// A stream that was registered once, for both directions, edge-triggered. A bit is set by an event
-/// and cleared by the call that shows it to be over.
+/// A stream that is registered once, for both directions, edge-triggered. An event sets a bit of
+/// readiness; the call that finds nothing more to read or no more room clears it.
 #[allow(clippy::struct_excessive_bools, reason = "what epoll has reported, in any combination")]
 pub struct Socket {
     stream: TcpStream,
     readable: bool,
     writable: bool,
     read_closed: bool,
-    /// TCP urgent data has come, at whose mark a read stops short.
+    /// TCP urgent data has come. A read stops short at its mark.
     has_urgent: bool,
 }
 
 /// What a read has brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// So many bytes; not 0.
+    /// This many bytes; not 0.
     Bytes(usize),
     /// Nothing for now.
     Nothing,
-    /// The peer will send no more.
+    /// The other side will send no more.
     End,
     /// The connection is broken.
     Broken,
 }
 
 impl Socket {
-    /// Takes a stream over, whose readiness is what the bits say.
+    /// Takes over a stream with this readiness.
     pub fn new(stream: TcpStream, readable: bool, writable: bool) -> Socket {
         Socket { stream, readable, writable, read_closed: false, has_urgent: false }
     }
 
-    /// The peer has sent all that it will, as an event has said already.
+    /// With what an earlier event has said: whether the other side will send no more.
     pub fn read_closed(self, read_closed: bool) -> Socket {
         Socket { read_closed, ..self }
     }
@@ -63,7 +64,8 @@ impl Socket {
         self.readable
     }
 
-    /// The peer has shut down its side or reset the connection; bytes may still stand before that.
+    /// The other side has shut down its direction or reset the connection. Bytes that came before
+    /// may still be unread.
     pub fn is_read_closed(&self) -> bool {
         self.read_closed
     }
@@ -78,8 +80,8 @@ impl Socket {
         Some((self.stream.local_addr().ok()?, self.remote()?))
     }
 
-    /// Looks once whether bytes or the end have come that no event has told of yet.
-    /// What has come is there to be read.
+    /// No byte and no end has come, as a system call tells; an event may not have told of them yet.
+    /// What has come can be read.
     pub fn is_silent(&mut self) -> bool {
         let looked = self.stream.peek(&mut [0]);
         self.readable |= looked.is_ok();
@@ -105,7 +107,7 @@ impl Socket {
         ReadOutcome::Nothing
     }
 
-    /// Writes once, from several runs; 0 when there is no room now.
+    /// Writes several slices with one call. Returns 0 if there is no room now.
     pub fn write_vectored(&mut self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
         let wanted = runs.iter().map(|run| run.len()).sum();
         self.write_with(wanted, |stream| stream.write_vectored(runs))
@@ -130,7 +132,7 @@ impl Socket {
         Ok(0)
     }
 
-    /// Says to the peer that no more will come.
+    /// Tells the other side that no more will come.
     pub fn shutdown_write(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
@@ -141,10 +143,10 @@ impl Socket {
     }
 }
 
-/// Writes once; 0 when there is no room now.
+/// Writes with one call. Returns 0 if there is no room now.
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // writev(2), which the kernel allows without asking the filter; write would be sendto(2).
+        // writev(2): mio's write would be sendto(2), for which the kernel runs the seccomp filter.
         self.write_vectored(&[IoSlice::new(bytes)])
     }
 

@@ -1,4 +1,4 @@
-//! A tunnel through the egress proxy: CONNECT, and what the proxy says to it (RFC 9110 §9.3.6).
+//! A tunnel through the egress proxy: the CONNECT request and its response (RFC 9110 §9.3.6).
 
 use super::limits::PROXY_READ;
 use super::socket::{ReadOutcome, Socket};
@@ -11,47 +11,47 @@ use crate::process::egress::ConnectRequest;
 pub struct Tunnel {
     /// The connection to the proxy.
     pub socket: Socket,
-    /// Bytes of the request that have gone out.
+    /// Bytes of the request that have been sent.
     sent: usize,
-    answer: Vec<u8>,
+    response: Vec<u8>,
     progress: ScanProgress,
 }
 
 /// How far a tunnel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The proxy has not answered yet.
+    /// The proxy has not responded yet.
     Waiting,
-    /// What is sent now goes to the upstream.
+    /// Bytes that are sent now go to the upstream.
     Open,
 }
 
 impl Tunnel {
-    /// Nothing has been asked yet.
+    /// A tunnel that has not been asked for yet.
     pub fn new(socket: Socket) -> Tunnel {
-        Tunnel { socket, sent: 0, answer: Vec::new(), progress: ScanProgress::default() }
+        Tunnel { socket, sent: 0, response: Vec::new(), progress: ScanProgress::default() }
     }
 
-    /// Moves on as far as it goes now.
+    /// Goes as far as possible without waiting.
     pub fn advance(&mut self, request: &ConnectRequest) -> Result<Progress, UpstreamFault> {
-        // A proxy that takes no more shows why when it is read.
+        // If the proxy takes no more, its response tells why.
         while let Ok(sent @ 1..) = request.write_from(self.sent, &mut self.socket) {
             self.sent += sent;
         }
         loop {
             let mut bytes = [0; PROXY_READ];
             match self.socket.read(&mut bytes) {
-                ReadOutcome::Bytes(n) => self.answer.extend_from_slice(&bytes[..n]),
+                ReadOutcome::Bytes(n) => self.response.extend_from_slice(&bytes[..n]),
                 ReadOutcome::Nothing => return Ok(Progress::Waiting),
                 ReadOutcome::End | ReadOutcome::Broken => {
                     return Err(UpstreamFault::ProxyBadResponse);
                 }
             }
-            if let Some(len) = connect::response(&self.answer, &mut self.progress)? {
-                // Through a tunnel the client speaks first: whatever else has come is not the
-                // upstream's.
-                let sound = len == self.answer.len() && request.is_whole(self.sent);
-                return if sound {
+            if let Some(len) = connect::response(&self.response, &mut self.progress)? {
+                // In a tunnel the relay speaks first. Bytes behind the response are not from the
+                // upstream.
+                let is_well_formed = len == self.response.len() && request.is_whole(self.sent);
+                return if is_well_formed {
                     Ok(Progress::Open)
                 } else {
                     Err(UpstreamFault::ProxyBadResponse)

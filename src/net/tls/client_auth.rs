@@ -19,8 +19,8 @@ impl ClientAuth {
         self.was_asked.load(Ordering::Relaxed)
     }
 
-    /// This alert says that the upstream wants a client certificate. TLS 1.3 has an alert of its own
-    /// for that (RFC 8446 §6.2); others may mean it, but only from a server that has asked.
+    /// This alert says that the upstream wants a client certificate. TLS 1.3 has an alert of its
+    /// own for that (RFC 8446 §6.2); others may mean it, but only from a server that has asked.
     pub fn is_wanted_by(&self, alert: AlertDescription) -> bool {
         match alert {
             AlertDescription::CertificateRequired => true,

@@ -149,9 +149,9 @@ impl Tls {
         Ok(if closed { PeerState::Closed } else { PeerState::Open })
     }
 
-    /// Adds the alert that tells the upstream of an error, if rustls has one. rustls is called again
-    /// only if it has: otherwise it would go on reading, and it panics if it has begun to join a
-    /// handshake message, because the bytes of that message are no longer in the buffer.
+    /// Adds the alert that tells the upstream of an error, if rustls has one. rustls is called
+    /// again only if it has: otherwise it would go on reading, and it panics if it has begun to
+    /// join a handshake message, because the bytes of that message are no longer in the buffer.
     fn alert(&mut self, out: &mut Scratch) {
         if self.conn.wants_write()
             && let status = self.conn.process_tls_records(&mut [])

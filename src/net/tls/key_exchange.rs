@@ -1,6 +1,7 @@
-//! X25519MLKEM768: recorded traffic stays closed to a later quantum computer, which X25519 alone does
-//! not promise (draft-ietf-tls-ecdhe-mlkem, FIPS 203). X25519 is *ring*'s, ML-KEM is libcrux's, which
-//! is formally verified; its portable code is used, so that every processor runs the same.
+//! X25519MLKEM768: recorded traffic stays closed to a later quantum computer, which X25519 alone
+//! does not promise (draft-ietf-tls-ecdhe-mlkem, FIPS 203). X25519 is *ring*'s, ML-KEM is
+//! libcrux's, which is formally verified; its portable code is used, so that every processor runs
+//! the same.
 //!
 //! ```text
 //!   our share     encapsulation key (1184) | X25519 (32)

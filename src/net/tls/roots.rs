@@ -61,8 +61,9 @@ impl RootStore {
         RootStore { roots, given: Vec::new(), name }
     }
 
-    /// Adds the certificates of a PEM file. The bundle of a system may contain some that webpki does
-    /// not accept as roots. They are skipped, unless no certificate is left. Returns their number.
+    /// Adds the certificates of a PEM file. The bundle of a system may contain some that webpki
+    /// does not accept as roots. They are skipped, unless no certificate is left. Returns their
+    /// number.
     pub fn add(&mut self, file: &Path) -> Result<usize, RootsError> {
         let mut text = Vec::new();
         File::open(file)

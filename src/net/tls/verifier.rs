@@ -15,10 +15,10 @@ use webpki::EndEntityCert;
 
 use super::provider::{SIGNATURES, verify_by_pss_key};
 
-/// Checks a certificate as rustls' own `WebPkiServerVerifier` does; that one would bring in the code
-/// for revocation lists. There is one exception: a CA certificate that the upstream shows as its own
-/// is accepted if it is byte for byte one of the certificates in the file of roots. Its name and
-/// its validity are checked like those of any other certificate.
+/// Checks a certificate as rustls' own `WebPkiServerVerifier` does; that one would bring in the
+/// code for revocation lists. There is one exception: a CA certificate that the upstream shows as
+/// its own is accepted if it is byte for byte one of the certificates in the file of roots. Its
+/// name and its validity are checked like those of any other certificate.
 pub struct RecordingVerifier {
     roots: RootCertStore,
     /// The certificates from the file of roots that name the upstream.
@@ -53,9 +53,9 @@ impl RecordingVerifier {
         Some(shown).filter(|certificate| !certificate.is_empty())
     }
 
-    /// Decides about a CA certificate that the upstream shows as its own. The caller has checked its
-    /// validity, and checks its name afterwards. A refusal says what `error` cannot: that the issuer
-    /// is unknown, or that the name is wrong.
+    /// Decides about a CA certificate that the upstream shows as its own. The caller has checked
+    /// its validity, and checks its name afterwards. A refusal says what `error` cannot: that the
+    /// issuer is unknown, or that the name is wrong.
     fn check_ca(
         &self,
         certificate: &CertificateDer<'_>,

@@ -189,8 +189,8 @@ impl Connecting {
         self.deadline = self.deadline.checked_sub(slept).unwrap_or(self.requested_at);
     }
 
-    /// Goes as far as possible without waiting. Returns the connection once it is usable; this value
-    /// is then used up.
+    /// Goes as far as possible without waiting. Returns the connection once it is usable; this
+    /// value is then used up.
     pub fn advance(
         &mut self,
         origin: &mut Origin,
@@ -316,8 +316,8 @@ fn register(
 }
 
 /// Checks who holds the other end. Once for each connection: it stays with its owner, who may hand
-/// it on to others. A connection that fails the check is reset: an orderly end would tell a stranger
-/// that the relay has looked, and would leave a port in TIME_WAIT for each request.
+/// it on to others. A connection that fails the check is reset: an orderly end would tell a
+/// stranger that the relay has looked, and would leave a port in TIME_WAIT for each request.
 fn check_far_end(users: &mut UpstreamUsers, socket: &Socket) -> Result<(), UpstreamFault> {
     let far_end = match socket.addresses() {
         Some((local, remote)) => users.far_end(local, remote),

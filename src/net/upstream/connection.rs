@@ -230,8 +230,8 @@ impl Connection {
         if self.is_drained() { Sent::Flushed } else { Sent::Queued }
     }
 
-    /// Reads once and leaves the plaintext in `scratch.plaintext_in`, which is empty if none came. A
-    /// partial record that was kept from the last read counts towards `size`, so that reads stay
+    /// Reads once and leaves the plaintext in `scratch.plaintext_in`, which is empty if none came.
+    /// A partial record that was kept from the last read counts towards `size`, so that reads stay
     /// aligned to records.
     pub fn read(&mut self, scratch: &mut TlsScratch, size: usize) -> StreamEnd {
         let Connection { channel, tls, .. } = self;

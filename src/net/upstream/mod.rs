@@ -113,8 +113,8 @@ impl Upstream {
         }
     }
 
-    /// When to look at it without an event: while it is being made, to give up; while it is idle, to
-    /// close it.
+    /// When to look at it without an event: while it is being made, to give up; while it is idle,
+    /// to close it.
     pub fn wakes_at(&self) -> Option<Instant> {
         match self {
             Upstream::Connecting(connecting) => Some(connecting.deadline),
@@ -178,9 +178,9 @@ impl Upstream {
         }
     }
 
-    /// Has the connection end with a reset, because the upstream may still work for an exchange that
-    /// is cancelled. An orderly end would also leave a port in TIME_WAIT for each, until none is
-    /// left. If the upstream has ended its side already, no end leaves one.
+    /// Has the connection end with a reset, because the upstream may still work for an exchange
+    /// that is cancelled. An orderly end would also leave a port in TIME_WAIT for each, until none
+    /// is left. If the upstream has ended its side already, no end leaves one.
     pub fn cancel(&mut self) {
         let fd = match self {
             Upstream::Connecting(connecting) => connecting.resettable(),
