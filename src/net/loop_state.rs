@@ -47,7 +47,7 @@ pub struct LoopState {
     pub connections: u64,
     /// How long either side may be silent.
     pub timeouts: Timeouts,
-    /// `GET /shutdown` has been answered.
+    /// The response to `GET /shutdown` has been sent.
     pub shutdown: bool,
 }
 

@@ -1,8 +1,9 @@
 //! The scheduler: which session gets a turn next.
 //!
 //! Each local user has two queues, and the users take turns, so that the sessions of one do not
-//! hold up those of another. In one pass of the loop every ready session gets a turn, and one bulk
-//! session at most: a small request waits for at most one session that moves much.
+//! hold up those of another. In one pass of the loop every ready session gets a turn (with several
+//! users, so many of each), and one bulk session at most: a small request waits for at most one
+//! session that moves much.
 
 use std::collections::VecDeque;
 

@@ -4,12 +4,13 @@
 //! |---|---|---|
 //! | [`Forked`] | [`Forked::new`] | the connector runs; nothing secret has been read |
 //! | [`Prepared`] | [`Forked::prepare`] | whatever can fail without the key has been tried |
-//! | [`Keyed`] | [`Prepared::read_key`] | the key lies in its pages; its source is closed |
+//! | [`Keyed`] | [`Prepared::read_key`] | the key lies in its pages; the file it came from is closed |
 //! | [`Listening`] | [`Keyed::listen`] | the port is open, privileges are dropped, threads run |
 //! | [`Confined`] | [`Listening::confine`] | this process is confined |
 //!
 //! Each phase consumes the one before, and nothing else can make one. So the key cannot be read
-//! before the connector is forked, and no port is open without a key.
+//! before the connector is forked, and the relay opens no port without a key. (A port that systemd
+//! hands over is open before.)
 //! `--check` shares the first two phases and then goes its own way ([`Prepared::check`]).
 
 mod check;
@@ -101,7 +102,7 @@ struct Route {
     proxy: Option<ConnectRequest>,
 }
 
-/// The key has been read, and its source is closed.
+/// The key has been read, and the file it came from is closed.
 pub struct Keyed<'a> {
     plan: Plan<'a>,
     /// TLS; `None` for a plain upstream.
@@ -134,7 +135,7 @@ pub struct Confined<'a> {
     config: &'a Config,
     event_loop: EventLoop,
     port: u16,
-    /// A confined process may not ask for its own id.
+    /// This process, for the service manager.
     pid: u32,
     protections: Protections,
     warnings: Vec<String>,
@@ -162,7 +163,7 @@ impl<'a> Forked<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    /// Reads the key into its pages, closes its source, and wipes the copies in this process's
+    /// Reads the key into its pages, closes the file it came from, and wipes the copies in this process's
     /// environment and arguments.
     pub fn read_key(self) -> Result<Keyed<'a>, StartError> {
         let Prepared { mut plan, roots } = self;
@@ -184,7 +185,7 @@ impl<'a> Prepared<'a> {
 }
 
 impl Plan<'_> {
-    /// What else the start line has to say of these connections.
+    /// Further remarks for the start line: roots, proxy, users, listeners, limits.
     fn notes(&self, listeners: &Listeners) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.skipped_roots.is_empty() {

@@ -41,7 +41,7 @@ impl<'a> Forked<'a> {
         let OpenFiles { limit, wanted, max_connections } = raise_open_files(config)?;
         let user = config.user.as_ref().map(users::with_group).transpose().map_err(no_user)?;
         let clear_reach = users::clear_reach(config, route.proxy.as_ref());
-        // A proxy may be anywhere: what goes through it is encrypted.
+        // A proxy may be anywhere: the request goes through it encrypted.
         let reach = clear_reach.filter(|_| route.proxy.is_none()).unwrap_or(Reach::Anywhere);
         let (host, port) = (route.host.clone(), route.port);
         let connector = connector.tell(&Target { host, port, user, reach })?;
@@ -91,7 +91,8 @@ impl<'a> Forked<'a> {
     }
 }
 
-/// To the upstream, or to the egress proxy of the environment.
+/// Finds out where connections go: to the upstream, or to the egress proxy that the environment names.
+/// Wipes the variables of the proxy.
 fn route(config: &Config) -> Result<Route, StartError> {
     let egress = Egress::take(&config.upstream).map_err(|error| match error {
         EgressError::Url(..) => usage(error.to_string()),

@@ -1,7 +1,8 @@
 //! How long each side may take: the clocks of one session, without I/O.
 //!
-//! A clock shows since when its side has been silent. Each byte that a side sends or takes moves it
-//! on. The session says which side is waited for; the clocks say until when.
+//! A clock shows since when its side has been silent. Bytes of a body move it on, and so does the end
+//! of a head. Parts of a head do not: a head has one time for all of it. The session says which side
+//! is waited for; the clocks say until when.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ pub(super) enum ClientDuty {
     Nothing,
     /// Send the rest of a request head. The first one is due from the moment of accept.
     Head,
-    /// Send more of a request body.
+    /// Send more of the request body, or take the rest of a complete response.
     Body,
     /// Begin another request, or end the connection.
     NextRequest,
@@ -61,7 +62,7 @@ impl Clocks {
         self.upstream_active_at = now;
     }
 
-    /// A request body begins: it may pause for its whole time.
+    /// Restores the whole time that the next request body may pause.
     pub(super) fn restore_patience(&mut self, timeouts: &Timeouts) {
         self.patience = timeouts.patience();
     }
