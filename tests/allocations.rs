@@ -108,15 +108,15 @@ fn start(upstream: &Upstream) -> u16 {
                 read,
             )
             .unwrap_or_else(|_| panic!("the key")),
-            connector: Connector::new(roots, Recording::Off).ok().map(|(connector, _)| connector),
+            tls: Connector::new(roots, Recording::Off).ok().map(|(connector, _)| connector),
             link,
             proxy: None,
             upstream_users: None,
             policy: Policy::default(),
             settings: Settings { max_connections: 8, ..config.settings },
             form: Form::Text,
-            peers: None,
-            token: None,
+            allowed_users: None,
+            client_token: None,
             sandbox: Sandbox::off(),
         });
         WATCHED.set(true);

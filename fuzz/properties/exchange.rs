@@ -29,7 +29,8 @@ const HOP_BY_HOP: [&str; 9] = [
 ];
 
 /// Fields that are never forwarded, whatever marks their names contain.
-const WITHHELD: [&str; 9] = [
+const WITHHELD: [&str; 16] = [
+    "a-im",
     "range",
     "if-range",
     "accept-charset",
@@ -39,7 +40,16 @@ const WITHHELD: [&str; 9] = [
     "x-method-override",
     "x-original-url",
     "x-rewrite-url",
+    "x-original-uri",
+    "x-original-method",
+    "x-forwarded-host",
+    "x-forwarded-method",
+    "x-forwarded-uri",
+    "x-envoy-original-path",
 ];
+
+/// Fields that are forwarded, but not under a name with other marks.
+const SPELLED: [&str; 3] = ["content-type", "content-encoding", "sec-fetch-site"];
 
 /// The name with a hyphen for each byte that is neither letter nor digit, in lower case.
 fn plain(name: &[u8]) -> Vec<u8> {
@@ -337,9 +347,9 @@ impl Driver<'_> {
         };
         let ends_here = |field: &&Field| {
             let never = HOP_BY_HOP.iter().chain(&never).chain(&WITHHELD);
-            let mut never = never.chain(&["expect", "sec-fetch-site"]);
+            let mut never = never.chain(&["expect"]).chain(&SPELLED);
             let looks_like = never.any(|name| plain(&field.0) == plain(name.as_bytes()));
-            let exact = is(field, "sec-fetch-site");
+            let exact = SPELLED.iter().any(|name| is(field, name));
             let proxy = plain(&field.0).starts_with(b"proxy-");
             (looks_like && !exact) || proxy || is_named(field)
         };

@@ -150,7 +150,7 @@ pub fn judge(
         (None, _) => Err(Reject::RouteNotAllowed),
     };
     if verdict == Ok(Route::Responses) {
-        forward(head, &names, &connection, framing, policy, out);
+        write_upstream_head(head, &names, &connection, framing, policy, out);
     }
     Ok(Request {
         verdict,
@@ -188,7 +188,7 @@ pub fn prefix(url: &UpstreamUrl, auth_header: &AuthHeader<'_>) -> String {
 
 /// Writes the upstream's head: the credential block, the client's fields that are forwarded, in
 /// their order and spelling, and the relay's own framing.
-fn forward(
+fn write_upstream_head(
     head: &RequestHead<'_, '_>,
     names: &[FieldName],
     connection: &ConnectionOptions,

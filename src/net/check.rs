@@ -33,7 +33,7 @@ const CONNECTOR: Token = Token(1);
 /// What is connected to, and how.
 pub struct Setup {
     /// TLS, and the verifier that records the certificate; `None` for a plain upstream.
-    pub connector: Option<(Connector, Arc<RecordingVerifier>)>,
+    pub tls: Option<(Connector, Arc<RecordingVerifier>)>,
     /// The way to the process that connects.
     pub link: Link,
     /// What the egress proxy is asked for.
@@ -120,7 +120,7 @@ impl Check {
         let link = Rc::new(setup.link);
         let fd = link.as_raw_fd();
         poll.registry().register(&mut SourceFd(&fd), CONNECTOR, Interest::READABLE)?;
-        let (connector, verifier) = setup.connector.unzip();
+        let (tls, verifier) = setup.tls.unzip();
         let space = TlsScratch {
             ciphertext_in: Scratch::new(CLIENT_READ + LONGEST_RECORD),
             plaintext_in: Scratch::new(CLIENT_READ + LONGEST_RECORD),
@@ -128,7 +128,7 @@ impl Check {
             record: Scratch::new(0),
         };
         let users = setup.upstream_users;
-        let origin = Origin { connector, link, proxy: setup.proxy, users };
+        let origin = Origin { tls, link, proxy: setup.proxy, users };
         Ok(Check { poll, origin, verifier, sandbox: setup.sandbox, space })
     }
 
@@ -185,7 +185,7 @@ impl Check {
 
     /// Says what the connection is, once it is usable.
     fn finish(mut self, up: &mut Connection, events: &mut Events) -> Result<(), CheckError> {
-        if self.origin.connector.as_ref().is_some_and(Connector::was_asked_for_certificate) {
+        if self.origin.tls.as_ref().is_some_and(Connector::was_asked_for_certificate) {
             self.await_verdict(up, events)?;
         }
         match up.tls() {

@@ -107,12 +107,12 @@ impl EventLoop {
             poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
         }
         let settings = setup.settings;
-        let users = setup.peers.as_ref().map_or(1, AllowedUsers::count);
+        let users = setup.allowed_users.as_ref().map_or(1, AllowedUsers::count);
         let lingering = REFUSED_LINGERING + OVERLOADED_LINGERING;
         let log = Log::start(setup.form, setup.sandbox)?;
-        let Setup { connector, proxy, upstream_users, .. } = setup;
+        let Setup { tls, proxy, upstream_users, .. } = setup;
         let (origin, registry) = (
-            Origin { connector, link, proxy, users: upstream_users },
+            Origin { tls, link, proxy, users: upstream_users },
             poll.registry().try_clone()?,
         );
         let state = LoopState {
@@ -124,7 +124,7 @@ impl EventLoop {
             registry,
             outgoing: GatherList::default(),
             date: DateClock::default(),
-            token: setup.token,
+            client_token: setup.client_token,
             head_bytes: 0,
             requests_left: settings.max_requests.unwrap_or(u64::MAX),
             log,
@@ -145,7 +145,7 @@ impl EventLoop {
             poll,
             listeners,
             notifier: setup.notifier,
-            allowed_users: setup.peers,
+            allowed_users: setup.allowed_users,
             sandbox: setup.sandbox,
             signals,
             signalled: None,

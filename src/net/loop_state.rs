@@ -36,7 +36,7 @@ pub struct LoopState {
     /// The Date of responses.
     pub date: DateClock,
     /// `--client-token-file`.
-    pub token: Option<ClientToken>,
+    pub client_token: Option<ClientToken>,
     /// Bytes of all request heads that are buffered.
     pub head_bytes: usize,
     /// `--max-requests`: how many more may be forwarded.

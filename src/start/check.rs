@@ -47,13 +47,13 @@ impl Prepared<'_> {
         if let Some((uid, gid)) = user {
             check::say("user", &format!("{uid}:{gid}"));
         }
-        let connector = match config.upstream.scheme {
+        let tls = match config.upstream.scheme {
             Scheme::Http => None,
             Scheme::Https => Some(Connector::new(roots, Recording::On).map_err(no_connector)?),
         };
         let link = plan.connector.link();
         let connector_confined = connector::report(&link)?;
-        let setup = check::Setup { connector, link, proxy, upstream_users, sandbox };
+        let setup = check::Setup { tls, link, proxy, upstream_users, sandbox };
         let check = Check::new(setup).map_err(no_loop)?;
         let sealed = sys::seal_program();
         sandbox.look_at_others()?;

@@ -258,15 +258,15 @@ impl<'a> Keyed<'a> {
             signals,
             server_info,
             credential,
-            connector: tls,
+            tls,
             link: plan.connector.link(),
             proxy: plan.route.proxy,
             upstream_users: plan.upstream_users,
             policy: config.policy(),
             settings: plan.settings,
             form: stderr.form(),
-            peers: plan.allowed_users,
-            token: plan.token,
+            allowed_users: plan.allowed_users,
+            client_token: plan.token,
             sandbox,
         })
         .map_err(no_loop)?;

@@ -28,7 +28,7 @@ pub struct Setup {
     /// The key.
     pub credential: Credential,
     /// TLS; `None` for a plain upstream.
-    pub connector: Option<Connector>,
+    pub tls: Option<Connector>,
     /// The socket to the connector.
     pub link: Link,
     /// The request to the egress proxy.
@@ -42,9 +42,9 @@ pub struct Setup {
     /// The form of lines on stderr: text, or JSON with `--access-log`.
     pub form: Form,
     /// `--allow-uid`.
-    pub peers: Option<AllowedUsers>,
+    pub allowed_users: Option<AllowedUsers>,
     /// `--client-token-file`.
-    pub token: Option<ClientToken>,
+    pub client_token: Option<ClientToken>,
     /// Confines each thread.
     pub sandbox: Sandbox,
 }

@@ -54,20 +54,20 @@ impl Session {
         if is_early {
             self.response_start = ResponseStart::DuringRequest;
         }
-        if self.head.is_empty() {
+        if self.response_head.is_empty() {
             let used = self.response_bytes(read, end, turn)?;
-            self.head.push(&read[used..]);
+            self.response_head.push(&read[used..]);
         } else {
-            self.head.push(read);
-            let bytes = self.head.take();
+            self.response_head.push(read);
+            let bytes = self.response_head.take();
             let used = self.response_bytes(&bytes, end, turn)?;
-            self.head.put_back(bytes, used);
+            self.response_head.put_back(bytes, used);
         }
         match self.exchange.state() {
             // The final head is still awaited: neither an interim response nor a part of a head
             // moves the clock. Behind an interim response the final one begins anew.
             State::Uploading(_) | State::Awaiting => {
-                if self.head.is_empty() {
+                if self.response_head.is_empty() {
                     self.response_start = ResponseStart::AfterRequest;
                 }
             }
@@ -230,7 +230,7 @@ impl Session {
         match self.exchange.fault(fault, &mut turn.state.outgoing) {
             Answer::Answered { used } => {
                 self.release_upstream(turn.state);
-                self.head = Backlog::default();
+                self.response_head = Backlog::default();
                 self.clocks.client_acted(turn.now);
                 self.send_to_client(&[], turn)?;
                 Ok(used)

@@ -66,7 +66,7 @@ impl Session {
     fn begin_next(&mut self, turn: &mut Turn<'_>) {
         self.log_end(End::Complete, turn);
         self.exchange.next();
-        self.head = Backlog::default();
+        self.response_head = Backlog::default();
         self.served = true;
         self.request += 1;
         self.idle_since = turn.now;

@@ -71,7 +71,7 @@ pub struct Session {
     /// `input` has been parsed as far as possible; more bytes are needed.
     needs_more: bool,
     /// The beginning of a response head.
-    head: Backlog,
+    response_head: Backlog,
     /// Bytes for the client that its socket had no room for.
     output: Backlog,
     /// How far the response has been searched for the key.
@@ -153,7 +153,7 @@ impl Session {
             upstream: None,
             input: Backlog::default(),
             needs_more: false,
-            head: Backlog::default(),
+            response_head: Backlog::default(),
             output: Backlog::default(),
             search: SearchPosition::default(),
             response_start: ResponseStart::AfterRequest,
@@ -236,7 +236,7 @@ impl Session {
             return self.drop_input(turn, &mut buffers.client);
         }
         self.flush_client(turn)?;
-        let is_paid_for = match self.exchange.state() {
+        let is_under_way = match self.exchange.state() {
             State::Waiting(_)
             | State::Uploading(_)
             | State::Awaiting
@@ -244,7 +244,7 @@ impl Session {
             State::Idle | State::Complete { .. } => false,
         };
         // A client that has left reads no response, so the upstream is not to make one.
-        if is_paid_for && self.socket.is_read_closed() {
+        if is_under_way && self.socket.is_read_closed() {
             self.disown_upstream(turn, &mut buffers.upstream);
             return Err(self.abort(End::ClientClosed, turn));
         }

@@ -279,7 +279,7 @@ impl Step {
                         Some(Err(fault)) => return Next::Failed(Step::Tunneling(tunnel), fault),
                     }
                 }
-                Step::Reached(socket) => match &origin.connector {
+                Step::Reached(socket) => match &origin.tls {
                     None => return Next::Usable(Channel::new(socket), None),
                     Some(connector) => match connector.open() {
                         Ok(tls) => Step::Handshaking(Channel::new(socket), tls),

@@ -10,7 +10,7 @@ use crate::process::upstream_users::UpstreamUsers;
 /// Where upstream connections lead, and how they are made.
 pub struct Origin {
     /// TLS; `None` for a plain upstream.
-    pub connector: Option<Connector>,
+    pub tls: Option<Connector>,
     /// The link to the process that connects to the upstream or to the proxy.
     pub link: Rc<Link>,
     /// The request for a tunnel, if there is an egress proxy.
