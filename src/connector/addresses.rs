@@ -1,57 +1,59 @@
-//! What is known about the addresses of the one host: for how long that is used, when it is asked for
-//! again, and what happens when nothing is to be had. It knows no socket and asks nobody itself.
+//! The known addresses of the one host: how long they are used, when a lookup is due, and what a
+//! dial does without them. This module opens no socket and starts no lookup itself.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// How long the addresses of a name are used.
+/// How long the addresses of a name count as fresh.
 const DNS_CACHE: Duration = Duration::from_secs(60);
-/// How long a lookup may take before the last good addresses are used in the meantime.
+/// How long a lookup may take before dials use the last good addresses in the meantime.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The least time between two lookups.
+/// The minimum time from the end of a successful lookup to the next lookup.
 const PACE: Duration = Duration::from_millis(20);
-/// How long lookups pause after one that failed; twice as long after each further one, up to the last.
+/// The pause after a failed lookup: the first value, doubled after each further failure, up to the
+/// second value.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1600));
 
 /// The addresses of one host.
 pub struct Addresses {
-    /// The last ones that were found, and until when they count as fresh; `None`: always.
+    /// The addresses that the last successful lookup found, and until when they count as fresh.
+    /// `None` in place of the time means always.
     good: Option<(Rc<[SocketAddr]>, Option<Instant>)>,
     /// When the lookup under way began.
     asked: Option<Instant>,
-    /// When the last lookup ended in nothing, and how many before it did.
+    /// When the last lookup failed, and how many have failed in a row, that one included.
     failed: Option<(Instant, u32)>,
-    /// No lookup begins earlier.
+    /// No lookup begins before this time.
     not_before: Option<Instant>,
 }
 
-/// What a dial does.
+/// What a dial does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Connects to one of these.
+    /// Connects to one of these addresses.
     Use(Rc<[SocketAddr]>),
-    /// Has a lookup begun, and asks again.
+    /// Begins a lookup, then asks again.
     Lookup,
-    /// Asks again when a lookup has ended, or at this time.
+    /// Waits until a lookup has ended, or until this time, then asks again.
     Wait(Option<Instant>),
-    /// Fails: the name has no address.
+    /// Fails: a lookup found no address, and no earlier lookup had found one.
     Fail,
 }
 
 impl Addresses {
-    /// Nothing is known yet.
+    /// The addresses of a name, none of which is known yet.
     pub fn of_a_name() -> Addresses {
         Addresses { good: None, asked: None, failed: None, not_before: None }
     }
 
-    /// Nothing is ever asked.
+    /// Fixed addresses, which are never looked up.
     pub fn literal(addresses: &[SocketAddr]) -> Addresses {
         let good = Some((Rc::from(addresses), None));
         Addresses { good, asked: None, failed: None, not_before: None }
     }
 
-    /// For a dial that has waited since then.
+    /// The next step of a dial that has waited since the time `since`.
     pub fn next(&self, since: Instant, now: Instant) -> Next {
         let (good, fresh) = match &self.good {
             Some((addresses, until)) => (Some(addresses), until.is_none_or(|until| now < until)),
@@ -61,9 +63,11 @@ impl Addresses {
             (Some(good), ..) if fresh => Next::Use(good.clone()),
             (Some(good), Some(asked), _) if now >= asked + PATIENCE => Next::Use(good.clone()),
             (good, Some(asked), _) => Next::Wait(good.map(|_| asked + PATIENCE)),
-            // A lookup has ended while it waited, or may not begin yet.
+            // A lookup has failed while the dial waited.
             (Some(good), None, Some((at, _))) if at >= since => Next::Use(good.clone()),
             (None, None, Some((at, _))) if at >= since => Next::Fail,
+            // Before `not_before`, no lookup begins. After a failed one, the good addresses are
+            // used.
             (good, None, failed) => match (self.not_before, good) {
                 (Some(then), Some(good)) if now < then && failed.is_some() => {
                     Next::Use(good.clone())
@@ -74,12 +78,13 @@ impl Addresses {
         }
     }
 
-    /// A lookup has begun.
+    /// Notes that a lookup has begun.
     pub fn asked(&mut self, now: Instant) {
         self.asked = Some(now);
     }
 
-    /// A lookup has ended. None found: it failed, or the name has none; the last good ones stay.
+    /// Notes that a lookup has ended. An empty list means that it failed or that the name has no
+    /// address. The last good addresses then stay in use.
     pub fn found(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
         self.asked = None;
         if addresses.is_empty() {
@@ -94,12 +99,14 @@ impl Addresses {
         }
     }
 
-    /// A lookup ended for a reason that says nothing about the name: another one may begin at once.
+    /// Notes that a lookup ended for a reason that says nothing about the name. Another lookup may
+    /// begin at once.
     pub fn again(&mut self) {
         self.asked = None;
     }
 
-    /// The addresses led nowhere: the next dial has them looked up again.
+    /// Notes that the addresses led nowhere. They are no longer fresh, so the next dial needs a new
+    /// lookup. Fixed addresses stay fresh.
     pub fn doubt(&mut self, now: Instant) {
         if let Some((_, Some(until))) = &mut self.good {
             *until = now.min(*until);
@@ -107,7 +114,8 @@ impl Addresses {
     }
 }
 
-/// Families take turns, beginning with the one that the system prefers (RFC 8305 §4).
+/// Alternates between the address families. The first address is of the family that the system
+/// prefers, and stays first (RFC 8305 §4).
 fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(first) = addresses.first() else {
         return addresses;
@@ -187,7 +195,7 @@ mod tests {
         assert_eq!(used(addresses.next(now, now + PATIENCE)), parse(&[A]));
         addresses.found(vec![], now + MS);
         assert_eq!(used(addresses.next(now, now + MS)), parse(&[A]));
-        // A later dial is not made to wait, and does not ask again at once.
+        // A later dial does not wait, and does not begin a lookup at once.
         assert_eq!(used(addresses.next(now + 2 * MS, now + 2 * MS)), parse(&[A]));
         let then = now + MS + PAUSE.0;
         assert_eq!(addresses.next(then, then), Next::Lookup);

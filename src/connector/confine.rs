@@ -1,5 +1,5 @@
-//! What the connector, and each lookup, can still do: Landlock decides about files and ports,
-//! seccomp about system calls.
+//! Confines the connector and each lookup. Landlock restricts files and ports; seccomp restricts
+//! system calls.
 
 use std::cell::OnceCell;
 use std::fs::OpenOptions;
@@ -17,29 +17,32 @@ use crate::process::landlock::{self, BIND_UDP, CONNECT_SEND_UDP, CONNECT_TCP, RE
 use crate::process::status::StatusFile;
 use crate::process::sys::{Rights, Ruleset};
 
-/// DNS over TCP.
+/// The TCP port of DNS (RFC 1035 §4.2).
 const DNS: u16 = 53;
 
-/// Where files that say how names are looked up come and go: a lookup may read those that stand
-/// there then.
+/// The folders in which the resolver's files are created and replaced. A lookup may read the files
+/// that are there when the lookup begins.
 const FOLDERS: [&str; 2] = ["/etc", "/run"];
 
-/// One of these can be opened nearly everywhere. None lies in [`FOLDERS`].
+/// On nearly every system, one of these files can be opened before Landlock is in force. None of
+/// them is in [`FOLDERS`], so Landlock must deny it afterwards.
 const TRIED: [&str; 3] = ["/", "/proc/self/status", "/dev/null"];
 
-/// The rules. Those of a lookup are made once: each lookup has only to put them in force.
+/// The rules for the connector and its lookups. The filter of a lookup is compiled once; each
+/// lookup only has to put it in force.
 pub struct Confinement {
     sandbox: Sandbox,
     lookup: OnceCell<Filter>,
 }
 
 impl Confinement {
-    /// What this kernel offers is in the sandbox.
+    /// `sandbox` says which versions of Landlock and seccomp the kernel has.
     pub fn new(sandbox: Sandbox) -> Confinement {
         Confinement { sandbox, lookup: OnceCell::new() }
     }
 
-    /// Makes what the first lookup would make otherwise, and every other too.
+    /// Compiles the filter of the lookups ahead of the first one. Each child would otherwise
+    /// compile a filter of its own. Fails with [`HardenError::Seccomp`].
     pub fn prepare_lookups(&self) -> Result<(), HardenError> {
         match self.sandbox.seccomp().version() {
             Some(_) => self.lookup_filter().map(|_| ()),
@@ -55,9 +58,10 @@ impl Confinement {
         Ok(self.lookup.get_or_init(|| filter))
     }
 
-    /// Confines the connector, which connects to this port, and sees that it is confined. Its
-    /// children may read, of the files in a few folders, what a rule of their own names, and ask
-    /// name servers.
+    /// Confines the connector, which connects to this port, and reads back that it is confined. The
+    /// rules also hold for its children, so they allow reading a few folders and DNS over TCP. Each
+    /// lookup adds a rule of its own, which names the files that it reads. Fails with
+    /// [`HardenError::Landlock`] or [`HardenError::Seccomp`].
     pub fn connector(&self, port: u16) -> Result<ReadBack, HardenError> {
         let status = StatusFile::open().ok();
         let mut landlock_denies = false;
@@ -81,7 +85,8 @@ impl Confinement {
         Ok(ReadBack { status, landlock_denies })
     }
 
-    /// Confines a lookup, which reads these files.
+    /// Confines the calling process as a lookup, which reads these files. Fails with
+    /// [`HardenError::Landlock`] or [`HardenError::Seccomp`].
     pub fn lookup(&self, files: &[OwnedFd]) -> Result<(), HardenError> {
         if let Some(rights) = self.rights() {
             self.restrict(&rights, files, &[DNS]).map_err(|_| HardenError::Landlock)?;
@@ -92,8 +97,9 @@ impl Confinement {
         Ok(())
     }
 
-    /// Every right that this kernel knows, but for UDP: name servers are asked from any port, and
-    /// getaddrinfo(3) tries where an address leads.
+    /// The rights that Landlock handles: every right that this kernel knows, except those for UDP.
+    /// A DNS query leaves from any port, and getaddrinfo(3) connects a UDP socket to each address
+    /// to learn its source address. `None` if there is no Landlock.
     fn rights(&self) -> Option<Rights> {
         let mut rights = landlock::rights(self.sandbox.landlock().version()?);
         rights.net &= !(BIND_UDP | CONNECT_SEND_UDP);
@@ -112,8 +118,9 @@ impl Confinement {
     }
 }
 
-/// The folders, as far as they are there. A link may lead to one of another kind, `/mnt/wsl` or
-/// `/nix/store` for example: where it leads now, it may lead to a neighbour later.
+/// Opens the folders that exist: [`FOLDERS`], and those to which symbolic links of the resolver's
+/// files lead, such as `/mnt/wsl` or `/nix/store`. A link may later lead to a neighbour of its
+/// present target, so the rule names an ancestor of the target, at most two levels deep.
 fn folders() -> Vec<OwnedFd> {
     let targets = RESOLVER_FILES.iter().filter_map(|path| std::fs::canonicalize(path).ok());
     let folders = targets.filter_map(|target| Some(at_most_two_deep(target.parent()?)));
@@ -122,14 +129,17 @@ fn folders() -> Vec<OwnedFd> {
     folders.filter_map(|path| open(path).ok()).map(OwnedFd::from).collect()
 }
 
+/// The first two levels of a path.
 fn at_most_two_deep(folder: &Path) -> PathBuf {
     folder.components().take(3).collect()
 }
 
+/// A call outside [`CONNECTOR_LIVES`] kills the process; another call outside [`CONNECTOR`] fails.
 const CONNECTOR_LAYERS: &[Layer] = &[
     Layer { allowed: &CONNECTOR_LIVES, otherwise: Otherwise::Kill },
     Layer { allowed: &CONNECTOR, otherwise: Otherwise::Refuse },
 ];
+/// A call outside [`LOOKUP`] fails. The inherited layers of the connector decide what kills.
 const LOOKUP_LAYERS: &[Layer] = &[Layer { allowed: &LOOKUP, otherwise: Otherwise::Refuse }];
 
 fn compile(layers: &[Layer]) -> Result<Filter, HardenError> {
@@ -173,7 +183,8 @@ mod tests {
         }
     }
 
-    /// Refusing is what a lookup can take; it must not be killed for what the connector refuses.
+    /// A lookup can cope with a refused call, but not with a kill. So each call that `CONNECTOR` or
+    /// `LOOKUP` lists must be on `CONNECTOR_LIVES` too.
     #[test]
     fn what_is_limited_by_refusal_does_not_kill() {
         let calls = |allowed: &'static Allowed| {

@@ -1,4 +1,4 @@
-//! The loop's end: asks the connector for connections and takes what comes.
+//! The loop's end of the link: sends requests to the connector and receives its replies.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -13,50 +13,54 @@ use crate::http1::local_response::UpstreamFault;
 use crate::process::sys;
 use crate::process::sys::fd_passing::{Passed, receive_message, send_message};
 
-/// The way to the connector.
+/// The link to the connector.
 pub struct Link {
     fd: OwnedFd,
-    /// Requests that found no room.
+    /// Requests that the socket had no room for.
     unsent: RefCell<VecDeque<[u8; REQUEST]>>,
-    /// Dials without a reply. Each gets one.
+    /// Dials whose reply has not come. Each dial gets one reply, unless it is cancelled before it
+    /// is sent.
     open: Cell<usize>,
+    /// The connector has ended or violated the protocol. Nothing more is sent.
     gone: Cell<bool>,
 }
 
-/// The connector is gone, or says what means nothing.
+/// The connector has ended, or has sent a message that violates the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectorFailed;
 
-/// What came of a dial.
+/// The result of a dial.
 pub struct Dialed {
-    /// Its number.
+    /// The number of the dial.
     pub id: u64,
-    /// The connected socket and whom it is connected to, or why there is none.
+    /// The connected socket and its remote address, or the reason why there is none.
     pub result: Result<(TcpStream, SocketAddr), UpstreamFault>,
-    /// How long the addresses were waited for.
+    /// How long the dial waited for the addresses, to the microsecond.
     pub lookup: Duration,
-    /// How long the connection took after that.
+    /// How long the connection took after that, to the microsecond.
     pub connect: Duration,
-    /// The first addresses of the name.
+    /// The first addresses of the host, in the order in which they are tried.
     pub resolved: [Option<IpAddr>; SHOWN],
 }
 
 impl Link {
-    /// By a connected socket, which does not block.
+    /// A link over a connected SOCK_SEQPACKET socket, which must be non-blocking.
     pub fn new(fd: OwnedFd) -> Link {
         Link { fd, unsent: RefCell::default(), open: Cell::new(0), gone: Cell::new(false) }
     }
 
-    /// Has the connector empty the server-info file, if that still holds this line, when this
-    /// process is gone: one that was killed cannot do so itself. Not before it has reported: a
-    /// message that it has not read when it ends would take its report away.
+    /// Passes the server-info file to the connector. When this process is gone, the connector
+    /// empties the file if the file still holds this line; a killed process cannot do so itself.
+    /// Call this only after the connector has reported. If the connector ended with this message
+    /// unread, the kernel would reset the link and the report would be lost.
     pub fn remember(&self, file: BorrowedFd<'_>, line: &[u8]) {
         let message = [&[SERVER_INFO], line].concat();
-        // A connector that is gone shows that when the loop runs.
+        // The loop notices an ended connector when it runs.
         let _ = send_message(self.fd.as_fd(), &message, Some(file));
     }
 
-    /// Asks for a connection; no two that are waited for have the same number.
+    /// Asks for a connection. The number must differ from those of all other pending dials. Fails
+    /// with [`UpstreamFault::ConnectorFailed`] once the connector is gone.
     pub fn dial(self: &Rc<Self>, id: u64) -> Result<Pending, UpstreamFault> {
         self.ask(Request::Dial(id));
         if self.gone.get() {
@@ -66,7 +70,8 @@ impl Link {
         Ok(Pending { link: self.clone(), id, waits: true })
     }
 
-    /// What was connected to is not what was expected: the name is looked up again.
+    /// Reports that a connection failed after it was received, or that connecting took too long.
+    /// The name may lead elsewhere by now, so the next dial has it looked up again.
     pub fn doubt(&self) {
         self.ask(Request::Doubt);
     }
@@ -78,7 +83,9 @@ impl Link {
         }
     }
 
-    /// No longer than there are connections that wait, however long the connector takes nothing.
+    /// Queues a request. The queue stays short even if the connector reads nothing. A dial has at
+    /// most one entry: its cancellation removes an unsent dial, and is queued only for a sent one.
+    /// There is at most one doubt.
     fn enqueue(&self, request: Request) {
         let mut unsent = self.unsent.borrow_mut();
         let withdrawn = match request {
@@ -89,7 +96,7 @@ impl Link {
         if let Some(at) = unsent.iter().position(|other| Some(*other) == withdrawn) {
             unsent.remove(at);
             if request != Request::Doubt {
-                // What was never asked for gets no reply.
+                // A dial that was never sent gets no reply.
                 self.open.set(self.open.get().saturating_sub(1));
                 return;
             }
@@ -97,7 +104,7 @@ impl Link {
         unsent.push_back(request.encode());
     }
 
-    /// Sends what found no room before.
+    /// Sends queued requests until the socket is full.
     pub fn flush(&self) {
         let mut unsent = self.unsent.borrow_mut();
         while let Some(request) = unsent.front() {
@@ -113,12 +120,13 @@ impl Link {
         }
     }
 
-    /// Requests wait for room.
+    /// Requests wait for room in the socket.
     pub fn has_unsent(&self) -> bool {
         !self.unsent.borrow().is_empty()
     }
 
-    /// The next reply that is there.
+    /// The next reply, or `None` if none has arrived. Fails when the connector has ended or
+    /// violated the protocol. No request is sent after that.
     pub fn receive(&self) -> Result<Option<Dialed>, ConnectorFailed> {
         let result = self.receive_strictly();
         if result.is_err() {
@@ -145,7 +153,7 @@ impl Link {
             }
             (Outcome::Connected(_), Passed::Lost) => Err(UpstreamFault::OutOfDescriptors),
             (Outcome::Failed(fault), Passed::Nothing) => Err(fault),
-            // Told to somebody who has gone.
+            // The dial was cancelled, so its result is not used.
             (Outcome::Cancelled, Passed::Nothing) => Err(UpstreamFault::Unreachable),
             _ => return Err(ConnectorFailed),
         };
@@ -154,7 +162,8 @@ impl Link {
     }
 }
 
-/// Takes a socket that leads to this address, and nothing else that a descriptor may be.
+/// Accepts an internet socket whose remote address is this one (getpeername(2)). A socket that is
+/// not connected is a failed dial. Any other descriptor is a protocol violation.
 fn connected(
     fd: OwnedFd,
     address: SocketAddr,
@@ -162,7 +171,7 @@ fn connected(
     let stream = TcpStream::from(fd);
     match stream.peer_addr() {
         Ok(peer) if (peer.ip(), peer.port()) == (address.ip(), address.port()) => Ok(Ok(stream)),
-        // It has been reset on the way, or never was connected.
+        // The connection was reset on the way, or the socket never was connected.
         Err(error) if error.kind() == io::ErrorKind::NotConnected => {
             Ok(Err(UpstreamFault::Unreachable))
         }
@@ -182,7 +191,7 @@ impl AsRawFd for Link {
     }
 }
 
-/// A connection that was asked for. Dropping it withdraws the request.
+/// A dial under way. Dropping this cancels the dial, unless [`Pending::settle`] was called.
 pub struct Pending {
     link: Rc<Link>,
     id: u64,
@@ -190,7 +199,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// The reply has come.
+    /// Notes that the reply has come.
     pub fn settle(&mut self) {
         self.waits = false;
     }
@@ -212,7 +221,7 @@ mod tests {
     use super::*;
     use crate::process::sys::fd_passing::{message_pair, send_message};
 
-    /// A link, and the connector's end of it.
+    /// A link and the connector's end of the link.
     fn link() -> (Rc<Link>, OwnedFd) {
         let (ours, theirs) = message_pair().unwrap();
         (Rc::new(Link::new(ours)), theirs)
@@ -223,7 +232,8 @@ mod tests {
         Reply { id, outcome, lookup: Duration::ZERO, connect: Duration::ZERO, resolved }.encode()
     }
 
-    /// What the loop makes of a connection that the connector says leads there and that is this.
+    /// Receives a reply that claims a connection to `address` and carries `fd`. Returns whether the
+    /// dial succeeded.
     fn received(fd: Option<OwnedFd>, address: SocketAddr) -> Result<Option<bool>, ConnectorFailed> {
         let (link, connector) = link();
         let mut pending = link.dial(7).unwrap_or_else(|_| panic!("the link stands"));
@@ -242,7 +252,7 @@ mod tests {
         let other = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert_eq!(received(Some(connection()), other), Err(ConnectorFailed));
         assert_eq!(received(None, address), Err(ConnectorFailed));
-        // Refused, as is a connection that has been reset.
+        // A socket that is not connected fails the dial, as does a connection that was reset.
         assert_eq!(received(Some(listener.into()), address), Ok(Some(false)));
         let file = std::fs::File::open("/dev/null").unwrap();
         assert_eq!(received(Some(file.into()), address), Err(ConnectorFailed));
@@ -270,7 +280,7 @@ mod tests {
             let _pending = link.dial(7);
             send_message(connector.as_fd(), &message, file.as_ref().map(|f| f.as_fd())).unwrap();
             assert!(link.receive().is_err());
-            // From then on nothing is asked.
+            // No request is sent after that.
             assert!(matches!(link.dial(8), Err(UpstreamFault::ConnectorFailed)));
         }
     }

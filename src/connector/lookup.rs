@@ -1,6 +1,6 @@
-//! Looking the name up: each time in a child process of its own, which confines itself, asks
-//! getaddrinfo(3), answers through a pipe and ends. What the C library reads is thus always what stands
-//! there now, and what it parses is parsed where nothing else is.
+//! Name lookups. Each lookup runs in a child process of its own, which confines itself, calls
+//! getaddrinfo(3), writes the answer to a pipe and ends. So the C library reads the current
+//! configuration at every lookup, and parses foreign data in a process that does nothing else.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -16,28 +16,32 @@ use super::wire::{ADDRESS, decode_address, encode_address};
 use crate::process::sys;
 use crate::process::sys::child::{self, end_now};
 
-/// What getaddrinfo(3) reads.
+/// The files that getaddrinfo(3) reads.
 pub const RESOLVER_FILES: [&str; 5] =
     ["/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"];
 
-/// Which modules glibc asks, and how much of that is read here.
+/// The file that says which modules glibc uses (nsswitch.conf(5)).
 const NSSWITCH: &str = "/etc/nsswitch.conf";
+/// The most bytes that are read of [`NSSWITCH`].
 const NSSWITCH_BYTES: u64 = 64 * 1024;
 
-/// Seconds after which a lookup is given up. Name servers that do not answer take up to half of that.
+/// Seconds after which a lookup is killed. Name servers that do not respond take up to half of
+/// that.
 const LOOKUP: u32 = 60;
 
-/// Addresses that one lookup answers with.
+/// The most addresses in one answer.
 const ADDRESSES: usize = 16;
+/// Bytes of the longest answer.
 const LONGEST: usize = 1 + ADDRESSES * ADDRESS;
 
-/// The first byte of an answer: the addresses follow.
+/// The first byte of an answer: the addresses follow, each as [`encode_address`] writes it.
 const FOUND: u8 = 1;
-/// A file was replaced in the meantime, so that what was found may come from nowhere.
+/// The only byte of an answer: a resolver file was replaced meanwhile, so the result may rest on no
+/// configuration.
 const REPLACED: u8 = 2;
 
-/// How long the end of a lookup is waited for. A child that is stopped, or that hangs in a file system,
-/// does not end by its alarm.
+/// How long the connector waits for a lookup to end. A child outlives its timer while it hangs in a
+/// file system, and has no timer if it is stopped before it sets the timer.
 const OVERDUE: Duration = Duration::from_secs(LOOKUP as u64 + 5);
 
 /// A lookup under way.
@@ -46,17 +50,17 @@ pub struct Lookup {
     begun: Instant,
 }
 
-/// What came of one.
+/// The result of a lookup.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// These addresses, which may be none.
+    /// These addresses. The list is empty if the lookup failed or the name has no address.
     Addresses(Vec<SocketAddr>),
-    /// To be repeated.
+    /// A resolver file was replaced meanwhile: the lookup must be repeated.
     Again,
 }
 
 impl Lookup {
-    /// Begins one.
+    /// Forks a child that looks the name up. Fails when the kernel refuses a pipe or a process.
     pub fn begin(
         name: &str,
         port: u16,
@@ -73,25 +77,28 @@ impl Lookup {
         Ok(Lookup { answer, begun: now })
     }
 
-    /// No answer will come.
+    /// The child has not ended in time, so no answer is expected any more.
     pub fn is_overdue(&self, now: Instant) -> bool {
         now >= self.begun + OVERDUE
     }
 
-    /// What to wait for.
+    /// The descriptor to poll for reading. Readiness means an answer, or the end of the child.
     pub fn fd(&self) -> RawFd {
         self.answer.as_raw_fd()
     }
 
-    /// Takes the answer that is there, or the end that came in its place.
+    /// Reads the answer; call this once [`Lookup::fd`] is ready. A child that ended without a
+    /// well-formed answer has found no address.
     pub fn finish(mut self) -> Answer {
         let mut answer = [0; LONGEST + 1];
-        // One write brings all of it.
+        // One read is enough: the child writes the answer at once, in fewer than PIPE_BUF bytes
+        // (pipe(7)).
         let n = self.answer.read(&mut answer).unwrap_or(0);
         decode(&answer[..n]).unwrap_or(Answer::Addresses(Vec::new()))
     }
 }
 
+/// Decodes an answer; `None` if it is malformed.
 fn decode(answer: &[u8]) -> Option<Answer> {
     match answer.split_first()? {
         (&FOUND, addresses) if answer.len() <= LONGEST => {
@@ -103,7 +110,7 @@ fn decode(answer: &[u8]) -> Option<Answer> {
     }
 }
 
-/// The whole life of the child.
+/// Everything that the child does; `None` if a step fails.
 fn in_child(
     name: &str,
     port: u16,
@@ -122,18 +129,18 @@ fn in_child(
     for address in found.into_iter().flatten().take(ADDRESSES) {
         answer.extend(encode_address(Some(address)));
     }
-    // Landlock knows the files of a moment ago. Another one in their place cannot be read, and the C
-    // library then takes it for empty.
+    // The Landlock rule names the files as they were before the lookup. A file that has replaced
+    // one of them cannot be read, and the C library treats it as empty.
     if identities() != before {
         answer = vec![REPLACED];
     }
     tell.write_all(&answer).ok()
 }
 
-/// Which file it is that has a name.
+/// The device and inode number of a file; `None` if they cannot be read.
 type Identity = Option<(u64, u64)>;
 
-/// The files as they are now.
+/// Opens the resolver's files for a Landlock rule, and returns their identities.
 fn resolver_files() -> (Vec<OwnedFd>, [Identity; RESOLVER_FILES.len()]) {
     let mut files = Vec::new();
     let before = RESOLVER_FILES.map(|path| {
@@ -145,17 +152,18 @@ fn resolver_files() -> (Vec<OwnedFd>, [Identity; RESOLVER_FILES.len()]) {
     (files, before)
 }
 
+/// The identities of the resolver's files at this moment.
 fn identities() -> [Identity; RESOLVER_FILES.len()] {
     RESOLVER_FILES.map(|path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino())))
 }
 
-/// Loads the modules that the C library looks names up with, for all children to come: once confined they
-/// can load none. No name is asked for, so no packet is sent.
+/// Loads the modules with which glibc looks names up. All later children inherit them, because a
+/// confined child can load none. No name is looked up here, so no packet is sent.
 pub fn load_modules() {
     if cfg!(not(target_env = "gnu")) {
         return;
     }
-    // Neither a pipe nor a file without an end may hold the start up.
+    // Neither a FIFO nor an endless file may block the start.
     let mut configuration = Vec::new();
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(NSSWITCH);
     let _ = file.and_then(|file| file.take(NSSWITCH_BYTES).read_to_end(&mut configuration));
@@ -166,7 +174,9 @@ pub fn load_modules() {
     }
 }
 
-/// The services that `hosts` names, and those that are asked where nothing is named.
+/// The services that the first `hosts` line names (nsswitch.conf(5)), after `files` and `dns`,
+/// which glibc uses without such a line. Actions in brackets are left out. A name with other
+/// characters is left out too, because it could be a path.
 fn services(configuration: &str) -> Vec<&str> {
     let mut services = vec!["files", "dns"];
     let line = configuration.lines().find_map(|line| line.trim().strip_prefix("hosts:"));

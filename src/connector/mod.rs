@@ -1,6 +1,8 @@
-//! A process of its own that resolves the one name, races its addresses, connects, and passes each
-//! connected descriptor to the loop. It is forked before anything secret is read, so it maps no
-//! secret; the loop, which holds the key, has neither socket(2) nor connect(2).
+//! The connector: a process that resolves the name of the one host, races its addresses (RFC 8305),
+//! connects, and passes each connected descriptor to the event loop.
+//!
+//! The connector is forked before the relay reads any secret, so the connector maps no secret. The
+//! loop holds the key and may call neither socket(2) nor connect(2).
 //!
 //! ```text
 //!  loop (key)  ── Dial, Cancel, Doubt ──►  connector  ── fork ──►  lookup (one for each lookup)
@@ -39,53 +41,56 @@ use crate::process::sys::child::{self, Disposition};
 use crate::process::sys::fd_passing::{message_pair, receive_message, send_message};
 use crate::process::sys::{self, Standard};
 
-/// Whom the connector becomes where root starts the relay without `--user`: an id that no
-/// distribution gives to anybody, and that a container's 65,536 ids have. Not `nobody`, whose other
-/// processes could kill it.
+/// The uid and gid of the connector when root starts the relay without `--user`. No distribution
+/// assigns this id, and the 65,536 ids of a container include it. The id is not that of `nobody`,
+/// because other processes of `nobody` could kill the connector.
 const USER: (u32, u32) = (65_520, 65_520);
 
-/// What of the environment stays: how names are looked up.
+/// The environment variables that the connector keeps. They configure the resolver
+/// (resolv.conf(5)).
 const KEPT_VARIABLES: [&[u8]; 2] = [b"RES_OPTIONS", b"LOCALDOMAIN"];
 
-/// How many processes the user of that id may have: a connector and a lookup of each relay. Code
-/// that took a connector over could otherwise fork until the machine has no process left to give.
+/// The limit on the processes of [`USER`] (RLIMIT_NPROC): each relay has a connector and its
+/// lookup. Without the limit, code that took a connector over could fork until the machine has no
+/// process left.
 const PROCESSES: u64 = 1024;
 
-/// Descriptors of the connector apart from its attempts: standard ones, the link, the server-info
-/// file, a lookup's pipe, what that lookup opens.
+/// Descriptors of the connector besides those of its connection attempts: the standard ones, the
+/// link, the server-info file, the pipe of a lookup, and those that the lookup opens.
 const OTHER_DESCRIPTORS: u64 = 32;
 
-/// How long the connector may take to confine itself.
+/// How long the relay waits for the connector to confine itself.
 const START: Duration = Duration::from_secs(20);
 
-/// A connector that runs and waits to be told its target.
+/// A connector that runs and waits for its [`Target`].
 pub struct Forked {
     link: OwnedFd,
 }
 
-/// A connector that has been told.
+/// A connector that has been sent its [`Target`].
 pub struct Told {
     link: OwnedFd,
 }
 
-/// Why there is no connector.
+/// The reason why there is no connector.
 #[derive(Debug)]
 pub enum StartError {
-    /// A step of its hardening failed.
+    /// A step of the connector's hardening failed.
     Harden(HardenError),
-    /// It ended, or says nothing.
+    /// The connector ended, sent a malformed report, or did not report in time.
     Gone,
 }
 
-/// Forks the connector. Only while the process has one thread and no secret. From here on the
-/// kernel takes the children of this process that end.
+/// Forks the connector, which sandboxes itself if `sandbox` is true. Call it only while the process
+/// has one thread and no secret. From here on SIGCHLD is ignored, so the kernel reaps the children
+/// of this process. Fails when the kernel refuses a socket pair or a process.
 pub fn fork(sandbox: bool) -> io::Result<Forked> {
     let (ours, theirs) = message_pair()?;
     let parent = std::process::id();
     child::set_disposition(libc::SIGCHLD, Disposition::Ignored);
     if sys::fork()?.is_none() {
         drop(ours);
-        // Whatever happens, it must not go on as a second relay.
+        // Even after a panic, the child must not go on as a second relay.
         let life = || live(theirs, parent, sandbox);
         let ended = catch_unwind(AssertUnwindSafe(life));
         child::end_now(i32::from(ended.is_err()));
@@ -94,12 +99,13 @@ pub fn fork(sandbox: bool) -> io::Result<Forked> {
 }
 
 impl Forked {
-    /// The one descriptor of this process that it takes.
+    /// This process's end of the link, the only descriptor of the relay that the connector needs.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
     }
 
-    /// Tells it where to connect to and whom to become.
+    /// Tells the connector where to connect and which user to become. Fails with
+    /// [`StartError::Gone`] when the message cannot be sent.
     pub fn tell(self, target: &Target) -> Result<Told, StartError> {
         send_message(self.link.as_fd(), &target.encode(), None).map_err(|_| StartError::Gone)?;
         Ok(Told { link: self.link })
@@ -107,19 +113,20 @@ impl Forked {
 }
 
 impl Told {
-    /// The one descriptor of this process that it takes.
+    /// This process's end of the link, the only descriptor of the relay that the connector needs.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
     }
 
-    /// The way to it, to be used once it has reported.
+    /// The link to the connector. Send requests on it only after [`report()`] has returned.
     pub fn link(self) -> Link {
         Link::new(self.link)
     }
 }
 
-/// Waits until the connector is confined, and takes its word of that. Other things can be done in
-/// the meantime.
+/// Waits for the connector's report that it is confined, for at most 20 seconds. The report is
+/// trusted, not verified. The relay can do other work before this call. Fails with
+/// [`StartError::Harden`] if a step of the hardening failed, otherwise with [`StartError::Gone`].
 pub fn report(link: &Link) -> Result<Confined, StartError> {
     let by = Instant::now() + START;
     let mut message = [0; REPORT];
@@ -128,7 +135,8 @@ pub fn report(link: &Link) -> Result<Confined, StartError> {
     confined.map_err(StartError::Harden)
 }
 
-/// Waits for a message; `None` when none comes.
+/// Waits for a message and returns its length. `None` means that no message comes: the time is up,
+/// the other end is closed, or the link has failed.
 fn receive(link: BorrowedFd<'_>, message: &mut [u8], by: Option<Instant>) -> Option<usize> {
     loop {
         match receive_message(link, message) {
@@ -147,7 +155,7 @@ fn receive(link: BorrowedFd<'_>, message: &mut [u8], by: Option<Instant>) -> Opt
     }
 }
 
-/// The connector's life.
+/// Everything that the connector process does. The process ends when this function returns.
 fn live(link: OwnedFd, parent: u32, sandbox: bool) {
     let Some(link) = leave(link) else {
         return;
@@ -160,7 +168,8 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
         return;
     };
     let (name, addresses) = match target.host {
-        // In a race, a listener on the family that the upstream does not use could win.
+        // `localhost` is never looked up, and its addresses are tried in turn. In a race, a
+        // listener on the address family that the upstream does not use could win.
         Host::Name(_) if target.host.is_localhost() => {
             (None, literal(&[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], target.port))
         }
@@ -171,10 +180,10 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
     if name.is_some() {
         lookup::load_modules();
     }
-    // The relay raises its own limit only after the fork.
+    // The relay raises its own limit only after the fork, so the connector does not inherit it.
     let files = sys::raise_open_files(ATTEMPTS as u64 + OTHER_DESCRIPTORS);
     let attempts = files.saturating_sub(OTHER_DESCRIPTORS).clamp(1, ATTEMPTS as u64) as usize;
-    // Nothing is loaded from here on.
+    // No library is loaded after this point.
     let sealed = sys::seal_program();
     let executable_memory_denied = sys::is_executable_memory_denied();
     let (confinement, confined) = match confine(target.user, target.port, parent, sandbox) {
@@ -195,7 +204,7 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
     {
         let work = Work { name, port: target.port, reach: target.reach, attempts };
         let connector = Connector::new(link, work, addresses, confinement);
-        // It ends with the loop.
+        // `run` returns when the loop is gone. The connector then ends too.
         let _ = connector.run();
     }
 }
@@ -205,20 +214,21 @@ fn literal(ips: &[IpAddr], port: u16) -> Addresses {
     Addresses::literal(&addresses)
 }
 
-/// Leaves behind whatever it was forked with: environment, arguments, descriptors, signals,
-/// session.
+/// Drops everything that the connector inherited: environment, arguments, descriptors, signal
+/// dispositions and session. Returns the link; `None` means that a step failed.
 fn leave(link: OwnedFd) -> Option<OwnedFd> {
     sys::wipe_variables(|name| !KEPT_VARIABLES.contains(&name));
     child::wipe_arguments();
     child::set_name(c"connector");
     let link = child::keep_only(link).ok()?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
-    // Where there is no such file: a socket that leads nowhere.
+    // Without /dev/null, a socket whose other end is closed takes its place.
     let null = null.or_else(|_| message_pair().map(|(end, _)| end)).ok()?;
     for standard in [Standard::Input, Standard::Output, Standard::Error] {
         sys::replace(standard, null.as_fd()).ok()?;
     }
-    // It ends with the loop, which lets exchanges under way go on after a signal.
+    // These signals may reach the loop too, which lets exchanges under way finish. The connector
+    // must survive them and ends with the loop.
     for signal in [
         libc::SIGTERM,
         libc::SIGINT,
@@ -235,7 +245,7 @@ fn leave(link: OwnedFd) -> Option<OwnedFd> {
     Some(link)
 }
 
-/// Gives up every privilege; then the rest.
+/// Gives up every privilege, then puts the sandbox in force. Fails with the step that failed.
 fn confine(
     user: Option<(u32, u32)>,
     port: u16,
@@ -243,16 +253,17 @@ fn confine(
     sandbox: bool,
 ) -> Result<(Confinement, ReadBack), HardenError> {
     if user.is_none() && child::is_root() {
-        // A container may have taken the right to do so, or lack the id: then it stays who it is,
-        // without capabilities, and the start line says so.
+        // In a container, the right to change users or the id may be missing. The connector then
+        // keeps its user, without capabilities, and the start line says so.
         if sys::become_user(USER.0, USER.1).is_ok() {
             child::limit_processes(PROCESSES);
         }
     }
     harden::drop_privileges(user)?;
-    // The change of user took that back, so it comes now. What ends the connector is the end of the
-    // link: the kernel sends this signal in the loop's name, and neither Landlock (from version 6
-    // on) nor another user's id lets the loop signal the connector.
+    // A change of user clears the parent-death signal (prctl(2)), so it is set only now. Later, the
+    // end of the link ends the connector, not this signal: the kernel sends the signal in the
+    // loop's name. Landlock (from version 6 on) and a different user id each keep the loop from
+    // signalling the connector.
     match child::end_with(parent) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => child::end_now(0),

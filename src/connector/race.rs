@@ -1,4 +1,4 @@
-//! Racing the addresses of one host (RFC 8305).
+//! Happy eyeballs (RFC 8305): connection attempts to the addresses of one host.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,36 +11,40 @@ use mio::net::TcpStream;
 use crate::http1::local_response::UpstreamFault;
 use crate::process::sys::reset_on_close;
 
-/// How long one address is tried alone before the next is tried in parallel (RFC 8305 §5).
+/// The Connection Attempt Delay of RFC 8305 §5: how long after one attempt the next one begins,
+/// unless an attempt fails earlier.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// How several addresses are tried.
+/// How the addresses of a host are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Side by side (RFC 8305).
+    /// In parallel, each attempt a little later than the one before (RFC 8305).
     Raced,
-    /// The next one only when the one before has refused the connection.
+    /// One at a time. The next address is tried only if the one before has refused the connection.
     InTurn,
 }
 
-/// A connection that is being made.
+/// A connection attempt under way.
 struct Attempt {
     stream: TcpStream,
-    /// It is worth a look.
+    /// The attempt is new, or poll(2) has reported an event since the last check.
     ready: bool,
 }
 
-/// Attempts at a TCP connection, one address after the other and side by side.
+/// The attempts at one TCP connection, to the addresses of one host.
 pub struct Race {
     order: Order,
     addresses: Rc<[SocketAddr]>,
+    /// The index of the address that is tried next.
     next: usize,
+    /// When that address is due, while other attempts are under way.
     next_at: Instant,
     attempts: Vec<Attempt>,
+    /// The result of the race if every attempt fails.
     fault: UpstreamFault,
 }
 
-/// Attempts that are not needed any more leave no port in TIME_WAIT.
+/// Resets the attempts that are not needed any more, so that they leave no port in TIME_WAIT.
 impl Drop for Race {
     fn drop(&mut self) {
         for attempt in &self.attempts {
@@ -50,7 +54,7 @@ impl Drop for Race {
 }
 
 impl Race {
-    /// Begins with the first address.
+    /// A race over these addresses. [`Race::advance`] begins the first attempt.
     pub fn new(addresses: Rc<[SocketAddr]>, order: Order, now: Instant) -> Race {
         Race {
             order,
@@ -62,22 +66,23 @@ impl Race {
         }
     }
 
-    /// All addresses, tried or not.
+    /// All addresses, whether tried or not.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// When the next attempt is due, should those under way not have led anywhere by then.
+    /// When the next attempt is due if no attempt has connected by then. `None` if no address is
+    /// left or the addresses are tried in turn.
     pub fn wakes_at(&self) -> Option<Instant> {
         (self.order == Order::Raced && self.next < self.addresses.len()).then_some(self.next_at)
     }
 
-    /// Attempts under way.
+    /// The number of attempts under way.
     pub fn count(&self) -> usize {
         self.attempts.len()
     }
 
-    /// What to wait for.
+    /// What to poll(2) for, one entry for each attempt.
     pub fn interests(&self) -> impl Iterator<Item = libc::pollfd> {
         self.attempts.iter().map(|attempt| libc::pollfd {
             fd: attempt.stream.as_raw_fd(),
@@ -86,15 +91,23 @@ impl Race {
         })
     }
 
-    /// Notes what was waited for, in the order of [`Race::interests`].
+    /// Notes the results of poll(2), which are in the order of [`Race::interests`].
     pub fn note<'a>(&mut self, mut polled: impl Iterator<Item = &'a libc::pollfd>) {
         for attempt in &mut self.attempts {
             attempt.ready |= polled.next().is_some_and(|fd| fd.revents != 0);
         }
     }
 
-    /// The first stream that stands, and where it leads. Attempts run side by side, begun one after the
-    /// other. The first one waits for `room`; without room, a later one takes the place of the oldest.
+    /// Checks the attempts under way and begins those that are due. Returns the first established
+    /// connection with its remote address, or `None` while the race is undecided.
+    ///
+    /// `room` is the number of further attempts that all races together may begin. Without room, a
+    /// race with no attempt under way waits; in any other race, a new attempt replaces the oldest
+    /// one.
+    ///
+    /// Fails when no attempt and no address is left. The error is the last of
+    /// [`UpstreamFault::Refused`] and [`UpstreamFault::OutOfDescriptors`] that occurred, otherwise
+    /// [`UpstreamFault::Unreachable`].
     pub fn advance(
         &mut self,
         room: &mut usize,
@@ -111,10 +124,11 @@ impl Race {
                 if let Ok(peer) = attempt.stream.peer_addr() {
                     let Attempt { stream, .. } = self.attempts.remove(at);
                     if !is_at(&stream, peer) {
-                        // Not the address that was tried: 0.0.0.0 leads to 127.0.0.1.
+                        // The remote address may differ from the one that was tried: 0.0.0.0 leads
+                        // to 127.0.0.1.
                         return Ok(Some((stream, peer)));
                     }
-                    // It is connected to itself, and no port of it may stay in TIME_WAIT.
+                    // The socket is connected to itself. Its port must not stay in TIME_WAIT.
                     let _ = reset_on_close(stream.as_fd());
                     self.note_error(&io::Error::from_raw_os_error(libc::ECONNREFUSED));
                     self.next_at = now;
@@ -135,8 +149,9 @@ impl Race {
                 break;
             }
             if *room == 0 {
-                // An address that swallows every SYN must not keep the others from being tried, however
-                // many races there are: the oldest attempt makes room for the next one.
+                // An address that drops every SYN must not keep the other addresses from being
+                // tried, however many races there are. So the oldest attempt makes room for the
+                // next one.
                 if self.attempts.is_empty() {
                     break;
                 }
@@ -148,7 +163,7 @@ impl Race {
             match TcpStream::connect(address) {
                 Ok(stream) => {
                     *room -= 1;
-                    // On this machine it stands already, or has failed.
+                    // A connection within this machine is already established, or has failed.
                     self.attempts.push(Attempt { stream, ready: true });
                     self.next_at = now + STAGGER;
                 }
@@ -159,6 +174,7 @@ impl Race {
         if over { Err(self.fault) } else { Ok(None) }
     }
 
+    /// Notes the error of an attempt. In [`Order::InTurn`], any error but a refusal ends the race.
     fn note_error(&mut self, error: &io::Error) {
         self.fault = match error.raw_os_error() {
             Some(libc::ECONNREFUSED) => UpstreamFault::Refused,
@@ -171,8 +187,9 @@ impl Race {
     }
 }
 
-/// Where nobody listens, TCP lets a socket of this machine connect to itself, if the port to connect
-/// from happens to be the one to connect to.
+/// Whether the socket is connected to itself; `address` is its remote address. TCP allows this on a
+/// port without a listener, if the kernel picks the destination port as the source port (a
+/// simultaneous open, RFC 9293 §3.5).
 fn is_at(stream: &TcpStream, address: SocketAddr) -> bool {
     stream.local_addr().is_ok_and(|local| local == address)
 }
@@ -190,7 +207,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let now = Instant::now();
         let mut race = Race::new(Rc::from([address]), Order::Raced, now);
-        // On loopback the connection is there when connect(2) returns.
+        // On loopback the connection is established when connect(2) returns.
         let stream = TcpStream::connect(address).unwrap();
         race.attempts.push(Attempt { stream, ready: false });
         let (mut peer, _) = listener.accept().unwrap();
@@ -205,7 +222,7 @@ mod tests {
         let addresses = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
         let now = Instant::now();
         let mut race = Race::new(Rc::from(addresses), Order::Raced, now);
-        // Nothing is heard of the first attempt, and other races need all the room that there is.
+        // The first attempt stays without an event, and other races take all the room.
         let stream = TcpStream::connect(addresses[0]).unwrap();
         race.attempts.push(Attempt { stream, ready: false });
         (race.next, race.next_at) = (1, now + STAGGER);

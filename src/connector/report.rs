@@ -1,5 +1,5 @@
-//! What the connector says of itself once: whether it is confined, and what the kernel says of
-//! that.
+//! The report that the connector sends once: whether it is confined, and what it read back from the
+//! kernel.
 
 use super::wire::Malformed;
 use crate::process::confine::ReadBack;
@@ -8,7 +8,8 @@ use crate::process::protections::Confined;
 use crate::process::status::Status;
 use crate::process::sys::Sealed;
 
-/// Bytes of a report.
+/// Bytes of a report: exit code, flags, uid, number of groups, capabilities, bounding set. Numbers
+/// are in native byte order.
 pub const REPORT: usize = 2 + 4 + 4 + 8 + 8;
 
 const HAS_STATUS: u8 = 1 << 0;
@@ -19,7 +20,8 @@ const RELRO: u8 = 1 << 4;
 const MSEAL: u8 = 1 << 5;
 const NO_EXECUTABLE_MEMORY: u8 = 1 << 6;
 
-/// As a message: the exit code of what failed, or 0 and the rest.
+/// Encodes a report. After a failure the message holds only the exit code; after a success the exit
+/// code is 0 and the other fields follow.
 pub fn encode(result: &Result<Confined, HardenError>) -> [u8; REPORT] {
     let mut message = [0; REPORT];
     let confined = match result {
@@ -48,7 +50,8 @@ pub fn encode(result: &Result<Confined, HardenError>) -> [u8; REPORT] {
     message
 }
 
-/// The opposite of [`encode`].
+/// Decodes a report. Fields that a report does not carry are `None` or 0. Fails when the length or
+/// the exit code is wrong.
 pub fn decode(message: &[u8]) -> Result<Result<Confined, HardenError>, Malformed> {
     let message: &[u8; REPORT] = message.try_into().map_err(|_| Malformed)?;
     let (code, flags) = (message[0], message[1]);

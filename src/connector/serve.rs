@@ -1,4 +1,5 @@
-//! The connector's own loop: dials that wait for addresses, addresses that are raced, replies.
+//! The connector's own event loop: dials wait for addresses, the addresses are raced, and the
+//! replies are sent. "The loop" is the relay's event loop, at the other end of the link.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,52 +20,59 @@ use crate::process::sys::fd_passing::{Passed, receive_message, send_message};
 use crate::process::sys::{reset_on_close, set_upstream_options};
 use crate::process::upstream_users::Reach;
 
-/// Dials that wait for an end; the loop has places for fewer.
+/// The most dials under way. The loop has fewer slots, so more are a protocol violation.
 const DIALS: usize = 1 << 18;
-/// Attempts at connections at one time, each with a descriptor. Whatever is beyond waits for its turn.
+/// The most connection attempts at one time, each of which holds a descriptor. Further attempts
+/// wait for room.
 pub const ATTEMPTS: usize = 256;
-/// How long a dial may take, should the loop not give it up itself.
+/// How long a dial may take if the loop does not cancel it earlier.
 const DIAL: Duration = Duration::from_secs(30);
-/// Lookups in a row that were disturbed by a change of the files.
+/// The most lookups in a row that are repeated because a resolver file was replaced. One more
+/// counts as failed.
 const AGAIN: u32 = 3;
 
-/// The loop is gone, or says what means nothing.
+/// The loop has ended, or has sent a message that violates the protocol.
 pub struct LoopGone;
 
-/// A connection that the loop wants.
+/// A connection that the loop has asked for.
 struct Dial {
     id: u64,
+    /// When the request arrived.
     since: Instant,
+    /// When the addresses were known, once there is a race.
     resolved_at: Instant,
     race: Option<Race>,
 }
 
-/// What to connect to.
+/// The one host to connect to, and how.
 pub struct Work {
-    /// The name to look up, where it is one.
+    /// The name to look up; `None` if the addresses are fixed.
     pub name: Option<String>,
     /// The port of the host.
     pub port: u16,
-    /// Which of its addresses count.
+    /// Which addresses of the host are allowed. One address that is not allowed fails the dial.
     pub reach: Reach,
-    /// How many descriptors there are for connections, [`ATTEMPTS`] at most.
+    /// How many descriptors connection attempts may hold at one time, [`ATTEMPTS`] at most.
     pub attempts: usize,
 }
 
-/// The connector at work.
+/// The state of the connector.
 pub struct Connector {
     link: OwnedFd,
     work: Work,
     confinement: Confinement,
     addresses: Addresses,
     lookup: Option<Lookup>,
+    /// Lookups in a row during which a resolver file was replaced, [`AGAIN`] at most.
     disturbed: u32,
     dials: Vec<Dial>,
+    /// Replies that have not been sent, each with the connection that it carries.
     replies: VecDeque<(Reply, Option<TcpStream>)>,
     server_info: Option<ServerInfo>,
 }
 
-/// The file that says where the relay listens. The loop empties it; where it was killed, this does.
+/// The file that says where the relay listens. The loop empties the file when it ends. If the loop
+/// was killed, the connector does so.
 struct ServerInfo {
     file: OwnedFd,
     line: Vec<u8>,
@@ -76,12 +84,13 @@ impl Drop for ServerInfo {
     }
 }
 
-/// Where the descriptors stand that are waited for.
+/// The index of the link among the polled descriptors.
 const LINK: usize = 0;
+/// The index of the pipe from the lookup. The connection attempts follow.
 const LOOKUP: usize = 1;
 
 impl Connector {
-    /// With a link that does not block.
+    /// A connector without dials. `link` must be non-blocking.
     pub fn new(
         link: OwnedFd,
         work: Work,
@@ -101,7 +110,7 @@ impl Connector {
         }
     }
 
-    /// Serves until the loop is gone.
+    /// Serves until the loop has ended or violated the protocol. Returns nothing but [`LoopGone`].
     pub fn run(mut self) -> Result<(), LoopGone> {
         let mut fds = Vec::new();
         let mut wakes_at = None;
@@ -122,7 +131,7 @@ impl Connector {
             if fds[LOOKUP].revents != 0 {
                 self.looked_up(now);
             } else if self.lookup.as_ref().is_some_and(|lookup| lookup.is_overdue(now)) {
-                // The next request that waits has another one begun.
+                // The lookup counts as failed. A later dial begins another one.
                 self.lookup = None;
                 self.addresses.found(Vec::new(), now);
             }
@@ -130,7 +139,7 @@ impl Connector {
                 let progress = self.advance(now);
                 self.send_replies()?;
                 wakes_at = progress.wakes_at;
-                // A connection that failed or was handed over has made room.
+                // Failed attempts and connections that were handed over have made room.
                 if !progress.starved || self.room() == 0 {
                     break;
                 }
@@ -138,6 +147,7 @@ impl Connector {
         }
     }
 
+    /// Collects what to poll(2) for: the link, the lookup, then all attempts.
     fn interests(&self, fds: &mut Vec<libc::pollfd>) {
         let interest = |fd, events| libc::pollfd { fd, events, revents: 0 };
         let link = if self.replies.is_empty() { 0 } else { libc::POLLOUT };
@@ -148,7 +158,7 @@ impl Connector {
         fds.extend(self.dials.iter().filter_map(|d| d.race.as_ref()).flat_map(Race::interests));
     }
 
-    /// Takes all requests that are there.
+    /// Receives all requests that have arrived.
     fn requests(&mut self, now: Instant) -> Result<(), LoopGone> {
         loop {
             let mut message = [0; LONGEST];
@@ -168,7 +178,7 @@ impl Connector {
                 }
                 Request::Dial(_) => return Err(LoopGone),
                 Request::Cancel(id) => {
-                    // One whose reply is on its way already is cancelled in vain.
+                    // If the reply is queued or sent already, the cancellation has no effect.
                     if let Some(at) = self.dials.iter().position(|dial| dial.id == id) {
                         let dial = self.dials.remove(at);
                         self.replies.push_back((dial.reply(Outcome::Cancelled, now), None));
@@ -179,7 +189,7 @@ impl Connector {
         }
     }
 
-    /// The server-info file.
+    /// Keeps the server-info file, which may come once.
     fn remember(&mut self, file: OwnedFd, message: &[u8]) -> Result<(), LoopGone> {
         match (message.split_first(), &self.server_info) {
             (Some((&SERVER_INFO, line)), None) => {
@@ -190,6 +200,7 @@ impl Connector {
         }
     }
 
+    /// Takes the result of the lookup that has ended.
     fn looked_up(&mut self, now: Instant) {
         let Some(lookup) = self.lookup.take() else {
             return;
@@ -207,11 +218,11 @@ impl Connector {
         }
     }
 
-    /// Takes every dial as far as it goes now.
+    /// Advances every dial as far as possible. Queues the replies to the dials that have ended.
     fn advance(&mut self, now: Instant) -> Progress {
         let mut progress = Progress { wakes_at: None, starved: false };
         let mut wake = |at: Option<Instant>| {
-            // What was due and found no room waits for room.
+            // An attempt that is due already waits for room, not for a time.
             let at = at.filter(|at| *at > now);
             progress.wakes_at = [progress.wakes_at, at].into_iter().flatten().min();
         };
@@ -239,19 +250,22 @@ impl Connector {
         });
         self.dials = dials;
         if failed {
-            // The name may lead elsewhere by now.
+            // The name may lead elsewhere by now, so the next dial needs a new lookup.
             self.addresses.doubt(now);
         }
         progress
     }
 
-    /// How many attempts may begin. A connection that waits to be handed over has a descriptor too.
+    /// How many further attempts may begin. A connection that waits to be handed over holds a
+    /// descriptor too.
     fn room(&self) -> usize {
         let under_way = self.dials.iter().filter_map(|d| d.race.as_ref()).map(Race::count);
         let waiting = self.replies.iter().filter(|(_, stream)| stream.is_some()).count();
         self.work.attempts.saturating_sub(under_way.sum::<usize>() + waiting)
     }
 
+    /// Advances a dial: gets its addresses, then advances its race. Fails with the fault of the
+    /// dial.
     fn step(
         &mut self,
         dial: &mut Dial,
@@ -284,6 +298,7 @@ impl Connector {
         })
     }
 
+    /// Begins a lookup. Fails if there is no descriptor for the pipe.
     fn begin_lookup(&mut self, now: Instant) -> Result<(), UpstreamFault> {
         let name = self.work.name.as_deref().ok_or(UpstreamFault::Dns)?;
         match Lookup::begin(name, self.work.port, &self.confinement, now) {
@@ -293,7 +308,7 @@ impl Connector {
                 Ok(())
             }
             Err(error) => {
-                // The last good addresses may do.
+                // The lookup counts as failed. The last good addresses may still work.
                 self.addresses.found(Vec::new(), now);
                 match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE) => Err(UpstreamFault::OutOfDescriptors),
@@ -303,7 +318,7 @@ impl Connector {
         }
     }
 
-    /// Sends the replies that are ready, as far as there is room.
+    /// Sends queued replies until the link is full.
     fn send_replies(&mut self) -> Result<(), LoopGone> {
         while let Some((reply, stream)) = self.replies.front_mut() {
             let descriptor = stream.as_ref().map(|stream| stream.as_fd());
@@ -312,7 +327,7 @@ impl Connector {
                 Err(error) => match (error.kind(), error.raw_os_error()) {
                     (io::ErrorKind::WouldBlock, _) => return Ok(()),
                     (io::ErrorKind::Interrupted, _) => {}
-                    // Too many descriptors of this user are on their way.
+                    // Too many descriptors of this user are in flight (unix(7)).
                     (_, Some(libc::ETOOMANYREFS)) if stream.is_some() => {
                         if let Some(unsent) = stream.take() {
                             let _ = reset_on_close(unsent.as_fd());
@@ -327,22 +342,24 @@ impl Connector {
     }
 }
 
-/// How far all dials have come.
+/// What all dials need after [`Connector::advance`].
 struct Progress {
-    /// When to look again at the latest.
+    /// When the dials must be advanced again at the latest.
     wakes_at: Option<Instant>,
-    /// One at least waits, and there was no room for another attempt.
+    /// At least one dial waits, and there was no room for another attempt.
     starved: bool,
 }
 
-/// How far a dial has come.
+/// The state of a dial after [`Connector::step`].
 enum Step {
+    /// The connection is established, to this address.
     Connected(TcpStream, SocketAddr),
-    /// Until something comes, or until then.
+    /// The dial waits for an event, or until this time.
     Wait(Option<Instant>),
 }
 
 impl Dial {
+    /// The reply to this dial, which has ended.
     fn reply(&self, outcome: Outcome, now: Instant) -> Reply {
         let mut resolved: [Option<IpAddr>; SHOWN] = [None; SHOWN];
         let addresses = self.race.as_ref().map_or(&[][..], Race::addresses);
@@ -371,7 +388,8 @@ mod tests {
     use crate::process::confine::Sandbox;
     use crate::process::sys::fd_passing::message_pair;
 
-    /// A connector on a thread, and the loop's end of its link. It ends with that.
+    /// Starts a connector on a thread and returns the loop's end of its link. The connector ends
+    /// when that end is dropped.
     fn serving(reach: Reach, address: SocketAddr) -> Rc<Link> {
         let (ours, theirs) = message_pair().unwrap();
         std::thread::spawn(move || {
@@ -397,8 +415,8 @@ mod tests {
         panic!("no reply");
     }
 
-    /// 0.0.0.0 leads to this machine and is no loopback address, so the test can tell what is refused
-    /// from what cannot be reached.
+    /// 0.0.0.0 leads to this machine and is not a loopback address. So the test can tell an address
+    /// that is not allowed from an address that cannot be reached.
     #[test]
     fn an_address_that_is_not_loopback_is_connected_to_only_where_that_is_allowed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -418,7 +436,7 @@ mod tests {
 
     #[test]
     fn a_link_that_is_full_both_ways_loses_nothing() {
-        // Many times what the link holds; how often it is full depends on the two threads.
+        // Many times the capacity of the link. How often the link is full depends on both threads.
         const DIALS: u64 = 4000;
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let link = serving(Reach::Here, closed);

@@ -1,34 +1,35 @@
-//! The system calls of the connector and of a lookup, on x86_64 and aarch64, with glibc and with musl.
-//! `SECURITY.md` says of each what it is for.
+//! The system calls of the connector and of a lookup, on x86_64 and aarch64, with glibc and with
+//! musl. `SECURITY.md` says what each call is for.
 //!
-//! A lookup is a child of the connector and inherits its filters, so the connector's lists hold what a
-//! lookup needs too. Neither holds a secret.
+//! A lookup is a child of the connector and inherits its filters, so the lists of the connector
+//! include the calls of a lookup. Neither process holds a secret.
 
 use libc::c_long;
 
 use crate::process::system_calls::Condition::{Bits, Null};
 use crate::process::system_calls::{Allowed, Limited, MEMORY};
 
-/// What the connector may call: its own work, and that of the lookups. Anything else is refused, and
-/// kills unless it stands in [`CONNECTOR_LIVES`].
+/// The calls that the connector may make: its own, and those of its lookups. Any other call that is
+/// on [`CONNECTOR_LIVES`] fails with EPERM; all others kill the process.
 pub const CONNECTOR: Allowed = Allowed {
     any: &[BOTH, BOTH_X86, OWN],
     limited: &[MEMORY, READ_ONLY, READ_ONLY_X86, SOCKETS, OWN_SOCKETS, LIMITED, OWN_LIMITED],
 };
 
-/// What the connector and a lookup survive, refused or not.
+/// The calls that do not kill the connector or a lookup, whether they are refused or not.
 pub const CONNECTOR_LIVES: Allowed = Allowed {
     any: &[BOTH, BOTH_X86, OWN, REFUSED, REFUSED_X86],
     limited: &[NOT_EXECUTABLE, READ_ONLY, READ_ONLY_X86, OWN_LIMITED],
 };
 
-/// What a lookup may call once it has confined itself: what getaddrinfo(3) does. Anything else is
-/// refused.
+/// The calls that a confined lookup may make: those of getaddrinfo(3). Any other call that is on
+/// [`CONNECTOR_LIVES`] fails with EPERM; all others kill the process.
 pub const LOOKUP: Allowed = Allowed {
     any: &[BOTH, BOTH_X86],
     limited: &[MEMORY, READ_ONLY, READ_ONLY_X86, SOCKETS, LIMITED],
 };
 
+/// Calls of the connector and of a lookup, in any form.
 const BOTH: &[c_long] = &[
     libc::SYS_read,
     libc::SYS_readv,
@@ -68,13 +69,14 @@ const BOTH: &[c_long] = &[
     libc::SYS_exit_group,
 ];
 
+/// Calls of both that only x86_64 has.
 #[cfg(target_arch = "x86_64")]
 const BOTH_X86: &[c_long] = &[libc::SYS_poll, libc::SYS_stat, libc::SYS_access, libc::SYS_time];
 #[cfg(not(target_arch = "x86_64"))]
 const BOTH_X86: &[c_long] = &[];
 
-/// What else the connector does: pipes and children for lookups, which confine themselves, and
-/// emptying the server-info file at the end.
+/// Further calls of the connector, for lookups and for the end. A lookup needs a pipe, and a child
+/// that confines itself. At the end the connector empties the server-info file.
 #[cfg(target_arch = "x86_64")]
 const OWN: &[c_long] = &[
     libc::SYS_pipe2,
@@ -107,10 +109,10 @@ const OWN: &[c_long] = &[
     libc::SYS_ftruncate,
 ];
 
-/// What C libraries and NSS modules try and do without: refused, and no reason to die. Which of its
-/// forms is refused does not matter for those that are limited.
+/// Calls that C libraries and NSS modules try and can do without. A refused call of this list does
+/// not kill. For a limited call, this holds for every form that its list refuses.
 const REFUSED: &[c_long] = &[
-    // Limited, in SOCKETS, OWN_SOCKETS and LIMITED.
+    // Limited, in SOCKETS, OWN_SOCKETS, LIMITED and MEMORY.
     libc::SYS_socket,
     libc::SYS_setsockopt,
     libc::SYS_getsockopt,
@@ -122,7 +124,7 @@ const REFUSED: &[c_long] = &[
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_futex,
-    // Not on a list.
+    // On no list of allowed calls.
     libc::SYS_clone3,
     libc::SYS_getdents64,
     libc::SYS_readlinkat,
@@ -165,6 +167,7 @@ const REFUSED: &[c_long] = &[
     libc::SYS_mincore,
 ];
 
+/// Calls of the same kind that only x86_64 has.
 #[cfg(target_arch = "x86_64")]
 const REFUSED_X86: &[c_long] = &[
     libc::SYS_lstat,
@@ -183,19 +186,21 @@ const REFUSED_X86: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_X86: &[c_long] = &[];
 
+/// All 32 bits of an `int`.
 const ALL: u32 = u32::MAX;
 const EXEC: u32 = libc::PROT_EXEC as u32;
 
-/// Memory that can be executed kills.
+/// The forms of mmap(2) and mprotect(2) that do not kill: executable memory kills.
 const NOT_EXECUTABLE: &[Limited] = &[
     Limited { call: libc::SYS_mmap, forms: &[&[Bits(2, EXEC, 0)]] },
     Limited { call: libc::SYS_mprotect, forms: &[&[Bits(2, EXEC, 0)]] },
 ];
 
+/// The flags of open(2) that write to, append to, create or truncate a file.
 const WRITING: u32 =
     (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u32;
 
-/// Files are only read.
+/// Files are opened for reading only.
 const READ_ONLY: &[Limited] =
     &[Limited { call: libc::SYS_openat, forms: &[&[Bits(2, WRITING, 0)]] }];
 #[cfg(target_arch = "x86_64")]
@@ -210,7 +215,7 @@ const NETLINK: u32 = libc::AF_NETLINK as u32;
 const STREAM: u32 = libc::SOCK_STREAM as u32;
 const DATAGRAM: u32 = libc::SOCK_DGRAM as u32;
 const RAW: u32 = libc::SOCK_RAW as u32;
-/// The type of a socket without its flags.
+/// Masks the type of a socket, without SOCK_CLOEXEC and SOCK_NONBLOCK.
 const TYPE: u32 = 0xf;
 const TCP: u32 = libc::IPPROTO_TCP as u32;
 const UDP: u32 = libc::IPPROTO_UDP as u32;
@@ -218,11 +223,11 @@ const ROUTE: u32 = libc::NETLINK_ROUTE as u32;
 const LEVEL_SOCKET: u32 = libc::SOL_SOCKET as u32;
 const LEVEL_IP: u32 = libc::IPPROTO_IP as u32;
 const LEVEL_IPV6: u32 = libc::IPPROTO_IPV6 as u32;
-/// It connects in place of connect(2), which Landlock would see.
+/// This flag makes sendto(2) connect. Landlock checks connect(2), but may not check this path.
 const FASTOPEN: u32 = libc::MSG_FASTOPEN as u32;
 
-/// TCP and UDP over IPv4 and IPv6, and the question for the addresses of this machine. No Unix socket,
-/// no MPTCP, no TCP Fast Open.
+/// Sockets of TCP and UDP over IPv4 and IPv6, and the netlink socket that lists the addresses of
+/// this machine (rtnetlink(7)). No Unix socket, no MPTCP, no TCP Fast Open.
 const SOCKETS: &[Limited] = &[
     Limited {
         call: libc::SYS_socket,
@@ -255,7 +260,8 @@ const SOCKETS: &[Limited] = &[
     },
 ];
 
-/// What every connection to the upstream is given before it is handed over.
+/// The options that each upstream connection gets before it is handed over. SO_LINGER also resets
+/// attempts that are not needed any more.
 const OWN_SOCKETS: &[Limited] = &[Limited {
     call: libc::SYS_setsockopt,
     forms: &[
@@ -270,7 +276,8 @@ const OWN_SOCKETS: &[Limited] = &[Limited {
     ],
 }];
 
-/// No terminal is typed into (TIOCSTI), nobody is sent a signal (F_SETOWN).
+/// Only these forms of fcntl(2) and ioctl(2). Other forms could type into a terminal (TIOCSTI) or
+/// send a signal to a process (F_SETOWN).
 const LIMITED: &[Limited] = &[
     Limited {
         call: libc::SYS_fcntl,
@@ -286,10 +293,11 @@ const LIMITED: &[Limited] = &[
         forms: &[&[Bits(1, ALL, libc::FIONREAD as u32)], &[Bits(1, ALL, SIOCGIFINDEX)]],
     },
 ];
-/// The index of a network interface, for `fe80::1%eth0`.
+/// Gets the index of a network interface (netdevice(7)), for an address such as `fe80::1%eth0`.
 const SIOCGIFINDEX: u32 = 0x8933;
 
-/// A child by fork(3), whatever the C library notes of it; what that does to itself.
+/// The calls that fork a child, with the flags that C libraries set, and those with which the child
+/// confines itself.
 const OWN_LIMITED: &[Limited] = &[
     Limited {
         call: libc::SYS_clone,
@@ -300,11 +308,13 @@ const OWN_LIMITED: &[Limited] = &[
         )]],
     },
     Limited { call: libc::SYS_prctl, forms: &[&[Bits(0, ALL, libc::PR_SET_PDEATHSIG as u32)]] },
-    // No listener that answers in the kernel's place, nor any other flag.
+    // No flags. SECCOMP_FILTER_FLAG_NEW_LISTENER would let a process decide calls in the kernel's
+    // place (seccomp_unotify(2)).
     Limited {
         call: libc::SYS_seccomp,
         forms: &[&[Bits(0, ALL, libc::SECCOMP_SET_MODE_FILTER), Bits(1, ALL, 0)]],
     },
-    // Its own limits, and no change: it may be of the relay's user, whose other processes it could limit.
+    // The process may read its own limits and change none. If it runs as the relay's user, it could
+    // otherwise limit the other processes of that user.
     Limited { call: libc::SYS_prlimit64, forms: &[&[Bits(0, ALL, 0), Null(2)]] },
 ];

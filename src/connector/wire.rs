@@ -1,5 +1,15 @@
-//! What crosses between the loop and the connector: messages of fixed sizes, read strictly. A
-//! message that means nothing is the end of both.
+//! The messages between the relay's event loop and the connector, which are parsed strictly. A
+//! malformed message ends both processes.
+//!
+//! | message | direction | bytes |
+//! |---|---|---|
+//! | [`Target`] | to the connector, first | at most [`LONGEST`] |
+//! | the report | to the loop, first | [`REPORT`](super::report::REPORT) |
+//! | [`SERVER_INFO`], with the file | to the connector, at most once | at most [`LONGEST`] |
+//! | [`Request`] | to the connector | [`REQUEST`] |
+//! | [`Reply`], with the connection, if any | to the loop | [`REPLY`] |
+//!
+//! Numbers are in native byte order, because both ends run on one machine.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::Duration;
@@ -8,30 +18,30 @@ use crate::http1::local_response::UpstreamFault;
 use crate::http1::url::Host;
 use crate::process::upstream_users::Reach;
 
-/// A message that means nothing.
+/// A message or field is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// What the connector is told once, before anything else.
+/// The first message to the connector, which is sent once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The one host that is ever connected to: the upstream's, or the egress proxy's.
+    /// The only host that the connector ever connects to: the upstream or the egress proxy.
     pub host: Host,
-    /// Its one port.
+    /// The only port of that host.
     pub port: u16,
-    /// The ids of `--user`.
+    /// The uid and gid of `--user`, if the option is given.
     pub user: Option<(u32, u32)>,
-    /// Which addresses of the host are connected to.
+    /// Which addresses of the host are allowed.
     pub reach: Reach,
 }
 
 /// Bytes before the host of a [`Target`].
 const BEFORE_HOST: usize = 13;
-/// The longest message: a [`Target`] with the longest name.
+/// Bytes of the longest message to the connector: a [`Target`] with a name of 255 bytes.
 pub const LONGEST: usize = BEFORE_HOST + 255;
 
 impl Target {
-    /// As a message.
+    /// Encodes the target: kind of host, presence of the user, port, uid, gid, reach, host.
     pub fn encode(&self) -> Vec<u8> {
         let (kind, host) = match &self.host {
             Host::Name(name) => (0, name.as_bytes().to_vec()),
@@ -48,7 +58,7 @@ impl Target {
         message
     }
 
-    /// The opposite of [`Target::encode`].
+    /// Decodes a target. Fails on an unknown kind and on a host of the wrong length or encoding.
     pub fn decode(message: &[u8]) -> Result<Target, Malformed> {
         let (head, host) = message.split_at_checked(BEFORE_HOST).ok_or(Malformed)?;
         let host = match (head[0], host) {
@@ -77,26 +87,27 @@ fn number(bytes: &[u8]) -> u32 {
     bytes.try_into().map_or(0, u32::from_ne_bytes)
 }
 
-/// What the loop asks for.
+/// A message from the loop after the [`Target`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// A connection, which the reply names by this number.
+    /// Asks for a connection. The reply carries this number.
     Dial(u64),
-    /// That one is not wanted any more.
+    /// Cancels the dial with this number.
     Cancel(u64),
-    /// What was connected to is not what was expected: the name may lead elsewhere by now.
+    /// Reports that a connection failed after it was handed over, or that connecting took too long.
+    /// The name may lead elsewhere by now.
     Doubt,
 }
 
-/// The first byte of a message that brings the server-info file; what was written to it follows. It
-/// comes at most once.
+/// The first byte of the message that passes the server-info file. The line that was written to the
+/// file follows. The message comes at most once.
 pub const SERVER_INFO: u8 = 4;
 
 /// Bytes of a [`Request`].
 pub const REQUEST: usize = 9;
 
 impl Request {
-    /// As a message.
+    /// Encodes the request: kind, then the number, which is 0 for a doubt.
     pub fn encode(self) -> [u8; REQUEST] {
         let (kind, id) = match self {
             Request::Dial(id) => (1, id),
@@ -108,7 +119,7 @@ impl Request {
         message
     }
 
-    /// The opposite of [`Request::encode`].
+    /// Decodes a request. Fails on another length or kind, and on a doubt with a number.
     pub fn decode(message: &[u8]) -> Result<Request, Malformed> {
         let message: &[u8; REQUEST] = message.try_into().map_err(|_| Malformed)?;
         let [kind, id @ ..] = *message;
@@ -121,41 +132,42 @@ impl Request {
     }
 }
 
-/// How a dial ended.
+/// The result of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The connection comes with the reply.
+    /// The reply carries the connection, which leads to this address.
     Connected(SocketAddr),
-    /// There is none.
+    /// There is no connection, for this reason.
     Failed(UpstreamFault),
-    /// Nobody wanted it any more.
+    /// The loop cancelled the dial.
     Cancelled,
 }
 
-/// Addresses of the name that a reply tells; a name may have more.
+/// The most addresses in a reply. A name may have more.
 pub const SHOWN: usize = 8;
 
-/// What the connector says to a [`Request::Dial`], once.
+/// The connector's reply to a [`Request::Dial`], which is sent once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// The number of the request.
+    /// The number of the [`Request::Dial`].
     pub id: u64,
-    /// How it ended.
+    /// The result.
     pub outcome: Outcome,
-    /// How long the addresses were waited for.
+    /// How long the dial waited for the addresses. The message carries whole microseconds, up to
+    /// [`u32::MAX`].
     pub lookup: Duration,
-    /// How long the connection took after that.
+    /// How long the connection took after that, encoded in the same way.
     pub connect: Duration,
-    /// The first addresses of the name, in the order in which they are tried.
+    /// The first addresses of the host, in the order in which they are tried.
     pub resolved: [Option<IpAddr>; SHOWN],
 }
 
-/// Bytes of an [`encode_address`].
+/// Bytes of an address: family, address, port, scope. See [`encode_address`].
 pub const ADDRESS: usize = 23;
 /// Bytes of a [`Reply`].
 pub const REPLY: usize = 8 + 1 + 4 + 4 + ADDRESS * (1 + SHOWN);
 
-/// What an attempt can fail with, each with its byte.
+/// The faults with which a dial can fail, each with its byte in a message.
 const FAULTS: [(u8, UpstreamFault); 4] = [
     (1, UpstreamFault::Dns),
     (2, UpstreamFault::Refused),
@@ -166,12 +178,13 @@ const CONNECTED: u8 = 0;
 const CANCELLED: u8 = 255;
 
 impl Reply {
-    /// As a message.
+    /// Encodes the reply: number, result, two durations in µs, connected address, first addresses.
     pub fn encode(&self) -> [u8; REPLY] {
         let (result, address) = match self.outcome {
             Outcome::Connected(address) => (CONNECTED, Some(address)),
             Outcome::Cancelled => (CANCELLED, None),
             Outcome::Failed(fault) => {
+                // A fault without a byte is sent as `UpstreamFault::Unreachable`.
                 let byte = FAULTS.iter().find(|(_, known)| *known == fault);
                 (byte.map_or(3, |(byte, _)| *byte), None)
             }
@@ -190,7 +203,8 @@ impl Reply {
         message
     }
 
-    /// The opposite of [`Reply::encode`].
+    /// Decodes a reply. Fails on another length, on an unknown result and on a malformed address.
+    /// Also fails if a connected address is missing, or comes with another result.
     pub fn decode(message: &[u8]) -> Result<Reply, Malformed> {
         let message: &[u8; REPLY] = message.try_into().map_err(|_| Malformed)?;
         let (head, places) = message.split_at(17);
@@ -221,7 +235,8 @@ impl Reply {
     }
 }
 
-/// Family, address, port, scope; zeros where there is none.
+/// Encodes an address: family (4 or 6), address, port, scope. `None` is all zeros. The flow label
+/// of an IPv6 address is dropped.
 pub fn encode_address(address: Option<SocketAddr>) -> [u8; ADDRESS] {
     let mut bytes = [0; ADDRESS];
     match address {
@@ -241,7 +256,8 @@ pub fn encode_address(address: Option<SocketAddr>) -> [u8; ADDRESS] {
     bytes
 }
 
-/// The opposite of [`encode_address`].
+/// Decodes the bytes of [`encode_address`]. Fails on another length or family, and on a byte that
+/// must be zero and is not.
 pub fn decode_address(bytes: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
     let bytes: &[u8; ADDRESS] = bytes.try_into().map_err(|_| Malformed)?;
     let port = u16::from_ne_bytes([bytes[17], bytes[18]]);
@@ -304,7 +320,8 @@ mod tests {
         }
     }
 
-    /// Whatever is changed: it is not understood, or means exactly what it says.
+    /// A reply with one changed byte is refused, or is decoded to a reply that encodes to exactly
+    /// these bytes.
     #[test]
     fn what_means_nothing_is_refused() {
         let reply = Reply {
