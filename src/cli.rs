@@ -1,4 +1,5 @@
-//! The command line: lexopt's values, set one by one by the table of flags, become a [`Config`].
+//! The command line: lexopt reads the flags, and the table of flags sets each value in a
+//! [`Config`].
 
 mod config;
 pub mod flags;
@@ -23,7 +24,7 @@ pub fn version() -> String {
     ["codex-responses-api-proxy ", build, ", ", PROVIDER, ")\n"].concat()
 }
 
-/// What the command line asks for.
+/// The action that the command line requests.
 #[derive(Debug)]
 pub enum Command {
     /// Run the relay.
@@ -32,12 +33,13 @@ pub enum Command {
     Help,
     /// Print [`version`].
     Version,
-    /// Ask whether a relay answers on this port.
+    /// Test whether a relay responds on this port.
     Probe(u16),
 }
 
-/// Reads the arguments (without the program's name) and the environment variables that mean the
-/// same as flags.
+/// Reads the arguments, without the program's name, and the environment variables `SSL_CERT_FILE`
+/// and `CODEX_CA_CERTIFICATE`, which name a file as `--ca-file` does. `variable` returns the value
+/// of an environment variable.
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,

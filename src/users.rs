@@ -1,4 +1,4 @@
-//! The users that the command line names, looked up in the system's user database.
+//! Looks up the users that the command line names in the system's user database.
 
 use std::fmt;
 use std::io;
@@ -14,11 +14,11 @@ use crate::process::upstream_users::{Reach, UpstreamUsers};
 /// Why the users of a flag cannot be used.
 #[derive(Debug)]
 pub enum UserError {
-    /// This flag names a user that does not exist.
+    /// This flag names a user that does not exist: the flag and the name.
     Missing(&'static str, String),
-    /// The group of this user is not known.
+    /// The group of this uid is not known.
     NoGroup(u32),
-    /// In this user namespace the uid stands for every user who is not mapped.
+    /// In this user namespace the uid is the overflow uid, which represents every unmapped user.
     Unmapped(&'static str, u32),
     /// The kernel does not tell which user a client belongs to.
     Clients(io::Error),
@@ -55,7 +55,7 @@ impl fmt::Display for UserError {
     }
 }
 
-/// The ids of `--user`.
+/// The uid and gid of `--user`. A group that the flag does not name comes from the user database.
 pub fn with_group(user: &User) -> Result<(u32, u32), UserError> {
     let (uid, group) = match &user.user {
         UserName::Id(uid) => (*uid, user.group.or_else(|| sys::group_of(*uid))),
@@ -67,7 +67,7 @@ pub fn with_group(user: &User) -> Result<(u32, u32), UserError> {
     Ok((uid, group.ok_or(UserError::NoGroup(uid))?))
 }
 
-/// The uids of users whose sockets are to be recognised.
+/// The uids of users who are recognised by their sockets. The overflow uid is refused.
 fn of_sockets(flag: &'static str, names: &[UserName]) -> Result<Vec<u32>, UserError> {
     let unmapped = overflow_uid();
     let uid = |name| match find(flag, name)?.0 {
@@ -85,8 +85,8 @@ pub fn of_clients(config: &Config) -> Result<Option<AllowedUsers>, UserError> {
     }
 }
 
-/// Where the other end may be if a secret goes over the connection in the clear; `None` if the
-/// connection is encrypted.
+/// The machines on which the other end may be, if a secret goes over the connection in the clear.
+/// `None` if no secret does.
 pub fn clear_reach(config: &Config, proxy: Option<&ConnectRequest>) -> Option<Reach> {
     match config.upstream.scheme {
         Scheme::Http if config.allow_plaintext_upstream => Some(Reach::Anywhere),
@@ -95,7 +95,8 @@ pub fn clear_reach(config: &Config, proxy: Option<&ConnectRequest>) -> Option<Re
     }
 }
 
-/// The users who may hold the other end of such a connection; `None` if any user may.
+/// The users who may hold the other end of such a connection. `None` if any user may, or if no
+/// secret goes in the clear.
 pub fn of_upstream(
     config: &Config,
     reach: Option<Reach>,
@@ -109,7 +110,7 @@ pub fn of_upstream(
     reach.map(open).transpose().map_err(UserError::Upstream)
 }
 
-/// The uid, and the group if the user was found by name.
+/// Finds the uid, and the group if the user was found by name.
 fn find(flag: &'static str, name: &UserName) -> Result<(u32, Option<u32>), UserError> {
     match name {
         UserName::Id(uid) => Ok((*uid, None)),

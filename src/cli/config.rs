@@ -1,4 +1,4 @@
-//! What the command line settles.
+//! The configuration, as the command line sets it.
 
 use std::ffi::CString;
 use std::path::PathBuf;
@@ -10,62 +10,63 @@ use crate::net::settings::Settings;
 use crate::process::credential::KeyForm;
 use crate::process::protections::Requirement;
 
-/// Everything that can be set.
+/// All settings of the relay.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Config {
-    /// The port to listen on; 0 means any port that is free.
+    /// The port to listen on. 0 means any free port.
     pub port: u16,
-    /// The file to write port and pid to.
+    /// The file that the port and the process id are written to.
     pub server_info: Option<PathBuf>,
     /// `GET /shutdown` is served.
     pub http_shutdown: bool,
-    /// Where requests go.
+    /// The URL that requests are sent to.
     pub upstream: UpstreamUrl,
     /// A plain `http://` upstream need not be on loopback.
     pub allow_plaintext_upstream: bool,
-    /// The field that carries the key.
+    /// The header field that carries the key.
     pub auth_header: AuthHeader<'static>,
-    /// Which keys are taken.
+    /// The form of keys that are accepted.
     pub key_form: KeyForm,
-    /// Fields of requests that are not forwarded.
+    /// The names of request fields that are not forwarded.
     pub drop_headers: Vec<&'static [u8]>,
-    /// Encoded responses, which cannot be searched for the key, are forwarded.
+    /// Encoded responses are forwarded, although they cannot be searched for the key.
     pub allow_encoded_responses: bool,
-    /// Hosts that requests may name, besides those of loopback.
+    /// Hosts that requests may name, in addition to loopback hosts.
     pub allow_hosts: Vec<&'static [u8]>,
-    /// Further roots, in PEM form, and the flag or variable that names the file.
+    /// A file of further root certificates in PEM form, and the flag or variable that names the
+    /// file.
     pub ca_file: Option<(&'static str, PathBuf)>,
-    /// Test the connection, print which protections are in force, and end.
+    /// Test the connection to the upstream, print which protections are in force, and end.
     pub check: bool,
-    /// Ask whether a relay answers on this port, and end.
+    /// Test whether a relay responds on this port, and end.
     pub probe: Option<u16>,
-    /// Go on in the background.
+    /// Continue in the background.
     pub detach: bool,
-    /// A line for each exchange.
+    /// Write a line to stderr for each exchange.
     pub access_log: bool,
-    /// Local users who may connect; empty: all.
+    /// Local users who may connect. If the list is empty, all users may.
     pub allow_uids: Vec<UserName>,
-    /// Users who may hold a loopback upstream that gets a secret in the clear.
+    /// Users whose process may be the upstream on this machine when a secret goes in the clear.
     pub upstream_uids: UpstreamUids,
-    /// The file with the token that callers must show.
+    /// The file with the token that every request must carry.
     pub client_token_file: Option<PathBuf>,
-    /// The file to read the key from, in place of stdin.
+    /// The file to read the key from, instead of stdin.
     pub key_file: Option<PathBuf>,
     /// The user to change to.
     pub user: Option<User>,
-    /// Start with memfd_secret or not at all.
+    /// Refuse to start without memfd_secret(2).
     pub require_secret_memory: bool,
-    /// Start with every protection in force or not at all.
+    /// Refuse to start unless every protection is in force.
     pub require_hardening: bool,
-    /// Leave seccomp and Landlock out.
+    /// Use neither seccomp nor Landlock.
     pub no_sandbox: bool,
-    /// Numbers and times that the event loop keeps to.
+    /// Limits and timeouts of the event loop.
     pub settings: Settings,
 }
 
 impl Config {
-    /// What must be in force for the relay to start.
+    /// The protections without which the relay does not start.
     pub fn requirement(&self) -> Requirement {
         match (self.require_hardening, self.require_secret_memory) {
             (true, _) => Requirement::Everything,
@@ -74,7 +75,8 @@ impl Config {
         }
     }
 
-    /// A warning about a valid URL that is most likely a mistake: a base URL, not an endpoint.
+    /// A warning about a valid URL that is most likely a mistake: the URL is a base URL, not an
+    /// endpoint.
     pub fn likely_mistake(&self) -> Option<String> {
         let path = self.upstream.path_and_query.split('?').next().unwrap_or_default();
         let path = path.strip_suffix('/').unwrap_or(path);
@@ -86,8 +88,8 @@ impl Config {
         })
     }
 
-    /// What decides on requests and responses. Its lists are leaked: they last as long as the
-    /// program.
+    /// The policy for requests and responses. Its lists are leaked, because they last as long as
+    /// the program.
     pub fn policy(&self) -> Policy {
         Policy {
             http_shutdown: self.http_shutdown,
@@ -104,30 +106,30 @@ impl Config {
 pub struct User {
     /// The user.
     pub user: UserName,
-    /// A group; else the user's own.
+    /// The gid. `None` means the user's own group.
     pub group: Option<u32>,
 }
 
-/// A user as the command line names one.
+/// A user, as the command line names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserName {
-    /// By number.
+    /// A uid.
     Id(u32),
-    /// By a name of the user database.
+    /// A name in the user database.
     Name(CString),
 }
 
 /// The values of `--upstream-uid`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamUids {
-    /// These, besides root and the relay's own.
+    /// These users, in addition to root and the relay's own user.
     Named(Vec<UserName>),
-    /// `any`: it is not checked.
+    /// `any`: the user is not checked.
     Any,
 }
 
 impl Default for Config {
-    /// What the program does unless a flag says otherwise.
+    /// The settings that apply unless a flag changes them.
     fn default() -> Config {
         Config {
             port: 0,

@@ -1,5 +1,5 @@
-//! The table of flags. Parsing and `--help` follow it, and so does every test that compares the
-//! flags of a document with those of the program.
+//! The table of flags. The parser and `--help` use this table. So do the tests that compare the
+//! flags in a document with those of the program.
 
 use super::config::{Config, UpstreamUids};
 use super::usage_error::UsageError;
@@ -10,41 +10,41 @@ use crate::process::credential::KeyForm;
 
 /// One flag.
 pub struct Flag {
-    /// Its name without the two dashes.
+    /// The name, without the two dashes.
     pub name: &'static str,
-    /// Its one-letter name, if it has one.
+    /// The one-letter name, if there is one.
     pub letter: Option<char>,
-    /// What `--help` calls its value; empty for a flag that takes none.
+    /// The name of the value in `--help`. Empty if the flag takes no value.
     pub value: &'static str,
-    /// May be given more than once.
+    /// Whether the flag may be given more than once.
     pub repeatable: bool,
-    /// Under which title `--help` shows it.
+    /// The section of `--help` that lists the flag.
     pub section: Section,
-    /// What it does, in one line of any length.
+    /// The description, in one line of any length.
     pub help: &'static str,
-    /// What it sets.
+    /// The effect of the flag.
     pub action: Action,
 }
 
 /// The sections of `--help`, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
-    /// The client's side.
+    /// The clients' side.
     Listening,
     /// The upstream's side.
     Upstream,
-    /// Access.
+    /// Users and tokens that have access.
     Users,
-    /// What holds an attacker off.
+    /// Protections against an attacker.
     Hardening,
-    /// Ways to start.
+    /// Ways to start the relay.
     Starting,
-    /// The rest.
+    /// All other flags.
     Other,
 }
 
 impl Section {
-    /// All of them.
+    /// All sections, in order.
     pub const ALL: [Section; 6] = [
         Section::Listening,
         Section::Upstream,
@@ -54,7 +54,7 @@ impl Section {
         Section::Other,
     ];
 
-    /// Its title.
+    /// The title of the section.
     pub fn title(self) -> &'static str {
         match self {
             Section::Listening => "Listening",
@@ -67,25 +67,26 @@ impl Section {
     }
 }
 
-/// What a flag does to the configuration.
+/// The effect of a flag on the configuration.
 pub enum Action {
-    /// Takes no value.
+    /// Sets a field. The flag takes no value.
     Switch(fn(&mut Config)),
-    /// Takes a value.
+    /// Reads a value and sets a field.
     Value(fn(&mut Config, Value) -> Result<(), UsageError>),
-    /// Prints [`help`] in place of a run.
+    /// Prints [`help`] and ends.
     Help,
-    /// Prints [`version`](super::version) in place of a run.
+    /// Prints [`version`](super::version) and ends.
     Version,
 }
 
-/// The first and last lines of `--help`.
+/// The first lines of `--help`.
 const USAGE: &str = "\
 Relays POST /v1/responses from 127.0.0.1 to one upstream and adds the API key,
 which it reads from stdin. Everything else is refused.
 
 Usage: codex-responses-api-proxy [OPTIONS] < KEY
 ";
+/// The last lines of `--help`.
 const ENVIRONMENT: &str = "
 Environment:
   HTTPS_PROXY, ALL_PROXY     the egress proxy, by http://; read as curl does
@@ -95,7 +96,7 @@ The key, for example:
   printenv OPENAI_API_KEY | env -u OPENAI_API_KEY codex-responses-api-proxy
 ";
 
-/// Columns of the help text, and the column in which descriptions begin.
+/// The width of the help text in columns, and the column in which descriptions begin.
 const WIDTH: usize = 79;
 const INDENT: usize = 29;
 
@@ -112,20 +113,20 @@ pub fn help() -> String {
 }
 
 impl Flag {
-    /// The flag of this name, and its place in the table.
+    /// The flag of this name, and its index in the table.
     pub fn named(name: &str) -> Option<(usize, &'static Flag)> {
         FLAGS.iter().enumerate().find(|(_, flag)| flag.name == name)
     }
 
-    /// The flag of this one-letter name, and its place in the table.
+    /// The flag of this one-letter name, and its index in the table.
     pub fn with_letter(letter: char) -> Option<(usize, &'static Flag)> {
         FLAGS.iter().enumerate().find(|(_, flag)| flag.letter == Some(letter))
     }
 
-    /// The name that was meant, if one is similar enough.
+    /// The most similar flag name, if one is similar enough.
     pub fn similar(name: &str) -> Option<&'static str> {
         let names = FLAGS.iter().map(|flag| (distance(name, flag.name), flag.name));
-        // Up to a third of the letters may be wrong.
+        // At most a third of the letters may differ.
         names.min().filter(|(distance, meant)| 3 * distance <= meant.len()).map(|(_, meant)| meant)
     }
 
@@ -160,8 +161,8 @@ impl Flag {
     }
 }
 
-/// Letters to insert, remove, replace or swap with their neighbour until one name becomes the other
-/// (optimal string alignment).
+/// The number of edits that turn one name into the other. An edit inserts, removes or replaces a
+/// letter, or swaps two neighbours (optimal string alignment).
 fn distance(from: &str, to: &str) -> usize {
     let (from, to) = (from.as_bytes(), to.as_bytes());
     let mut rows = vec![vec![0; to.len() + 1]; from.len() + 1];
@@ -330,7 +331,7 @@ pub const FLAGS: &[Flag] = &[
         section: Section::Upstream,
         help: "the field that carries the key, in place of 'Authorization: Bearer {}' (e.g. 'api-key: {}')",
         action: Action::Value(|config, value| {
-            // Leaked once, for as long as the program runs.
+            // The text is leaked once, because it lasts as long as the program.
             let text = value.text()?.leak();
             config.auth_header = AuthHeader::parse(text).map_err(UsageError::AuthHeader)?;
             Ok(())

@@ -1,43 +1,46 @@
-//! What is wrong with a command line, in one line of text.
+//! Errors of the command line, each in one line of text.
 
 use std::fmt;
 
 use crate::http1::auth_header::AuthHeaderError;
 use crate::http1::url::UrlError;
 
-/// The last user or group id; 2^32 - 1 means "none" to the kernel.
+/// The largest user or group id. 2^32 - 1 means "none" to the kernel.
 pub(super) const LAST_ID: u64 = u32::MAX as u64 - 1;
 
-/// What is wrong with the command line.
+/// An error of the command line.
 #[derive(Debug)]
 pub enum UsageError {
-    /// lexopt's own: unknown option, missing value, stray argument.
+    /// An error that lexopt reports: an unknown option, a missing value or a stray argument.
     Syntax(lexopt::Error),
-    /// No flag has this name; the flag that has the most similar one.
+    /// No flag has this name. The second field is the most similar flag name, if one is similar
+    /// enough.
     Unknown(String, Option<&'static str>),
-    /// The reference has this flag and this program, on purpose, has not.
+    /// The reference implementation has this flag, and this program deliberately has not. The
+    /// second field is the reason.
     NotHere(&'static str, &'static str),
-    /// A flag that is given twice.
+    /// The flag is given twice.
     Repeated(&'static str),
-    /// The value of this flag is not a whole number in this range.
+    /// The value of this flag is not a whole number from the first to the second bound.
     Number(&'static str, u64, u64),
-    /// Not a user.
+    /// The value of `--user` is not a user.
     User,
     /// The value of this flag is not a user.
     UserName(&'static str),
-    /// `any` and further values of this flag.
+    /// This flag has the value `any` and further values.
     AnyAndMore(&'static str),
-    /// `--probe` and further flags.
+    /// `--probe` is given together with other flags.
     ProbeAndMore,
-    /// `--upstream-url` cannot be used.
+    /// The URL of `--upstream-url` cannot be used.
     Url(UrlError),
-    /// http:// to a host that is not loopback.
+    /// The upstream is `http://` on a host that is not loopback, without
+    /// `--allow-plaintext-upstream`.
     Plaintext,
-    /// `--auth-header` cannot be used.
+    /// The value of `--auth-header` cannot be used.
     AuthHeader(AuthHeaderError),
-    /// `--drop-header` is no token.
+    /// The value of this flag is not a field name (RFC 9110 §5.1).
     FieldName(&'static str),
-    /// `--allow-host` is no host, or a pattern, or has a port.
+    /// The value of this flag is not a host, or is a pattern, or has a port.
     HostName(&'static str),
     /// The value of this flag is not UTF-8.
     Text(&'static str),
@@ -88,7 +91,7 @@ impl fmt::Display for UsageError {
     }
 }
 
-/// The flags of the reference that are not here, and what to do without them.
+/// Flags of the reference implementation that this program does not have, and what to do instead.
 const NOT_HERE: [(&str, &str); 10] = [
     (
         "--dump-dir",
@@ -110,13 +113,13 @@ const ONE_UPSTREAM: &str = "this program talks to one upstream alone; fetch the 
 const NO_CONFIGURATION: &str = "there is no configuration but the flags; see --help";
 
 impl UsageError {
-    /// Why there is no flag of this name; `similar` is the flag that has the most similar one.
+    /// The error for a name that no flag has. `similar` is the most similar flag name.
     pub(super) fn unknown(name: &str, similar: Option<&'static str>) -> UsageError {
         UsageError::not_here("--", name)
             .unwrap_or_else(|| UsageError::Unknown(name.to_owned(), similar))
     }
 
-    /// The same of a flag of one letter.
+    /// The error for a letter that no flag has.
     pub(super) fn unknown_letter(letter: char) -> UsageError {
         UsageError::not_here("-", letter.encode_utf8(&mut [0; 4]))
             .unwrap_or_else(|| lexopt::Arg::Short(letter).unexpected().into())
@@ -129,7 +132,7 @@ impl UsageError {
     }
 }
 
-/// Shows what was typed without control characters.
+/// Writes the text with control characters escaped.
 fn write_printable(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     text.chars().try_for_each(|c| {
         if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }

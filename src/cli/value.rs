@@ -1,4 +1,4 @@
-//! The value of a flag, read as what the flag takes.
+//! Parses the value of a flag. Each error names the flag.
 
 use std::ffi::{CString, OsString};
 use std::path::PathBuf;
@@ -10,16 +10,16 @@ use crate::http1::digits;
 use crate::http1::field::is_token_byte;
 use crate::http1::host::HostKind;
 
-/// The value of a flag as it was typed.
+/// The value of a flag, as it was typed.
 pub struct Value {
-    /// The flag.
+    /// The name of the flag, without dashes.
     pub flag: &'static str,
-    /// The text that was given.
+    /// The text.
     pub text: OsString,
 }
 
 impl Value {
-    /// A whole number in this range.
+    /// A whole number from `least` to `most`.
     pub fn number(self, least: u64, most: u64) -> Result<u64, UsageError> {
         match digits::decimal(self.text.as_encoded_bytes(), 19) {
             Some(number) if (least..=most).contains(&number) => Ok(number),
@@ -27,7 +27,7 @@ impl Value {
         }
     }
 
-    /// A whole number of seconds, up to a day.
+    /// A whole number of seconds, from `least` to 86,400 (one day).
     pub fn seconds(self, least: u64) -> Result<Duration, UsageError> {
         self.number(least, 86_400).map(Duration::from_secs)
     }
@@ -37,7 +37,8 @@ impl Value {
         self.text.into_string().map_err(|_| UsageError::Text(self.flag))
     }
 
-    /// A field name, leaked once, for as long as the program runs.
+    /// A field name (RFC 9110 §5.1). The name is leaked once, because it lasts as long as the
+    /// program.
     pub fn field_name(self) -> Result<&'static [u8], UsageError> {
         let flag = self.flag;
         let name = self.text()?.leak().as_bytes();
@@ -45,7 +46,7 @@ impl Value {
         if is_token { Ok(name) } else { Err(UsageError::FieldName(flag)) }
     }
 
-    /// A host without its port, leaked once, for as long as the program runs.
+    /// A host without a port. The name is leaked once, because it lasts as long as the program.
     pub fn host_name(self) -> Result<&'static [u8], UsageError> {
         let flag = self.flag;
         let name = self.text()?.leak().as_bytes();
@@ -68,7 +69,7 @@ impl Value {
         }
     }
 
-    /// A user, and a group behind a colon.
+    /// A user by name or number, optionally followed by a colon and a gid.
     pub fn user(self) -> Result<User, UsageError> {
         let text = self.text()?;
         let id = |text: &str| digits::decimal(text.as_bytes(), 19).filter(|id| *id <= LAST_ID);

@@ -1,7 +1,8 @@
-//! Which local user a loopback connection belongs to, and whether this user may connect
+//! Finds the local user of a loopback connection, and decides whether this user may connect
 //! (`--allow-uid`).
 //!
-//! The kernel is asked who holds the client's end: the socket whose own address is the client's.
+//! The kernel says who holds the client's end: the socket whose own address is the client's
+//! address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use super::socket_owner::{Owner, Snapshot, SocketTable};
 
-/// The pause after a read of the tables is this many times as long as the read, so that reading
-/// takes at most a sixth of the loop's time.
+/// The pause after a read of the tables, as a multiple of the time that the read took. Reading thus
+/// takes at most a sixth of the event loop's time.
 const PAUSE_FACTOR: u32 = 5;
 
 /// The users who may connect, and the kernel's table of sockets.
@@ -20,17 +21,18 @@ pub struct AllowedUsers {
     table: SocketTable,
 }
 
-/// What is known about the user of a connection.
+/// The user of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {
-    /// A user who may connect, as a position in the list of allowed users.
+    /// A user who may connect, by position in the list of allowed users.
     Allowed(usize),
-    /// Another user's uid; `None` when the client has gone and its user is not known any more.
+    /// The uid of a user who may not connect. `None` when the user is not known, for example
+    /// because the client has closed the connection.
     Refused(Option<u32>),
 }
 
 /// A batch of connections. All of them are accepted before the first one is judged, so that one
-/// read of the tables serves them all.
+/// read of the tables serves the whole batch.
 pub struct Batch<'a> {
     users: &'a mut AllowedUsers,
     local: SocketAddr,
@@ -39,9 +41,10 @@ pub struct Batch<'a> {
 }
 
 impl AllowedUsers {
-    /// Opens the kernel's table of sockets. A confined thread cannot open it any more.
+    /// Opens the kernel's table of sockets. Fails if neither netlink nor `/proc` can be opened. A
+    /// confined thread can open neither, so call this before the thread is confined.
     pub fn new(allowed: Vec<u32>) -> io::Result<AllowedUsers> {
-        // Each user once: a position identifies a user.
+        // Each user is listed once, because a position identifies a user.
         let mut unique = Vec::new();
         for uid in allowed {
             if !unique.contains(&uid) {
@@ -51,22 +54,23 @@ impl AllowedUsers {
         Ok(AllowedUsers { allowed: unique, table: SocketTable::open()? })
     }
 
-    /// Whether the kernel is asked through `/proc/net/tcp`.
+    /// Whether `/proc/net/tcp` is read. Otherwise netlink is used.
     pub fn needs_tables(&self) -> bool {
         self.table.is_proc()
     }
 
-    /// How many users may connect.
+    /// The number of users who may connect.
     pub fn count(&self) -> usize {
         self.allowed.len()
     }
 
-    /// The user at a position of [`Identity::Allowed`].
+    /// The uid at a position of [`Identity::Allowed`].
     pub fn uid(&self, position: usize) -> Option<u32> {
         self.allowed.get(position).copied()
     }
 
-    /// The descriptors of the files of `/proc`: the seccomp filter allows reads of these alone.
+    /// The descriptors of the files of `/proc`. The seccomp filter allows pread(2) on these files
+    /// alone.
     pub fn tables(&self) -> [Option<RawFd>; 2] {
         self.table.descriptors()
     }
@@ -79,7 +83,7 @@ impl AllowedUsers {
 
 impl Batch<'_> {
     /// Judges the user who holds the client's end of the connection from `client`. `is_connected`
-    /// says whether our own socket is still connected (getpeername(2)).
+    /// says whether this process's own socket is still connected (getpeername(2)).
     pub fn identify(
         &mut self,
         client: SocketAddr,
@@ -95,17 +99,18 @@ impl Batch<'_> {
 
     fn user(&mut self, client: SocketAddr, is_connected: impl FnOnce() -> bool) -> Option<u32> {
         let owner = self.owner(client).ok()?;
-        // The kernel was asked about two addresses, not about this connection. When a client resets
-        // its connection, the kernel may give the port to another user. As long as our own socket
-        // is connected, no other connection can have the same two addresses: so this is asked last.
+        // The kernel answers for two addresses, not for this connection. When a client resets its
+        // connection, the kernel may give the port to another user. While this process's own socket
+        // is connected, no other connection can have the same two addresses. So `is_connected` is
+        // called last.
         match owner {
             Owner::User(user) if is_connected() => Some(user),
             _ => None,
         }
     }
 
-    /// How long to wait before the next batch is accepted. Without it, a flood of connections would
-    /// keep the loop busy with reading the tables.
+    /// The time to wait before the next batch is accepted. Without this pause, a flood of
+    /// connections would keep the loop busy with reading the tables.
     pub fn pause(&self) -> Duration {
         self.pause
     }
@@ -138,7 +143,7 @@ mod tests {
             let local = listener.local_addr().unwrap();
             for target in [local, format!("[::ffff:127.0.0.1]:{}", local.port()).parse().unwrap()] {
                 let Ok(client) = TcpStream::connect(target) else {
-                    // No IPv6 here.
+                    // This machine has no IPv6.
                     continue;
                 };
                 let (_server, peer) = listener.accept().unwrap();

@@ -1,5 +1,5 @@
-//! The key's whole life: it is read into secret pages, checked, sent inside a TLS record, compared
-//! with responses, and wiped.
+//! The credential: the API key from its intake to its wiping. The key is read into secret pages,
+//! checked, sent inside a TLS record and compared with responses.
 //!
 //! ```text
 //!   guard | read-only pages        | writable pages                         | guard
@@ -8,11 +8,13 @@
 //!           └─────────── one slice: one TLS record ─────────┘
 //! ```
 //!
-//! The block ends where the writable pages begin. So the block and the bytes behind it are one
-//! slice, which is sealed into one TLS record: the key never moves, and no second copy is made.
-//! Only [`Credential::splice_into`], which hands the bytes to a sink, and
-//! [`Credential::reflected`], which compares, reach the key. Where the machine has protection keys,
-//! all these pages are closed between uses.
+//! The block ends where the writable pages begin. So the block and the bytes behind it form one
+//! slice, which is encrypted as one TLS record. The key never moves, and no second copy is made.
+//!
+//! Two functions alone read the key once it is in place for requests: [`Credential::splice_into`]
+//! hands the bytes to a sink, and [`Credential::reflected`] compares them.
+//! [`Credential::wipe_copies`] compares them once at the start. Where the machine has protection
+//! keys, all these pages are closed between uses.
 
 mod search;
 
@@ -28,18 +30,18 @@ use self::search::Search;
 use super::sys::{self, LockedPages, PageLock, SecretMemory, SecretPages};
 use crate::http1::limits;
 
-/// Which keys are accepted.
+/// The form of keys that are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyForm {
-    /// Letters, digits, `-` and `_`: what the reference accepts.
+    /// ASCII letters, digits, `-` and `_`: the keys that the reference implementation accepts.
     Word,
-    /// token68 (RFC 9110 §11.2), which is b64token (RFC 6750 §2.1): `.`, `~`, `+` and `/` too, and
-    /// `=` at the end. JWTs are such.
+    /// token68 (RFC 9110 §11.2), which equals b64token (RFC 6750 §2.1). This form also allows `.`,
+    /// `~`, `+` and `/`, and `=` at the end. A JWT has this form.
     Token68,
 }
 
 impl KeyForm {
-    /// Bytes of a key, at most.
+    /// The most bytes that a key of this form may have.
     const fn longest(self) -> usize {
         match self {
             KeyForm::Word => limits::KEY - "Bearer ".len(),
@@ -47,7 +49,7 @@ impl KeyForm {
         }
     }
 
-    /// The first byte that is not allowed in a key of this form.
+    /// The position, counted from 0, of the first byte that a key of this form may not have.
     fn misfit(self, key: &[u8]) -> Option<usize> {
         let (word, marks): (_, &[u8]) = match self {
             KeyForm::Word => (key, b"-_"),
@@ -61,7 +63,7 @@ impl KeyForm {
     }
 }
 
-/// What is wrong with a byte of the key: its kind, never the byte itself.
+/// Why a key does not fit its form. The value names the kind of a byte, never the byte itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misfit {
     /// The text begins with `Bearer `.
@@ -119,20 +121,21 @@ impl fmt::Display for Misfit {
     }
 }
 
-/// Why there is no key. The texts say what to do; none contains a byte that was read.
+/// Why no key could be read. The texts say how to fix the problem. No text contains a byte that was
+/// read.
 #[derive(Debug)]
 pub enum KeyError {
-    /// The input holds nothing but line ends.
+    /// The first line of the input is empty.
     Empty,
-    /// The key is longer than the pages allow.
+    /// The key is longer than its form allows.
     TooLong(KeyForm),
-    /// A byte that is not allowed in a key of this form.
+    /// A byte is not allowed in a key of this form.
     BadCharacter(KeyForm, Misfit),
     /// read(2) failed.
     Read(io::Error),
-    /// The kernel gave no secret or locked memory.
+    /// The kernel provides neither secret nor locked memory.
     Memory(io::Error),
-    /// The kernel gave no random numbers, which the search needs.
+    /// The kernel returned no random numbers, which the search for the key needs.
     Random(io::Error),
 }
 
@@ -177,8 +180,9 @@ impl fmt::Display for KeyError {
     }
 }
 
-/// KiB of locked memory that all secrets of a relay take at most, rounded up: the longest key plus
-/// the longest URL, a client token, and an egress proxy's credentials.
+/// The most locked memory, in KiB, that all secrets of a relay need, rounded up to a power of two.
+/// The sum covers the longest key with the longest URL, one TLS record and the search tables, a
+/// client token, and the credentials of an egress proxy. `page` is the page size in bytes.
 pub fn locked_kib(page: usize) -> usize {
     let block = limits::URL + limits::AUTH_HEADER + 128 + limits::TOKEN68;
     let sizes = [block, limits::RECORD + search::SPACE, 1024, 8 * 1024];
@@ -186,12 +190,12 @@ pub fn locked_kib(page: usize) -> usize {
     whole.next_power_of_two() / 1024
 }
 
-/// Where another copy of the key was found and wiped.
+/// The place where another copy of the key was found and wiped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyCopy<'a> {
-    /// In the environment, in the variable of this name.
+    /// The environment: the variable of this name. The name is empty if it contains the key itself.
     Variable(&'a [u8]),
-    /// In the arguments.
+    /// The arguments.
     Arguments,
 }
 
@@ -199,18 +203,19 @@ pub enum KeyCopy<'a> {
 pub struct Credential {
     pages: LockedPages,
     memory: SecretMemory,
-    /// Where the block begins.
+    /// The offset at which the block begins.
     block: usize,
-    /// Where the writable pages begin: behind the block.
+    /// The offset at which the block ends and the writable pages begin.
     scratch: usize,
-    /// Where the key stands in the block.
+    /// The range of the key, which lies inside the block.
     key: Range<usize>,
     search: Search,
 }
 
 impl Credential {
-    /// Reads the key: up to the first newline or the end, line ends trimmed. `prefix` is what
-    /// stands in the block before it; `source` is read(2) on stdin.
+    /// Reads the key up to the first newline or the end of the input, and trims line ends. `prefix`
+    /// stands before the key in the block. `source` is read(2) on stdin. On every error the pages
+    /// are wiped.
     pub fn read(
         prefix: &[u8],
         form: KeyForm,
@@ -219,7 +224,7 @@ impl Credential {
         Credential::read_into(sys::page_size(), prefix, form, &mut source)
     }
 
-    /// `page`: bytes of a page, or a multiple of that.
+    /// `page` is the page size in bytes, or a multiple of it.
     fn read_into(
         page: usize,
         prefix: &[u8],
@@ -231,7 +236,7 @@ impl Credential {
         let mut pages = SecretPages::of(page, scratch + limits::RECORD + search::SPACE)
             .map_err(KeyError::Memory)?;
 
-        // Every error from here on drops the pages, which wipes them.
+        // Every error from here on drops the pages. Dropping the pages wipes them.
         let (block, rest) = pages.open_mut().split_at_mut(scratch);
         let (read, tables) = rest.split_at_mut(limits::RECORD);
         let length = read_line(&mut read[..longest + 2], source)?
@@ -257,24 +262,26 @@ impl Credential {
         Ok(Credential { pages, memory, block: start, scratch, key, search })
     }
 
-    /// Which memory the key lies in.
+    /// The kind of memory that the key lies in.
     pub fn memory(&self) -> SecretMemory {
         self.memory
     }
 
-    /// How the pages are closed between two uses.
+    /// The mechanism that closes the pages between two uses.
     pub fn lock(&self) -> PageLock {
         self.pages.lock()
     }
 
-    /// Whether responses are searched for the key. A short key is not: any text might contain it.
+    /// Whether responses are searched for the key. A short key is not searched for, because any
+    /// text might contain it.
     pub fn is_searched_for(&self) -> bool {
         self.search.is_on()
     }
 
-    /// Looks for the key in the environment and the arguments of this process, wipes it there, and
-    /// calls back. Of a short key, which may be part of anything, only whole values count. Only
-    /// while the process has one thread.
+    /// Looks for the key in the environment and the arguments of this process, and wipes each copy.
+    /// Reports each variable to `found`, and all arguments together once. A key of fewer than 16
+    /// bytes may be part of unrelated text, so such a key counts only where it is the whole value.
+    /// Call this only while the process has one thread.
     pub fn wipe_copies(&mut self, mut found: impl FnMut(KeyCopy<'_>)) {
         const LONG: usize = 16;
         let pages = self.pages.open();
@@ -295,8 +302,9 @@ impl Credential {
         }
     }
 
-    /// Hands the block and as much of `after` as one TLS record holds to `sink`, in one call.
-    /// Returns how many bytes of `after` went with it. A sink that takes less is an error.
+    /// Passes the block, and as much of `after` as fits into one TLS record, to `sink` in one call.
+    /// Returns how many bytes of `after` were passed. A sink that takes fewer bytes than it is
+    /// given is an error.
     pub fn splice_into(
         &mut self,
         after: &[IoSlice<'_>],
@@ -318,8 +326,8 @@ impl Credential {
         }
     }
 
-    /// Looks for the key in the next piece of a response; see `credential/search.rs` for how much of it is
-    /// found, and for what the time that this takes depends on.
+    /// Looks for the key in the next piece of a response. `credential/search.rs` says how many
+    /// bytes of the key are found, and which facts the running time depends on.
     pub fn reflected(&mut self, position: &mut SearchPosition, piece: &[u8]) -> bool {
         let mut pages = self.pages.open();
         let (block, rest) = pages.split_mut();
@@ -327,8 +335,9 @@ impl Credential {
     }
 }
 
-/// Reads to the first newline or the end; returns the length of the line without its line ends, or
-/// none if the buffer does not hold it. What came behind the newline is the caller's to wipe.
+/// Reads to the first newline or the end of the input. Returns the length of the line without its
+/// line ends, or `None` if the line does not fit into the buffer. The buffer may also hold bytes
+/// from behind the newline; the caller wipes the buffer.
 fn read_line(
     buffer: &mut [u8],
     source: &mut impl FnMut(&mut [u8]) -> io::Result<usize>,
@@ -358,7 +367,7 @@ mod tests {
 
     const PREFIX: &[u8] = b"POST /x HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer ";
 
-    /// A source that gives these pieces, one a read, as far as they fit.
+    /// A source that returns one of these pieces on each read, as far as the buffer has room.
     fn pieces<'a>(
         pieces: impl IntoIterator<Item = &'a [u8]>,
     ) -> impl FnMut(&mut [u8]) -> io::Result<usize> {
@@ -551,7 +560,7 @@ mod tests {
         let mut found =
             |text: &str| credential.reflected(&mut SearchPosition::default(), text.as_bytes());
         assert!(found(&jwt) && found(signature) && found(&signature[20..]));
-        // Another token of the same issuer is nobody's secret here.
+        // Another token of the same issuer shares only the public parts, so it is no match.
         assert!(!found(&format!("{head}.{claims}.x")) && !found(&signature[28..]));
     }
 

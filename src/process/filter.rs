@@ -26,43 +26,44 @@ use super::system_calls::{self, Allowed, Condition, Known};
 pub enum Thread {
     /// The event loop, which holds the key.
     Loop,
-    /// Writes access lines.
+    /// The thread that writes access log lines.
     Log,
 }
 
-/// Descriptors that the filters compare with the arguments of system calls.
+/// Descriptors that the filters compare with the arguments of system calls. A descriptor that is
+/// `None` is allowed no such call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Descriptors {
-    /// The server-info file, which is emptied at the end.
+    /// The server-info file, which the relay empties when it ends.
     pub server_info: Option<RawFd>,
-    /// The files of `/proc/net` that are read about clients, and those that are read about the
-    /// upstream.
+    /// The files of `/proc/net`: first the pair that describes clients (`--allow-uid`), then the
+    /// pair that describes the upstream (`--upstream-uid`).
     pub socket_tables: [[Option<RawFd>; 2]; 2],
 }
 
-/// What happens to a call that a list does not allow.
+/// The effect of a call that a list does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Otherwise {
-    /// The process is killed.
+    /// The kernel kills the process.
     Kill,
     /// The call fails with EPERM.
     Refuse,
 }
 
-/// A list of calls, and what happens to all others. A call must pass every layer of a filter; the
-/// first layer that it fails decides.
+/// A list of allowed calls, and the effect of every other call. A call must pass every layer of a
+/// filter. The first layer that does not allow the call decides.
 #[derive(Clone, Copy)]
 pub struct Layer<'a> {
-    /// The list.
+    /// The list of allowed calls.
     pub allowed: &'a Allowed,
-    /// What happens to a call that is not on the list.
+    /// The effect of a call that is not on the list.
     pub otherwise: Otherwise,
 }
 
-/// A filter that can be put in force.
+/// A compiled filter.
 pub struct Filter(Vec<sock_filter>);
 
-/// Builds the filter of a thread. `None` if a list is malformed, which a test rules out.
+/// Builds the filter of a thread. Returns `None` if a list is malformed, which a test rules out.
 pub fn of(thread: Thread, descriptors: &Descriptors) -> Option<Filter> {
     let allowed = match thread {
         Thread::Loop => &system_calls::LOOP,
@@ -71,10 +72,12 @@ pub fn of(thread: Thread, descriptors: &Descriptors) -> Option<Filter> {
     compile(&[Layer { allowed, otherwise: Otherwise::Kill }], descriptors)
 }
 
-/// Builds a filter of these layers. `None` if a list is malformed.
+/// Builds a filter from these layers, outermost first. Returns `None` if there is no layer or a
+/// list is malformed.
 pub fn compile(layers: &[Layer], descriptors: &Descriptors) -> Option<Filter> {
     let outermost = layers.first()?.allowed;
-    // What the first layer lacks is what becomes of every other number.
+    // The tree holds the numbers of the first layer alone. Every other number has the effect of
+    // that layer.
     let mut numbers: Vec<c_long> = outermost.any.iter().copied().flatten().copied().collect();
     numbers.extend(outermost.limited.iter().copied().flatten().map(|limited| limited.call));
     numbers.sort_unstable();
@@ -94,16 +97,17 @@ pub fn compile(layers: &[Layer], descriptors: &Descriptors) -> Option<Filter> {
 }
 
 impl Filter {
-    /// Puts the filter in force for the thread that calls, and those that it starts.
+    /// Puts the filter in force for the calling thread and for threads that this thread starts
+    /// later.
     pub fn put_in_force(&self) -> io::Result<()> {
         sys::filter_thread(&self.0)
     }
 }
 
-/// What becomes of a call by its number alone, or what its arguments are asked for.
+/// The decision on one call number.
 enum Decision {
     Known(Verdict),
-    /// Instructions that end with a verdict on every way through them.
+    /// Instructions that compare the arguments. Every path through them ends with a verdict.
     ByArguments(Vec<sock_filter>),
 }
 
@@ -113,7 +117,7 @@ enum Verdict {
     Otherwise(Otherwise),
 }
 
-/// What the layers make of a call.
+/// Decides on a call number, layer by layer.
 fn verdict(layers: &[Layer], number: c_long, descriptors: &Descriptors) -> Option<Decision> {
     let Some((layer, rest)) = layers.split_first() else {
         return Some(Decision::Known(Verdict::Allow));
@@ -130,7 +134,7 @@ fn verdict(layers: &[Layer], number: c_long, descriptors: &Descriptors) -> Optio
     if forms.is_empty() {
         return Some(Decision::Known(otherwise));
     }
-    // What comes after a form that fits.
+    // These instructions follow a form that matches.
     let fits = match verdict(rest, number, descriptors)? {
         Decision::Known(verdict) => vec![end(verdict)],
         Decision::ByArguments(instructions) => instructions,
@@ -139,7 +143,7 @@ fn verdict(layers: &[Layer], number: c_long, descriptors: &Descriptors) -> Optio
     for form in forms.iter().rev() {
         let mut ahead = fits.clone();
         for comparison in form.iter().rev() {
-            // One that fails leads to the next form, behind this one.
+            // A comparison that fails skips the rest of its form, so the next form is tried.
             let mut asked = vec![load(comparison.at)];
             if comparison.mask != u32::MAX {
                 asked.push(instruction(libc::BPF_ALU | libc::BPF_AND, comparison.mask));
@@ -153,7 +157,7 @@ fn verdict(layers: &[Layer], number: c_long, descriptors: &Descriptors) -> Optio
     Some(Decision::ByArguments(instructions))
 }
 
-/// One comparison of 32 bits of what a filter sees of a call.
+/// One comparison of 32 bits of `struct seccomp_data` (seccomp(2)).
 #[derive(Clone, Copy)]
 struct Comparison {
     at: u32,
@@ -161,8 +165,8 @@ struct Comparison {
     value: u32,
 }
 
-/// The form with the numbers that are known now: once for each value, and not at all where
-/// there is none.
+/// Expands a form to comparisons with the numbers that are known now. The result has one form for
+/// each combination of values, and none where a number does not exist.
 fn filled_in(form: &[Condition], descriptors: &Descriptors) -> Vec<Vec<Comparison>> {
     let mut filled = vec![Vec::new()];
     for condition in form {
@@ -198,10 +202,10 @@ fn values(known: Known, descriptors: &Descriptors) -> Vec<u32> {
     }
 }
 
-/// Numbers that are compared one after the other.
+/// The most numbers that a leaf of the tree compares one after the other.
 const LEAF: usize = 6;
 
-/// Instructions that find the number, which has been loaded, and end with what becomes of it.
+/// Builds instructions that search for the number, which has been loaded, and end with its verdict.
 fn tree(calls: &[(u32, Decision)], otherwise: Otherwise) -> Option<Vec<sock_filter>> {
     if calls.len() <= LEAF {
         return leaf(calls, otherwise);
@@ -225,14 +229,15 @@ fn leaf(calls: &[(u32, Decision)], otherwise: Otherwise) -> Option<Vec<sock_filt
         Verdict::Otherwise(Otherwise::Refuse),
         Verdict::Otherwise(Otherwise::Kill),
     ];
-    // The last instruction says what becomes of the rest.
+    // The last instruction is the verdict for all other numbers.
     let last = Verdict::Otherwise(otherwise);
     for verdict in verdicts.into_iter().filter(|verdict| *verdict != last) {
         let known = |(number, decision): &(u32, Decision)| {
             matches!(decision, Decision::Known(known) if *known == verdict).then_some(*number)
         };
         let numbers: Vec<u32> = calls.iter().filter_map(known).collect();
-        // Each jumps to the verdict behind all of them, and past it if it is none of them.
+        // A number that matches jumps to the verdict behind the last number. If the last number
+        // does not match either, that verdict is skipped.
         for (nth, number) in numbers.iter().enumerate() {
             let behind = numbers.len() - 1 - nth;
             instructions.push(jump(libc::BPF_JEQ, *number, behind, usize::from(behind == 0))?);
@@ -256,23 +261,23 @@ const ARCHITECTURE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: u32 = 0xc000_00b7;
 
-/// Where things stand in `struct seccomp_data`.
+/// Offsets in `struct seccomp_data`, in bytes.
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
 const ARGUMENTS_AT: u32 = 16;
 
-/// The lower half of an argument.
+/// The offset of the lower 32 bits of an argument.
 const fn low(argument: u8) -> u32 {
     const { assert!(cfg!(target_endian = "little")) }
     ARGUMENTS_AT + 8 * argument as u32
 }
 
-/// Loads 32 bits of what the filter sees.
+/// Loads 32 bits of `struct seccomp_data` from this offset.
 fn load(at: u32) -> sock_filter {
     instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at)
 }
 
-/// Ends the run.
+/// Ends the run of the filter with a verdict.
 fn end(verdict: Verdict) -> sock_filter {
     let value = match verdict {
         Verdict::Allow => libc::SECCOMP_RET_ALLOW,
@@ -284,15 +289,16 @@ fn end(verdict: Verdict) -> sock_filter {
     instruction(libc::BPF_RET | libc::BPF_K, value)
 }
 
-/// Compares what was loaded; passes so many instructions if it fits, and so many if it does not.
-/// `None`: they are too many for one instruction.
+/// Compares the loaded value with `value`. Skips `fits` instructions if the comparison holds, and
+/// `fits_not` otherwise. Returns `None` if a count exceeds 255, the most that one instruction can
+/// encode.
 fn jump(comparison: u32, value: u32, fits: usize, fits_not: usize) -> Option<sock_filter> {
     let mut jump = instruction(libc::BPF_JMP | comparison | libc::BPF_K, value);
     (jump.jt, jump.jf) = (u8::try_from(fits).ok()?, u8::try_from(fits_not).ok()?);
     Some(jump)
 }
 
-/// Passes so many instructions.
+/// Skips this many instructions unconditionally.
 fn jump_far(passed: usize) -> Option<sock_filter> {
     Some(instruction(libc::BPF_JMP | libc::BPF_JA, u32::try_from(passed).ok()?))
 }
@@ -301,7 +307,7 @@ const fn instruction(code: u32, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
-/// Filters compared with the lists that they are made of.
+/// Compares filters with the lists that they are built from.
 #[cfg(test)]
 pub(crate) mod probe {
     use super::*;
@@ -310,7 +316,7 @@ pub(crate) mod probe {
     pub const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
     pub const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
 
-    /// Runs a filter as the kernel does, and counts the steps.
+    /// Runs a filter as the kernel does. Returns the verdict and the number of steps.
     pub fn run(
         filter: &Filter,
         architecture: u32,
@@ -347,7 +353,7 @@ pub(crate) mod probe {
         }
     }
 
-    /// What the lists say, read without a filter.
+    /// Reads the verdict from the lists, without a filter.
     fn said(layers: &[Layer], number: u32, arguments: [u64; 6], descriptors: &Descriptors) -> u32 {
         let fits = |condition: &Condition| match *condition {
             Condition::Bits(argument, mask, value) => {
@@ -375,7 +381,7 @@ pub(crate) mod probe {
         ALLOW
     }
 
-    /// Arguments of every form of a call, each of them also with one bit changed.
+    /// Returns the arguments of every form of a call, and each of them with one bit changed.
     fn probes(layers: &[Layer], number: u32, descriptors: &Descriptors) -> Vec<[u64; 6]> {
         let lists = layers.iter().flat_map(|layer| layer.allowed.limited.iter().copied().flatten());
         let forms = lists.filter(|limited| limited.call == c_long::from(number));
@@ -400,8 +406,9 @@ pub(crate) mod probe {
         probes
     }
 
-    /// Compares a filter with its lists for every number and the arguments that matter. Each of its
-    /// instructions costs every start about half a microsecond, so it has so many at most.
+    /// Compares a filter with its lists for every number and the arguments that matter. Each
+    /// instruction costs about half a microsecond at every start, so the number of instructions is
+    /// bounded.
     #[track_caller]
     pub fn says_what_the_lists_say(layers: &[Layer], descriptors: &Descriptors, longest: usize) {
         let filter = compile(layers, descriptors).unwrap();

@@ -12,10 +12,10 @@ use super::credential::{Credential, KeyCopy, KeyError, KeyForm};
 use super::sys::{self, Standard};
 use super::terminal::Prompt;
 
-/// Who can read the file of `--key-file`, besides its owner and root.
+/// The users who can read the file of `--key-file`, apart from its owner and root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyReaders {
-    /// Nobody, or it is a pipe.
+    /// No other user, or the file is a pipe.
     Owner,
     /// The file's group.
     Group,
@@ -26,9 +26,9 @@ pub enum KeyReaders {
 /// Why `--key-file` cannot be used.
 #[derive(Debug)]
 pub enum KeyFileError {
-    /// It cannot be opened.
+    /// The file cannot be opened.
     Open(io::Error),
-    /// A folder, a device or a socket.
+    /// The path names a folder, a device or a socket.
     Kind,
 }
 
@@ -46,8 +46,8 @@ impl fmt::Display for KeyFileError {
     }
 }
 
-/// Finds out whether the file can be opened and who can read it. Reads nothing, and opens no pipe:
-/// a process that writes to the pipe would take this for the reader.
+/// Checks whether the file can be opened, and who can read it. Reads nothing, and opens no pipe: a
+/// process that writes to the pipe would take this open for the reader.
 pub fn look(path: &Path) -> Result<KeyReaders, KeyFileError> {
     let metadata = fs::metadata(path).map_err(KeyFileError::Open)?;
     if metadata.is_file() {
@@ -58,11 +58,12 @@ pub fn look(path: &Path) -> Result<KeyReaders, KeyFileError> {
     Ok(readers(&metadata))
 }
 
-/// Opens the file as stdin, following links; the key is then read from stdin as usual. Call it
-/// before any change of user.
+/// Opens the file as stdin and follows links. [`read`] then reads the key from stdin as usual. Call
+/// this before any change of user.
 pub fn open(path: &Path) -> Result<KeyReaders, KeyFileError> {
     let fits = |metadata: &fs::Metadata| metadata.is_file() || metadata.file_type().is_fifo();
-    // Asked before, since opening a device may do something.
+    // The kind is checked before the file is opened, because opening a device can have side
+    // effects.
     if !fits(&fs::metadata(path).map_err(KeyFileError::Open)?) {
         return Err(KeyFileError::Kind);
     }
@@ -97,7 +98,7 @@ fn readers(metadata: &fs::Metadata) -> KeyReaders {
     }
 }
 
-/// Reads the key from stdin. At a terminal, it is asked for.
+/// Reads the key from stdin. At a terminal, a prompt asks for the key.
 pub fn read(prefix: &[u8], form: KeyForm) -> Result<Credential, KeyError> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
@@ -108,13 +109,14 @@ pub fn read(prefix: &[u8], form: KeyForm) -> Result<Credential, KeyError> {
     }
 }
 
-/// Wipes other copies of the key in this process; returns a warning for each.
+/// Wipes other copies of the key in this process. Returns one warning for each variable, and one
+/// for all arguments. Call this only while the process has one thread.
 pub fn wipe_copies(credential: &mut Credential) -> Vec<String> {
     let mut warnings = Vec::new();
     credential.wipe_copies(|copy| {
         warnings.push(match copy {
             KeyCopy::Variable(name) => {
-                // Shown as it is only where that does no harm.
+                // The name is shown only if it contains no special characters.
                 let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
                 let plain = !name.is_empty() && name.iter().all(is_plain);
                 let name = if plain { String::from_utf8_lossy(name) } else { "NAME".into() };
@@ -131,8 +133,9 @@ pub fn wipe_copies(credential: &mut Credential) -> Vec<String> {
     warnings
 }
 
-/// Puts an empty stdin in the place of a file that the key was read from. A pipe stays unless it is
-/// that of `--key-file`: a process that writes to it later would be killed by SIGPIPE.
+/// Replaces a file that the key was read from by an empty stdin. `of_flag` says that the source was
+/// `--key-file`. A pipe or terminal that the caller gave as stdin stays: closing that pipe would
+/// kill a process that writes to it later by SIGPIPE.
 pub fn close(of_flag: bool) -> io::Result<()> {
     let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     if !of_flag && !stdin.metadata()?.is_file() {
@@ -142,7 +145,7 @@ pub fn close(of_flag: bool) -> io::Result<()> {
         Ok(null) if null.metadata()?.file_type().is_char_device() => {
             sys::replace(Standard::Input, null.as_fd())
         }
-        // Without /dev: a pipe that nobody writes to.
+        // Without a usable `/dev/null`, stdin is a pipe whose writing end is closed.
         _ => sys::replace(Standard::Input, io::pipe()?.0.as_fd()),
     }
 }

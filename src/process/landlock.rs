@@ -1,19 +1,20 @@
-//! The rights that Landlock takes away, by the version of its interface (landlock(7)).
+//! The rights that Landlock takes away, by the version of its ABI (landlock(7)).
 
 use super::sys::Rights;
 
-/// Read a file. A lookup gets this one right back, on its own files.
+/// `LANDLOCK_ACCESS_FS_READ_FILE`: read a file. The connector's lookups get this right back for the
+/// files that they need.
 pub const READ_FILE: u64 = 1 << 2;
-/// Bind a TCP socket to a port.
+/// `LANDLOCK_ACCESS_NET_BIND_TCP`: bind a TCP socket to a port.
 pub const BIND_TCP: u64 = 1 << 0;
-/// Connect a TCP socket to a port.
+/// `LANDLOCK_ACCESS_NET_CONNECT_TCP`: connect a TCP socket to a port.
 pub const CONNECT_TCP: u64 = 1 << 1;
 /// Bind a UDP socket to a port.
 pub const BIND_UDP: u64 = 1 << 2;
-/// Connect a UDP socket to a port, or send to it.
+/// Connect a UDP socket to a port, or send to a port.
 pub const CONNECT_SEND_UDP: u64 = 1 << 3;
 
-/// What each version added to the one before it.
+/// The rights that each version adds to the version before it.
 const ADDED: [Rights; 10] = [
     // 1 (Linux 5.13): execute, write, read, list, remove, and make files of each kind.
     Rights { files: (1 << 13) - 1, net: 0, scope: 0 },
@@ -40,7 +41,8 @@ const ADDED: [Rights; 10] = [
 /// The newest version whose rights this program knows.
 pub const NEWEST: u32 = ADDED.len() as u32;
 
-/// Every right that a kernel with this version knows, as far as this program knows it.
+/// Every right that a kernel with this ABI version supports. Versions newer than [`NEWEST`] have
+/// the rights of [`NEWEST`]. Version 0 has none.
 pub fn rights(version: u32) -> Rights {
     let known = usize::try_from(version).unwrap_or(usize::MAX).min(ADDED.len());
     ADDED[..known].iter().fold(Rights { files: 0, net: 0, scope: 0 }, |all, added| Rights {
@@ -54,7 +56,8 @@ pub fn rights(version: u32) -> Rights {
 mod tests {
     use super::*;
 
-    /// `handled_access_fs`, `handled_access_net` and `scoped` as `<linux/landlock.h>` has them.
+    /// The values of `handled_access_fs`, `handled_access_net` and `scoped` are those of
+    /// `<linux/landlock.h>`.
     #[test]
     fn each_version_takes_away_all_that_its_header_defines() {
         for (version, files, net, scope) in [
@@ -87,7 +90,8 @@ mod tests {
         }
     }
 
-    /// A right that the kernel does not know is EINVAL, so the table claims none too early here.
+    /// The kernel returns EINVAL for a right that it does not know. So this test fails if the table
+    /// lists a right too early.
     #[test]
     fn this_kernel_takes_its_rights_and_none_more() {
         use super::super::sys::{Ruleset, landlock};

@@ -1,16 +1,16 @@
-//! The one-line JSON file that tells others where the relay listens.
+//! The one-line JSON file that tells other programs where the relay listens.
 //!
-//! It is made in two steps. [`ServerInfo::open`] finds the place while the process still has the
-//! user that started it. [`ServerInfo::publish`] writes the line once requests are served. How the
-//! line is written depends on what the path names:
+//! The file is made in two steps. [`ServerInfo::open`] finds the place while the process still runs
+//! as the user that started it. [`ServerInfo::publish`] writes the line once requests are served.
+//! The way of writing depends on the file that the path names:
 //!
-//! | there is | what is done |
+//! | the path names | way of writing |
 //! |---|---|
-//! | nothing, a regular file, a link | a new file in the same folder, renamed: the line appears whole |
+//! | nothing, a regular file, a link | a new file is renamed in its folder: the line appears whole |
 //! | a regular file in a folder where that is impossible | the line is written into the file |
-//! | a device, a pipe, a FIFO, `/dev/stdout` | the line is written to it |
+//! | a character device, a FIFO, `/dev/stdout` | the line is written to it |
 //!
-//! A path whose folders others can change is walked component by component: see `Folder`.
+//! Every path is walked component by component. `Folder` says which links and folders are accepted.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File, Permissions};
@@ -23,20 +23,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::sys::paths::{self, Kind};
 
-/// Links that are followed on the way to one file, as many as Linux follows.
+/// The most links that are followed on the way to one file: the limit of Linux
+/// (path_resolution(7)).
 const LINKS: usize = 40;
 
-/// Who the process is when the line is written.
+/// The user of the process when the line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Later {
     /// The same user.
     SameUser,
-    /// Another one (`--user`), who may not be allowed to rename the file.
+    /// Another user (`--user`), who may not have the right to rename the file.
     OtherUser,
 }
 
-/// The file, held open so that it can be emptied when it is no longer true, whatever its name leads
-/// to by then.
+/// The server-info file. The file stays open so that it can be emptied when the relay ends,
+/// whatever its name leads to by then.
 pub struct ServerInfo {
     file: File,
     way: Way,
@@ -44,28 +45,32 @@ pub struct ServerInfo {
     line: Vec<u8>,
 }
 
-/// Who can put another file in its place.
+/// The users who can put another file in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Writers {
-    /// Root and the relay's user, and perhaps a group.
+    /// Root, the relay's user, and perhaps a group.
     Trusted,
-    /// Every local user: a folder on the way is for everyone, as Kubernetes makes its `emptyDir`.
+    /// Every local user: a folder on the way is writable for everyone and not sticky. Kubernetes
+    /// makes its `emptyDir` volumes this way.
     Everyone,
 }
 
 enum Way {
-    /// A new file of a name of its own, which is to be renamed.
+    /// A new file with a temporary name, which is still to be renamed.
     Beside { folder: Folder, temporary: CString, name: CString },
-    /// A new file that has its name already.
+    /// A new file that already has its final name.
     Renamed,
-    /// A file that was there, of which others may have a descriptor.
+    /// A file that existed before. Other processes may hold a descriptor of it.
     InPlace,
-    /// Nothing that can be emptied.
+    /// A device or a FIFO, which cannot be emptied.
     Stream,
 }
 
 impl ServerInfo {
-    /// Finds the place and makes or opens the file, which stays empty or as it was.
+    /// Finds the place, and makes or opens the file. A new file stays empty, and an existing file
+    /// stays as it is. With [`Later::OtherUser`] the new file gets its name now. Fails if the way
+    /// leads through a link of another user, if a new file would be in a folder of another user, or
+    /// if the path names a folder or a block device.
     pub fn open(path: &Path, port: u16, pid: u32, later: Later) -> io::Result<ServerInfo> {
         let line = format!("{{\"port\":{port},\"pid\":{pid}}}\n").into_bytes();
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
@@ -83,7 +88,7 @@ impl ServerInfo {
             Ok((Kind::Folder, _)) => return Err(io::ErrorKind::IsADirectory.into()),
             Ok((Kind::File, _)) => {}
             Ok((Kind::Link, owner)) => {
-                // A link of another user is replaced, whatever it leads to.
+                // A link of another user is replaced, whatever file it leads to.
                 let is_trusted = folder.owner_is_trusted && is_trusted(owner);
                 if is_trusted && is_stream(path, &folder, &name) {
                     return ServerInfo::stream(path, line);
@@ -100,7 +105,8 @@ impl ServerInfo {
                 let writers = folder.writers;
                 let way = Way::Beside { folder, temporary, name };
                 let mut info = ServerInfo { file, way, writers, line };
-                // Whatever the umask: it tells nothing secret, and another user needs it.
+                // The mode does not depend on the umask: the line is no secret, and other users
+                // need it.
                 info.file.set_permissions(Permissions::from_mode(0o644))?;
                 if later == Later::OtherUser {
                     info.rename()?;
@@ -116,10 +122,11 @@ impl ServerInfo {
     }
 
     /// Writes `{"port":PORT,"pid":PID}` and a newline. The descriptor may refer to another file
-    /// afterwards; its number stays the same.
+    /// afterwards, but its number stays the same.
     pub fn publish(&mut self) -> io::Result<()> {
         if matches!(self.way, Way::Stream) {
-            // One write: a pipe takes so little whole or not at all.
+            // A pipe takes a write of at most PIPE_BUF bytes whole or not at all (pipe(7)), so one
+            // write is enough.
             return match self.file.write(&self.line)? {
                 n if n == self.line.len() => Ok(()),
                 _ => Err(io::ErrorKind::WriteZero.into()),
@@ -140,7 +147,8 @@ impl ServerInfo {
         self.file.set_len(self.line.len() as u64)
     }
 
-    /// Gives the new file its name. Where another file cannot be replaced, that one is written to.
+    /// Renames the new file. If the existing file cannot be replaced, the existing file is used
+    /// instead.
     fn rename(&mut self) -> io::Result<()> {
         let Way::Beside { folder, temporary, name } = &self.way else {
             return Ok(());
@@ -150,7 +158,7 @@ impl ServerInfo {
             Err(error) if is_refusal(&error) => {
                 let there = in_place(folder, name, error)?;
                 let _ = paths::remove_at(folder.fd.as_fd(), temporary);
-                // The number of the descriptor stays: the filter of system calls names it.
+                // The seccomp filter names the number of this descriptor, so the number must stay.
                 paths::replace_descriptor(self.file.as_fd(), there.as_fd())?;
                 self.way = Way::InPlace;
             }
@@ -175,7 +183,7 @@ impl ServerInfo {
         Ok(ServerInfo { file, way: Way::Stream, writers: Writers::Trusted, line })
     }
 
-    /// What there is to warn of.
+    /// A warning if every local user can replace the file.
     pub fn warning(&self, path: &Path) -> Option<String> {
         let advice = "every local user can put another file there; name one in a folder that others \
                       cannot write to, or chmod +t it";
@@ -183,17 +191,17 @@ impl ServerInfo {
         (self.writers == Writers::Everyone).then(warning)
     }
 
-    /// What is written.
+    /// The line that is written.
     pub fn line(&self) -> &[u8] {
         &self.line
     }
 
-    /// Whether it is a file that can be emptied.
+    /// Whether this is a file that can be emptied.
     pub fn is_file(&self) -> bool {
         !matches!(self.way, Way::Stream)
     }
 
-    /// Whether it is the same pipe, device or file.
+    /// Whether `other` is the same pipe, device or file.
     pub fn is_same(&self, other: impl AsFd) -> bool {
         let id = |fd: OwnedFd| File::from(fd).metadata().map(|data| (data.dev(), data.ino()));
         let other = other.as_fd().try_clone_to_owned().and_then(id);
@@ -201,7 +209,8 @@ impl ServerInfo {
         matches!((ours, other), (Ok(ours), Ok(other)) if ours == other)
     }
 
-    /// Whether it still holds this relay's line. A file that cannot be read does not.
+    /// Whether the file still holds this relay's line. A file that cannot be read counts as not
+    /// holding it.
     fn has_our_line(&self) -> bool {
         let mut there = Vec::with_capacity(2 * self.line.len());
         let limit = self.line.len() as u64 + 1;
@@ -216,7 +225,7 @@ impl AsFd for ServerInfo {
     }
 }
 
-/// Nobody finds a stale port.
+/// Empties or removes the file, so that no program reads a stale port.
 impl Drop for ServerInfo {
     fn drop(&mut self) {
         match &self.way {
@@ -224,39 +233,42 @@ impl Drop for ServerInfo {
                 let _ = paths::remove_at(folder.fd.as_fd(), temporary);
             }
             Way::Renamed => drop(self.file.set_len(0)),
-            // The next relay may have written into the same file already.
+            // The next relay may already have written its own line into the same file.
             Way::InPlace if self.has_our_line() => drop(self.file.set_len(0)),
             Way::InPlace | Way::Stream => {}
         }
     }
 }
 
-/// A file that is there and cannot be replaced, because of `reason`.
+/// Opens an existing file for writing, because the file cannot be replaced for this `reason`.
+/// Returns `reason` as the error if the file cannot be written to either.
 fn in_place(folder: &Folder, name: &CString, reason: io::Error) -> io::Result<File> {
-    // Reading is for the end: whether it still holds this relay's line.
+    // The relay reads the file when it ends, to see whether the file still holds its line.
     let open = |mode| paths::open_at(folder.fd.as_fd(), name, mode | libc::O_NONBLOCK, 0);
     let opened = open(libc::O_RDWR).or_else(|_| open(libc::O_WRONLY));
-    // What is said is why it could not be replaced.
+    // The reason why the file could not be replaced is the more useful error.
     let Ok(opened) = opened else { return Err(reason) };
     let file = File::from(opened);
     let found = file.metadata()?;
-    // A second name would be a file of another purpose.
+    // A file with a second name may serve another purpose.
     if !found.is_file() || found.nlink() > 1 {
         return Err(reason);
     }
     Ok(file)
 }
 
-/// A folder that was reached through folders and links that no other user can change: each belongs
-/// to root or to this user, or was missing and is made. The last folder may be another user's: an
-/// existing file in it may be written to, but no file is made there.
+/// A folder that was reached component by component, through descriptors. A link is followed, and a
+/// missing folder is made, only if every folder before it belongs to root or to this user. The link
+/// must belong to one of them too. A folder of another user may be on the way. From there on no
+/// link is followed, and no folder or file is made, but an existing file may be written to. A
+/// folder that is writable for everyone is allowed as well, and `writers` says so for a warning.
 struct Folder {
     fd: OwnedFd,
     owner_is_trusted: bool,
     writers: Writers,
 }
 
-/// Who can rename what lies in this folder.
+/// Returns the users who can rename files in this folder.
 fn writers(folder: &OwnedFd) -> io::Result<Writers> {
     let mode = File::from(folder.try_clone()?).metadata()?.mode();
     let is_for_everyone = mode & libc::S_IWOTH != 0 && mode & libc::S_ISVTX == 0;
@@ -266,7 +278,7 @@ fn writers(folder: &OwnedFd) -> io::Result<Writers> {
 impl Folder {
     fn open(path: &Path) -> io::Result<Folder> {
         let root = paths::open_folder(None, c"/")?;
-        // In a user namespace root may have another number: that of the owner of the root folder.
+        // In a user namespace, root may have another uid: the uid of the owner of the root folder.
         let (_, root_user) = paths::kind_at(root.as_fd(), c".")?;
         let is_trusted = |owner| owner == root_user || is_trusted(owner);
         let mut at = if path.is_absolute() {
@@ -319,7 +331,7 @@ impl Folder {
         Ok(at)
     }
 
-    /// Makes a folder that everybody may look into, whatever the umask.
+    /// Makes a folder with mode 0755, whatever the umask.
     fn make(&self, name: &CString) -> io::Result<()> {
         paths::make_folder_at(self.fd.as_fd(), name)?;
         let made = paths::open_at(self.fd.as_fd(), name, libc::O_RDONLY | libc::O_DIRECTORY, 0)?;
@@ -348,7 +360,8 @@ fn untrusted() -> io::Error {
     )
 }
 
-/// Replacing is impossible, which writing into the file may not be.
+/// Whether the error says that the file cannot be replaced. Writing into the file may still be
+/// possible.
 fn is_refusal(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied
         || matches!(
@@ -357,7 +370,7 @@ fn is_refusal(error: &io::Error) -> bool {
         )
 }
 
-/// A link to a device or pipe, or to a descriptor such as `/dev/stdout`.
+/// Whether this is a link to a character device or FIFO, or to a descriptor such as `/dev/stdout`.
 fn is_stream(path: &Path, folder: &Folder, name: &CString) -> bool {
     let target = paths::read_link_at(folder.fd.as_fd(), name).unwrap_or_default();
     let is_descriptor = target.starts_with(b"/proc/self/fd/") || is_of_proc(path);
@@ -368,13 +381,14 @@ fn is_stream(path: &Path, folder: &Folder, name: &CString) -> bool {
         })
 }
 
-/// One of `/proc/PID/fd`, also by the name `/dev/fd`.
+/// Whether the path names a file of `/proc/PID/fd`, perhaps by the name `/dev/fd`.
 fn is_of_proc(path: &Path) -> bool {
     let folder = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
     folder.is_some_and(|folder| folder.starts_with("/proc") && folder.ends_with(OsStr::new("fd")))
 }
 
-/// A descriptor that the caller had open is closed by now, and its number is another's.
+/// Whether the path names a descriptor of this process other than stdout and stderr. The caller's
+/// descriptor is closed by now, and its number may belong to another file.
 fn is_closed_descriptor(path: &Path) -> bool {
     let folder = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
     let is_own = folder.is_some() && folder == fs::canonicalize("/proc/self/fd").ok();
@@ -382,7 +396,8 @@ fn is_closed_descriptor(path: &Path) -> bool {
     is_own && !matches!(name, Some(b"1" | b"2"))
 }
 
-/// A new file in the same folder. O_EXCL follows no link and opens nothing that somebody put there.
+/// Makes a new file with a temporary name in the same folder. O_EXCL follows no link and opens no
+/// existing file (open(2)).
 fn create_beside(folder: &Folder, name: &CString) -> io::Result<(File, CString)> {
     for attempt in 0..16u32 {
         let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

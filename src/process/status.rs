@@ -1,39 +1,40 @@
-//! What the kernel says of a thread in `/proc/TID/status`: the protections, read back.
+//! Reads the protections of a thread back from `/proc/PID/task/TID/status` (proc_pid_status(5)).
 
 use std::fs::File;
 use std::io::{self, Read};
 
-/// The fields that matter here.
+/// The fields that describe protections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// `PR_SET_NO_NEW_PRIVS` is set.
     pub no_new_privileges: bool,
-    /// seccomp runs a filter.
+    /// `Seccomp` is 2: a seccomp filter is in force.
     pub seccomp: bool,
-    /// How many filters run; Linux before 5.9 does not say.
+    /// The number of seccomp filters. Linux before 5.9 does not report the number.
     pub filters: Option<u64>,
-    /// Inheritable, permitted, effective and ambient capabilities, all in one.
+    /// The union of the inheritable, permitted, effective and ambient capabilities.
     pub capabilities: u64,
-    /// The bounding set, which limits what execve(2) may give.
+    /// The bounding set, which limits the capabilities that execve(2) can give.
     pub bounding: u64,
-    /// How many supplementary groups there are.
+    /// The number of supplementary groups.
     pub groups: usize,
-    /// Who traces the process; 0: nobody.
+    /// The process id of the tracer; 0 if the process is not traced.
     pub tracer: u64,
 }
 
-/// A thread whose status can be read even after the thread has lost the right to open files.
+/// The open status file of a thread. The file can be read even after the thread has lost the right
+/// to open files.
 pub struct StatusFile {
     file: File,
 }
 
 impl StatusFile {
-    /// Of the thread that calls.
+    /// Opens the status file of the calling thread.
     pub fn open() -> io::Result<StatusFile> {
         Ok(StatusFile { file: File::open("/proc/thread-self/status")? })
     }
 
-    /// Reads and closes it.
+    /// Reads and closes the file. A file that cannot be parsed is [`io::ErrorKind::InvalidData`].
     pub fn read(mut self) -> io::Result<Status> {
         let mut text = [0; 8192];
         let mut len = 0;
@@ -48,15 +49,15 @@ impl StatusFile {
 }
 
 impl Status {
-    /// Of the thread that calls.
+    /// Reads the status of the calling thread.
     pub fn read() -> io::Result<Status> {
         StatusFile::open()?.read()
     }
 
-    /// Of every other thread of this process that exists now.
+    /// Reads the status of every other thread that this process has now.
     pub fn of_other_threads() -> io::Result<Vec<Status>> {
-        // By the numbers of the process namespace that `/proc` belongs to, which may be another
-        // one.
+        // The thread ids under `/proc` belong to the process namespace that `/proc` was mounted
+        // for. That namespace may differ from the caller's, so gettid(2) does not fit.
         let link = std::fs::read_link("/proc/thread-self")?;
         let own = link.file_name().ok_or(io::ErrorKind::InvalidData)?;
         let mut found = Vec::new();
@@ -67,7 +68,7 @@ impl Status {
                     Ok(text) => {
                         found.push(Status::parse(&text).ok_or(io::ErrorKind::InvalidData)?);
                     }
-                    // It has ended meanwhile.
+                    // The thread has ended meanwhile.
                     Err(error) if is_gone(&error) => {}
                     Err(error) => return Err(error),
                 }
@@ -76,8 +77,9 @@ impl Status {
         Ok(found)
     }
 
-    /// `None` when a field is missing: a kernel without seccomp has no `Seccomp:`, and 0 stands for
-    /// it; all others are older than any kernel that this program runs on.
+    /// Returns `None` when a required field is missing. A kernel without seccomp writes no
+    /// `Seccomp:`, which counts as 0. Linux before 5.9 writes no `Seccomp_filters:`. Every other
+    /// field is older than any kernel that this program supports.
     fn parse(text: &[u8]) -> Option<Status> {
         let field = |name: &[u8]| {
             let lines = text.split(|byte| *byte == b'\n');
@@ -101,7 +103,7 @@ impl Status {
     }
 }
 
-/// A whole number; `None` for anything else.
+/// Reads a whole number in this base. Returns `None` for anything else.
 fn number(digits: &[u8], base: u32) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -112,7 +114,7 @@ fn number(digits: &[u8], base: u32) -> Option<u64> {
     })
 }
 
-/// What reading about a thread that is no more ends with.
+/// Whether the error says that the thread no longer exists.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }

@@ -1,10 +1,10 @@
 //! The system calls that each thread may make once the relay runs, on x86_64 and aarch64, with
-//! glibc and with musl. Each line says why the call is there. `SECURITY.md` has the same lists in
-//! words.
+//! glibc and with musl. The comment on each call says why the call is needed. `SECURITY.md`
+//! explains the same lists.
 
 use libc::c_long;
 
-/// A condition on one argument of a system call.
+/// A condition on one argument of a system call. The first field is the argument's index, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// The argument is an `int` and equals this value under this mask. The kernel ignores the upper
@@ -16,8 +16,8 @@ pub enum Condition {
     Known(u8, Known),
 }
 
-/// A number that is filled in when the filter is made. A form that asks for a number that this
-/// process does not have allows nothing.
+/// A number that is known when the filter is made. A form with a number that this process does not
+/// have allows nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     /// The descriptor of the server-info file.
@@ -30,29 +30,31 @@ pub enum Known {
     Thread,
 }
 
-/// A call that is allowed in some forms only. A form is a list of conditions, which must all hold.
+/// A call that is allowed in some forms only. A form is a list of conditions. All conditions of a
+/// form must hold.
 pub struct Limited {
     /// The number of the call.
     pub call: c_long,
-    /// At least one of these forms must fit.
+    /// At least one of these forms must match.
     pub forms: &'static [&'static [Condition]],
 }
 
-/// What a thread may call.
+/// The system calls that a thread may make.
 pub struct Allowed {
-    /// In any form: the kernel remembers the verdict for these and runs the filter no more.
+    /// Calls that are allowed with any arguments. The kernel caches the verdict for these calls and
+    /// does not run the filter again (Linux 5.11).
     pub any: &'static [&'static [c_long]],
-    /// In some forms.
+    /// Calls that are allowed in some forms only.
     pub limited: &'static [&'static [Limited]],
 }
 
-/// The event loop: sockets that exist, those that the connector passes, memory.
+/// The event loop uses open sockets, sockets that the connector passes to it, and memory.
 pub const LOOP: Allowed = Allowed {
     any: &[COMMON, LOOP_CALLS, LOOP_X86],
     limited: &[MEMORY, ABORT, LOOP_SOCKETS, LOOP_FILES, DEBUG_CALLS],
 };
 
-/// The access log: writes to stderr.
+/// The access log writes to stderr.
 pub const LOG: Allowed = Allowed { any: &[COMMON], limited: &[MEMORY, ABORT, DEBUG_CALLS] };
 
 /// All 32 bits of an `int`.
@@ -69,17 +71,17 @@ const fn lacks(argument: u8, bits: u32) -> Condition {
 }
 
 const COMMON: &[c_long] = &[
-    // stderr: the start line, the log, the message of a fault.
+    // Writes the start line, the log and fault messages to stderr.
     libc::SYS_write,
-    // The allocator gives memory back.
+    // The allocator returns memory to the kernel.
     libc::SYS_munmap,
     // The allocator grows and shrinks the heap.
     libc::SYS_brk,
-    // Where the vDSO does not know the time.
+    // The vDSO makes this call where it cannot read the clock itself.
     libc::SYS_clock_gettime,
     // The C library blocks signals around the end of a thread and in abort(3).
     libc::SYS_rt_sigprocmask,
-    // Returns from a signal handler, the standard library's for stack overflows.
+    // Returns from a signal handler. The standard library has one for stack overflows.
     libc::SYS_rt_sigreturn,
     // The kernel resumes a wait that SIGSTOP interrupted.
     libc::SYS_restart_syscall,
@@ -87,38 +89,40 @@ const COMMON: &[c_long] = &[
     libc::SYS_sigaltstack,
     // Locks of the C library and of the standard library's channels.
     libc::SYS_sched_yield,
-    // abort(3) asks whom to signal; the start line names the process.
+    // abort(3) needs these ids to signal its own thread. The start line names the process id.
     libc::SYS_getpid,
     libc::SYS_gettid,
-    // The end of a thread, and of the process.
+    // Ends a thread, or the process.
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
 
-/// Whatever is neither PROT_READ nor PROT_WRITE.
+/// All bits other than PROT_READ and PROT_WRITE.
 const NEITHER_READ_NOR_WRITE: u32 = !(libc::PROT_READ | libc::PROT_WRITE) as u32;
-/// What says where a mapping lies and what it shows.
+/// The flags that select where a mapping lies and which memory it shows.
 const MAP_KIND: u32 = (0xf | libc::MAP_FIXED | libc::MAP_ANONYMOUS | libc::MAP_GROWSDOWN) as u32;
 const MAP_OWN: u32 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u32;
-/// The operation of futex(2), without FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME.
+/// The mask of the operation of futex(2), without FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME.
 const FUTEX_OPERATION: u32 = 0x7f;
 
 const fn futex(operation: i32) -> Condition {
     Condition::Bits(1, FUTEX_OPERATION, operation as u32)
 }
 
-/// The allocator's memory, which is never executable, and waiting for other threads.
+/// Calls of the allocator, whose memory is never executable, and calls that wait for other threads.
 pub const MEMORY: &[Limited] = &[
-    // Fresh private memory at an address of the kernel's choice.
+    // The allocator maps new private memory at an address that the kernel chooses.
     Limited {
         call: libc::SYS_mmap,
         forms: &[&[lacks(2, NEITHER_READ_NOR_WRITE), Condition::Bits(3, MAP_KIND, MAP_OWN)]],
     },
-    // glibc's arenas grow by it; the pages of the key become writable to be wiped.
+    // glibc's arenas grow by this call. The pages of the key become writable so that they can be
+    // wiped.
     Limited { call: libc::SYS_mprotect, forms: &[&[lacks(2, NEITHER_READ_NOR_WRITE)]] },
-    // realloc(3) of a large block, to an address of the kernel's choice.
+    // realloc(3) moves a large block to an address that the kernel chooses.
     Limited { call: libc::SYS_mremap, forms: &[&[is(3, libc::MREMAP_MAYMOVE)]] },
-    // free(3): glibc and musl drop pages; glibc asks for huge pages if it was told so at the start.
+    // free(3) drops pages, with glibc and with musl. glibc requests huge pages if it was configured
+    // to do so at the start.
     Limited {
         call: libc::SYS_madvise,
         forms: &[
@@ -127,7 +131,7 @@ pub const MEMORY: &[Limited] = &[
             &[is(2, libc::MADV_HUGEPAGE)],
         ],
     },
-    // Locks, channels and the end of a thread: waiting and waking, and no requeueing.
+    // Locks, channels and the end of a thread wait and wake. No operation requeues.
     Limited {
         call: libc::SYS_futex,
         forms: &[
@@ -138,7 +142,7 @@ pub const MEMORY: &[Limited] = &[
     },
 ];
 
-/// abort(3), so that a fault in the program ends it by SIGABRT and its message is read.
+/// abort(3): a fault in the program ends the process by SIGABRT, so that its message is seen.
 const ABORT: &[Limited] = &[
     // glibc.
     Limited {
@@ -154,39 +158,39 @@ const ABORT: &[Limited] = &[
         call: libc::SYS_tkill,
         forms: &[&[Condition::Known(0, Known::Thread), is(1, libc::SIGABRT)]],
     },
-    // Both, when SIGABRT has not ended the process.
+    // glibc and musl make this call when SIGABRT has not ended the process.
     Limited { call: libc::SYS_rt_sigaction, forms: &[&[is(0, libc::SIGABRT)]] },
 ];
 
-/// A debug build of the standard library asks of each descriptor whether it is open, before it
-/// closes it.
+/// A debug build of the standard library checks that a descriptor is open before it closes the
+/// descriptor.
 const DEBUG_CALLS: &[Limited] = match cfg!(debug_assertions) {
     true => &[Limited { call: libc::SYS_fcntl, forms: &[&[is(1, libc::F_GETFD)]] }],
     false => &[],
 };
 
 const LOOP_CALLS: &[c_long] = &[
-    // Signals, wake-ups, answers of netlink: descriptors that exist.
+    // Reads signals, wake-ups and netlink responses from descriptors that are already open.
     libc::SYS_read,
-    // What is sent on sockets: it takes no address.
+    // Sends on sockets. This call takes no address.
     libc::SYS_writev,
-    // What comes in on sockets.
+    // Receives from sockets.
     libc::SYS_recvfrom,
-    // Waiting.
+    // Waits for readiness.
     libc::SYS_epoll_pwait,
-    // Connections that have ended.
+    // Closes connections that have ended.
     libc::SYS_close,
-    // Where a connection leads.
+    // Finds the remote address of a connection.
     libc::SYS_getpeername,
-    // The address of a connection of its own.
+    // Finds the local address of a connection.
     libc::SYS_getsockname,
-    // TLS.
+    // TLS needs random numbers.
     libc::SYS_getrandom,
 ];
 
 #[cfg(target_arch = "x86_64")]
 const LOOP_X86: &[c_long] = &[
-    // Waiting.
+    // Waits for readiness.
     libc::SYS_epoll_wait,
 ];
 #[cfg(not(target_arch = "x86_64"))]
@@ -196,37 +200,38 @@ const fn option(level: i32, name: i32) -> [Condition; 2] {
     [is(1, level), is(2, name)]
 }
 
-/// Opens a connection without connect(2), and so without Landlock.
+/// MSG_FASTOPEN opens a connection without connect(2), and so without Landlock.
 const FAST_OPEN: u32 = libc::MSG_FASTOPEN as u32;
 
 const LOOP_SOCKETS: &[Limited] = &[
-    // Questions over netlink, and responses that nobody waits to send: to the other end that the
-    // socket has, and to no address.
+    // Sends netlink requests, and responses that must not block. The address is null, so the data
+    // goes where the socket already leads.
     Limited { call: libc::SYS_sendto, forms: &[&[lacks(3, FAST_OPEN), Condition::Null(4)]] },
-    // One socket more or less to wait for.
+    // Adds a socket to the event loop, or removes it.
     Limited {
         call: libc::SYS_epoll_ctl,
         forms: &[&[is(1, libc::EPOLL_CTL_ADD)], &[is(1, libc::EPOLL_CTL_DEL)]],
     },
-    // The next client.
+    // Accepts the next client.
     Limited {
         call: libc::SYS_accept4,
         forms: &[&[is(3, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)]],
     },
-    // The end of what is sent.
+    // Ends the sending direction of a connection.
     Limited { call: libc::SYS_shutdown, forms: &[&[is(1, libc::SHUT_WR)]] },
-    // The connector's replies.
+    // Receives the connector's responses, and the sockets that come with them.
     Limited {
         call: libc::SYS_recvmsg,
         forms: &[&[is(2, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT)]],
     },
-    // Resets.
+    // Resets a connection.
     Limited { call: libc::SYS_setsockopt, forms: &[&option(libc::SOL_SOCKET, libc::SO_LINGER)] },
 ];
 
 const LOOP_FILES: &[Limited] = &[
-    // Empties the server-info file at the end, and no other file: stderr may be one.
+    // Empties the server-info file when the relay ends. Other files are out of reach: stderr may be
+    // a file.
     Limited { call: libc::SYS_ftruncate, forms: &[&[Condition::Known(0, Known::ServerInfo)]] },
-    // `--allow-uid` where netlink cannot be asked.
+    // Finds the owner of a socket (`--allow-uid`, `--upstream-uid`) where netlink cannot be used.
     Limited { call: libc::SYS_pread64, forms: &[&[Condition::Known(0, Known::SocketTables)]] },
 ];

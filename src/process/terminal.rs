@@ -1,5 +1,5 @@
-//! Asks for the key at a terminal, on stderr, with echo off. Echo is restored in any case: when the
-//! key was typed, when the process ends by a signal, and whenever it stops.
+//! Asks for the key at a terminal, on stderr, with echo off. Echo is restored in every case: after
+//! the key has been typed, before a signal ends the process, and before a signal stops it.
 
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -8,12 +8,14 @@ use libc::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU,
 
 use super::sys::{self, QuietTerminal, SignalFd};
 
-/// Bytes of a line, its end among them, from which on the kernel drops what is typed (termios(3)).
+/// The length of a line in bytes, with its end, from which on the kernel drops further input
+/// (termios(3)).
 const LINE: usize = 4096;
 
-/// Signals that would otherwise end or stop the process with the echo still off. While SIGTTOU is
-/// blocked, a process in the background may turn it on: with `--detach`, the one that the shell
-/// waits for may be gone before that. SIGCONT tells that the process has been stopped.
+/// Signals that would otherwise end or stop the process with the echo still off. A background
+/// process that blocks SIGTTOU may turn the echo back on. With `--detach` this matters: the process
+/// that the shell waits for may end first, which leaves this process in the background. SIGCONT
+/// shows that the process has been stopped.
 const SIGNALS: [c_int; 8] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGCONT];
 
 /// A prompt with echo off. Dropping it restores the echo.
@@ -23,17 +25,18 @@ pub struct Prompt<'a> {
     fd: BorrowedFd<'a>,
 }
 
-/// What a signal that was let through has done to the process, which is still there.
+/// The effect of a signal that was delivered and did not end the process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Effect {
-    /// Nothing: it is ignored, or another comes first.
+    /// None: the signal is ignored, or another signal comes first.
     None,
-    /// It has stopped the process for a while.
+    /// The signal has stopped the process for a while.
     Stopped,
 }
 
 impl Prompt<'_> {
-    /// Turns echo off and asks.
+    /// Turns echo off and asks for the key. Fails if the terminal belongs to another job and
+    /// SIGTTIN does not stop this process.
     pub fn new(fd: BorrowedFd<'_>) -> io::Result<Prompt<'_>> {
         let signals = SignalFd::block(&SIGNALS)?;
         let mut prompt = Prompt { quiet: None, signals, fd };
@@ -41,9 +44,9 @@ impl Prompt<'_> {
         Ok(prompt)
     }
 
-    /// Turns echo off and asks. A job in the background stops first, as any other that reads from
-    /// the terminal does: until the shell has put it into the foreground, the terminal is
-    /// another's.
+    /// Turns echo off and asks for the key. A job in the background stops first, as every job does
+    /// that reads from the terminal. Until the shell puts this job into the foreground, the
+    /// terminal belongs to another job.
     fn ask(&mut self) -> io::Result<()> {
         while !sys::is_in_foreground(self.fd) {
             sys::raise_in_group(SIGTTIN);
@@ -59,17 +62,18 @@ impl Prompt<'_> {
         Ok(())
     }
 
-    /// Lets a pending signal do what it does.
+    /// Delivers a pending signal, with its usual effect. Returns if the signal did not end the
+    /// process.
     fn let_through(&mut self, signal: c_int) -> io::Result<Effect> {
         sys::unblock(&[signal]);
-        // Still here.
+        // The signal did not end the process.
         let _again = SignalFd::block(&[signal])?;
         let mut effect = Effect::None;
         while let Some(signal) = self.signals.take() {
             if signal == SIGCONT {
                 effect = Effect::Stopped;
             } else {
-                // It has come meanwhile: its turn is next.
+                // Another signal has arrived meanwhile. The caller handles it next.
                 sys::raise(signal);
                 break;
             }
@@ -77,7 +81,8 @@ impl Prompt<'_> {
         Ok(effect)
     }
 
-    /// Reads what was typed; a signal restores the terminal first and then does what it does.
+    /// Reads typed input, at most one line. When a signal arrives, the terminal is restored before
+    /// the signal is delivered. A line of 4,095 bytes or more is an error.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let [signalled, readable] =
@@ -90,7 +95,7 @@ impl Prompt<'_> {
                 let _ = io::stderr().write_all(b"\n");
                 sys::raise(signal);
                 self.let_through(signal)?;
-                // Still here: it was a stop, and the process goes on.
+                // The signal did not end the process: the process was stopped and continues.
                 self.ask()?;
             } else if readable && sys::is_in_foreground(self.fd) {
                 return match sys::read(self.fd, buffer) {

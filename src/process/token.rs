@@ -1,4 +1,4 @@
-//! The client token, which every caller must show with `--client-token-file`.
+//! The client token. With `--client-token-file`, every request must carry it.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -10,12 +10,12 @@ use std::path::Path;
 use super::credential::locked_kib;
 use super::sys::{self, SecretPages};
 
-/// Bytes of a token, at most.
+/// The most bytes that a token may have.
 pub const LONGEST: usize = 1024;
-/// Bytes of a token, at least: a shorter one could be guessed.
+/// The fewest bytes that a token may have. A shorter token could be guessed.
 pub const SHORTEST: usize = 16;
 
-/// Who may read the file apart from its owner.
+/// The users who may read the file, apart from its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readers {
     /// No other user.
@@ -24,13 +24,13 @@ pub enum Readers {
     Others,
 }
 
-/// A token in pages of its own.
+/// The token, in secret pages of its own. Dropping it wipes the pages.
 pub struct ClientToken {
     pages: SecretPages,
     len: usize,
 }
 
-/// Why there is no token. No byte of what was read is inside.
+/// Why there is no token. No error contains a byte that was read.
 #[derive(Debug)]
 pub enum TokenError {
     /// The file cannot be read.
@@ -43,9 +43,9 @@ pub enum TokenError {
     TooLong,
     /// The file's mode lets its group or every user write to it.
     Writable,
-    /// A byte that cannot be part of one word of a field value.
+    /// The token contains a byte that is not visible ASCII.
     BadCharacter,
-    /// The kernel gave no secret or locked memory.
+    /// The kernel provides neither secret nor locked memory.
     Memory(io::Error),
 }
 
@@ -78,7 +78,7 @@ impl std::fmt::Display for TokenError {
     }
 }
 
-/// Who may read a file of this mode. A file that others may write is refused.
+/// Returns who may read a file of this mode. A mode that lets others write is an error.
 fn readers(mode: u32) -> Result<Readers, TokenError> {
     if mode & 0o022 != 0 {
         return Err(TokenError::Writable);
@@ -95,7 +95,7 @@ impl ClientToken {
         Ok((token, readers))
     }
 
-    /// Reads `source`, which is read(2) on a file, to its end. Trailing line ends are trimmed.
+    /// Reads `source` to its end. `source` is read(2) on a file. Trailing line ends are trimmed.
     pub fn read(
         mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> Result<ClientToken, TokenError> {
@@ -131,8 +131,7 @@ impl ClientToken {
         Ok(ClientToken { pages, len })
     }
 
-    /// Whether the token is the one that was shown. The time depends on the length of `shown`
-    /// alone.
+    /// Whether `shown` equals the token. The running time depends on the length of `shown` alone.
     pub fn matches(&self, shown: &[u8]) -> bool {
         let token = &self.pages.bytes()[..self.len];
         let differing = shown

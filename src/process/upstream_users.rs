@@ -1,5 +1,5 @@
-//! Who may hold the other end of a connection over which a secret goes in the clear, when that end
-//! is on this machine. On loopback every local user can listen on a port that is free.
+//! Checks who holds the other end of an upstream connection over which a secret goes in the clear,
+//! when that end is on this machine. On loopback, every local user can listen on a free port.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,29 +9,29 @@ use super::overflow_uid::overflow_uid;
 use super::socket_owner::{Owner, SocketTable};
 use super::sys::{self, UserIds};
 
-/// The other end of a connection.
+/// The other end of an upstream connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FarEnd {
     /// A process of a trusted user holds it.
     Trusted,
-    /// It is not on this machine.
+    /// The other end is not on this machine.
     Elsewhere,
-    /// A process of another user holds it, or the kernel does not say whose process does.
+    /// A process of another user holds it, or the kernel does not say whose process holds it.
     NotTrusted,
-    /// The other end has closed the connection: no process will read what is sent.
+    /// The other end has closed the connection. No process will read the data.
     Closed,
 }
 
-/// Where the other end may be.
+/// The machines on which the other end may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// On this machine only.
+    /// This machine only.
     Here,
-    /// On other machines too.
+    /// Other machines too.
     Anywhere,
 }
 
-/// The users that are trusted, and the kernel's table of sockets.
+/// The trusted users, and the kernel's table of sockets.
 pub struct UpstreamUsers {
     reach: Reach,
     trusted: Vec<u32>,
@@ -39,9 +39,10 @@ pub struct UpstreamUsers {
 }
 
 impl UpstreamUsers {
-    /// Trusts uid 0, the users that this process has, `becomes` (of `--user`) and those that are
-    /// `named`. The uid that stands for all users who are not mapped is never trusted. Call it
-    /// before the thread is confined.
+    /// Trusts uid 0, the real and effective user of this process, the user that `--user` changes to
+    /// (`becomes`), and the users of `--upstream-uid` (`named`). The overflow uid, which represents
+    /// every unmapped user, is never trusted. Fails if neither netlink nor `/proc` can be opened.
+    /// Call this before the thread is confined.
     pub fn new(reach: Reach, named: &[u32], becomes: Option<u32>) -> io::Result<UpstreamUsers> {
         let UserIds { real, effective } = sys::user_ids()?;
         let mut trusted = vec![0, real, effective];
@@ -54,23 +55,24 @@ impl UpstreamUsers {
         Ok(UpstreamUsers { reach, trusted, table: SocketTable::open()? })
     }
 
-    /// The descriptors of the files of `/proc`: the seccomp filter allows reads of these alone.
+    /// The descriptors of the files of `/proc`. The seccomp filter allows pread(2) on these files
+    /// alone.
     pub fn tables(&self) -> [Option<RawFd>; 2] {
         self.table.descriptors()
     }
 
-    /// For the start line.
+    /// The text for the start line.
     pub fn describe(&self) -> String {
         let uids: Vec<String> = self.trusted.iter().map(u32::to_string).collect();
         let way = if self.table.is_proc() { " (by /proc/net/tcp)" } else { "" };
         format!("a local upstream must be of uid {}{way}", uids.join(" or "))
     }
 
-    /// Judges who holds the other end of a connected socket of ours, by the socket's two addresses.
-    /// Ask before the first byte is sent. The verdict stays true as long as the connection lasts:
-    /// only its owner can pass that end on to another process.
+    /// Judges who holds the other end of a connected socket of this process, by the socket's two
+    /// addresses. Call this before the first byte is sent. The verdict stays true as long as the
+    /// connection lasts: only the owner of that end can pass it on to another process.
     pub fn far_end(&mut self, local: SocketAddr, peer: SocketAddr) -> FarEnd {
-        // A connection of the relay with itself, to a port where nothing listens.
+        // The relay has connected to itself, to a port where no process listens.
         if local == peer {
             return FarEnd::Closed;
         }
@@ -82,8 +84,8 @@ impl UpstreamUsers {
         let mut listeners = Vec::new();
         if owner == Owner::Unaccepted {
             listeners = self.table.listeners(peer)?;
-            // If the connection still waits, then its listener was there in between: a listener
-            // that is closed takes the connections of its queue with it.
+            // If the connection still waits to be accepted, its listener existed when the listeners
+            // were read. A listener that is closed closes the connections of its queue.
             owner = self.table.owner(peer, local)?;
         }
         Ok(match owner {
@@ -93,12 +95,12 @@ impl UpstreamUsers {
             Owner::Missing if self.reach == Reach::Anywhere && !is_here(local, peer) => {
                 FarEnd::Elsewhere
             }
-            // In another network namespace, behind address translation, or gone.
+            // The other end is in another network namespace, behind address translation, or gone.
             Owner::Missing => FarEnd::NotTrusted,
         })
     }
 
-    /// Trusted if there is a user and all of them are trusted.
+    /// Trusted if there is at least one user and every user is trusted.
     fn verdict(&self, uids: &[u32]) -> FarEnd {
         match uids {
             [_, ..] if uids.iter().all(|uid| self.trusted.contains(uid)) => FarEnd::Trusted,

@@ -1,30 +1,39 @@
 //! The search for the key in responses.
 //!
-//! A response is read in windows of 20 bytes, one every 12 bytes. A window that stands in the key,
-//! at any offset, is a hit. Any 31 bytes of the key in a response hold such a window, wherever the
-//! windows begin, since 31 = 20 + 12 - 1. So 31 bytes are always found and 19 never; between, it
-//! depends on where they stand. Keys of 31 to 61 bytes are searched for in windows of 16 bytes, one
-//! every 8: any 23 bytes are found, 15 never. Of keys of 16 to 30 bytes, the first half is searched
-//! for at every position.
+//! A response is read in windows of 20 bytes. One window begins every 12 bytes. A window that
+//! occurs in the key, at any offset, is a hit. Any 31 consecutive bytes of the key contain a whole
+//! window, because 31 = 20 + 12 - 1. So 31 bytes of the key are always found, and 19 bytes never.
+//! Between these lengths, the result depends on where the windows begin.
+//!
+//! Shorter keys need narrower windows:
+//!
+//! | length of the secret part | windows | always found | never found |
+//! |---|---|---|---|
+//! | 62 or more | 20 bytes, every 12 | 31 | 19 |
+//! | 31 to 61 | 16 bytes, every 8 | 23 | 15 |
+//! | 16 to 30 | the first half, at every position | the first half | less than that half |
+//! | fewer than 16 | no search | – | – |
 //!
 //! # Time
 //!
-//! Every local user can read this process's CPU clock to the nanosecond. So the work must not tell
-//! how much of a window is the key's. A hash of all its bytes, with secret factors, is looked up in
-//! a filter, and only a hash that is in there leads to further work: that of a whole window of the
-//! key, or one that collides by chance. A window that differs from the key in one byte collides no
-//! more often than any other. A window is wider than the public beginning of any known kind of key
-//! (`sk-svcacct-`), so that no window can be guessed byte by byte. The beginning of each piece is
-//! searched together with the end of the one before, always, and with the same work.
+//! Every local user can read this process's CPU clock to the nanosecond. So the amount of work must
+//! not reveal how much of a window matches the key. A hash of all bytes of a window, made with
+//! secret factors, is looked up in a filter. Only a hash that is in the filter causes further work.
+//! Such a hash belongs to a whole window of the key, or collides by chance. A window that differs
+//! from the key in one byte collides no more often than any other window. A window is wider than
+//! the public beginning of any known kind of key (`sk-svcacct-`), so no window can be guessed byte
+//! by byte. The beginning of each piece is always searched together with the end of the piece
+//! before, with the same work.
 //!
-//! Collisions show in the clock. Someone who saw many of them could compute the factors, then the
-//! hashes that the filter holds, and try beginnings of the key against these without asking again.
-//! So new factors are drawn, and new tables made, after every [`COLLISIONS`].
+//! Collisions show in the clock. An attacker who observes many collisions could compute the factors
+//! and then the hashes in the filter. The attacker could then test beginnings of the key against
+//! these hashes offline. So new factors are drawn, and new tables are made, after every
+//! [`COLLISIONS`].
 //!
 //! # Where bytes of the key are
 //!
-//! The factors, the filter and the table of offsets stand in the secret pages, as the key does.
-//! [`SearchPosition`] holds the last 30 bytes of the response, and wipes them when it goes.
+//! The factors, the filter and the table of offsets lie in the secret pages, as the key does.
+//! [`SearchPosition`] holds the last 30 bytes of the response and wipes them when it is dropped.
 
 use std::io;
 use std::ops::Range;
@@ -34,45 +43,50 @@ use zeroize::Zeroize;
 use crate::process::sys;
 use crate::process::sys::windows::{self, BLOCK, FILTER_BYTES, Factors, Filter};
 
-/// Shorter keys are not searched for: half of them would stand in many a response.
+/// The shortest key that is searched for, in bytes. Half of a shorter key would occur in many
+/// responses by chance.
 const SHORTEST_KEY: usize = 16;
-/// From this length on, [`Method::Wide`] windows are searched for: 31 bytes are half of the key at
-/// most.
+/// The shortest key, in bytes, for which [`Method::Wide`] is used. 31 bytes, which are always
+/// found, are at most half of such a key.
 const WIDE_KEY: usize = 62;
-/// From this length on, [`Method::Narrow`] windows.
+/// The shortest key, in bytes, for which [`Method::Narrow`] is used.
 const NARROW_KEY: usize = 31;
-/// Bytes of the secret part of a key that are searched for, at most. No opaque key is longer.
+/// The most bytes of the secret part of a key that are searched for. Further bytes are not. No
+/// known kind of opaque key is longer.
 const LONGEST: usize = 1024;
-/// A part of a token that is at least this long is searched for alone.
+/// The fewest bytes of a part of a token that is searched for on its own.
 const LONG_PART: usize = 32;
-/// Bytes of a response that are kept for the next piece: one fewer than what is always found.
+/// Bytes of a response that are kept for the next piece: one fewer than the number that is always
+/// found.
 const SEAM: usize = 30;
-/// Collisions until new factors are drawn. In text that nobody has chosen for it, one of 10,000
-/// windows collides at a key of 164 bytes.
+/// The number of collisions after which new factors are drawn. With a key of 164 bytes, about one
+/// window in 3,300 collides in text that is not chosen for that purpose.
 const COLLISIONS: u32 = 64;
-/// The end of one piece and the beginning of the next.
+/// Bytes of the end of one piece together with the beginning of the next.
 const JOINT: usize = 2 * SEAM;
-/// Positions that the first half of a short key is compared with at once.
+/// The number of positions at which the first half of a short key is compared at once.
 const LANES: usize = 64;
 
-/// Places in the table of offsets: at least twice as many as the key has windows.
+/// The number of places in the table of offsets. The table has at least twice as many places as the
+/// key has windows.
 const PLACES: usize = 2 * LONGEST;
 
-/// Where each table stands in the space that [`Search::new`] is given.
+/// The range of each table in the space that [`Search::new`] is given.
 const FACTORS: Range<usize> = 0..size_of::<Factors>();
 const FILTER: Range<usize> = FACTORS.end..FACTORS.end + FILTER_BYTES;
 const OFFSETS: Range<usize> = FILTER.end..FILTER.end + 2 * PLACES;
 
-/// Bytes of secret pages that the tables take.
+/// Bytes of secret pages that the tables need.
 pub(super) const SPACE: usize = OFFSETS.end;
 
-/// How far a search has come: the last bytes of the response so far.
+/// The progress of a search: the last bytes of the response so far.
 pub struct SearchPosition {
     seam: [u8; SEAM],
 }
 
 impl Default for SearchPosition {
-    /// The beginning of a response. No key holds a zero byte.
+    /// The position at the beginning of a response. No key contains a zero byte, so zeros match
+    /// nothing.
     fn default() -> SearchPosition {
         SearchPosition { seam: [0; SEAM] }
     }
@@ -87,27 +101,29 @@ impl Drop for SearchPosition {
 /// How a key is searched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Method {
-    /// Not at all.
+    /// No search.
     Off,
-    /// Exactly these bytes, at every position.
+    /// The part as a whole, at every position.
     Whole,
-    /// By windows of 16 bytes, one every 8.
+    /// Windows of 16 bytes, one every 8 bytes.
     Narrow,
-    /// By windows of 20 bytes, one every 12.
+    /// Windows of 20 bytes, one every 12 bytes.
     Wide,
 }
 
-/// What of the key is searched for, and how.
+/// The part of the key that is searched for, and the method.
 pub(super) struct Search {
     method: Method,
-    /// Where it stands in the key.
+    /// The range of the part in the key.
     part: Range<usize>,
-    /// Windows that were not the key's and had one of its hashes, since the factors were drawn.
+    /// Windows whose hash is in the filter although the key does not contain them, counted since
+    /// the factors were drawn.
     collisions: u32,
 }
 
 impl Search {
-    /// Chooses what to search for, and fills `space`, [`SPACE`] bytes long.
+    /// Chooses the part and the method, and fills `space`, which is [`SPACE`] bytes long. Fails if
+    /// the kernel returns no random numbers.
     pub(super) fn new(key: &[u8], space: &mut [u8]) -> io::Result<Search> {
         let (method, part) = choose(key);
         let mut search = Search { method, part, collisions: 0 };
@@ -115,7 +131,8 @@ impl Search {
         Ok(search)
     }
 
-    /// Draws new factors and makes the tables for them.
+    /// Draws new factors and makes the tables for them. Without random numbers the old factors and
+    /// tables stay.
     fn draw(&mut self, key: &[u8], space: &mut [u8]) -> io::Result<()> {
         let width = match self.method {
             Method::Off | Method::Whole => return Ok(()),
@@ -137,19 +154,19 @@ impl Search {
             while offsets[place] != [0; 2] {
                 place = (place + 1) % PLACES;
             }
-            // Zero says that a place is empty.
+            // Zero marks an empty place.
             offsets[place] = (offset as u16 + 1).to_le_bytes();
         }
         Ok(())
     }
 
-    /// Responses are searched at all.
+    /// Whether responses are searched at all.
     pub(super) fn is_on(&self) -> bool {
         self.method != Method::Off
     }
 
-    /// Looks into the next piece of a response, and across its beginning. `key` and `space` are
-    /// those that [`Search::new`] saw.
+    /// Searches the next piece of a response, and the seam between the last piece and this one.
+    /// `key` and `space` must be the ones that [`Search::new`] was given.
     pub(super) fn finds(
         &mut self,
         key: &[u8],
@@ -168,7 +185,7 @@ impl Search {
             Method::Narrow => Tables::new(space, part, collisions).find::<NARROW, 8>(text),
             Method::Wide => Tables::new(space, part, collisions).find::<WIDE, 12>(text),
         };
-        // The same work for every piece, whatever either side of the joint holds.
+        // The work is the same for every piece, whatever bytes lie on either side of the seam.
         let mut joint = [0; JOINT];
         let joined = piece.len().min(SEAM);
         joint[..SEAM].copy_from_slice(&position.seam);
@@ -183,16 +200,16 @@ impl Search {
             position.seam.zeroize();
         }
         if self.collisions >= COLLISIONS {
-            // Without random numbers the tables stay what they are.
+            // Without random numbers the old factors and tables stay.
             let _ = self.draw(key, space);
         }
         found
     }
 }
 
-/// What of a key is secret. In a JWT, header and claims are the same for everybody; the signature
-/// is not, the last of its parts. So of a key with long parts the last of these is searched for,
-/// and of any other all of it.
+/// Chooses the secret part of a key and the method. The header and the claims of a JWT are
+/// predictable. Its signature, the last part, is secret. So of a key with parts of [`LONG_PART`]
+/// bytes or more, the last such part is searched for. Any other key is searched for as a whole.
 fn choose(key: &[u8]) -> (Method, Range<usize>) {
     let mut end = key.len();
     let mut part = 0..key.len();
@@ -217,15 +234,15 @@ fn choose(key: &[u8]) -> (Method, Range<usize>) {
 const NARROW: usize = 16;
 const WIDE: usize = 20;
 
-/// The secret factors of all hashes.
+/// Reads the secret factors of all hashes. Each factor is made odd.
 fn factors(bytes: &[u8]) -> Factors {
     let words = bytes.as_chunks().0.first_chunk().expect("FACTORS has this length");
     words.map(|word| u32::from_le_bytes(word) | 1)
 }
 
-/// Hashes a window of up to 20 bytes: the sum of its words, each times its factor. The highest 21
-/// bits count. (Multiply-shift hashing: of two windows that differ, they are the same for one
-/// choice of factors in 2^20 at most.)
+/// Hashes a window of up to 20 bytes: the sum of its four-byte words, each times its factor, modulo
+/// 2^32. The filter uses the highest 21 bits. This is multiply-shift hashing: for two different
+/// windows, these bits are equal for at most one in 2^20 choices of factors.
 #[inline(always)]
 fn hash(factors: &Factors, window: &[u8]) -> u32 {
     let words = window.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word));
@@ -233,18 +250,19 @@ fn hash(factors: &Factors, window: &[u8]) -> u32 {
     products.fold(0, u32::wrapping_add)
 }
 
-/// The number of the filter's word for a hash, and the two bits in it.
+/// The index of the filter's word for a hash, and the two bits in that word.
 #[inline(always)]
 fn filter_place(hash: u32) -> (usize, u32) {
     ((hash >> 21) as usize, 1 << ((hash >> 16) % 32) | 1 << ((hash >> 11) % 32))
 }
 
-/// Where a hash's offset stands in the table of offsets, or in one of the next places.
+/// The first place for a hash's offset in the table of offsets. If that place is taken, the offset
+/// is in one of the next places.
 fn first_place(hash: u32) -> usize {
     (hash >> 8) as usize % PLACES
 }
 
-/// The tables, as they are read.
+/// A view of the tables for one search.
 struct Tables<'a> {
     factors: Factors,
     filter: &'a Filter,
@@ -265,7 +283,7 @@ impl Tables<'_> {
         }
     }
 
-    /// Looks at each window of this width, one every `STRIDE` bytes.
+    /// Searches for windows of `WIDTH` bytes, one every `STRIDE` bytes.
     fn find<const WIDTH: usize, const STRIDE: usize>(&mut self, text: &[u8]) -> bool {
         let mut rest = text;
         loop {
@@ -273,7 +291,7 @@ impl Tables<'_> {
                 windows::unlisted_blocks::<WIDTH, STRIDE>(self.filter, &self.factors, rest);
             let passed = passed.unwrap_or_else(|| self.unlisted_blocks::<WIDTH, STRIDE>(rest));
             rest = &rest[passed * BLOCK * STRIDE..];
-            // A block that holds a hash of the filter, or the last windows.
+            // This is a block that contains a hash of the filter, or the last windows of the text.
             let windows = ((rest.len() + STRIDE).saturating_sub(WIDTH) / STRIDE).min(BLOCK);
             if self.is_any_listed::<WIDTH, STRIDE>(windows, rest)
                 && self.is_confirmed::<WIDTH, STRIDE>(&rest[..(windows - 1) * STRIDE + WIDTH])
@@ -287,7 +305,7 @@ impl Tables<'_> {
         }
     }
 
-    /// As [`windows::unlisted_blocks`], for every processor.
+    /// The portable form of [`windows::unlisted_blocks`].
     fn unlisted_blocks<const WIDTH: usize, const STRIDE: usize>(&self, text: &[u8]) -> usize {
         let mut rest = text;
         while let Some(block) = rest.get(..(BLOCK - 1) * STRIDE + WIDTH) {
@@ -299,7 +317,7 @@ impl Tables<'_> {
         (text.len() - rest.len()) / (BLOCK * STRIDE)
     }
 
-    /// Looks so many windows up, all of them in any case.
+    /// Looks up the first `windows` windows. All of them are looked up, whatever the result.
     #[inline(always)]
     fn is_any_listed<const WIDTH: usize, const STRIDE: usize>(
         &self,
@@ -311,14 +329,14 @@ impl Tables<'_> {
         })
     }
 
-    /// A hash is in the filter.
+    /// Whether a hash is in the filter.
     #[inline(always)]
     fn is_listed(&self, hash: u32) -> bool {
         let (word, bits) = filter_place(hash);
         u32::from_le_bytes(self.filter[word]) & bits == bits
     }
 
-    /// Compares the windows whose hashes are in the filter with those of the key.
+    /// Compares each window whose hash is in the filter with the windows of the key.
     #[cold]
     #[inline(never)]
     fn is_confirmed<const WIDTH: usize, const STRIDE: usize>(&mut self, text: &[u8]) -> bool {
@@ -331,8 +349,8 @@ impl Tables<'_> {
         })
     }
 
-    /// Compares a window with each of the key's that may have its hash, without stopping at a
-    /// difference.
+    /// Compares a window with each window of the key that may have the same hash. Each comparison
+    /// reads all bytes of the window.
     fn is_in_the_key(&self, hash: u32, window: &[u8]) -> bool {
         let mut place = first_place(hash);
         loop {
@@ -349,8 +367,9 @@ impl Tables<'_> {
     }
 }
 
-/// Compares a needle of fewer than 16 bytes with every position of the text: as many at once as
-/// vectors hold, byte by byte of the needle, all of them in any case.
+/// Compares a needle of fewer than 16 bytes with every position of the text. Each byte of the
+/// needle is compared at [`LANES`] positions at once, in vectors. All bytes of the needle are
+/// compared at every position.
 #[inline(always)]
 fn has_needle(text: &[u8], needle: &[u8]) -> bool {
     const BLOCK: usize = LANES + 16;
@@ -370,7 +389,7 @@ fn has_needle(text: &[u8], needle: &[u8]) -> bool {
         }
         rest = &rest[LANES..];
     }
-    // A key holds no zero byte.
+    // A key contains no zero byte, so the padding matches nothing.
     let mut end = [0; BLOCK + LANES];
     end[..rest.len()].copy_from_slice(rest);
     let found = [0, LANES]
@@ -385,7 +404,7 @@ fn has_needle(text: &[u8], needle: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// A key of this length that holds no run of bytes twice.
+    /// A key of this length in which no sequence of bytes occurs twice.
     fn key(len: usize) -> Vec<u8> {
         let digit = |n: usize| b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[n % 52];
         (0..len)
@@ -406,7 +425,7 @@ mod tests {
             Searched { key, space, search }
         }
 
-        /// Whether it is found in a response that comes in these pieces.
+        /// Whether the key is found in a response that arrives in these pieces.
         fn finds<'a>(&mut self, pieces: impl IntoIterator<Item = &'a [u8]>) -> bool {
             let mut position = SearchPosition::default();
             pieces
@@ -415,7 +434,8 @@ mod tests {
         }
     }
 
-    /// Length of a key, bytes of it that are always found, and bytes that never are.
+    /// The length of a key, the bytes of it that are always found, and the bytes that are never
+    /// found.
     const PROMISES: [(usize, usize, usize); 7] = [
         (31, 23, 15),
         (32, 23, 15),
@@ -426,7 +446,7 @@ mod tests {
         (LONGEST, 31, 19),
     ];
 
-    /// Text that has nothing of a key.
+    /// Text that shares no byte with a key.
     fn filled(len: usize) -> Vec<u8> {
         (0..len).map(|at| b" .,:\"{}[]\n"[at % 10]).collect()
     }
@@ -583,7 +603,7 @@ mod tests {
                         12 * BLOCK,
                     ),
                 };
-                // The wide one may leave the last block to the other.
+                // The AVX2 form may leave the last block to the portable form.
                 let is_end = text.len() < each * bytes + 2 * bytes;
                 let same = wide.is_none_or(|wide| wide == each || is_end && wide + 1 == each);
                 assert!(same, "{wide:?} and {each} of {}", text.len());

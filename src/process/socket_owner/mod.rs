@@ -1,8 +1,9 @@
-//! Which user's process holds a socket of this machine.
+//! Finds the user whose process holds a TCP socket of this machine.
 //!
-//! [`SocketTable`] asks the kernel over netlink (`sock_diag`) or, where netlink is refused, reads
-//! `/proc/net/tcp` and `tcp6` (`proc_tables`). Both describe a socket in the same terms (`socket`),
-//! and both know the sockets of one network namespace alone: the one in which they were opened.
+//! [`SocketTable`] asks the kernel over netlink (`sock_diag`). Where netlink is refused, it reads
+//! `/proc/net/tcp` and `tcp6` (`proc_tables`). Both sources describe a socket in the same terms
+//! (`socket`). Both know only the sockets of one network namespace: the one in which they were
+//! opened.
 
 use std::fs::File;
 use std::io;
@@ -37,8 +38,8 @@ enum Source {
 }
 
 impl SocketTable {
-    /// Opens the netlink socket or the files of `/proc`. A confined thread may open neither, so
-    /// call this before the thread is confined.
+    /// Opens the netlink socket or the files of `/proc`. Fails if neither can be opened. A confined
+    /// thread may open neither, so call this before the thread is confined.
     pub fn open() -> io::Result<SocketTable> {
         let source = match sys::socket_diagnosis() {
             Ok(fd) if has_diagnosis(&fd) => Source::Netlink(fd),
@@ -47,12 +48,13 @@ impl SocketTable {
         Ok(SocketTable { source, asked: 0 })
     }
 
-    /// Whether the kernel is asked through `/proc/net/tcp`.
+    /// Whether `/proc/net/tcp` is read. Otherwise netlink is used.
     pub fn is_proc(&self) -> bool {
         matches!(self.source, Source::Proc(_))
     }
 
-    /// The descriptors of the files of `/proc`: the seccomp filter allows reads of these alone.
+    /// The descriptors of the files of `/proc`. The seccomp filter allows pread(2) on these files
+    /// alone.
     pub fn descriptors(&self) -> [Option<RawFd>; 2] {
         match &self.source {
             Source::Netlink(_) => [None; 2],
@@ -74,8 +76,8 @@ impl SocketTable {
         }
     }
 
-    /// The users of all listeners that could accept a connection to this address, once for each
-    /// listener. A listener that is bound to a network interface counts, whichever interface it is.
+    /// The users of all listeners that could accept a connection to this address, one entry for
+    /// each listener. A listener that is bound to a network interface counts for every interface.
     pub fn listeners(&mut self, at: SocketAddr) -> io::Result<Vec<u32>> {
         let at = canonical(at);
         let mut users = Vec::new();
@@ -96,8 +98,8 @@ impl SocketTable {
         Ok(users)
     }
 
-    /// All connections whose other end is `other`, from one read of `/proc/net/tcp`. `None` where
-    /// netlink is asked: it is asked about each connection by itself.
+    /// All connections whose other end is `other`, from one read of the tables. `None` with
+    /// netlink, which is asked about each connection separately.
     pub fn snapshot(&mut self, other: SocketAddr) -> io::Result<Option<Snapshot>> {
         match &self.source {
             Source::Netlink(_) => Ok(None),
@@ -113,7 +115,7 @@ impl SocketTable {
 
 impl Source {
     fn proc() -> io::Result<Source> {
-        // Where IPv6 is off there is no second table.
+        // Without IPv6, `/proc/net/tcp6` does not exist.
         let mut tables = vec![File::open("/proc/net/tcp")?];
         tables.extend(File::open("/proc/net/tcp6"));
         Ok(Source::Proc(tables))
@@ -130,7 +132,7 @@ mod tests {
         sys::user_ids().unwrap().effective
     }
 
-    /// Both ways of asking, where the kernel has both.
+    /// Both sources, where the kernel has both.
     fn tables() -> [SocketTable; 2] {
         [SocketTable::open().unwrap(), SocketTable::of_proc()]
     }
@@ -139,7 +141,7 @@ mod tests {
     fn an_accepted_socket_is_its_users_and_one_that_waits_is_nobodys() {
         for mut table in tables() {
             for at in ["127.0.0.1:0", "[::1]:0", "[::]:0", "0.0.0.0:0"] {
-                // No IPv6 here: the IPv4 rows remain.
+                // This machine has no IPv6, so the IPv4 rows remain.
                 let Ok(listener) = TcpListener::bind(at) else { continue };
                 let port = listener.local_addr().unwrap().port();
                 let targets = match at {

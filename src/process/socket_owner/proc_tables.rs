@@ -1,4 +1,4 @@
-//! The kernel's tables `/proc/net/tcp` and `tcp6`, read row by row.
+//! Reads the kernel's tables `/proc/net/tcp` and `tcp6` (proc_pid_net(5)) row by row.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use super::socket::{Families, LISTEN, Owner, Socket, canonical};
 use crate::http1::digits;
 
-/// The rows of both tables whose other end has one address, from one read.
+/// The rows of both tables with one remote address, from one read.
 pub struct Snapshot {
     rows: Vec<Socket>,
 }
@@ -42,8 +42,8 @@ pub enum Column {
     Other = 2,
 }
 
-/// Reads the tables from beginning to end and calls `note` with each row that has this port in this
-/// column. There may be tens of thousands of other rows: these are skipped unparsed.
+/// Reads the tables from beginning to end, and calls `note` with each row that has this port in
+/// this column. There may be tens of thousands of other rows. These are skipped unparsed.
 pub fn each_row(
     tables: &[File],
     column: Column,
@@ -76,7 +76,7 @@ pub fn each_row(
     Ok(())
 }
 
-/// A line of `/proc/net/tcp` or `tcp6`.
+/// Parses a line of `/proc/net/tcp` or `tcp6`. Returns `None` for any other line.
 fn row(line: &[u8]) -> Option<Socket> {
     let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     words.next()?;
@@ -87,8 +87,8 @@ fn row(line: &[u8]) -> Option<Socket> {
     Some(Socket { state, end, other, user, inode, takes: Families::Both })
 }
 
-/// An address and a port, such as `0100007F:1F90`. The address is in 32-bit words of the machine's
-/// byte order.
+/// Parses an address and a port, such as `0100007F:1F90`. The address is a sequence of 32-bit words
+/// in the machine's byte order. The port is a plain hexadecimal number.
 fn address(word: &[u8]) -> Option<SocketAddr> {
     let colon = word.iter().position(|byte| *byte == b':')?;
     let word_at = |at: usize| hex(word[..colon].get(at..at + 8)?);
@@ -107,7 +107,7 @@ fn address(word: &[u8]) -> Option<SocketAddr> {
     Some(canonical(SocketAddr::new(ip, port)))
 }
 
-/// 1 to 8 hexadecimal digits.
+/// Parses 1 to 8 hexadecimal digits.
 fn hex(word: &[u8]) -> Option<u32> {
     if !(1..=8).contains(&word.len()) {
         return None;

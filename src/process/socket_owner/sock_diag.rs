@@ -1,4 +1,4 @@
-//! Questions to the kernel over netlink (sock_diag(7)).
+//! Requests to the kernel over netlink (sock_diag(7)).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::socket::{Families, LISTEN, Socket, canonical};
 use crate::process::sys;
 
-/// The kernel sends no larger part of a list.
+/// The largest part of a list that the kernel sends, in bytes.
 const DUMP_PART: usize = 32 * 1024;
 
 /// Message types and flags of `linux/netlink.h` and `linux/sock_diag.h`.
@@ -16,13 +16,13 @@ const ERROR: u16 = 2;
 const DONE: u16 = 3;
 const REQUEST: u16 = 1;
 const DUMP: u16 = 0x300;
-/// `struct nlmsghdr` with `struct inet_diag_req_v2`.
+/// Bytes of a request: `struct nlmsghdr` with `struct inet_diag_req_v2`.
 const QUESTION: usize = 72;
-/// `struct nlmsghdr` with `struct inet_diag_msg`. Attributes follow.
+/// Bytes of a response before its attributes: `struct nlmsghdr` with `struct inet_diag_msg`.
 const RESPONSE: usize = 88;
 
 /// Whether the kernel has the module `tcp_diag`. A kernel without it reports every socket as
-/// missing, so the question is about a socket that does exist.
+/// missing, so the request names a socket that exists.
 pub fn has_diagnosis(fd: &OwnedFd) -> bool {
     let find = || {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -31,7 +31,8 @@ pub fn has_diagnosis(fd: &OwnedFd) -> bool {
     find().is_ok()
 }
 
-/// Asks for one socket. The kernel has queued its response when send(2) returns.
+/// Asks for one socket. The kernel has queued its response when send(2) returns. A socket that does
+/// not exist is ENOENT.
 pub fn ask(fd: &OwnedFd, number: u32, end: SocketAddr, other: SocketAddr) -> io::Result<Socket> {
     let family = if end.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let mut question = question(REQUEST, number, family as u8, u32::MAX);
@@ -48,7 +49,7 @@ pub fn ask(fd: &OwnedFd, number: u32, end: SocketAddr, other: SocketAddr) -> io:
     loop {
         let len = sys::read(fd.as_fd(), &mut part)?;
         let message = Message::first(&part[..len]).ok_or(io::ErrorKind::InvalidData)?;
-        // Other numbers belong to an earlier question that failed before its response was read.
+        // Other numbers belong to an earlier request that failed before its response was read.
         if message.number == number {
             return message.socket();
         }
@@ -82,7 +83,7 @@ pub fn list_listeners(
     }
 }
 
-/// A request for one socket, or for all sockets in one of these states (a bit for each).
+/// Builds a request for one socket, or for all sockets in one of these states (one bit for each).
 fn question(flags: u16, number: u32, family: u8, states: u32) -> [u8; QUESTION] {
     let mut question = [0; QUESTION];
     put(&mut question, 0, &(QUESTION as u32).to_ne_bytes());
@@ -91,7 +92,7 @@ fn question(flags: u16, number: u32, family: u8, states: u32) -> [u8; QUESTION] 
     put(&mut question, 8, &number.to_ne_bytes());
     put(&mut question, 16, &[family, libc::IPPROTO_TCP as u8]);
     put(&mut question, 20, &states.to_ne_bytes());
-    // No cookie.
+    // INET_DIAG_NOCOOKIE: any socket with these addresses.
     put(&mut question, 64, &[0xff; 8]);
     question
 }
@@ -150,7 +151,7 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// The attribute INET_DIAG_SKV6ONLY.
+    /// Reads the attribute INET_DIAG_SKV6ONLY.
     fn families(&self) -> Families {
         const V6ONLY: u16 = 11;
         let mut rest = self.bytes.get(RESPONSE..).unwrap_or_default();

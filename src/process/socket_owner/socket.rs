@@ -1,4 +1,4 @@
-//! One TCP socket as the kernel describes it, and what that says about its owner.
+//! One TCP socket as the kernel describes it, and the owner that follows from this description.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,7 +18,7 @@ pub enum Owner {
     Unaccepted,
     /// This end has sent its last byte (FIN) or is closed.
     Closing,
-    /// There is no such socket in this network namespace.
+    /// This network namespace has no such socket.
     Missing,
 }
 
@@ -28,24 +28,24 @@ pub enum Owner {
 pub struct Socket {
     /// The TCP state (`tcp_states.h` of the kernel).
     pub state: u8,
-    /// Its own address.
+    /// The socket's own address.
     pub end: SocketAddr,
     /// The address of the other end.
     pub other: SocketAddr,
     /// The uid that the kernel reports.
     pub user: u32,
-    /// 0 while no process has the socket.
+    /// The inode number; 0 while no process holds the socket.
     pub inode: u64,
-    /// Whose connections it accepts, if it is a listener.
+    /// The address families of the connections that it accepts, if it is a listener.
     pub takes: Families,
 }
 
 /// Which connections a listener on `[::]` accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Families {
-    /// IPv6 alone (IPV6_V6ONLY).
+    /// IPv6 connections only (IPV6_V6ONLY).
     V6,
-    /// IPv4 too, or this is not known.
+    /// IPv4 connections too, or the kernel does not say.
     Both,
 }
 
@@ -58,8 +58,8 @@ impl Socket {
             // so the owner is the process that connects, not the listener.
             ESTABLISHED | SYN_RECV if self.inode != 0 => Owner::User(self.user),
             ESTABLISHED | SYN_RECV => Owner::Unaccepted,
-            // Where there is no such connection, netlink reports the listener. A socket that only
-            // tries to connect from that address is no end of a connection either.
+            // When there is no such connection, netlink reports the listener. A socket that is
+            // still connecting from that address is no end of a connection either.
             LISTEN | SYN_SENT => Owner::Missing,
             _ => Owner::Closing,
         }
@@ -80,7 +80,7 @@ impl Socket {
     }
 }
 
-/// The address, with an IPv4 address in IPv6 form turned into IPv4.
+/// Returns the address with an IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) turned into IPv4.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -1,4 +1,4 @@
-//! What a forked process does to itself: when it ends, which signals reach it, and which
+//! Steps that a forked process takes for itself: when it ends, which signals reach it, and which
 //! descriptors, arguments and libraries it keeps.
 
 use std::ffi::CStr;
@@ -12,8 +12,9 @@ use libc::{c_char, c_int};
 use super::environment::environ;
 use super::result::check;
 
-/// Has the kernel kill this process when its parent ends. A change of user cancels that, so call
-/// this afterwards. Fails when the parent, whose id is given, is gone already.
+/// Makes the kernel kill this process when its parent ends (PR_SET_PDEATHSIG). A change of user
+/// cancels this, so call this function after such a change. `parent` is the parent's process id.
+/// Fails with [`io::ErrorKind::NotFound`] if the parent has already ended.
 pub fn end_with(parent: u32) -> io::Result<()> {
     // SAFETY: prctl with plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
@@ -23,27 +24,29 @@ pub fn end_with(parent: u32) -> io::Result<()> {
     }
 }
 
-/// What a signal does.
+/// The disposition of a signal (signal(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// Nothing.
+    /// The signal is ignored.
     Ignored,
-    /// The default action of the kernel.
+    /// The kernel takes the default action.
     Default,
 }
 
-/// Sets what a signal does. If SIGCHLD is ignored, the kernel also reaps children that end.
+/// Sets the disposition of a signal. If SIGCHLD is ignored, the kernel also reaps children that
+/// end.
 pub fn set_disposition(signal: c_int, disposition: Disposition) {
     let handler = match disposition {
         Disposition::Ignored => libc::SIG_IGN,
         Disposition::Default => libc::SIG_DFL,
     };
-    // SAFETY: no code of ours becomes a handler.
+    // SAFETY: no function of this program becomes a handler.
     unsafe { libc::signal(signal, handler) };
 }
 
-/// Has the kernel kill this process after so many seconds. The process cannot block SIGKILL, and
-/// once its filter forbids timers it cannot postpone it.
+/// Makes the kernel kill this process after this many seconds (timer_settime(2)). The process
+/// cannot block SIGKILL. Once its seccomp filter forbids timers, the process cannot postpone the
+/// end.
 pub fn end_after(seconds: u32) -> io::Result<()> {
     let timer = kill_timer()?;
     // SAFETY: plain memory, of which zero is a legal value.
@@ -56,21 +59,21 @@ pub fn end_after(seconds: u32) -> io::Result<()> {
     check(c_int::try_from(set).unwrap_or(-1)).map(|_| ())
 }
 
-/// Tests whether [`end_after`] could create a timer.
+/// Tests whether [`end_after`] can create a timer.
 pub fn try_timer() -> io::Result<()> {
     let timer = kill_timer()?;
-    // SAFETY: the timer was made here, and nothing else knows it.
+    // SAFETY: the timer was created here, and no other code knows it.
     unsafe { libc::syscall(libc::SYS_timer_delete, timer) };
     Ok(())
 }
 
-/// A timer that kills this process, not set yet.
+/// Creates a timer that kills this process (timer_create(2)). The timer is not armed yet.
 fn kill_timer() -> io::Result<c_int> {
     // SAFETY: plain memory, of which zero is a legal value.
     let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
     event.sigev_notify = libc::SIGEV_SIGNAL;
     event.sigev_signo = libc::SIGKILL;
-    // The kernel's number for the timer, which is not that of every C library.
+    // This is the kernel's number for the timer. Some C libraries use other numbers.
     let mut timer: c_int = 0;
     let (clock, event, at) =
         (libc::CLOCK_MONOTONIC, ptr::from_ref(&event), ptr::from_mut(&mut timer));
@@ -79,26 +82,26 @@ fn kill_timer() -> io::Result<c_int> {
     check(c_int::try_from(made).unwrap_or(-1)).map(|_| timer)
 }
 
-/// Ends the process at once: nothing is flushed, nothing is run.
+/// Ends the process at once (_exit(2)). No buffer is flushed and no exit handler runs.
 pub fn end_now(code: c_int) -> ! {
     // SAFETY: no memory is involved.
     unsafe { libc::_exit(code) }
 }
 
-/// The name that ps(1) shows.
+/// Sets the name that ps(1) shows, cut at 15 bytes (PR_SET_NAME).
 pub fn set_name(name: &CStr) {
     // SAFETY: the kernel reads a string that outlives the call.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
 }
 
-/// The process runs as root.
+/// Whether the process runs as root.
 pub fn is_root() -> bool {
     // SAFETY: no memory is involved.
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Lowers how many processes the user of this one may have, for this one and its children. Where
-/// that is refused the limit stays as it was.
+/// Lowers the limit on the processes of this user (RLIMIT_NPROC), for this process and its
+/// children. If the kernel refuses, the limit stays as it was.
 pub fn limit_processes(count: u64) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills one struct, and reads one, that outlive the calls.
@@ -111,19 +114,22 @@ pub fn limit_processes(count: u64) {
     }
 }
 
-/// Moves a descriptor to number 3 and closes all others from 3 on.
+/// Moves a descriptor to number 3 and closes every higher descriptor. The caller guarantees that no
+/// other code uses a descriptor from 3 on. Without close_range(2) (Linux 5.9), only descriptors
+/// below the limit on open files and below 65,536 are closed.
 pub fn keep_only(fd: OwnedFd) -> io::Result<OwnedFd> {
     const KEPT: c_int = 3;
     let fd = if fd.as_raw_fd() == KEPT {
         fd
     } else {
-        // SAFETY: whatever has this number is not used any more, as the caller says.
+        // SAFETY: any other descriptor with this number is no longer used, as the caller
+        // guarantees.
         check(unsafe { libc::dup3(fd.as_raw_fd(), KEPT, libc::O_CLOEXEC) })?;
         std::mem::forget(fd);
-        // SAFETY: the number was just given to it.
+        // SAFETY: the descriptor has just received this number.
         unsafe { OwnedFd::from_raw_fd(KEPT) }
     };
-    // SAFETY: whatever has these numbers is not used any more, as the caller says.
+    // SAFETY: descriptors with these numbers are no longer used, as the caller guarantees.
     if unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, u32::MAX, 0) } != 0 {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: the kernel fills one struct that outlives the call.
@@ -136,14 +142,15 @@ pub fn keep_only(fd: OwnedFd) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Overwrites the arguments where the kernel put them, so that `/proc/PID/cmdline` shows them no
-/// more. Only while the process has one thread, and after the last look at them.
+/// Overwrites the arguments where the kernel put them, so that `/proc/PID/cmdline` no longer shows
+/// them. Call this only while the process has one thread, and after the arguments have been read
+/// for the last time.
 pub fn wipe_arguments() {
     let count = std::env::args_os().len();
     // SAFETY: on Linux the kernel lays out, one after the other: the number of arguments, a pointer
-    // to each, null, and the environment's pointers, where `environ` points for as long as nobody
-    // calls setenv(3), which nothing here does. The number is compared before a pointer is
-    // followed.
+    // to each argument, a null pointer, and the pointers to the environment. `environ` points to
+    // the latter as long as setenv(3) is not called, and no code here calls it. The number is
+    // compared before a pointer is followed.
     unsafe {
         let variables = environ;
         if variables.is_null() || !(*variables.sub(1)).is_null() {
@@ -161,8 +168,8 @@ pub fn wipe_arguments() {
     }
 }
 
-/// Loads a shared library for good, where the C library can; runs what it does at its start, and
-/// nothing else of it.
+/// Loads a shared library for the rest of the process, if the C library supports this. Runs the
+/// library's initialisers and no other code of it.
 pub fn load_library(name: &CStr) {
     #[cfg(target_env = "gnu")]
     // SAFETY: the caller names a library that the C library would load by itself later.
@@ -173,9 +180,11 @@ pub fn load_library(name: &CStr) {
     let _ = name;
 }
 
-/// poll(2), up to the timeout. After an interruption no descriptor is ready.
+/// poll(2), up to the timeout; `None` waits without a limit. After an interruption by a signal, no
+/// descriptor is ready.
 pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
-    // Rounded up: a timeout below a millisecond must not become 0, which would spin.
+    // The timeout is rounded up to milliseconds: a shorter timeout must not become 0, which would
+    // spin.
     let timeout = timeout.map_or(-1, |timeout| {
         c_int::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX)
     });
@@ -189,10 +198,10 @@ pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<(
     }
 }
 
-/// Empties a file if it still holds these bytes, and no others.
+/// Empties a file if it holds exactly these bytes. Errors are ignored.
 pub fn empty_if_it_holds(file: BorrowedFd<'_>, bytes: &[u8]) {
     let mut content = vec![0; bytes.len() + 1];
-    // SAFETY: the kernel writes at most `len` bytes into memory that is ours alone.
+    // SAFETY: the kernel writes at most `len` bytes into memory that no other code refers to.
     let n = unsafe { libc::pread(file.as_raw_fd(), content.as_mut_ptr().cast(), content.len(), 0) };
     if usize::try_from(n) == Ok(bytes.len()) && content[..bytes.len()] == *bytes {
         // SAFETY: no memory is involved.

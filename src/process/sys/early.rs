@@ -1,30 +1,32 @@
-//! What runs before the standard library does: it calls the C library alone, and neither allocates
-//! nor panics.
+//! Steps that run before the standard library starts. They call the C library alone, and neither
+//! allocate nor panic.
 
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use libc::c_int;
 
-/// Less than this and the standard library or this program may run out of stack without a word.
+/// The smallest usable limit on the stack, in bytes. With less, the standard library or this
+/// program may overflow the stack without a message.
 const STACK_NEEDED: libc::rlim_t = 256 * 1024;
-/// What the stack may grow to where the limit was lower and can be raised.
+/// The limit on the stack, in bytes, that is set where the limit was too low and can be raised.
 const STACK_WANTED: libc::rlim_t = 8 * 1024 * 1024;
 
-/// What the first steps found.
+/// The state of the process before the first steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstSteps {
-    /// They did not run: this is not the relay's own program.
+    /// The first steps did not run: this is not the relay's own program.
     NotRun,
-    /// execve(2) had left the process closed: its user may not read the program's file.
+    /// The process was already closed to others: execve(2) makes it so when its user may not read
+    /// the program's file (PR_SET_DUMPABLE(2const)).
     Closed,
-    /// Until then a process of the same user could attach to this one.
+    /// A process of the same user could attach to this process before the first steps.
     Open,
 }
 
 static FOUND: AtomicU8 = AtomicU8::new(0);
 
-/// What the first steps found.
+/// Returns the state of the process before the first steps.
 pub fn found_first() -> FirstSteps {
     match FOUND.load(Ordering::Relaxed) {
         0 => FirstSteps::NotRun,
@@ -33,12 +35,13 @@ pub fn found_first() -> FirstSteps {
     }
 }
 
-/// Closes the process to others of its user at once, and ends it with a message where it would die
-/// without one. Run by the C library before `main`, by way of [`crate::run_first`].
+/// Makes the process undumpable, so that no other process of its user can attach to it. Ends the
+/// process with a message where it would otherwise die without one. The C library runs this
+/// function before `main`, by way of [`crate::run_first`].
 pub extern "C" fn first_steps() {
     // SAFETY: prctl with plain numbers.
     let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) };
-    // SAFETY: as above. A failure is found out and reported by `harden::base`.
+    // SAFETY: as above. `harden::base` detects and reports a failure.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
     FOUND.store(if dumpable == 1 { 2 } else { 1 }, Ordering::Relaxed);
 
@@ -56,9 +59,10 @@ pub extern "C" fn first_steps() {
         }
     }
     for fd in 0..3 {
-        // SAFETY: asks for flags; no memory is involved.
+        // SAFETY: this reads flags; no memory is involved.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
-            // The lowest number that is free, so this one. SAFETY: the path is a C string.
+            // open(2) returns the lowest free number, which is this one.
+            // SAFETY: the path is a C string.
             let opened = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
             if opened != fd {
                 end(b"stdin, stdout or stderr is closed and /dev/null cannot be opened; leave them \
@@ -68,7 +72,8 @@ pub extern "C" fn first_steps() {
     }
 }
 
-/// The stack of the first thread grows as far as the limit in force allows.
+/// Sets the limits on the stack. The stack of the first thread grows as far as the limit in force
+/// allows. Fails if the limit stays below [`STACK_NEEDED`].
 fn raise_stack(hard: libc::rlim_t) -> Result<(), ()> {
     let raised = libc::rlimit { rlim_cur: hard.min(STACK_WANTED), rlim_max: hard };
     // SAFETY: the kernel reads one struct that outlives the call.
@@ -78,25 +83,25 @@ fn raise_stack(hard: libc::rlim_t) -> Result<(), ()> {
     }
 }
 
-/// Says why the program does not start, where stderr is open, and ends it.
+/// Writes the reason to stderr, if stderr is open, and ends the program with status 1.
 fn end(reason: &'static [u8]) -> ! {
     const FAILED: c_int = 1;
     for part in [b"codex-responses-api-proxy: error: ".as_slice(), reason, b"\n"] {
         // SAFETY: the kernel reads bytes that outlive the call.
         unsafe { libc::write(libc::STDERR_FILENO, part.as_ptr().cast(), part.len()) };
     }
-    // SAFETY: ends the process; nothing of it runs any more.
+    // SAFETY: this ends the process; no code runs afterwards.
     unsafe { libc::_exit(FAILED) }
 }
 
-/// Has the C library run a function before `main`. The function must not count on the standard
+/// Makes the C library run a function before `main`. The function must not rely on the standard
 /// library.
 #[macro_export]
 macro_rules! run_first {
     ($function:path) => {
         const _: () = {
-            // SAFETY: the C library calls what stands in this section, and it is a function that
-            // takes nothing and needs nothing that is not there yet.
+            // SAFETY: the C library calls each function in this section. The function takes no
+            // argument and needs nothing that is not initialised yet.
             #[used]
             #[unsafe(link_section = ".init_array")]
             static FIRST: extern "C" fn() = $function;

@@ -1,4 +1,4 @@
-//! The environment and the arguments, where the kernel put them in this process's memory.
+//! The environment and the arguments, at the addresses where the kernel put them in this process.
 
 use std::ffi::{CStr, c_char};
 use std::ptr;
@@ -6,26 +6,27 @@ use std::ptr;
 use crate::http1::digits;
 
 unsafe extern "C" {
-    /// The environment: pointers to `NAME=value`, the last one null.
+    /// The environment (environ(7)): pointers to `NAME=value`, ended by a null pointer.
     pub(super) static mut environ: *mut *mut c_char;
 }
 
-/// Calls `look` with the value of a variable where it lies, without a copy. Only while the process
-/// has one thread.
+/// Calls `look` with the value of a variable in place, without a copy. Returns `None` if there is
+/// no such variable. Call this only while the process has one thread.
 pub fn with_variable<R>(name: &CStr, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
     // SAFETY: the name is a string that outlives the call.
     let value = unsafe { libc::getenv(name.as_ptr()) };
-    // SAFETY: a string of the environment, which nothing changes while `look` runs: there is no
-    // other thread, and the reference does not outlive the call.
+    // SAFETY: this is a string of the environment, which nothing changes while `look` runs: there
+    // is no other thread, and the reference does not outlive the call.
     (!value.is_null()).then(|| look(unsafe { CStr::from_ptr(value) }.to_bytes()))
 }
 
-/// Removes the unwanted variables and overwrites them where the kernel put them, so that
-/// `/proc/PID/environ` does not show them any more. Only while the process has one thread.
+/// Removes the variables whose name `is_unwanted`, and overwrites them where the kernel put them,
+/// so that `/proc/PID/environ` no longer shows them. Call this only while the process has one
+/// thread.
 pub fn wipe_variables(is_unwanted: impl Fn(&[u8]) -> bool) {
-    // SAFETY: the list is the C library's own, ends with null, and nobody else reads or writes it:
+    // SAFETY: the list is the C library's own, ends with null, and nothing else reads or writes it:
     // there is no other thread. Each string is writable memory of this process, and the reference
-    // to it has ended when it is overwritten. Those that stay move up, as in unsetenv(3).
+    // to it has ended when it is overwritten. The remaining pointers move up, as in unsetenv(3).
     unsafe {
         let mut to = environ;
         let mut from = environ;
@@ -47,11 +48,11 @@ pub fn wipe_variables(is_unwanted: impl Fn(&[u8]) -> bool) {
     }
 }
 
-/// Overwrites each variable of the environment whose value `is_secret`, and removes it, and calls
-/// back with its name. Only while the process has one thread.
+/// Overwrites and removes each variable whose value `is_secret`, and calls `found` with its name.
+/// Call this only while the process has one thread.
 pub fn wipe_values(is_secret: impl Fn(&[u8]) -> bool, mut found: impl FnMut(&[u8])) {
-    // SAFETY: the list is the C library's own, ends with null, and nobody else changes it: there is
-    // no other thread. The references end with the call.
+    // SAFETY: the list is the C library's own, ends with null, and nothing else changes it: there
+    // is no other thread. The references end with the call.
     unsafe {
         let mut at = environ;
         while !at.is_null() && !(*at).is_null() {
@@ -66,19 +67,19 @@ pub fn wipe_values(is_secret: impl Fn(&[u8]) -> bool, mut found: impl FnMut(&[u8
             at = at.add(1);
         }
     }
-    // An entry that was overwritten has no name.
+    // An overwritten entry has an empty name.
     wipe_variables(<[u8]>::is_empty);
 }
 
 /// Overwrites the parts of the kernel's block for the environment that no variable uses any more.
-/// glibc copies `GLIBC_TUNABLES`, for example, and leaves the original behind in pieces. Only while
-/// the process has one thread. Does nothing where `/proc` cannot be read.
+/// glibc copies `GLIBC_TUNABLES`, for example, and leaves the original in pieces. Does nothing
+/// where `/proc` cannot be read. Call this only while the process has one thread.
 pub fn wipe_former_variables() {
     let Some((start, end)) = environment_block() else {
         return;
     };
     let mut kept = Vec::new();
-    // SAFETY: the list is the C library's own, ends with null, and nobody changes it: there is no
+    // SAFETY: the list is the C library's own, ends with null, and nothing changes it: there is no
     // other thread. Each entry is a C string.
     unsafe {
         let mut entry = environ;
@@ -99,17 +100,18 @@ pub fn wipe_former_variables() {
     fn wipe(from: usize, to: usize) {
         if from < to {
             let at = ptr::with_exposed_provenance_mut::<u8>(from);
-            // SAFETY: the kernel says that the block is the process's own environment, which is
-            // writable, and no string that is in use lies in this part of it.
+            // SAFETY: the kernel reports that the block is the process's own environment, which is
+            // writable. No string that is in use lies in this part of it.
             zeroize::Zeroize::zeroize(unsafe { std::slice::from_raw_parts_mut(at, to - from) });
         }
     }
 }
 
-/// Where the kernel put the environment: fields 50 and 51 of `/proc/self/stat`.
+/// The start and end address of the environment: fields 50 and 51 of `/proc/self/stat`
+/// (proc_pid_stat(5)).
 fn environment_block() -> Option<(usize, usize)> {
     let text = std::fs::read("/proc/self/stat").ok()?;
-    // The second field is the name, which may contain spaces and parentheses.
+    // The second field is the program's name, which may contain spaces and parentheses.
     let behind = text.iter().rposition(|byte| *byte == b')')? + 1;
     let mut fields = text[behind..].split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     let mut number = |skip| {
@@ -121,12 +123,12 @@ fn environment_block() -> Option<(usize, usize)> {
     (start < end).then_some((start, end))
 }
 
-/// Calls `look` with the arguments where the kernel put them, each followed by a zero byte.
-/// Only while the process has one thread.
+/// Calls `look` with the arguments where the kernel put them, each followed by a zero byte. Returns
+/// `None` where `/proc` cannot be read. Call this only while the process has one thread.
 pub fn with_arguments<R>(look: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // Fields 48 and 49 of proc_pid_stat(5); the name, which may hold anything, ends with the last
-    // parenthesis, and what follows that is field 3.
+    // The addresses are fields 48 and 49 (proc_pid_stat(5)). The program's name, field 2, may
+    // contain any character. It ends with the last parenthesis, so field 3 comes next.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(45);
     let mut number = || digits::decimal(fields.next()?.as_bytes(), 20)?.try_into().ok();
     let (start, end): (usize, usize) = (number()?, number()?);
@@ -134,8 +136,8 @@ pub fn with_arguments<R>(look: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
         return None;
     }
     let start = ptr::with_exposed_provenance_mut::<u8>(start);
-    // SAFETY: the kernel names its own copy of the arguments, which is writable memory of this
-    // process for as long as it runs; nothing else refers to it while `look` runs, since there is
-    // no other thread.
+    // SAFETY: the kernel reports its own copy of the arguments, which is writable memory of this
+    // process for as long as it runs. Nothing else refers to it while `look` runs: there is no
+    // other thread.
     Some(look(unsafe { std::slice::from_raw_parts_mut(start, end - start.addr()) }))
 }

@@ -1,4 +1,4 @@
-//! Messages over a socketpair, with or without a descriptor attached (`SCM_RIGHTS`).
+//! Messages over a socket pair, with or without a descriptor (`SCM_RIGHTS`, unix(7)).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -8,31 +8,32 @@ use libc::c_int;
 
 use super::result::check;
 
-/// Two connected sockets that keep messages apart, do not block, and stay out of other programs.
+/// socketpair(2): two connected, non-blocking sockets that preserve message boundaries and are
+/// closed on execve(2).
 pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     let mut fds: [c_int; 2] = [-1; 2];
-    // SAFETY: the kernel fills two numbers that are ours alone.
+    // SAFETY: the kernel fills two numbers that no other code refers to.
     check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
-    // SAFETY: both were just made and nobody else has them.
+    // SAFETY: both descriptors have just been created, and no other code owns them.
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
-/// Space for a control message with one descriptor, aligned as its header has to be.
+/// Space for a control message with one descriptor, aligned as the header requires.
 #[repr(C)]
 struct Control {
     header: libc::cmsghdr,
     fd: c_int,
 }
 
-/// The bytes of a control message with one descriptor. One that is received into so much room
-/// brings one descriptor at most: the kernel closes any other.
+/// The length in bytes of a control message with one descriptor (CMSG_LEN). A buffer of this length
+/// receives at most one descriptor. The kernel closes any further descriptor.
 fn control_len() -> usize {
     // SAFETY: computes a number.
     unsafe { libc::CMSG_LEN(size_of::<c_int>() as u32) as usize }
 }
 
-/// A message header for one buffer and, where there is one, a control message.
+/// Makes a message header for one buffer and, optionally, a control message.
 fn header(iov: &mut libc::iovec, control: Option<&mut Control>) -> libc::msghdr {
     // SAFETY: plain memory, of which zero is a legal value: no name, no buffer, no control message.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -45,13 +46,14 @@ fn header(iov: &mut libc::iovec, control: Option<&mut Control>) -> libc::msghdr 
     header
 }
 
-/// Sends one whole message, and a copy of the descriptor with it.
+/// Sends one whole message, and with it a copy of the descriptor. Does not block: a full socket is
+/// [`io::ErrorKind::WouldBlock`].
 pub fn send_message(
     to: BorrowedFd<'_>,
     message: &[u8],
     descriptor: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
-    // The kernel only reads from it.
+    // The kernel only reads from the buffer.
     let mut iov =
         libc::iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() };
     // SAFETY: plain memory, of which zero is a legal value.
@@ -65,8 +67,8 @@ pub fn send_message(
     });
     let header = header(&mut iov, control);
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-    // SAFETY: the header points to a buffer and a control message that outlive the call, with their
-    // lengths.
+    // SAFETY: the header points to a buffer and a control message, with their lengths. Both outlive
+    // the call.
     let n = unsafe { libc::sendmsg(to.as_raw_fd(), &header, flags) };
     match usize::try_from(n) {
         Ok(n) if n == message.len() => Ok(()),
@@ -75,29 +77,31 @@ pub fn send_message(
     }
 }
 
-/// What came with a message.
+/// The descriptor that came with a message.
 #[derive(Debug)]
 pub enum Passed {
     /// No descriptor.
     Nothing,
-    /// This one. No other program will get it.
+    /// One descriptor, which is closed on execve(2).
     Descriptor(OwnedFd),
-    /// A descriptor that this process had no room for (`MSG_CTRUNC`).
+    /// A descriptor for which this process had no room (`MSG_CTRUNC`).
     Lost,
 }
 
-// The lengths have another type with musl.
+// musl declares the lengths with another type than glibc.
 #[allow(clippy::unnecessary_cast)]
-/// Receives one message; its length is 0 when the other end is gone. One that does not fit is an
-/// error, as is a control message that holds anything but one descriptor.
+/// Receives one message, and returns its length in bytes. The length is 0 when the other end is
+/// closed. Does not block: without a message the error is [`io::ErrorKind::WouldBlock`]. A message
+/// that does not fit is [`io::ErrorKind::InvalidData`], and so is a control message that holds
+/// anything but one descriptor.
 pub fn receive_message(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Passed)> {
     let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: plain memory, of which zero is a legal value.
     let mut control: Control = unsafe { std::mem::zeroed() };
     let mut header = header(&mut iov, Some(&mut control));
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
-    // SAFETY: the header points to a buffer and a control message that outlive the call and are
-    // ours alone, with their lengths.
+    // SAFETY: the header points to a buffer and a control message, with their lengths. Both outlive
+    // the call, and no other code refers to them.
     let n = unsafe { libc::recvmsg(from.as_raw_fd(), &mut header, flags) };
     let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
     let (flags, len) = (header.msg_flags, header.msg_controllen as usize);
@@ -109,14 +113,15 @@ pub fn receive_message(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(u
         {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        // SAFETY: the kernel has just put this descriptor into the table of this process, for us.
+        // SAFETY: the kernel has just put this descriptor into the table of this process, and no
+        // other code owns it.
         Passed::Descriptor(unsafe { OwnedFd::from_raw_fd(fd) })
     } else if flags & libc::MSG_CTRUNC != 0 {
         Passed::Lost
     } else {
         Passed::Nothing
     };
-    // More descriptors than one: the kernel kept the others back and says so.
+    // There was more than one descriptor. The kernel has dropped the others and sets MSG_CTRUNC.
     let more = matches!(passed, Passed::Descriptor(_)) && flags & libc::MSG_CTRUNC != 0;
     if more || flags & libc::MSG_TRUNC != 0 {
         return Err(io::ErrorKind::InvalidData.into());

@@ -1,20 +1,21 @@
-//! Protection keys (pkeys(7)): pages on which every access faults, except while they are opened.
+//! Protection keys (pkeys(7)): pages on which every access faults, except while they are open.
 //!
 //! The processor's PKRU register holds two bits for each key and belongs to the thread. New threads
-//! and forked processes inherit its value; a signal handler starts with every key closed. aarch64
-//! has a similar feature (POE), which is not used here.
+//! and forked processes inherit its value. A signal handler starts with every key but key 0 closed.
+//! aarch64 has a similar feature (POE), which is not used here.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use super::secret_pages::SecretPages;
 
-/// What closes the key's pages between two uses.
+/// The mechanism that closes the key's pages between two uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageLock {
     /// A protection key.
     ProtectionKey,
-    /// Nothing: the processor or the kernel has no protection keys, or a profile refuses them.
+    /// No mechanism: the processor or the kernel has no protection keys, or a seccomp profile
+    /// refuses them.
     Nothing,
 }
 
@@ -27,11 +28,11 @@ impl fmt::Display for PageLock {
     }
 }
 
-/// Secret pages that can be accessed through [`LockedPages::open`] alone, where the machine has
+/// Secret pages that can be accessed only through [`LockedPages::open`], where the machine has
 /// protection keys.
 pub struct LockedPages {
     pages: SecretPages,
-    // Fields are dropped in order: the key after the pages.
+    // Fields are dropped in order, so the pages are wiped before the key closes.
     key: Key,
 }
 
@@ -41,13 +42,13 @@ impl LockedPages {
         LockedPages { key: Key::of(&pages), pages }
     }
 
-    /// What closes them.
+    /// The mechanism that closes the pages.
     pub fn lock(&self) -> PageLock {
         if self.key.is_none() { PageLock::Nothing } else { PageLock::ProtectionKey }
     }
 
     /// Opens the pages to this thread until the returned guard is dropped. Start no thread and fork
-    /// no process meanwhile: both would inherit the open pages.
+    /// no process in the meantime: both would inherit access to the pages.
     #[inline]
     pub fn open(&mut self) -> OpenPages<'_> {
         OpenPages { before: self.key.open(), pages: &mut self.pages }
@@ -55,13 +56,13 @@ impl LockedPages {
 }
 
 impl Drop for LockedPages {
-    /// The pages wipe themselves next, and the key closes after that.
+    /// Opens the pages, so that their own drop can wipe them. The key closes after that.
     fn drop(&mut self) {
         self.key.open();
     }
 }
 
-/// Pages that are open. Closes them when it goes.
+/// Open pages. Dropping this closes them.
 pub struct OpenPages<'a> {
     pages: &'a mut SecretPages,
     before: Before,
@@ -94,7 +95,7 @@ impl Drop for OpenPages<'_> {
 mod register {
     use super::super::secret_pages::SecretPages;
 
-    /// There is none.
+    /// This architecture has no protection key.
     pub struct Key;
     pub struct Before;
 
@@ -122,21 +123,21 @@ mod register {
 
     use super::super::secret_pages::SecretPages;
 
-    /// The process's one protection key, by the two bits of PKRU that deny reads and writes; zero
-    /// where there is none.
+    /// The process's protection key, as the two bits of PKRU that deny reads and writes. Zero if
+    /// there is no key.
     pub struct Key(u32);
 
-    /// PKRU as it was before; `None` where nothing was changed.
+    /// The value of PKRU before a change. `None` if nothing was changed.
     pub struct Before(Option<u32>);
 
     impl Key {
-        /// Puts the pages under the key, closed.
+        /// Assigns the pages to the key, and closes them.
         pub fn of(pages: &SecretPages) -> Key {
             static KEY: OnceLock<Option<u32>> = OnceLock::new();
             let number = *KEY.get_or_init(|| {
                 const DISABLE_ACCESS: libc::c_ulong = 1;
-                // SAFETY: no memory is involved. The call closes the new key to this thread; others
-                // have every key closed from their beginning.
+                // SAFETY: no memory is involved. The call closes the new key to this thread. Other
+                // threads have every key but key 0 closed from their start.
                 let key = unsafe { libc::syscall(libc::SYS_pkey_alloc, 0_u64, DISABLE_ACCESS) };
                 u32::try_from(key).ok().filter(|key| (1..16).contains(key))
             });
@@ -185,23 +186,24 @@ mod register {
         }
     }
 
-    /// RDPKRU. Only where a protection key has been allocated: the instruction is known there.
+    /// RDPKRU. Call this only after a protection key has been allocated: then the processor has
+    /// this instruction.
     #[inline(always)]
     fn read() -> u32 {
         let value;
-        // SAFETY: reads a register of this thread. ECX must be zero; EDX is cleared.
+        // SAFETY: this reads a register of this thread. ECX must be zero; EDX is cleared.
         unsafe {
             asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nostack, preserves_flags));
         }
         value
     }
 
-    /// WRPKRU. Only as [`read`].
+    /// WRPKRU. The condition of [`read`] holds here too.
     #[inline(always)]
     fn write(value: u32) {
-        // SAFETY: changes which pages this thread may access, and those that become closed have no
-        // reference into them that is still used. ECX and EDX must be zero. The compiler takes it
-        // that the instruction reads and writes memory, and moves no access across it.
+        // SAFETY: this changes which pages this thread may access. No reference into pages that
+        // become closed is used any more. ECX and EDX must be zero. The compiler assumes that the
+        // instruction reads and writes memory, and moves no access across it.
         unsafe {
             asm!("wrpkru", in("eax") value, in("ecx") 0, in("edx") 0, options(nostack, preserves_flags));
         }

@@ -1,4 +1,5 @@
-//! Files by name, one folder at a time.
+//! Operations on files by name, one folder at a time. Each function returns the error of the system
+//! call that it names.
 
 use std::ffi::{CStr, c_int};
 use std::io;
@@ -6,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::result::check;
 
-/// What a name in a folder stands for; a link is not followed.
+/// The kind of file that a name in a folder refers to. A link is not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
@@ -19,7 +20,7 @@ pub enum Kind {
     Other,
 }
 
-/// fstatat(2): what a name stands for, and who owns that.
+/// fstatat(2): the kind of the file and its owner's uid. A link is not followed.
 pub fn kind_at(folder: BorrowedFd<'_>, name: &CStr) -> io::Result<(Kind, u32)> {
     // SAFETY: plain numbers; every pattern of bits is one.
     let mut found: libc::stat = unsafe { std::mem::zeroed() };
@@ -35,26 +36,27 @@ pub fn kind_at(folder: BorrowedFd<'_>, name: &CStr) -> io::Result<(Kind, u32)> {
     Ok((kind, found.st_uid))
 }
 
-/// openat(2) of a folder, for looking names up in it; a link is not followed.
+/// openat(2) with O_PATH: opens a folder to look up names in it. A link is not followed. Without
+/// `at`, the name is relative to the working directory.
 pub fn open_folder(at: Option<BorrowedFd<'_>>, name: &CStr) -> io::Result<OwnedFd> {
     let at = at.map_or(libc::AT_FDCWD, |at| at.as_raw_fd());
     let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     // SAFETY: the name is a string that outlives the call.
     let fd = check(unsafe { libc::openat(at, name.as_ptr(), flags) })?;
-    // SAFETY: the descriptor was just made and nobody else has it.
+    // SAFETY: the descriptor has just been created, and no other code owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// openat(2); a link is not followed.
+/// openat(2). A link is not followed.
 pub fn open_at(at: BorrowedFd<'_>, name: &CStr, flags: c_int, mode: u32) -> io::Result<OwnedFd> {
     let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NOCTTY;
     // SAFETY: the name is a string that outlives the call.
     let fd = check(unsafe { libc::openat(at.as_raw_fd(), name.as_ptr(), flags, mode) })?;
-    // SAFETY: the descriptor was just made and nobody else has it.
+    // SAFETY: the descriptor has just been created, and no other code owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// mkdirat(2).
+/// mkdirat(2) with mode 0755, less the umask.
 pub fn make_folder_at(at: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     // SAFETY: the name is a string that outlives the call.
     check(unsafe { libc::mkdirat(at.as_raw_fd(), name.as_ptr(), 0o755) }).map(|_| ())
@@ -67,13 +69,13 @@ pub fn rename_at(folder: BorrowedFd<'_>, from: &CStr, to: &CStr) -> io::Result<(
     check(unsafe { libc::renameat(fd, from.as_ptr(), fd, to.as_ptr()) }).map(|_| ())
 }
 
-/// unlinkat(2) of a file.
+/// unlinkat(2) of a file. Folders are not removed.
 pub fn remove_at(folder: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     // SAFETY: the name is a string that outlives the call.
     check(unsafe { libc::unlinkat(folder.as_raw_fd(), name.as_ptr(), 0) }).map(|_| ())
 }
 
-/// readlinkat(2).
+/// readlinkat(2): the target of a link, cut at PATH_MAX bytes.
 pub fn read_link_at(folder: BorrowedFd<'_>, name: &CStr) -> io::Result<Vec<u8>> {
     let mut target = vec![0; libc::PATH_MAX as usize];
     let (at, len) = (target.as_mut_ptr().cast(), target.len());
@@ -84,14 +86,14 @@ pub fn read_link_at(folder: BorrowedFd<'_>, name: &CStr) -> io::Result<Vec<u8>> 
     Ok(target)
 }
 
-/// The user whom the kernel checks.
+/// geteuid(2): the uid that the kernel checks.
 pub fn effective_user() -> u32 {
-    // SAFETY: reads a number of this process.
+    // SAFETY: this reads a number of the process; no memory is involved.
     unsafe { libc::geteuid() }
 }
 
-/// dup3(2): `fd` keeps its number and is what `by` is.
+/// dup3(2): `fd` keeps its number, and refers to the same file as `by` afterwards.
 pub fn replace_descriptor(fd: BorrowedFd<'_>, by: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: no memory is involved; the owner of `fd` goes on owning that number.
+    // SAFETY: no memory is involved; the owner of `fd` still owns that number.
     check(unsafe { libc::dup3(by.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) }).map(|_| ())
 }

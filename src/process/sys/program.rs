@@ -1,4 +1,4 @@
-//! The program's own segments: RELRO, seals, prefaulting.
+//! The memory segments of the program: RELRO, sealing and prefaulting.
 
 use std::ops::ControlFlow;
 use std::{io, ptr};
@@ -7,36 +7,38 @@ use libc::c_void;
 
 use super::machine::page_size;
 
-/// What was done to the program's own memory.
+/// The protections of the program's own memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sealed {
-    /// Relocated constants, which are written once at the start, are read-only (PT_GNU_RELRO).
+    /// Relocated constants (PT_GNU_RELRO), which are written once at the start, are read-only.
     pub relro: bool,
-    /// No mapping of the program can be changed, replaced or removed (mseal(2), Linux 6.10).
+    /// The read-only mappings of the program and its libraries are sealed: none can be changed,
+    /// replaced or removed (mseal(2), Linux 6.10).
     pub mseal: bool,
 }
 
-/// A segment of a loaded object: its pages, and what its program header says.
+/// A segment of a loaded object, as its program header describes it.
 struct Segment {
     kind: u32,
     flags: u32,
     start: usize,
-    /// Behind the last byte.
+    /// The address behind the last byte.
     end: usize,
 }
 
-/// Shows the segments of each loaded object, the program's first, until `look` breaks.
+/// Passes the segments of each loaded object to `look`, the program's first, until `look` breaks.
 fn each_object(mut look: impl FnMut(&[Segment]) -> ControlFlow<()>) {
     unsafe extern "C" fn object<F: FnMut(&[Segment]) -> ControlFlow<()>>(
         object: *mut libc::dl_phdr_info,
         _: libc::size_t,
         look: *mut c_void,
     ) -> libc::c_int {
-        // SAFETY: this is the closure that was handed to dl_iterate_phdr below, by this type.
+        // SAFETY: the pointer is the closure that was passed to dl_iterate_phdr below, with this
+        // type.
         let look = unsafe { &mut *look.cast::<F>() };
-        // SAFETY: libc hands over a description that is good for the time of this call.
+        // SAFETY: libc passes a description that is valid during this call.
         let object = unsafe { &*object };
-        // SAFETY: as above, with so many program headers.
+        // SAFETY: as above; the description says how many program headers there are.
         let headers =
             unsafe { std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()) };
         let segments: Vec<Segment> = headers
@@ -50,25 +52,26 @@ fn each_object(mut look: impl FnMut(&[Segment]) -> ControlFlow<()>) {
         look(&segments).is_break().into()
     }
     fn call<F: FnMut(&[Segment]) -> ControlFlow<()>>(look: &mut F) {
-        // SAFETY: `object` keeps to what it is handed, and the closure outlives the call.
+        // SAFETY: `object` uses only its arguments, and the closure outlives the call.
         unsafe { libc::dl_iterate_phdr(Some(object::<F>), ptr::from_mut(look).cast()) };
     }
     call(&mut look);
 }
 
-/// Makes the program's relocated constants read-only, which nobody does for a static program, and
-/// seals its text, its constants and what has become read-only, those of its libraries too. What is
-/// already sealed or read-only stays so.
+/// Makes relocated constants read-only, then seals them and every read-only segment, of the program
+/// and of its libraries. A static program has no dynamic loader that makes the constants read-only.
+/// Protections that are already in place stay.
 pub fn seal_program() -> Sealed {
     let page = page_size();
     let mut sealed = Sealed { relro: true, mseal: true };
     each_object(|segments| {
-        // As the dynamic loader does it: the last page may hold variables too.
+        // The range is rounded as the dynamic loader does it: the last page may also hold
+        // variables.
         let relro = segments.iter().filter(|segment| segment.kind == libc::PT_GNU_RELRO);
         for (start, end) in relro.map(|s| (s.start / page * page, s.end / page * page)) {
             if start < end {
                 let at = ptr::with_exposed_provenance_mut(start);
-                // SAFETY: takes write permission from constants whose relocation has ended.
+                // SAFETY: this removes write permission from constants whose relocation has ended.
                 sealed.relro &= unsafe { libc::mprotect(at, end - start, libc::PROT_READ) } == 0;
                 sealed.mseal &= mseal(start, end - start).is_ok() && is_sealed(start);
             }
@@ -85,29 +88,31 @@ pub fn seal_program() -> Sealed {
     sealed
 }
 
-/// Seals pages, so that they can be neither unmapped, replaced nor given other permissions.
+/// mseal(2): seals pages, so that they can be neither unmapped nor replaced nor given other
+/// permissions. `len` is in bytes.
 fn mseal(start: usize, len: usize) -> io::Result<()> {
-    /// One number on all architectures; libc knows it on some.
+    /// The number is the same on all architectures. libc defines it for some of them.
     const SYS_MSEAL: libc::c_long = 462;
-    // SAFETY: changes no byte, and the pages belong to the program until its end.
+    // SAFETY: this changes no byte, and the pages belong to the program until its end.
     match unsafe { libc::syscall(SYS_MSEAL, start, len, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// The kernel refuses to change pages that are read-only, even to what they are. A profile may have
-/// mseal(2) return 0 and do nothing.
+/// Whether the page is really sealed. The kernel refuses every mprotect(2) on a sealed page with
+/// EPERM, even one that keeps the permissions. A seccomp profile may let mseal(2) return 0 without
+/// effect.
 fn is_sealed(start: usize) -> bool {
     let at = ptr::with_exposed_provenance_mut(start);
-    // SAFETY: the page keeps its permissions, whether or not this is refused.
+    // SAFETY: the page keeps its permissions, whether or not the call is refused.
     let changed = unsafe { libc::mprotect(at, page_size(), libc::PROT_READ) };
     changed == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
 /// Prefaults the program's read-only segments so that the first connection takes no page faults.
-/// The unwind tables at their end are dropped again: nothing needs them. Linux before 5.14 cannot
-/// prefault: there the pages come as they are used.
+/// The unwind tables at their end are dropped again, because they are not used. Linux before 5.14
+/// cannot prefault: pages are then loaded on first use.
 pub fn prefault_code() {
     let page = page_size();
     each_object(|segments| {
@@ -123,14 +128,14 @@ pub fn prefault_code() {
                 [tables.unwrap_or(end), end].map(|address| address.next_multiple_of(page));
             let advise = |start: usize, end: usize, advice| {
                 let at = ptr::with_exposed_provenance_mut(start);
-                // SAFETY: the pages are the program's file, read-only: they read the same
+                // SAFETY: the pages map the program's file, read-only: they read the same
                 // afterwards.
                 unsafe { libc::madvise(at, end - start, advice) };
             };
             advise(start, tables, libc::MADV_POPULATE_READ);
             advise(tables, end, libc::MADV_DONTNEED);
         }
-        // The first object is the program; others need no care.
+        // The first object is the program. Libraries are not prefaulted.
         ControlFlow::Break(())
     });
 }
