@@ -1,5 +1,5 @@
-//! Tells the program, for `--version`, which commit it is built from and for which target. Leaves the
-//! unwind tables out of a static program.
+//! Sets the commit and the target that `--version` prints. Leaves the unwind tables out of a static
+//! program.
 
 use std::env::var;
 use std::fs;
@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Tells the linker which sections to discard.
+/// The linker script that discards the sections of the unwind tables.
 const TABLES: &str = "packaging/no-unwind-tables.ld";
 
 fn main() {
@@ -16,7 +16,7 @@ fn main() {
     let commit = working_copy().or_else(packaged).unwrap_or_else(|| "unknown".into());
     println!("cargo:rustc-env=COMMIT={commit}");
     println!("cargo:rustc-env=TARGET={}", var("TARGET").unwrap_or_default());
-    // Tests that need root are ignored unless root builds them. The program itself does not know.
+    // Tests that need root are ignored unless root builds them. The program does not depend on it.
     println!("cargo:rustc-check-cfg=cfg(root)");
     for name in ["USER", "LOGNAME", "HOME", "SUDO_USER"] {
         println!("cargo:rerun-if-env-changed={name}");
@@ -27,8 +27,8 @@ fn main() {
     }
 }
 
-/// A panic aborts a release build, which therefore needs no unwind tables. The static build alone is
-/// known to link without them.
+/// Leaves the unwind tables out of a static release build. In a release build a panic aborts, so no
+/// code reads the tables. Only the static build is known to link without them.
 fn leave_out_unwind_tables() {
     println!("cargo:rerun-if-changed={TABLES}");
     let is = |name: &str, value: &str| var(name).is_ok_and(|has| has == value);
@@ -38,14 +38,15 @@ fn leave_out_unwind_tables() {
     }
 }
 
-/// The commit of a repository of our own: where the sources lie in somebody else's, git would tell of
-/// that.
+/// The commit of the working copy; `None` if this folder is not the root of one. If another
+/// repository contained the sources as a subfolder, git would report the commit of that one.
 fn working_copy() -> Option<String> {
     if !Path::new(".git").exists() {
         return None;
     }
     let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
-    // Whenever HEAD moves, one of these changes; cargo takes one that is not there for changed.
+    // One of these files changes whenever HEAD moves. Cargo treats a missing file as changed, so
+    // only files that exist are named.
     for name in ["HEAD", "logs/HEAD"].into_iter().chain(branch.as_deref()) {
         let path = git(&["rev-parse", "--git-path", name])?;
         if Path::new(&path).exists() {
@@ -55,14 +56,15 @@ fn working_copy() -> Option<String> {
     git(&["rev-parse", "HEAD"]).as_deref().and_then(short)
 }
 
-/// What cargo wrote into the package.
+/// The commit that cargo recorded in the package; `None` outside a package.
 fn packaged() -> Option<String> {
     let info = fs::read_to_string(".cargo_vcs_info.json").ok()?;
     let (_, commit) = info.split_once("\"sha1\": \"")?;
     short(commit)
 }
 
-/// Cut here, since the length of git's own short form depends on what else the clone holds.
+/// The first 12 digits. The length of git's own short form depends on the other objects of the
+/// clone.
 fn short(commit: &str) -> Option<String> {
     commit.get(..12).map(str::to_owned)
 }

@@ -1,6 +1,6 @@
-//! The main job, end to end, on one machine and without a network: an upstream that speaks TLS and
-//! the Responses API, the real relay in front of it with a random key, and a client that sends
-//! plain HTTP and never sees the key.
+//! Shows one request end to end, on one machine and without a network. The upstream speaks TLS and
+//! the Responses API. The relay is the real program with a random key. The client sends plain HTTP
+//! and never sees the key.
 
 #[path = "../src/main.rs"]
 mod relay;
@@ -15,10 +15,11 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-/// Set for the child process, which is the relay.
+/// The environment variable that makes this program run as the relay. The demo sets it for its
+/// child process.
 const RELAY: &str = "RELAY_DEMO_CHILD";
 
-/// Pause between the upstream's events, so that one can see them arrive one by one.
+/// The pause between the events of the upstream, so that they visibly arrive one by one.
 const PAUSE: Duration = Duration::from_millis(150);
 
 const BODY: &str = r#"{"model":"demo","stream":true,"input":"Say hello."}"#;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A file that goes when the demo ends.
+/// A file that is removed when the demo ends.
 struct Temporary(PathBuf);
 
 impl Drop for Temporary {
@@ -45,7 +46,7 @@ impl Drop for Temporary {
     }
 }
 
-/// The relay, which ends with the demo whatever happens.
+/// The child process of the relay, which is killed when the demo ends, also after an error.
 struct Running(Child);
 
 impl Drop for Running {

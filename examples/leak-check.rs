@@ -1,7 +1,10 @@
-//! `cargo run --release --example leak-check -- PID < KEYFILE`: does a secret, the first line of
-//! stdin, stand in the memory of a process, in its arguments or its environment? Of this relay or
-//! of any other program. Files that the process has mapped for reading only do not count: they are
-//! no copies that it made.
+//! `cargo run --release --example leak-check -- PID < KEYFILE`: searches the memory, the arguments
+//! and the environment of a process for a secret, the first line of stdin. The process may be this
+//! relay or any other program. Files that are mapped for reading only do not count, because the
+//! process has made no copy of them.
+//!
+//! The exit status is 0 if the secret was not found, 1 if it or a piece of it was, and 2 if the
+//! arguments are wrong or the memory cannot be read.
 
 use std::io::{Read, stdin};
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! Writes the manual page and the completions of bash, zsh and fish, all from the table of flags:
+//! Writes the manual page and the completions for bash, zsh and fish, all from the table of flags:
 //! `cargo run --example manual -- FOLDER`.
 
 use std::fmt::Write as _;
@@ -38,7 +38,8 @@ fn write_all(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Text for troff: no backslash, no leading dot or quote, and dashes that can be copied.
+/// Escapes text for troff: backslashes, a leading dot or quote, and dashes, so that a reader can
+/// copy them.
 fn troff(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
@@ -82,12 +83,12 @@ fn manual_page() -> String {
     )
 }
 
-/// Completes the paths of files for these.
+/// The shell completes the value of this flag as a path.
 fn takes_path(flag: &Flag) -> bool {
     ["FILE", "PEM", "DIR"].contains(&flag.value)
 }
 
-/// Completes the names of users for these.
+/// The shell completes the value of this flag as the name of a user.
 fn takes_user(flag: &Flag) -> bool {
     flag.value.contains("UID")
 }

@@ -1,10 +1,18 @@
-//! A stand-in for the API, for tests with real clients. Writes its CA certificate to the file named
-//! as the only argument, prints its port, then a line for each request: whether its Authorization
-//! field was exactly `Bearer $STUB_KEY`, its body's length, and how the exchange ended.
+//! A stand-in for the API, for tests with real clients. The program writes its CA certificate to
+//! the file that its only argument names. It prints its port, then one line for each request:
+//! whether the only Authorization field was `Bearer $STUB_KEY`, the length of the body in bytes,
+//! and how the exchange ended.
 //!
-//! What the request's body names chooses the answer: `stub-401`, `stub-429`, `stub-busy` (429 every
-//! other time), `stub-endless`, `stub-echo` (the body itself); anything else is answered with a
-//! short message, streamed if the body says so.
+//! A word in the request body selects the response:
+//!
+//! | word | response |
+//! |---|---|
+//! | `stub-401` | 401 |
+//! | `stub-429` | 429 |
+//! | `stub-busy` | 429 for every other request |
+//! | `stub-echo` | the request body |
+//! | `stub-endless` | a stream of events without an end |
+//! | none of these | a short message, streamed if the body contains `"stream":true` |
 
 mod upstream;
 
@@ -30,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         result
     })?;
     println!("{port}");
-    // Ends with the script that started it, which holds the other end.
+    // The program ends with the script that started it, which holds the other end of stdin.
     io::copy(&mut io::stdin(), &mut io::sink())?;
     Ok(())
 }

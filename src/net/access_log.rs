@@ -1,5 +1,6 @@
-//! What the loop says on stderr: events, and with `--access-log` a JSON line for each exchange. A
-//! thread of its own writes, so that a stderr that is not read never holds the loop up.
+//! The lines that the event loop writes to stderr: events, and with `--access-log` a JSON line for
+//! each exchange. A separate thread writes them, so the loop never blocks on a stderr that nothing
+//! reads.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -15,61 +16,64 @@ use crate::http1::refused_route::RefusedRoute;
 use crate::process::confine::Sandbox;
 use crate::process::filter::Thread;
 
-/// One exchange. Its one text that the upstream chose has been checked byte by byte.
+/// The line of one exchange. Its only text that the upstream chose is `request_id`, and every byte
+/// of that has been checked.
 pub struct Line {
-    /// Which line it is.
+    /// Whether the exchange goes on or has ended.
     pub stage: Stage,
-    /// The number of the client's connection since the start of the program.
+    /// The number of the client connection, counted since the start of the program.
     pub connection: u64,
     /// The number of the request on its connection.
     pub request: u64,
     /// `responses`, `shutdown` or `refused`.
     pub route: &'static str,
-    /// The final status that was sent.
+    /// The final status code that was sent to the client; `None` if none was.
     pub status: Option<u16>,
-    /// Request body bytes that went upstream.
+    /// Bytes of request body that were sent upstream, without chunked framing.
     pub bytes_in: u64,
-    /// Response body bytes that went to the client.
+    /// Bytes of response body that were sent to the client, without chunked framing.
     pub bytes_out: u64,
-    /// Time until an upstream connection stood, where one had to be made.
+    /// The time that the upstream connection took to make; `None` if it was idle before, or if no
+    /// connection became usable.
     pub connect: Option<Duration>,
-    /// Time until the first byte of the answer.
+    /// Time from the first byte of the request until the first byte of the response.
     pub first_byte: Option<Duration>,
-    /// Time since the last byte from the upstream, if one came.
+    /// Time since the last byte of the response came from the upstream; `None` if none has come.
     pub since_last_byte: Option<Duration>,
-    /// Time from the first byte of the request until now.
+    /// Time from the first byte of the request until this line.
     pub total: Duration,
-    /// The upstream connection had served before.
+    /// The upstream connection had carried an exchange before.
     pub reused: bool,
-    /// Its TLS session was resumed; `None` without TLS.
+    /// The TLS session of the upstream connection was resumed; `None` without TLS.
     pub tls_resumed: Option<bool>,
-    /// What the upstream connection leads to.
+    /// The address that the upstream connection leads to.
     pub address: Option<SocketAddr>,
-    /// The upstream's `x-request-id`.
+    /// The value of `x-request-id` in the response of the upstream.
     pub request_id: Option<RequestId>,
-    /// The upstream's Retry-After on a 429.
+    /// The value of Retry-After in a 429 response of the upstream, in seconds.
     pub retry_after: Option<u64>,
-    /// `error.code` of a response of this program's own.
+    /// The `error.code` of a local response.
     pub error_code: Option<&'static str>,
-    /// What a request that was refused asked for.
+    /// The route that a refused request asked for.
     pub refused_route: Option<RefusedRoute>,
-    /// The client's user, where `--allow-uid` has the kernel asked.
+    /// The client's uid, if `--allow-uid` makes the relay ask the kernel for it.
     pub uid: Option<u32>,
-    /// `complete`, an `error.code`, or how the exchange was cut off.
+    /// How the exchange ended: `complete`, an `error.code`, or the way it was cut off. Lines of
+    /// [`Stage::Slow`] do not contain it.
     pub end: &'static str,
 }
 
-/// When the line of an exchange is written.
+/// The stage of an exchange at which a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// The exchange takes long and goes on.
+    /// The exchange takes long and is still under way.
     Slow,
     /// The exchange has ended.
     Ended,
 }
 
-/// Writes lines on a thread of its own, because stderr may block and belongs to others too: its
-/// O_NONBLOCK flag is not ours to set.
+/// Writes lines on a separate thread, because writes to stderr may block. The program must not set
+/// O_NONBLOCK on stderr: the flag belongs to the open file, which other processes share.
 pub struct Log {
     form: Form,
     queue: Arc<Queue>,
@@ -82,11 +86,12 @@ struct Queue {
 
 #[derive(Default)]
 struct Lines {
-    /// Whole lines. Those in JSON lack the closing brace.
+    /// Whole lines that wait for the thread. JSON lines lack the closing brace, so that the thread
+    /// can add `lost`.
     waiting: Vec<u8>,
-    /// Lines that were lost since one got through.
+    /// Lines that were lost since the last line that was written.
     lost: u64,
-    /// The thread is in a write.
+    /// The thread is writing a batch of lines.
     writing: bool,
     ended: bool,
 }
@@ -98,7 +103,8 @@ impl Queue {
 }
 
 impl Log {
-    /// Starts the thread, which confines itself first.
+    /// Starts the thread, which confines itself first. Fails if the thread cannot be started or
+    /// confined.
     pub fn start(form: Form, sandbox: Sandbox) -> io::Result<Log> {
         let queue =
             Arc::new(Queue { lines: Mutex::new(Lines::default()), changed: Condvar::new() });
@@ -107,20 +113,20 @@ impl Log {
         Ok(Log { form, queue })
     }
 
-    /// Whether exchanges get lines of their own: with `--access-log`.
+    /// Exchanges are logged: `--access-log` is set.
     pub fn has_exchanges(&self) -> bool {
         matches!(self.form, Form::Json)
     }
 
-    /// Adds the line of an exchange, with `--access-log`.
+    /// Adds the line of an exchange, if exchanges are logged.
     pub fn exchange(&mut self, line: &Line) {
         if self.has_exchanges() {
             self.add(|out| drop(format(line, SystemTime::now(), out)));
         }
     }
 
-    /// Adds the lines of an event. They are written in the order of these calls, behind the lines
-    /// of exchanges that came before.
+    /// Adds the lines of an event. Events and exchanges are written in the order in which they are
+    /// added.
     pub fn event(&mut self, event: &Event) {
         let text = event.render(self.form);
         let text = match self.form {
@@ -130,7 +136,8 @@ impl Log {
         self.add(|out| out.extend_from_slice(text.unwrap_or_default().as_bytes()));
     }
 
-    /// Adds what `write` writes, or counts it as lost when too much waits.
+    /// Adds the line that `write` writes. If more than [`LOG_QUEUE`] bytes would wait, the line is
+    /// dropped and counted as lost.
     fn add(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut lines = self.queue.lock();
         let before = lines.waiting.len();
@@ -146,7 +153,7 @@ impl Log {
     }
 }
 
-/// Gives stderr a moment to take what waits.
+/// Waits up to [`LOG_FLUSH`] until the thread has written the lines that wait.
 impl Drop for Log {
     fn drop(&mut self) {
         let mut lines = self.queue.lock();
@@ -190,7 +197,7 @@ fn write_lines(form: Form, queue: &Queue) {
     }
 }
 
-/// The line without its closing brace.
+/// Writes a line without its closing brace.
 fn format(line: &Line, now: SystemTime, out: &mut Vec<u8>) -> io::Result<()> {
     let time = Timestamp::of(now);
     write!(out, "{{\"time\":\"{time}\"")?;

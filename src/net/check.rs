@@ -1,5 +1,5 @@
-//! `--check`: one connection, made as the relay makes it and as confined as the relay is. Each step
-//! is a line on stdout; nothing but a handshake reaches the upstream.
+//! `--check`: makes one upstream connection with the code and the confinement of the relay. Each
+//! step prints a line on stdout. The upstream sees a TLS handshake at most, never a request.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -30,21 +30,23 @@ use crate::x509::certificate::Certificate;
 const UPSTREAM: Token = Token(0);
 const CONNECTOR: Token = Token(1);
 
-/// What is connected to, and how.
+/// The parts that a check needs.
 pub struct Setup {
-    /// TLS, and the verifier that records the certificate; `None` for a plain upstream.
+    /// The TLS configuration, and the verifier that records the certificate; `None` for an upstream
+    /// in plain HTTP.
     pub tls: Option<(Connector, Arc<RecordingVerifier>)>,
-    /// The way to the process that connects.
+    /// The link to the connector, the process that connects.
     pub link: Link,
-    /// What the egress proxy is asked for.
+    /// The request to the egress proxy; `None` if there is no proxy.
     pub proxy: Option<ConnectRequest>,
-    /// Who may hold the other end of the connection, where that matters.
+    /// The users who may hold the other end of a connection that carries a secret in plaintext;
+    /// `None` if no connection does, or with `--upstream-uid any`.
     pub upstream_users: Option<UpstreamUsers>,
-    /// Confines each thread.
+    /// Confines the thread that runs the check.
     pub sandbox: Sandbox,
 }
 
-/// The connection on its way.
+/// One check, which makes one upstream connection.
 pub struct Check {
     poll: Poll,
     origin: Origin,
@@ -53,12 +55,12 @@ pub struct Check {
     space: TlsScratch,
 }
 
-/// The step that failed.
+/// Why a check has failed.
 #[derive(Debug)]
 pub enum CheckError {
-    /// On the way to the upstream.
+    /// This step failed, on the way to the upstream.
     Step(&'static str, UpstreamFault),
-    /// Waiting failed.
+    /// The wait for events failed.
     Poll(io::Error),
 }
 
@@ -73,7 +75,7 @@ impl fmt::Display for CheckError {
     }
 }
 
-/// What to do, where the message does not say it.
+/// Advice that follows the message of a fault; empty if the message needs none.
 fn advice(fault: UpstreamFault) -> &'static str {
     match fault {
         UpstreamFault::Dns => {
@@ -106,15 +108,16 @@ fn advice(fault: UpstreamFault) -> &'static str {
     }
 }
 
-/// One line.
+/// Prints one line: the step, then the text. Errors of stdout are ignored.
 pub fn say(step: &str, text: &str) {
-    // A reader that has gone is no reason to complain.
+    // If the reader of stdout has gone, the lines have no use.
     let _ = io::stdout()
         .write_all((format!("{step:<11} {text}").trim_end().to_owned() + "\n").as_bytes());
 }
 
 impl Check {
-    /// Makes everything that can fail.
+    /// Prepares a check before the thread is confined. Fails if the kernel refuses the poll or the
+    /// registration of the link.
     pub fn new(setup: Setup) -> io::Result<Check> {
         let poll = Poll::new()?;
         let link = Rc::new(setup.link);
@@ -132,14 +135,14 @@ impl Check {
         Ok(Check { poll, origin, verifier, sandbox: setup.sandbox, space })
     }
 
-    /// Confines the thread that calls, as the loop of the relay.
+    /// Confines the calling thread like the event loop of the relay.
     pub fn confine(&self) -> Result<ReadBack, HardenError> {
         let read_back = self.sandbox.confine(Thread::Loop)?;
         say("sandbox", &self.sandbox.to_string());
         Ok(read_back)
     }
 
-    /// Connects, and says goodbye.
+    /// Connects, prints each step and closes the connection. Returns the first step that fails.
     pub fn run(mut self) -> Result<(), CheckError> {
         let mut events = Events::with_capacity(16);
         let start = Instant::now();
@@ -183,7 +186,7 @@ impl Check {
         }
     }
 
-    /// Says what the connection is, once it is usable.
+    /// Prints the properties of the connection, once it is usable.
     fn finish(mut self, up: &mut Connection, events: &mut Events) -> Result<(), CheckError> {
         if self.origin.tls.as_ref().is_some_and(Connector::was_asked_for_certificate) {
             self.await_verdict(up, events)?;
@@ -204,8 +207,9 @@ impl Check {
         Ok(())
     }
 
-    /// Waits for an upstream that has asked for a client certificate to refuse the handshake. In
-    /// TLS 1.3 it does so after the handshake is complete for the client.
+    /// Waits up to [`CHECK_VERDICT`] for an upstream that has asked for a client certificate to
+    /// refuse the handshake. In TLS 1.3 the refusal comes after the handshake is complete for the
+    /// client.
     fn await_verdict(
         &mut self,
         up: &mut Connection,
@@ -238,7 +242,7 @@ impl Check {
         }
     }
 
-    /// The certificate that was shown, if one was.
+    /// Prints the issuer and the expiry of the certificate that the upstream has shown, if any.
     fn say_certificate(&self) {
         let Some(shown) = self.verifier.as_ref().and_then(|verifier| verifier.certificate()) else {
             return;
@@ -270,7 +274,7 @@ fn say_addresses(addresses: &[Option<IpAddr>]) {
     }
 }
 
-/// The name of the step that failed.
+/// The name of the step in which this fault occurred.
 fn step(up: &Upstream, fault: UpstreamFault) -> &'static str {
     match fault {
         UpstreamFault::Dns | UpstreamFault::ProxyDns => "addresses",

@@ -1,4 +1,4 @@
-//! Gather lists on their way into a socket or into TLS records.
+//! Writes gather lists to sockets, or seals them into TLS records.
 
 use std::io::{self, IoSlice, Write};
 
@@ -7,7 +7,8 @@ use super::socket::Socket;
 use super::tls::Tls;
 use crate::http1::gather::GatherList;
 
-/// Fills `slices` with the segments of `list`, without the credential block; returns how many.
+/// Fills `slices` with the segments of `list`, except the credential block. Returns the number of
+/// slices that are filled.
 pub fn fill<'a>(slices: &mut [IoSlice<'a>], list: &'a GatherList, input: &'a [u8]) -> usize {
     let mut count = 0;
     for (slot, bytes) in slices.iter_mut().zip(list.slices(input)) {
@@ -17,13 +18,14 @@ pub fn fill<'a>(slices: &mut [IoSlice<'a>], list: &'a GatherList, input: &'a [u8
     count
 }
 
-/// Keeps what a vectored write of `slices` did not take: all but their first `sent` bytes.
+/// Keeps the bytes that a vectored write of `slices` did not send: all but the first `sent` bytes.
 pub fn keep_rest(mut slices: &mut [IoSlice<'_>], sent: usize, output: &mut Backlog) {
     IoSlice::advance_slices(&mut slices, sent);
     slices.iter().for_each(|slice| output.push(slice));
 }
 
-/// Writes, and keeps what does not fit. Bytes that wait go first.
+/// Writes `bytes` and keeps the rest that the socket does not take. If earlier bytes wait in
+/// `output`, nothing is written and `bytes` are kept behind them. Fails if the write fails.
 pub fn send(socket: &mut Socket, output: &mut Backlog, bytes: &[u8]) -> io::Result<()> {
     if bytes.is_empty() {
         return Ok(());
@@ -33,11 +35,12 @@ pub fn send(socket: &mut Socket, output: &mut Backlog, bytes: &[u8]) -> io::Resu
     Ok(())
 }
 
-/// Takes the one record that begins with the credential block.
+/// Seals the one record that begins with the credential block. Each write is sealed on its own, and
+/// fails if the connection can seal nothing more.
 pub struct Sealer<'a> {
-    /// The connection that seals it.
+    /// The TLS connection that seals the record.
     pub tls: &'a mut Tls,
-    /// Where the ciphertext goes.
+    /// The buffer that the ciphertext is added to.
     pub out: &'a mut Scratch,
 }
 
@@ -52,8 +55,9 @@ impl Write for Sealer<'_> {
     }
 }
 
-/// Seals all but the first `taken` bytes of `slices`. A single slice is sealed in place; several
-/// are copied together, so that short ones share a record.
+/// Seals all but the first `taken` bytes of `slices` into `scratch.ciphertext_out`. A single slice
+/// is sealed without a copy. Several slices are copied together first, so that short ones share a
+/// record. Fails if the TLS connection can seal nothing more.
 pub fn seal_rest(
     tls: &mut Tls,
     mut slices: &mut [IoSlice<'_>],

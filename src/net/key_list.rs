@@ -2,7 +2,7 @@
 
 use super::slots::Key;
 
-/// A doubly linked list. The links are in a table, at the index of their key.
+/// A doubly linked list. The links are in a table; the index of a key is the position of its link.
 #[derive(Default)]
 pub struct KeyList {
     links: Vec<Option<Link>>,
@@ -20,32 +20,33 @@ struct Link {
 }
 
 impl KeyList {
-    /// Keys in the list.
+    /// The number of keys in the list.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// No key is in the list.
+    /// The list contains no key.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The key that was added last.
+    /// The key that was added last; `None` if the list is empty.
     pub fn last(&self) -> Option<Key> {
         self.last.and_then(|index| self.link(index)).map(|link| link.key)
     }
 
-    /// Puts a mark behind the last key. Keys that are added from now on are behind it.
+    /// Puts the mark behind the last key. Later keys are added behind the mark.
     pub fn mark(&mut self) {
         self.marked = self.last;
     }
 
-    /// The last key before the mark.
+    /// The last key before the mark; `None` if no such key is in the list.
     pub fn last_marked(&self) -> Option<Key> {
         self.marked.and_then(|index| self.link(index)).map(|link| link.key)
     }
 
-    /// Adds a key at the end. It replaces a key of the same index, whose entry no longer exists.
+    /// Adds a key at the end. A key with the same index is removed first: it is the same key, or
+    /// its entry no longer exists.
     pub fn push(&mut self, key: Key) {
         self.remove_index(key.index);
         if self.links.len() <= key.index as usize {
@@ -177,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_removal_takes_as_long_in_a_long_list_as_in_a_short_one() {
-        // Two million removals from the far end, which a search would turn into hours.
+        // Two million removals of the first key. A search from the end would take hours.
         let start = Instant::now();
         let keys = keys(200_000);
         let mut list = KeyList::default();

@@ -1,10 +1,10 @@
 //! The pool of idle upstream connections, and the one connection that is made ahead of a request
 //! (the preconnect).
 //!
-//! The connection that became idle last is taken first: it is the most likely to be alive, and
-//! connections that are not needed reach their age and are closed. Connections that became idle in
-//! the current pass of the loop are taken after all others, because they have to be looked at once
-//! more.
+//! The pool takes the connection that became idle last, because that one is the most likely to be
+//! alive. Connections that are not needed reach their idle timeout and are closed. Connections that
+//! became idle in the current pass of the loop are taken after all others, because they have to be
+//! checked once more before use.
 
 use std::time::Instant;
 
@@ -16,13 +16,13 @@ use super::upstream::Upstream;
 
 /// The keys of idle connections.
 pub struct Pool {
-    /// If users are told apart: one list of connections that have carried no exchange, then one
-    /// list for each user. A connection stays with its user, because the upstream may send a
-    /// response too late, or read a request in the middle of a body. If users are not told apart:
-    /// one list.
+    /// If the relay distinguishes several users, the first list has the connections that have
+    /// carried no exchange, and each user has one further list. A connection stays with its user,
+    /// because the upstream may send a response too late, or may read a request as part of an
+    /// earlier body. Otherwise there is one list.
     idle: Vec<Idle>,
     preconnect: Option<Key>,
-    /// Idle connections, at most.
+    /// The maximum number of idle connections.
     limit: usize,
 }
 
@@ -30,14 +30,15 @@ pub struct Pool {
 #[derive(Default)]
 struct Idle {
     keys: KeyList,
-    /// The pass of the loop in which the last connection was put in, by the clock of that pass. The
-    /// connections of earlier passes are marked: events have been read since then, and none told of
-    /// anything.
+    /// The pass of the loop in which the last connection was added, as the time of that pass. The
+    /// mark is behind the connections of earlier passes: the loop has read events since then, and
+    /// no event reported anything on them.
     since: Option<Instant>,
 }
 
 impl Idle {
-    /// The connection to take: the last one of an earlier pass, otherwise the last one.
+    /// The connection to take: the last one of an earlier pass, otherwise the last one of this
+    /// pass.
     fn last(&self, now: Instant) -> Option<Key> {
         let marked = match self.since {
             Some(since) if since == now => self.keys.last_marked(),
@@ -55,14 +56,15 @@ impl Idle {
 }
 
 impl Pool {
-    /// A pool for at most `limit` idle connections and for this number of users.
+    /// An empty pool for at most `limit` idle connections and for this number of users.
     pub fn new(limit: usize, users: usize) -> Pool {
         let lists = if users > 1 { users + 1 } else { 1 };
         let idle = std::iter::repeat_with(Idle::default).take(lists).collect();
         Pool { idle, preconnect: None, limit }
     }
 
-    /// Which list has the connections that have carried exchanges of this user.
+    /// The position in `idle` of the list for connections that carried exchanges of this user;
+    /// for `None`, of those that carried no exchange.
     fn list(&self, user: Option<User>) -> usize {
         match user {
             Some(User(position)) if self.idle.len() > 1 => position + 1,
@@ -70,14 +72,15 @@ impl Pool {
         }
     }
 
-    /// An idle connection can take a request of this user. Connections on which something has come
-    /// are closed on the way.
+    /// An idle connection can take a request of this user. The search closes connections on which
+    /// bytes or the end have come.
     pub fn is_ready(&mut self, user: User, upstreams: &mut Slots<Upstream>, now: Instant) -> bool {
         self.find(user, upstreams, now).is_some()
     }
 
     /// Takes a connection for a request of this user. A connection that became idle in this pass,
-    /// after events were read, may have ended unnoticed: it is looked at once more.
+    /// after the loop read events, may have ended unnoticed, so it is checked once more. Connections
+    /// that turn out unusable are closed.
     pub fn take(
         &mut self,
         user: User,
@@ -95,13 +98,14 @@ impl Pool {
         }
     }
 
-    /// No connection is idle.
+    /// The pool has no idle connection.
     pub fn is_empty(&self) -> bool {
         self.idle.iter().all(|idle| idle.keys.is_empty())
     }
 
-    /// The connection to take, and its list: one of the user's own, otherwise one that has carried
-    /// no exchange.
+    /// The connection to take and the position of its list. A connection that has carried exchanges
+    /// of this user is preferred to one that has carried none. Connections that are not quiet are
+    /// closed.
     fn find(
         &mut self,
         user: User,
@@ -115,8 +119,8 @@ impl Pool {
                 if upstreams.connection(key).is_some_and(|up| up.is_quiet()) {
                     return Some((list, key));
                 }
-                // Bytes or the end came while it was idle, and nothing has looked at them yet. They
-                // could be taken for the response to the next request, so it is closed.
+                // Bytes or the end came while the connection was idle and have not been read. They
+                // could be taken for the response to the next request.
                 self.idle[list].keys.remove(key);
                 upstreams.remove(key);
             }
@@ -124,8 +128,8 @@ impl Pool {
         None
     }
 
-    /// Puts a connection in and returns when it is to be closed. If the pool is full, the
-    /// connection is closed now.
+    /// Adds a connection and returns the time at which its idle timeout ends. If the pool is full,
+    /// the connection is closed now and the result is `None`.
     pub fn put(
         &mut self,
         key: Key,
@@ -147,7 +151,8 @@ impl Pool {
         }
     }
 
-    /// Names the preconnect. There is one at most.
+    /// Sets the preconnect, the connection that is made ahead of a request. Requires that there is
+    /// none.
     pub fn set_preconnect(&mut self, key: Option<Key>) {
         debug_assert!(self.preconnect.is_none());
         self.preconnect = key;
@@ -158,17 +163,17 @@ impl Pool {
         self.preconnect.is_some()
     }
 
-    /// This connection is the preconnect.
+    /// The key is that of the preconnect.
     pub fn is_preconnect(&self, key: Key) -> bool {
         self.preconnect == Some(key)
     }
 
-    /// Takes the preconnect for a request.
+    /// Takes the preconnect for a request; `None` if there is none.
     pub fn take_preconnect(&mut self) -> Option<Key> {
         self.preconnect.take()
     }
 
-    /// Removes a connection from the pool, if it is in there. It stays open.
+    /// Removes a connection from the pool, if the pool has it. The connection stays open.
     pub fn forget(&mut self, key: Key) {
         self.preconnect.take_if(|preconnect| *preconnect == key);
         self.idle.iter_mut().for_each(|idle| idle.keys.remove(key));
@@ -197,7 +202,7 @@ mod tests {
         upstreams: Slots<Upstream>,
         scratch: TlsScratch,
         listener: TcpListener,
-        /// The other ends, in the order in which the connections were made.
+        /// The upstream's ends, in the order in which the connections were made.
         others: Vec<TcpStream>,
         now: Instant,
     }
@@ -220,7 +225,7 @@ mod tests {
             }
         }
 
-        /// A connection that has carried an exchange of this user, if any.
+        /// Makes a connection that has carried an exchange of this user, or of none.
         fn connection(&mut self, used_by: Option<User>) -> Key {
             let address = self.listener.local_addr().unwrap();
             let stream = TcpStream::connect(address).unwrap();
@@ -233,7 +238,7 @@ mod tests {
             self.upstreams.insert(|_| Some(Upstream::Connection(connection))).unwrap()
         }
 
-        /// One that is idle since this pass.
+        /// Makes a connection that is idle since this pass.
         fn idle(&mut self, used_by: Option<User>) -> Key {
             let key = self.connection(used_by);
             assert_eq!(self.put(key), Some(self.now + POOL_IDLE));
@@ -306,7 +311,7 @@ mod tests {
         pooled.others[1].write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").unwrap();
         arrives(&mut pooled.upstreams, ended);
         arrives(&mut pooled.upstreams, spoke);
-        // No event has told of that yet.
+        // The loop has not read the events of either connection yet.
         assert!(pooled.pool.is_ready(A, &mut pooled.upstreams, pooled.now));
         assert_eq!(pooled.take(A), Some(quiet));
         assert!(pooled.upstreams.get(ended).is_none() && pooled.upstreams.get(spoke).is_none());

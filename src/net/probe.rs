@@ -1,5 +1,6 @@
-//! `--probe`: whether a relay answers on a port of 127.0.0.1. One request that no relay forwards;
-//! the response is known by its JSON form and by an `error.code` that only this program has.
+//! `--probe`: checks whether a relay responds on a port of 127.0.0.1. The probe sends one request
+//! that no relay forwards. It recognises the local response by its status code, its JSON form and
+//! its `error.code`.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -10,12 +11,12 @@ use super::limits::PROBE_RESPONSE;
 use super::timeouts::PROBE;
 use crate::http1::local_response::Reject;
 
-/// Every relay refuses this path, whatever its flags, and its access log has a name for it. A
-/// refusal uses up nothing of `--max-requests`.
+/// The request of the probe. Every relay refuses this path, whatever its flags, and the access log
+/// has a name for it. A refusal does not count towards `--max-requests`.
 const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
 
-/// What a relay may say to that request. One whose connection slots are taken is a relay too: a
-/// supervisor that ended it would make matters worse.
+/// The local responses of a relay to that request. A relay without a free connection slot is alive:
+/// a supervisor that restarted it would cut off its exchanges.
 const REFUSALS: [Reject; 4] = [
     Reject::RouteNotAllowed,
     Reject::UserNotAllowed,
@@ -23,7 +24,7 @@ const REFUSALS: [Reject; 4] = [
     Reject::TooManyConnections,
 ];
 
-/// No relay is known to answer.
+/// The probe has found no relay on the port.
 #[derive(Debug)]
 pub struct ProbeError {
     port: u16,
@@ -32,11 +33,11 @@ pub struct ProbeError {
 
 #[derive(Debug)]
 enum Cause {
-    /// There is no connection.
+    /// The connection could not be made, or has failed.
     Connection(io::Error),
-    /// No complete response in time.
+    /// No complete response came in time.
     Silent,
-    /// A response of another program.
+    /// The response is that of another program.
     NotARelay,
 }
 
@@ -60,7 +61,8 @@ impl fmt::Display for ProbeError {
     }
 }
 
-/// Asks once.
+/// Sends one request to this port of 127.0.0.1 and waits up to [`PROBE`] for a response of a relay.
+/// Fails without a connection, without a complete response in time, and on any other response.
 pub fn probe(port: u16) -> Result<(), ProbeError> {
     ask(port).map_err(|cause| ProbeError { port, cause })
 }
@@ -69,7 +71,7 @@ fn ask(port: u16) -> Result<(), Cause> {
     let end = Instant::now() + PROBE;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let stream = TcpStream::connect_timeout(&address, PROBE)?;
-    // The send buffer of a new connection has room for the request, so this does not wait.
+    // The send buffer of a new connection has room for the request, so the write does not block.
     (&stream).write_all(REQUEST)?;
     let mut response = Vec::new();
     let mut limited = (&stream).take(PROBE_RESPONSE);
@@ -84,7 +86,7 @@ fn ask(port: u16) -> Result<(), Cause> {
             Ok(0) => break,
             Ok(read) => response.extend_from_slice(&part[..read]),
             Err(Cause::Connection(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-            // A connection that is refused may be reset behind its response.
+            // The relay may reset a refused connection after its response.
             Err(Cause::Connection(_)) if !response.is_empty() => break,
             Err(cause) => return Err(cause),
         }
@@ -92,8 +94,8 @@ fn ask(port: u16) -> Result<(), Cause> {
     if is_refusal(&response) { Ok(()) } else { Err(Cause::NotARelay) }
 }
 
-/// Only what another version of this program keeps to as well is looked at: the status, the form of
-/// the body and the code, not the message.
+/// The response is one of [`REFUSALS`]. Only the parts that every version of this program shares
+/// are compared: the status code, the form of the body and the `error.code`, but not the message.
 fn is_refusal(response: &[u8]) -> bool {
     let Ok(text) = core::str::from_utf8(response) else {
         return false;

@@ -1,5 +1,5 @@
-//! What the program says on stderr about its own life. Each event is declared once and has two
-//! forms: text, and with `--access-log` one JSON object per line.
+//! The events that the program reports on stderr. Each event is declared once and has two forms:
+//! text, and with `--access-log` one JSON object per line.
 
 use std::ffi::OsString;
 use std::fmt::{Display, Write as _};
@@ -11,25 +11,26 @@ use super::clock::Timestamp;
 use crate::http1::url::{Scheme, UpstreamUrl};
 use crate::process::protections::Protections;
 
-/// Whether stderr shows colour.
+/// Whether text on stderr is coloured.
 #[derive(Clone, Copy)]
 pub struct Colour(bool);
 
 impl Colour {
-    /// It does where it is a terminal, unless that is a dumb one or `NO_COLOR` is set
-    /// (no-color.org). To be asked before the process is confined: then it would be killed for it.
+    /// Text is coloured if stderr is a terminal, `TERM` is set and not `dumb`, and `NO_COLOR` is
+    /// unset or empty (no-color.org). JSON is never coloured. Call this before the process is
+    /// confined: the system call that recognises a terminal kills a confined process.
     pub fn of_stderr(form: Form) -> Colour {
         let is = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let able = is("TERM").is_some_and(|term| term != "dumb");
         Colour(form == Form::Text && able && is("NO_COLOR").is_none() && io::stderr().is_terminal())
     }
 
-    /// What stands out: where one looks first.
+    /// Emphasised text: the words that a reader looks for first.
     pub fn bold(self, text: &str) -> String {
         self.with("1", text)
     }
 
-    /// What is wrong.
+    /// Text that marks an error.
     pub fn red(self, text: &str) -> String {
         self.with("1;31", text)
     }
@@ -39,30 +40,30 @@ impl Colour {
     }
 }
 
-/// What the line about the start tells.
+/// The contents of the event `start`.
 pub struct Started<'a> {
-    /// The port on loopback.
+    /// The port on the loopback address.
     pub port: u16,
-    /// Where requests go.
+    /// The upstream that requests are forwarded to.
     pub upstream: &'a UpstreamUrl,
-    /// Clients show a token.
+    /// Clients have to send the client token.
     pub needs_token: bool,
-    /// `--grace`.
+    /// `--grace`, reported in whole seconds.
     pub grace: Duration,
-    /// What is in force, and what is not.
+    /// The protections that are in force, and those that are not.
     pub protections: &'a Protections,
 }
 
 impl Started<'_> {
-    /// The relay listens: where, what it is, what to tell clients, and which protections are in
-    /// force.
+    /// The event `start`: the relay listens. The event contains the address, the version, the
+    /// upstream, the settings that a client needs, and the protections in force.
     pub fn event(&self, colour: Colour) -> Event {
         let Started { port, upstream, protections, .. } = self;
         let listening = format!("codex-responses-api-proxy listening on 127.0.0.1:{port}");
         let listening = colour.bold(&listening);
         let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
         let scheme = if upstream.scheme == Scheme::Http { "http" } else { "https" };
-        // A query may hold what is not for everybody's eyes.
+        // The query may contain a secret, so only the path is shown.
         let path = upstream.path_and_query.split('?').next().unwrap_or_default();
         let upstream = format!("{scheme}://{}{path}", upstream.authority());
         let callers = protections.callers.to_string();
@@ -85,9 +86,9 @@ impl Started<'_> {
     }
 }
 
-/// What to do where a thread panics: say where, on stderr, and end by SIGABRT. The text of the
-/// panic is shown if it is a constant; one made at run time may hold bytes that a client or the
-/// upstream chose.
+/// Installs the panic hook. A panic in any thread reports an event `error` with the place in the
+/// source, then ends the program by SIGABRT. The hook shows the text of the panic only if the text
+/// is a constant: a text made at run time may contain bytes that a client or the upstream chose.
 pub fn end_on_panic(form: Form) {
     std::panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
         let text = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("a fault");
@@ -102,12 +103,13 @@ pub fn end_on_panic(form: Form) {
     }));
 }
 
-/// The relay begins to end, for this cause, and waits for so many exchanges.
+/// The relay begins to shut down for this cause, with this many exchanges under way. The event is
+/// `drain`, or `end` if no exchange is under way. `grace` is reported in whole seconds.
 pub fn drain(cause: &str, exchanges: usize, grace: Duration) -> Event {
     let (plural, seconds) = (if exchanges == 1 { "" } else { "s" }, grace.as_secs());
     let text = format!("codex-responses-api-proxy ending: {cause}, {exchanges} exchange{plural}");
     match exchanges {
-        // There is nothing to wait for: this is the end.
+        // No exchange is under way, so the relay ends at once.
         0 => Event::new("end", text),
         _ if seconds == 0 => Event::new("drain", text + " under way"),
         _ => Event::new("drain", format!("{text} under way, waiting for up to {seconds} s")),
@@ -117,7 +119,8 @@ pub fn drain(cause: &str, exchanges: usize, grace: Duration) -> Event {
     .number("grace_s", seconds)
 }
 
-/// The relay has ended after a drain, for this cause, and so many exchanges were cut off.
+/// The event `end` after a drain: the relay has shut down for this cause, and this many exchanges
+/// were cut off.
 pub fn end(cause: &str, exchanges: usize) -> Event {
     let plural = if exchanges == 1 { "" } else { "s" };
     let text =
@@ -125,17 +128,17 @@ pub fn end(cause: &str, exchanges: usize) -> Event {
     Event::new("end", text).string("cause", cause).number("cut_off", exchanges as u64)
 }
 
-/// How lines on stderr look.
+/// The form of the lines on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// For people.
+    /// Text for people.
     Text,
-    /// `--access-log`: everything is JSON, from the first line on.
+    /// `--access-log`: every line is a JSON object, from the first line on.
     Json,
 }
 
-/// One event of the program's life: `start`, `drain`, `end`, `warning`, `error`. It holds no byte
-/// that a client or the upstream chose.
+/// One event: `start`, `drain`, `end`, `warning` or `error`. An event contains no byte that a
+/// client or the upstream chose.
 ///
 /// ```
 /// # use codex_responses_api_proxy::net::report::{Event, Form};
@@ -146,13 +149,13 @@ pub enum Form {
 pub struct Event {
     name: &'static str,
     text: String,
-    /// The fields as JSON, each with a comma in front.
+    /// The fields as JSON. A comma precedes each field.
     fields: String,
 }
 
 impl Form {
-    /// What the arguments ask for. Decided before they are parsed, since what is wrong with them is
-    /// an event too.
+    /// The form that the command line asks for. The form is decided before the arguments are
+    /// parsed, because an error in the arguments is an event too.
     pub fn of(arguments: impl IntoIterator<Item = OsString>) -> Form {
         let asked = arguments.into_iter().any(|argument| argument == "--access-log");
         if asked { Form::Json } else { Form::Text }
@@ -160,8 +163,8 @@ impl Form {
 }
 
 impl Event {
-    /// An event and its text: one line or several, as people read them, without the last newline.
-    /// In JSON the text is `message`.
+    /// An event with this text: one or more lines for people, without the last newline. The JSON
+    /// form has the text as `message`.
     pub fn new(name: &'static str, text: impl Display) -> Event {
         Event { name, text: text.to_string(), fields: String::new() }
     }
@@ -172,14 +175,14 @@ impl Event {
         self
     }
 
-    /// Adds a field with a text.
+    /// Adds a field with a string.
     pub fn string(mut self, name: &'static str, value: &str) -> Event {
         let _ = write!(self.fields, ",\"{name}\":");
         quote(value, &mut self.fields);
         self
     }
 
-    /// Adds a field that is `null` when there is no value.
+    /// Adds a field with a number; `None` becomes `null`.
     pub fn optional(self, name: &'static str, value: Option<u64>) -> Event {
         match value {
             Some(value) => self.number(name, value),
@@ -187,7 +190,7 @@ impl Event {
         }
     }
 
-    /// The event as it goes to stderr, with its newline.
+    /// The event in the form in which it is written to stderr, with the last newline.
     pub fn render(&self, form: Form) -> String {
         match form {
             Form::Text => format!("{}\n", self.text),

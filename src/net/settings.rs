@@ -1,26 +1,26 @@
-//! Numbers and times that the operator chooses for the event loop.
+//! The limits and durations that the operator chooses for the event loop.
 
 use std::time::Duration;
 
 use super::timeouts::{self, Timeouts};
 use crate::http1::limits;
 
-/// The settings of the event loop. The command line fills them in, and the start hands them over
-/// whole.
+/// The settings of the event loop. The command line sets them; the start passes them to the loop as
+/// one value.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// `--max-connections`: client connections at one time.
+    /// `--max-connections`: the maximum number of client connections at one time.
     pub max_connections: usize,
-    /// `--max-requests`: requests to forward in all.
+    /// `--max-requests`: the total number of requests to forward; `None` is unlimited.
     pub max_requests: Option<u64>,
-    /// `--client-timeout` and `--upstream-timeout`.
+    /// `--client-timeout` and `--upstream-timeout`: how long each side may be silent.
     pub timeouts: Timeouts,
-    /// `--grace`: how long exchanges under way may go on once the relay is to end.
+    /// `--grace`: how long exchanges under way may continue once the relay shuts down.
     pub grace: Duration,
 }
 
 impl Default for Settings {
-    /// What the loop does unless a flag says otherwise.
+    /// The defaults of the flags.
     fn default() -> Settings {
         Settings {
             max_connections: limits::CONNECTIONS,

@@ -1,4 +1,4 @@
-//! Who may use the relay, and how often.
+//! Tests which users and which holders of a client token may use the relay, and `--max-requests`.
 
 use std::fs;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! Bodies of every size, both ways, in constant memory.
+//! Tests that bodies of every size pass in both directions, and that memory use stays constant.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! Messages cut at each byte boundary: what comes of them stays the same.
+//! Tests that a message that is split at any byte boundary has the same effect as the whole
+//! message.
 
 use std::sync::{Arc, Mutex, OnceLock};
 

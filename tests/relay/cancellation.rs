@@ -1,4 +1,4 @@
-//! What becomes of a request whose client leaves.
+//! Tests how the relay handles a request whose client leaves.
 
 use std::io::Read;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Which certificates hold, and what is said of those that do not.
+//! Tests which certificates of the upstream are accepted, and the errors for the others.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;

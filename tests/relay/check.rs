@@ -1,5 +1,5 @@
-//! `--check`: what it finds out, what it says about it, and that the upstream sees a handshake at
-//! most.
+//! Tests `--check`: the faults that it finds, its messages, and that the upstream sees no more than
+//! a handshake.
 
 use std::fs;
 use std::io::Read;

@@ -1,4 +1,5 @@
-//! What leaves together: one record, one packet, and no waiting for more.
+//! Tests which bytes the relay sends together, in one record and one packet, and that it does not
+//! wait for more.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! Arguments: names, forms, and what wrong use is told.
+//! Tests the command line: names and forms of the flags, and the messages for wrong use.
 
 use std::collections::BTreeSet;
 use std::fs::File;

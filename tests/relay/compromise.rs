@@ -1,5 +1,5 @@
-//! The attacker inside: root has a thread of the real relay, connector or lookup issue system calls
-//! itself, so that the filters, Landlock rules, descriptors and credentials that it really has
+//! Simulates an attacker inside the process. Root makes a thread of the real relay, connector or
+//! lookup issue system calls, so that its real filters, Landlock rules, descriptors and credentials
 //! decide.
 
 use std::fmt::Write as _;

@@ -1,5 +1,5 @@
-//! The process that connects: what it is, how it ends, and that it finds names after the files that
-//! say where they are have been replaced.
+//! Tests the connector, the process that connects: its privileges, its end, and that it resolves
+//! names after the configuration files of the resolver have been replaced.
 
 use std::ffi::CString;
 use std::fs;

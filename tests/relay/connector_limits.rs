@@ -1,4 +1,4 @@
-//! The bounds of the process that connects: descriptors, attempts at a time, processes, time.
+//! Tests the bounds of the connector: descriptors, simultaneous attempts, processes, time.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};

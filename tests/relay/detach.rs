@@ -1,5 +1,5 @@
-//! `--detach`: it returns when the relay listens, and leaves nothing of its own behind in the
-//! other.
+//! Tests `--detach`: the command returns when the relay listens, and the relay keeps nothing of the
+//! process that started it.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -1,6 +1,6 @@
-//! Which address is connected to: names with several, addresses that fail, names that move, name
-//! servers that hang. Names are those of a mount namespace of the relay's own, with an `/etc/hosts`
-//! and a name server for it alone; that needs root.
+//! Tests which address the relay connects to: names with several addresses, addresses that fail,
+//! names that move, name servers that hang. The relay runs in its own mount namespace with its own
+//! `/etc/hosts` and name server, which needs root.
 
 use std::ffi::CString;
 use std::fs;

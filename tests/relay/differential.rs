@@ -1,6 +1,6 @@
-//! What reads the bytes in the wild: nginx and HAProxy, each as the upstream of every request that
-//! the vectors say is forwarded. They pass on what they have understood, and that is what was
-//! meant.
+//! Tests that other implementations understand the forwarded requests in the same way. nginx and
+//! HAProxy are each the upstream of every request that the vectors forward. They pass on the
+//! request as they have understood it, and the test compares that with the intended request.
 
 use std::fs;
 use std::net::TcpListener;

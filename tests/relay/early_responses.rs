@@ -1,4 +1,4 @@
-//! A final response that begins before the request has ended.
+//! Tests final responses that begin before the request has ended.
 
 use std::io::{Read, Write};
 use std::time::Duration;

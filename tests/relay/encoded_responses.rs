@@ -1,4 +1,4 @@
-//! Responses that the search for the key could not read.
+//! Tests responses with a content coding, which the search for the key cannot read.
 
 use super::support::{Relay, Upstream, ok, post};
 

@@ -1,4 +1,5 @@
-//! Fields that end here because an upstream might read them as others, and what is added.
+//! Tests which fields the relay drops because an upstream might take them for others, and which it
+//! adds.
 
 use super::support::{Relay, Request, Upstream, ok, post};
 

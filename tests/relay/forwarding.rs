@@ -1,4 +1,4 @@
-//! What the upstream sees of a request.
+//! Tests the requests that the upstream receives.
 
 use std::io::{Read, copy};
 use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream};

@@ -1,5 +1,5 @@
-//! What the start line says is in force, held to what the kernel says; and starts on machines that
-//! refuse something.
+//! Compares the protections that the start line names with the state that the kernel reports. Tests
+//! starts on machines that refuse some protections.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

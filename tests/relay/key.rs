@@ -1,4 +1,5 @@
-//! The key's way in: from a pipe, a file, a terminal; and what is said when there is none.
+//! Tests how the relay reads the key from a pipe, a file or a terminal, and the messages if there
+//! is none.
 
 use std::fs::File;
 use std::io::Write;

@@ -1,4 +1,5 @@
-//! The key exchange: post-quantum where the server has it, and what happens where not.
+//! Tests that the key exchange is post-quantum if the server supports that, and the fallback if
+//! not.
 
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;

@@ -1,4 +1,4 @@
-//! From the first line to the exit code.
+//! Tests the life of the program from its first line to its exit code.
 
 use std::ffi::CString;
 use std::fs::{self, File};

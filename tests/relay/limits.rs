@@ -1,4 +1,4 @@
-//! Every bound at n and at n + 1, and what a crowd of clients can do.
+//! Tests every bound at n and at n + 1, and the effect of many clients.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-//! Where the relay listens, and sockets that systemd hands over.
+//! Tests the addresses that the relay listens on, and sockets from systemd.
 
 use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};

@@ -1,4 +1,4 @@
-//! Places and turns: what one local user can do to another.
+//! Tests how connection slots and turns are shared, so that no local user can starve another.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

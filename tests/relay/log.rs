@@ -1,4 +1,5 @@
-//! `--access-log`: what it says, what it never says, and that nobody waits for it.
+//! Tests `--access-log`: its contents, the data that it must not contain, and that the relay never
+//! waits for a reader.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

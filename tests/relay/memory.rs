@@ -1,4 +1,4 @@
-//! The key in memory, looked for as an attacker with root would.
+//! Searches for the key in the memory of the relay, as an attacker with root would.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};

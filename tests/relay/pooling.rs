@@ -1,4 +1,4 @@
-//! Which upstream connections are used again, for whom, and how long after.
+//! Tests which upstream connections are reused, for which user, and for how long.
 
 use std::io::Write;
 use std::os::unix::fs::FileExt;

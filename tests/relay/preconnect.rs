@@ -1,4 +1,5 @@
-//! The upstream connection is begun when a client connects, and for no other reason.
+//! Tests the preconnect: which clients make the relay begin an upstream connection ahead of a
+//! request.
 
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};

@@ -1,5 +1,5 @@
-//! `--probe`: what it takes for a relay, what it does not, how long it waits, and that it leaves no
-//! trace but a line of the access log.
+//! Tests `--probe`: which programs it takes for a relay, how long it waits, and that its only trace
+//! is a line of the access log.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

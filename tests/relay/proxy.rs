@@ -1,4 +1,5 @@
-//! The egress proxy: which one, when, what it is told, and what becomes of what it says.
+//! Tests the egress proxy: which one is used and when, the request that it receives, and the effect
+//! of its responses.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

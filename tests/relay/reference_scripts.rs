@@ -1,5 +1,5 @@
-//! The scripts around the reference that people run, re-created: each starts this program as its
-//! callers do, talks to it, and stops it.
+//! Re-creates published scripts for the reference implementation. Each script starts this program
+//! as its callers do, sends requests, and stops the program.
 
 use std::process::Command;
 

@@ -1,4 +1,5 @@
-//! A response that shows the key is cut off, and no byte of another is held back.
+//! Tests that a response that contains the key is cut off, and that no byte of any other response
+//! is held back.
 
 use std::io::Read;
 

@@ -1,4 +1,4 @@
-//! How answers come back: statuses, fields, events, framing.
+//! Tests how responses reach the client: status, fields, events, framing.
 
 use std::sync::{Arc, Barrier};
 

@@ -1,4 +1,4 @@
-//! What is forwarded and what is refused.
+//! Tests which requests are forwarded and which are refused.
 
 use super::support::{Client, End, Relay, Response, Upstream, ok, post};
 

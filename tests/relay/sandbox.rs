@@ -1,4 +1,4 @@
-//! What the process can still do: each layer tried by doing what it forbids.
+//! Tests each layer of the sandbox by attempts at forbidden operations.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! `--server-info`: where the line goes, and what is never touched.
+//! Tests `--server-info`: where the line is written, and which files are never touched.
 
 use std::ffi::CString;
 use std::fs::{self, File};

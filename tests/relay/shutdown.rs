@@ -1,4 +1,4 @@
-//! How the relay ends: signals, `--grace`, and what it says.
+//! Tests how the relay shuts down: signals, `--grace`, and its messages.
 
 use std::fs;
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! Who is waited for, and for how long.
+//! Tests how long the relay waits for each side.
 
 use std::io::Write;
 use std::sync::Mutex;

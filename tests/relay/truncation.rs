@@ -1,4 +1,4 @@
-//! A response that breaks off, or whose framing breaks, never looks complete.
+//! Tests that a response that breaks off, or whose framing is malformed, never looks complete.
 
 use super::support::upstream::{CLOSE, CUT, RESET, Way};
 use super::support::{End, Gate, Relay, Upstream, post};

@@ -1,4 +1,4 @@
-//! How connections to the upstream end: in order for TLS, and without a port in TIME_WAIT.
+//! Tests how upstream connections end: with close_notify, and without a port in TIME_WAIT.
 
 use std::fs;
 use std::io::Read;

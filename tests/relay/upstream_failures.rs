@@ -1,5 +1,5 @@
-//! An upstream that cannot be reached, fails before its response, or sends a malformed one: what the
-//! client is told.
+//! Tests the local responses for an upstream that cannot be reached, that fails before its
+//! response, or that sends a malformed one.
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,5 +1,6 @@
-//! Whose process gets a secret that goes in the clear: who holds the other end of a connection on
-//! this machine. Other users are threads of the test with another uid; that needs root.
+//! Tests which processes on this machine may receive a secret in plaintext: the relay checks whose
+//! process holds the other end of the connection. The other users are threads of the test with
+//! another uid, which needs root.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-//! TCP urgent data, which is data like any other.
+//! Tests that TCP urgent data is treated like any other data.
 
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;

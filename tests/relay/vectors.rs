@@ -1,4 +1,4 @@
-//! The vectors through the real program: over sockets, and real TLS towards the upstream.
+//! Runs the vectors against the real program, over sockets and with real TLS to the upstream.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

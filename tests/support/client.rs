@@ -1,4 +1,4 @@
-//! A client that sends raw bytes and reads strictly.
+//! A client that sends raw bytes and accepts only strictly well-formed responses.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,9 +10,9 @@ use super::DEADLINE;
 
 pub struct Client {
     pub stream: TcpStream,
-    /// Read and not used yet.
+    /// Bytes that have been read and not used yet.
     pub buffer: Vec<u8>,
-    /// The Date that the relay added to the last head.
+    /// The value of the Date field that the relay added to the last head.
     pub date: Option<String>,
 }
 
@@ -21,18 +21,18 @@ pub struct Client {
 pub enum End {
     Fin,
     Reset,
-    /// It has not.
+    /// The connection had not ended [`DEADLINE`] after its last byte.
     Open,
 }
 
 #[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
-    /// Status line and field lines, each with its CRLF, and the empty line; without a Date that the
-    /// relay added.
+    /// The status line and the field lines, each with its CRLF, and the empty line. A Date field
+    /// that the relay added is removed.
     pub head: String,
     pub body: Vec<u8>,
-    /// The Date that the relay added.
+    /// The value of the Date field that the relay added.
     pub date: Option<String>,
 }
 
@@ -41,12 +41,12 @@ impl Response {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    /// Values of a field, in order.
+    /// The values of a field, in order.
     pub fn fields(&self, name: &str) -> Vec<&str> {
         fields(&self.head, name)
     }
 
-    /// `error.code` of a local response.
+    /// The `error.code` of a local response. Fails on any other response.
     pub fn code(&self) -> &str {
         assert_eq!(self.fields("content-type"), ["application/json"]);
         let text = self.text();
@@ -65,7 +65,7 @@ pub fn fields<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// The text of several responses without the Dates that the relay added.
+/// The text of several responses without the Date fields that the relay added.
 pub fn without_dates(mut text: String) -> String {
     loop {
         let (rest, date) = without_date(text);
@@ -76,7 +76,8 @@ pub fn without_dates(mut text: String) -> String {
     }
 }
 
-/// Takes the last Date out of a text, where it says what time it is.
+/// Removes the last Date field from a text, if it names the current time. The upstreams of the
+/// tests send other dates.
 fn without_date(head: String) -> (String, Option<String>) {
     const NAME: &str = "\r\nDate: ";
     let date = head.rfind(NAME).map(|at| (at, head[at + NAME.len()..].lines().next().unwrap()));
@@ -89,12 +90,12 @@ fn without_date(head: String) -> (String, Option<String>) {
     }
 }
 
-/// An IMF-fixdate (RFC 9110 §5.6.7) of the last minute.
+/// The text is an IMF-fixdate (RFC 9110 §5.6.7) of the last minute.
 fn is_now(date: &str) -> bool {
     let now = SystemTime::now();
     (0..60).any(|ago| {
         let moment = now.checked_sub(Duration::from_secs(ago)).unwrap();
-        // Such as 2026-11-27T12:00:00.000Z.
+        // For example 2026-11-27T12:00:00.000Z.
         let text = Timestamp::of(moment).to_string();
         let number = |part: std::ops::Range<usize>| text[part].parse::<u64>().unwrap();
         let (year, month, day) = (number(0..4), number(5..7), number(8..10));
@@ -107,7 +108,7 @@ fn is_now(date: &str) -> bool {
     })
 }
 
-/// A POST with these field lines and this body.
+/// A POST request with these field lines, each with its CRLF, and this body.
 pub fn post(fields: &str, body: &str) -> String {
     format!(
         "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n{fields}Content-Length: {}\r\n\r\n{body}",
@@ -115,7 +116,8 @@ pub fn post(fields: &str, body: &str) -> String {
     )
 }
 
-/// A body cut out of a message: how it ends is read off the head, and nothing else is accepted.
+/// Reads the body that belongs to a head. The head has to state exactly one framing, in its
+/// plainest form; `None` if it states none.
 pub fn body(head: &str, read: &mut dyn FnMut(usize) -> Vec<u8>) -> Option<Vec<u8>> {
     let lengths = fields(head, "content-length");
     let codings = fields(head, "transfer-encoding");
@@ -144,7 +146,7 @@ pub fn body(head: &str, read: &mut dyn FnMut(usize) -> Vec<u8>) -> Option<Vec<u8
 }
 
 impl Client {
-    /// How long so many small requests take, each after the other, shortest first.
+    /// Sends `count` small requests one after another. Returns how long each took, shortest first.
     pub fn times(&mut self, count: usize) -> Vec<Duration> {
         let time = |_| {
             let start = Instant::now();
@@ -169,7 +171,7 @@ impl Client {
         self
     }
 
-    /// Sends what it can: the relay may have closed already.
+    /// Sends the bytes. A failure is ignored, because the relay may have closed the connection.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Client {
         let _ = self.stream.write_all(bytes.as_ref());
         self
@@ -199,7 +201,8 @@ impl Client {
         self.buffer.drain(..n).collect()
     }
 
-    /// Up to and with the next empty line, without a Date that the relay added.
+    /// Reads a head with its empty line. A Date field that the relay added is removed and kept in
+    /// `date`.
     pub fn head(&mut self) -> String {
         let mut from = 0;
         loop {
@@ -214,7 +217,7 @@ impl Client {
         }
     }
 
-    /// One response with a body of known end.
+    /// Reads one response, whose head has to state where the body ends.
     pub fn response(&mut self) -> Response {
         let head = self.head();
         let status: u16 = head["HTTP/1.1 ".len()..][..3].parse().unwrap();
@@ -225,7 +228,7 @@ impl Client {
         Response { status, head, body, date: self.date.take() }
     }
 
-    /// What comes until the end, and how that is.
+    /// Reads to the end of the connection. Returns the bytes and how the connection ended.
     pub fn rest(&mut self) -> (Vec<u8>, End) {
         let mut chunk = vec![0; 65_536];
         loop {
@@ -244,7 +247,7 @@ impl Client {
         }
     }
 
-    /// Nothing is to come but the end.
+    /// Fails unless the connection ends in this way without a further byte.
     pub fn expect_end(&mut self, want: End) {
         let (rest, end) = self.rest();
         assert_eq!((String::from_utf8_lossy(&rest).as_ref(), end), ("", want));

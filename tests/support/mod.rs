@@ -1,4 +1,4 @@
-//! What every test stands on: the real binary, real upstreams, raw clients.
+//! The parts that all tests use: the real program, real upstreams, clients that send raw bytes.
 
 pub mod client;
 pub mod gate;
@@ -11,7 +11,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-/// No single step of a test takes longer; a step that does is a failure.
+/// The longest time that one step of a test may take. A longer step fails the test.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 pub use client::{Client, End, Response, body, post};
@@ -21,19 +21,20 @@ pub use relay::Relay;
 pub use skip::{needs_root, skipped};
 pub use upstream::{Peer, Request, Upstream, certs};
 
-/// Waits for this event of poll(2), or an end, no longer than so long; whether it came.
+/// Waits for this event of poll(2), or for the end of the connection, for at most `within`. Returns
+/// whether either came.
 pub fn comes(on: &impl AsFd, event: i16, within: Duration) -> bool {
     let mut on = libc::pollfd { fd: on.as_fd().as_raw_fd(), events: event, revents: 0 };
     // SAFETY: the kernel fills one struct that outlives the call.
     unsafe { libc::poll(&mut on, 1, within.as_millis() as i32) == 1 }
 }
 
-/// Whether for so long nothing comes, not even the end; false as soon as something does.
+/// Waits for this time. Returns true if nothing came, and false as soon as bytes or the end come.
 pub fn quiet(stream: &TcpStream, time: Duration) -> bool {
     !comes(stream, libc::POLLIN, time)
 }
 
-/// Reads on until this text has come, and returns all that was read; none when the end comes first.
+/// Reads until this text has come. Returns all bytes read; `None` if the end comes first.
 pub fn read_until(from: &mut (impl Read + AsFd), text: &str) -> Option<Vec<u8>> {
     let (mut seen, mut byte) = (Vec::new(), [0]);
     while !seen.ends_with(text.as_bytes()) {
@@ -46,7 +47,8 @@ pub fn read_until(from: &mut (impl Read + AsFd), text: &str) -> Option<Vec<u8>> 
     Some(seen)
 }
 
-/// Looks again and again. Only for what /proc says of others: it tells nobody when that changes.
+/// Checks a condition every 2 ms until it holds. This is only for the state of other processes in
+/// /proc, whose changes cause no event.
 #[track_caller]
 pub fn wait_for(done: impl Fn() -> bool) {
     let start = Instant::now();
@@ -56,8 +58,8 @@ pub fn wait_for(done: impl Fn() -> bool) {
     }
 }
 
-/// Makes the end of a connection a reset, once the stream is dropped. That leaves no trace of the
-/// connection on this side.
+/// Makes the stream end its connection with a reset when it is dropped. The connection then leaves
+/// no TIME_WAIT state on this side.
 pub fn reset_on_close(stream: &TcpStream) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     let (value, size) = (std::ptr::from_ref(&linger).cast(), size_of_val(&linger) as u32);
@@ -68,18 +70,18 @@ pub fn reset_on_close(stream: &TcpStream) {
     assert_eq!(set, 0);
 }
 
-/// Lets time pass where that is what is wanted and no event could stand for it: in the pace of a
-/// load, on a slow link, between two looks.
+/// Sleeps. This is only for cases in which time itself matters and no event can replace it: the
+/// pace of a load, a slow link, the interval between two checks.
 pub fn pace(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// A response with a body of known length.
+/// A 200 response with this body and its Content-Length.
 pub fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// Bytes that differ from place to place.
+/// Bytes that differ from position to position; none is 0.
 pub fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0] | 1).collect()
 }

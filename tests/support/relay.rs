@@ -12,15 +12,15 @@ use std::sync::{Arc, Mutex, Once, OnceLock};
 use super::skip::{is_root, remove_at_exit, skipped};
 use super::{Client, DEADLINE, certs, comes, wait_for};
 
-/// The program under test: the one that was built with the tests, or `RELAY_BINARY`, a static one
-/// for example.
+/// The path of the program under test: the program that was built with the tests, or
+/// `RELAY_BINARY`, for example a static one.
 pub fn binary() -> String {
     if let Ok(binary) = std::env::var("RELAY_BINARY") {
         return binary;
     }
     match option_env!("CARGO_BIN_EXE_codex-responses-api-proxy") {
         Some(binary) => binary.to_owned(),
-        // Of the benches, cargo builds the library alone.
+        // For the benches cargo builds only the library.
         None => {
             let bench = std::env::current_exe().unwrap();
             let program = bench.parent().unwrap().with_file_name("codex-responses-api-proxy");
@@ -30,13 +30,13 @@ pub fn binary() -> String {
     }
 }
 
-/// The emulator that runs it, for a program of another architecture.
+/// The emulator that runs the program (`RELAY_RUNNER`), if its architecture is another one.
 fn emulator() -> Option<String> {
     std::env::var("RELAY_RUNNER").ok()
 }
 
-/// Whether an emulator's threads, memory and environment are seen in place of the relay's own. Says
-/// so: what is asked of these is left out then.
+/// An emulator runs the relay, so /proc shows the threads, memory and environment of the emulator.
+/// In that case this reports that the caller skips the checks of these.
 pub fn emulated() -> bool {
     let emulated = emulator().is_some();
     if emulated {
@@ -45,17 +45,18 @@ pub fn emulated() -> bool {
     emulated
 }
 
-/// The command that starts it, in an empty environment.
+/// The command that starts the relay, with an empty environment.
 pub fn program() -> Command {
     Relay::bare().command
 }
 
-/// A key that no test prints. Distinct from run to run, so that a stray copy is not taken for it.
+/// A key that no test prints. Each key is random, so that a stray copy of an earlier one is not
+/// taken for it.
 pub fn marker_key() -> String {
     format!("sk-MARKER_{}", random_hex())
 }
 
-/// 48 digits that nothing else has.
+/// 48 random hexadecimal digits.
 pub fn random_hex() -> String {
     let mut random = [0; 24];
     std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut random).unwrap();
@@ -68,20 +69,21 @@ pub struct Relay {
     pub key: String,
     lines: Receiver<String>,
     output: Arc<Mutex<Vec<u8>>>,
-    /// Hangs up when all that it prints has been read.
+    /// Disconnects when all output of the relay has been read.
     printing: Receiver<()>,
     status: Option<ExitStatus>,
 }
 
-/// How to start one.
+/// The command line and the key of a relay that has not been started.
 pub struct Starter {
     command: Command,
     key: String,
 }
 
-/// Tests that run in the background of a shell, or under nohup, inherit these as ignored.
+/// Resets SIGHUP, SIGINT and SIGQUIT to their defaults. Tests in the background of a shell, or
+/// under nohup, inherit them as ignored.
 pub fn default_signals(command: &mut Command) {
-    // SAFETY: between fork and exec it calls what is async-signal-safe.
+    // SAFETY: between fork and exec the closure calls only async-signal-safe functions.
     unsafe {
         command.pre_exec(|| {
             for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
@@ -93,7 +95,7 @@ pub fn default_signals(command: &mut Command) {
 }
 
 impl Relay {
-    /// Its upstream is at this URL; the tests' CA is trusted.
+    /// A relay with the upstream at this URL. The relay trusts the CA of the tests.
     pub fn to(url: &str) -> Starter {
         Relay::bare().upstream(url)
     }
@@ -102,7 +104,7 @@ impl Relay {
         Relay::under(emulator().as_deref().as_slice())
     }
 
-    /// Run by a tool that is to watch it.
+    /// A relay that this tool runs, for example a tracer.
     pub fn under(tool: &[&str]) -> Starter {
         raise_open_files();
         let binary = binary();
@@ -126,7 +128,7 @@ impl Relay {
         unsafe { libc::kill(self.child.id() as i32, signal) };
     }
 
-    /// Stops it; SIGCONT lets it go on.
+    /// Stops the relay and waits until it has stopped. SIGCONT continues it.
     pub fn stop(&self) {
         self.signal(libc::SIGSTOP);
         wait_for(|| {
@@ -140,7 +142,7 @@ impl Relay {
         self.lines.recv_timeout(DEADLINE).expect("a line on stderr")
     }
 
-    /// The next line on stderr that holds this.
+    /// The next line on stderr that contains this text. Lines before that are dropped.
     pub fn line_with(&self, text: &str) -> String {
         loop {
             let line = self.line();
@@ -150,19 +152,20 @@ impl Relay {
         }
     }
 
-    /// A line that it has printed already, also one of the `message` of an event in JSON.
+    /// The first line with this beginning in the output so far. The lines of the `message` of a
+    /// JSON event count as well.
     pub fn output_line(&self, start: &str) -> String {
         let output = String::from_utf8(self.output()).unwrap();
         let output = output.replace("\"message\":\"", "\n").replace("\\n", "\n");
         output.lines().find(|line| line.starts_with(start)).unwrap().to_owned()
     }
 
-    /// Everything it has printed so far.
+    /// The output so far, of stdout and stderr.
     pub fn output(&self) -> Vec<u8> {
         self.output.lock().unwrap().clone()
     }
 
-    /// Waits for its end, and for what it has printed.
+    /// Waits until the relay has ended and all its output has been read.
     pub fn wait(&mut self) -> ExitStatus {
         let status = end_of(&mut self.child);
         let _ = self.printing.recv_timeout(DEADLINE);
@@ -179,7 +182,7 @@ impl Relay {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// A number in /proc/PID/status; of memory in KiB.
+    /// A number in /proc/PID/status; sizes are in KiB.
     pub fn memory(&self, field: &str) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
@@ -190,7 +193,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if self.status.is_none() {
-            // A tracer that is killed lets what it traces go on.
+            // When a tracer is killed, the processes that it traces continue.
             let others = descendants(self.child.id());
             let _ = self.child.kill();
             for pid in others {
@@ -214,7 +217,7 @@ impl Starter {
         self
     }
 
-    /// Its upstream is at this URL; the tests' CA is trusted.
+    /// Sets the upstream to this URL. The relay trusts the CA of the tests.
     pub fn upstream(self, url: &str) -> Starter {
         self.args(["--upstream-url", url, "--ca-file", &certs().ca_file()])
     }
@@ -224,21 +227,21 @@ impl Starter {
         self
     }
 
-    /// Makes the command ready in a way of the caller's.
+    /// Changes the command by a function of the caller.
     pub fn command(mut self, prepare: impl FnOnce(&mut Command)) -> Starter {
         prepare(&mut self.command);
         self
     }
 
-    /// Its kernel refuses this system call (with this first argument, if one is named), as old kernels
-    /// and some containers do.
+    /// Makes the kernel refuse this system call with this error, as old kernels and some containers
+    /// do. If `first` is set, only calls with this first argument are refused.
     pub fn refusing(self, call: i64, first: Option<i32>, error: i32) -> Starter {
         const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
         const IS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
         const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
         let filter = move || {
             let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
-            // `struct seccomp_data`: the number at 0, the first argument at 16.
+            // `struct seccomp_data` has the number of the call at 0 and the first argument at 16.
             let (at, value) = first.map_or((0, call as u32), |first| (16, first as u32));
             let mut steps = [
                 step(LOAD, 0, 0),
@@ -257,12 +260,13 @@ impl Starter {
             if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
         };
         self.command(|command| {
-            // SAFETY: between fork and exec it does no more than that.
+            // SAFETY: between fork and exec the filter makes only the system calls above.
             unsafe { command.pre_exec(filter) };
         })
     }
 
-    /// It finds this limit on open files and cannot raise it: without privileges.
+    /// Sets the limits on open files. The relay runs without root's privileges, so that it cannot
+    /// raise them.
     pub fn open_files(mut self, limit: u64) -> Starter {
         self = self.reachable();
         let lower = move || {
@@ -274,19 +278,19 @@ impl Starter {
             };
             if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
         };
-        // SAFETY: between fork and exec it does no more than that.
+        // SAFETY: between fork and exec the closure makes only the system calls above.
         unsafe { self.command.pre_exec(lower) };
         self
     }
 
-    /// Another user runs it; for root.
+    /// Runs the relay as another user. Requires root.
     pub fn run_by(self, uid: u32) -> Starter {
         self.reachable().command(|command| {
             command.uid(uid).gid(uid);
         })
     }
 
-    /// Makes it the program that every user can reach.
+    /// If root runs the tests without an emulator, replaces the program by [`reachable_binary`].
     fn reachable(mut self) -> Starter {
         if emulator().is_none() && is_root() {
             let mut command = Command::new(reachable_binary());
@@ -303,12 +307,12 @@ impl Starter {
         self
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts the relay and waits until it listens.
     pub fn start(self) -> Relay {
         let mut relay = self.spawn(Stdio::piped());
         let line = relay.line();
         if line.starts_with('{') {
-            // With --access-log the start is one line of JSON.
+            // With --access-log the event `start` is one line of JSON.
             relay.port = port_of_start(&line);
             return relay;
         }
@@ -321,17 +325,17 @@ impl Starter {
         relay
     }
 
-    /// Starts it without waiting; the key is on its stdin.
+    /// Starts the relay without waiting. The key is written to its stdin.
     pub fn spawn(mut self, stderr: Stdio) -> Relay {
         let key = self.key.clone();
         let (mut relay, mut stdin) = self.spawn_without_key(stderr);
-        // It may end before it reads.
+        // The relay may end before it reads.
         let _ = writeln!(stdin, "{key}");
         relay.key = key;
         relay
     }
 
-    /// Starts it with an open stdin that nothing has been written to.
+    /// Starts the relay with an open stdin to which nothing has been written.
     pub fn spawn_without_key(&mut self, stderr: Stdio) -> (Relay, ChildStdin) {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
         let mut child = self.command.spawn().unwrap();
@@ -364,7 +368,8 @@ impl Starter {
         (Relay { child, port: 0, key, lines, output, printing, status: None }, stdin)
     }
 
-    /// Runs it to its end with this on stdin: exit code, stdout, stderr.
+    /// Runs the relay to its end with these bytes on stdin. Returns its exit code, stdout and
+    /// stderr. The exit code is the negated signal if a signal ended it.
     pub fn run(mut self, stdin: &[u8]) -> (i32, String, String) {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().unwrap();
@@ -389,14 +394,15 @@ impl Starter {
     }
 }
 
-/// The port in the event `start`, the first line in JSON.
+/// The port in the event `start`, which is the first line of JSON.
 pub fn port_of_start(line: &str) -> u16 {
     assert!(line.contains(",\"event\":\"start\","), "not listening: {line}");
     let (_, port) = line.split_once(",\"port\":").unwrap();
     port.split([',', '}']).next().unwrap().parse().unwrap()
 }
 
-/// The program at a path that every user can reach: a copy where its own folder is private.
+/// A path of the program that every user can reach. The program is copied if its own folder is
+/// private.
 fn reachable_binary() -> PathBuf {
     static REACHABLE: OnceLock<PathBuf> = OnceLock::new();
     let is_reachable = |path: &Path| {
@@ -420,7 +426,8 @@ fn reachable_binary() -> PathBuf {
     reachable.clone()
 }
 
-/// The tests hold many more connections than the usual soft limit on open files allows.
+/// Raises the soft limit on open files to the hard limit, because the tests hold more connections
+/// than the usual soft limit allows.
 fn raise_open_files() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -440,19 +447,20 @@ pub fn end_of(child: &mut Child) -> ExitStatus {
     child.try_wait().unwrap().expect("it ends")
 }
 
-/// Waits for the end of any process, a child or not; whether that comes.
+/// Waits for the end of any process, a child or not. Returns whether it has ended within
+/// [`DEADLINE`].
 pub fn ends(pid: u32) -> bool {
     // SAFETY: no memory is involved.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let Ok(fd @ 0..) = i32::try_from(fd) else {
         return std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
     };
-    // SAFETY: the descriptor was just made and nobody else has it.
+    // SAFETY: the descriptor is new, and nothing else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     comes(&fd, libc::POLLIN, DEADLINE)
 }
 
-/// This descriptor comes with it, under the same number.
+/// The command inherits this descriptor under the same number.
 pub fn inherit(command: &mut Command, fd: RawFd) {
     // SAFETY: fcntl(2) is safe to call between fork and exec.
     unsafe {
@@ -463,8 +471,9 @@ pub fn inherit(command: &mut Command, fd: RawFd) {
     };
 }
 
-/// Copies a program by another process: a descriptor for writing might be inherited by a child that
-/// another test starts at the same time, and then nothing could run the copy (ETXTBSY).
+/// Copies a program in another process. If this process held a descriptor for writing, a child that
+/// another test starts at the same time might inherit it. Running the copy would then fail
+/// (ETXTBSY).
 pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
     let done = Command::new("cp")
         .arg("-f")
@@ -476,8 +485,8 @@ pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
     assert!(done.success());
 }
 
-/// The descriptors of a process and what they lead to, without those that are closed while this
-/// looks.
+/// The descriptors of a process and the targets of their links. Descriptors that are closed during
+/// the call are left out.
 pub fn descriptors(pid: u32) -> Vec<(i64, PathBuf)> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let links = entries.filter_map(|entry| {
@@ -488,7 +497,7 @@ pub fn descriptors(pid: u32) -> Vec<(i64, PathBuf)> {
     links.collect()
 }
 
-/// The processes below this one.
+/// The children of a process, their children, and so on.
 fn descendants(pid: u32) -> Vec<u32> {
     let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let children = list.unwrap_or_default();

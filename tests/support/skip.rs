@@ -1,7 +1,8 @@
-//! What is not tested here, and why. A test that needs root has the attribute
-//! `#[cfg_attr(not(root), ignore = "needs root")]`, so that libtest counts it as ignored for an
-//! ordinary user and runs it for root (`root` is set by `build.rs`). For what else a machine may
-//! lack there is [`skipped`], which libtest cannot swallow and which is summed up at the end.
+//! Reports the tests that cannot run on this machine, and why. A test that needs root has the
+//! attribute `#[cfg_attr(not(root), ignore = "needs root")]`: libtest ignores it for an ordinary
+//! user and runs it for root (`build.rs` sets `root`). A test that needs something else that the
+//! machine lacks calls [`skipped`]. libtest cannot capture that report, and a summary is printed at
+//! the end.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,13 +11,13 @@ use std::sync::{Mutex, Once, PoisonError};
 static SKIPPED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static FILES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Whether the tests run as root.
+/// The tests run as root.
 pub fn is_root() -> bool {
     // SAFETY: no memory is involved.
     unsafe { libc::geteuid() == 0 }
 }
 
-/// For a test that needs root and is run all the same.
+/// Fails with an explanation if a test that needs root runs as another user.
 #[track_caller]
 pub fn needs_root() {
     assert!(
@@ -26,16 +27,16 @@ pub fn needs_root() {
     );
 }
 
-/// Says that a test, or a part of one, is not run, and why.
+/// Reports that a test, or a part of one, does not run, and why.
 pub fn skipped(reason: &str) {
     at_exit();
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // print macros would be swallowed.
+    // libtest captures the output of the print macros.
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
     SKIPPED.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{test}: {reason}"));
 }
 
-/// Removes a file when the tests have ended.
+/// Removes this file when the tests have ended.
 pub fn remove_at_exit(file: PathBuf) {
     at_exit();
     FILES.lock().unwrap_or_else(PoisonError::into_inner).push(file);
@@ -57,6 +58,7 @@ fn at_exit() {
         }
     }
     static ONCE: Once = Once::new();
-    // SAFETY: the function is safe to call once everything else has ended.
+    // SAFETY: `end` is safe to call while the process exits: it only takes locks, removes files and
+    // writes to stderr.
     ONCE.call_once(|| assert_eq!(unsafe { libc::atexit(end) }, 0));
 }

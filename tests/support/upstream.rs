@@ -1,4 +1,4 @@
-//! Upstreams: real TLS (or plain) servers, scripted by a closure for each connection.
+//! Upstreams: real servers with TLS or in plaintext. A closure handles each connection.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,14 +18,15 @@ use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 
 use super::{DEADLINE, client, reset_on_close};
 
-/// A certificate authority, made once for all tests of this run.
+/// A certificate authority that is made once for all tests of one run, and another one that the
+/// relay does not trust.
 pub struct Certs {
     issuer: CertifiedIssuer<'static, KeyPair>,
     other: CertifiedIssuer<'static, KeyPair>,
     ca_file: PathBuf,
 }
 
-/// An upstream's address beyond a link (RFC 5737).
+/// An address for an upstream at the other end of a link (RFC 5737).
 pub const FAR: &str = "192.0.2.2";
 
 /// Which certificate a server shows.
@@ -48,19 +49,19 @@ pub fn certs() -> &'static Certs {
             CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
         };
         let issuer_good = issuer("test CA");
-        // In memory and anonymous: it is gone with the last descriptor, whatever happens.
+        // The file is in memory and has no name, so it vanishes with its last descriptor.
         let file = memory_file(issuer_good.pem().as_bytes());
         Certs { issuer: issuer_good, other: issuer("another CA"), ca_file: file }
     })
 }
 
-/// A file without a name; its path is good as long as this process lives.
+/// Makes a file in memory. Its path is valid as long as this process lives.
 pub fn memory_file(bytes: &[u8]) -> PathBuf {
     // SAFETY: the name is a valid C string; the descriptor is new.
     let fd = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) };
     let path = PathBuf::from(format!("/proc/{}/fd/{fd}", std::process::id()));
     std::fs::write(&path, bytes).unwrap();
-    // The kernel makes such files 0777.
+    // The kernel makes such files with mode 0777.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     path
 }
@@ -70,12 +71,12 @@ impl Certs {
         self.ca_file.to_str().unwrap().to_owned()
     }
 
-    /// The certificate of the CA.
+    /// The certificate of the CA, in PEM form.
     pub fn ca_pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// So many other CAs.
+    /// The certificates of `count` other CAs, in PEM form.
     pub fn other_roots(&self, count: usize) -> String {
         let key = KeyPair::generate().unwrap();
         let root = |n: usize| {
@@ -121,7 +122,7 @@ impl Certs {
         server_config(chain, &key, versions, None)
     }
 
-    /// The root, for a server that asks its clients for a certificate.
+    /// A verifier for a server that asks its clients for a certificate of the CA.
     pub fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
@@ -129,13 +130,13 @@ impl Certs {
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap()
     }
 
-    /// A certificate of the CA's for this key and these properties.
+    /// A certificate by the CA for this key and these properties.
     pub fn sign(&self, params: CertificateParams, key: &KeyPair) -> CertificateDer<'static> {
         params.signed_by(key, &self.issuer).unwrap().der().clone()
     }
 }
 
-/// What a server shows: any chain, be it sound or not.
+/// The configuration of a server that shows this chain, even if the chain is invalid.
 pub fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: &PrivateKeyDer<'static>,
@@ -169,8 +170,9 @@ impl Request {
         client::fields(&self.head, name)
     }
 
-    /// The head without the lines that the relay adds: for the key, which must be there once and hold
-    /// it, Accept-Encoding before it, and Via behind all fields but that for the framing.
+    /// The head without the lines that the relay adds, each of which has to be there. The field for
+    /// the key occurs once and contains the key. Accept-Encoding precedes it. Via follows all
+    /// fields except the one for the framing.
     pub fn head_without_key(&self, key: &str) -> String {
         let line = format!("Authorization: Bearer {key}\r\n");
         assert!(self.head.matches(&line).count() == 1, "exactly one Authorization, ours");
@@ -204,18 +206,18 @@ pub const CLOSE: Way = ("close_notify and FIN", Peer::close);
 pub const CUT: Way = ("FIN alone", Peer::cut);
 pub const RESET: Way = ("RST", Peer::reset);
 
-/// One connection, from the upstream's side.
+/// One connection, seen from the upstream.
 pub struct Peer {
     wire: Wire,
     buffer: Vec<u8>,
     requests: Arc<Mutex<Vec<Request>>>,
-    /// Counts connections from 1.
+    /// The number of the connection, counted from 1.
     pub number: usize,
     pub resumed: bool,
 }
 
 impl Upstream {
-    /// TLS 1.3 and 1.2 with a good certificate.
+    /// An upstream with TLS 1.3 and 1.2 and a certificate of the CA.
     pub fn tls(script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Upstream {
         let config = certs().config(Kind::Good, rustls::ALL_VERSIONS);
         Upstream::new(Some(config), script)
@@ -225,7 +227,7 @@ impl Upstream {
         Upstream::new(None, script)
     }
 
-    /// Sends this response to every request.
+    /// An upstream that sends this response to every request.
     pub fn answering(answer: impl Into<Vec<u8>>) -> Upstream {
         let answer = answer.into();
         Upstream::tls(move |peer| {
@@ -235,7 +237,7 @@ impl Upstream {
         })
     }
 
-    /// Reads one request on each connection and then does this.
+    /// An upstream that reads one request on each connection and then calls `then`.
     pub fn once(then: impl Fn(&mut Peer) + Send + Sync + 'static) -> Upstream {
         Upstream::tls(move |peer| {
             if peer.request().is_some() {
@@ -256,7 +258,7 @@ impl Upstream {
         config: Option<ServerConfig>,
         script: impl Fn(&mut Peer) + Send + Sync + 'static,
     ) -> Upstream {
-        // SAFETY: no memory is involved; more may wait than std asks for.
+        // SAFETY: no memory is involved. The call makes the backlog longer than std does.
         unsafe { libc::listen(listener.as_raw_fd(), 4096) };
         let address = listener.local_addr().unwrap();
         let upstream = Upstream {
@@ -307,7 +309,7 @@ impl Upstream {
         self.url_at("localhost")
     }
 
-    /// By another name, or address.
+    /// The URL with another name or address.
     pub fn url_at(&self, host: &str) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{host}:{}/v1/responses", self.port)
@@ -355,7 +357,7 @@ impl Peer {
         }
     }
 
-    /// How the handshake went.
+    /// The kind of the handshake; `None` without TLS.
     pub fn handshake_kind(&self) -> Option<rustls::HandshakeKind> {
         match &self.wire {
             Wire::Plain(_) => None,
@@ -363,7 +365,7 @@ impl Peer {
         }
     }
 
-    /// The TLS version spoken.
+    /// The negotiated TLS version; `None` without TLS.
     pub fn version(&self) -> Option<rustls::ProtocolVersion> {
         match &self.wire {
             Wire::Plain(_) => None,
@@ -371,7 +373,8 @@ impl Peer {
         }
     }
 
-    /// One record (or write) with these bytes; false when the relay is gone.
+    /// Sends these bytes at once, with TLS in a record. Returns false if the relay has closed the
+    /// connection.
     pub fn try_write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         match &mut self.wire {
             Wire::Plain(stream) => stream.write_all(bytes.as_ref()).is_ok(),
@@ -386,7 +389,7 @@ impl Peer {
         assert!(self.try_write(bytes), "the relay takes the response");
     }
 
-    /// The record that [`Peer::write`] would send, for [`Peer::stream`].
+    /// The record that [`Peer::write`] would send. The caller writes it to [`Peer::stream`].
     pub fn seal(&mut self, bytes: impl AsRef<[u8]>) -> Vec<u8> {
         let Wire::Tls(tls, _) = &mut self.wire else { panic!("no TLS") };
         tls.writer().write_all(bytes.as_ref()).unwrap();
@@ -397,7 +400,7 @@ impl Peer {
         record
     }
 
-    /// Reads on; false at the end.
+    /// Reads more bytes. Returns false at the end or after an error.
     fn fill(&mut self) -> bool {
         let mut chunk = vec![0; 65_536];
         match self.read(&mut chunk) {
@@ -410,12 +413,12 @@ impl Peer {
         }
     }
 
-    /// So many bytes of a body.
+    /// Reads `n` bytes of a body.
     pub fn take(&mut self, n: usize) -> Vec<u8> {
         self.take_unless_closed(n).expect("the relay closed inside a body")
     }
 
-    /// The same of a body that the relay may give up.
+    /// Reads `n` bytes of a body; `None` if the relay closes the connection before.
     pub fn take_unless_closed(&mut self, n: usize) -> Option<Vec<u8>> {
         while self.buffer.len() < n {
             if !self.fill() {
@@ -425,12 +428,12 @@ impl Peer {
         Some(self.buffer.drain(..n).collect())
     }
 
-    /// The next head, or None when the relay closes the connection.
+    /// Reads the next head; `None` if the relay closes the connection.
     pub fn head(&mut self) -> Option<String> {
         loop {
             if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
                 let head = String::from_utf8(self.take(at + 4));
-                // Bytes that are not UTF-8 are taken for ISO 8859-1, so that none is lost.
+                // A head that is not UTF-8 is read as ISO 8859-1, so that no byte is lost.
                 return Some(head.unwrap_or_else(|e| {
                     e.as_bytes().iter().map(|byte| char::from(*byte)).collect()
                 }));
@@ -442,7 +445,7 @@ impl Peer {
         }
     }
 
-    /// The next request, whole, which is noted.
+    /// Reads the next whole request and records it; `None` if the relay closes the connection.
     pub fn request(&mut self) -> Option<Request> {
         let head = self.head()?;
         let body = client::body(&head, &mut |n| self.take(n)).expect("a length");
@@ -461,7 +464,7 @@ impl Peer {
         assert!(start.elapsed() < DEADLINE, "the relay keeps the connection");
     }
 
-    /// Ends TLS, then TCP, as it should be.
+    /// Sends close_notify, then FIN.
     pub fn close(&mut self) {
         if let Wire::Tls(tls, stream) = &mut self.wire {
             tls.send_close_notify();
@@ -470,12 +473,12 @@ impl Peer {
         let _ = self.stream().shutdown(Shutdown::Write);
     }
 
-    /// Ends TCP without a word in TLS.
+    /// Shuts the connection down in both directions, without close_notify.
     pub fn cut(&mut self) {
         let _ = self.stream().shutdown(Shutdown::Both);
     }
 
-    /// Ends TCP with a reset, once this peer is dropped.
+    /// Makes the connection end with a reset when this peer is dropped.
     pub fn reset(&mut self) {
         reset_on_close(self.stream());
     }

@@ -1,4 +1,4 @@
-//! Client certificates: there are none, but a server that asks for one is remembered.
+//! Client certificates. The relay has none, but remembers whether the upstream asks for one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, SignatureScheme};
 
-/// Notes whether the upstream has asked for a client certificate.
+/// Records whether the upstream has asked for a client certificate, and offers none.
 #[derive(Debug, Default)]
 pub struct ClientAuth {
     was_asked: AtomicBool,
@@ -19,8 +19,9 @@ impl ClientAuth {
         self.was_asked.load(Ordering::Relaxed)
     }
 
-    /// This alert says that the upstream wants a client certificate. TLS 1.3 has an alert of its
-    /// own for that (RFC 8446 §6.2); others may mean it, but only from a server that has asked.
+    /// This alert means that the upstream requires a client certificate. TLS 1.3 has the alert
+    /// certificate_required for that (RFC 8446 §6.2). Some other alerts may mean the same, but only
+    /// from a server that has asked for a certificate.
     pub fn is_wanted_by(&self, alert: AlertDescription) -> bool {
         match alert {
             AlertDescription::CertificateRequired => true,

@@ -15,9 +15,9 @@ use crate::net::limits::RECORD_OVERHEAD;
 /// Whether the upstream may send more data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerState {
-    /// It may.
+    /// The upstream may send more data.
     Open,
-    /// It has sent a close_notify alert.
+    /// The upstream has sent a close_notify alert.
     Closed,
 }
 
@@ -43,12 +43,13 @@ impl Tls {
         self.ready
     }
 
-    /// No partial record is kept: all bytes that came have been opened.
+    /// No partial record is kept: every byte that came has been decrypted.
     pub fn is_between_records(&self) -> bool {
         self.partial_record.is_empty()
     }
 
-    /// The protocol version and the key exchange group that the handshake has negotiated.
+    /// The names of the protocol version and the key exchange group that the handshake has
+    /// negotiated. Requires [`Tls::is_ready`].
     pub fn negotiated(&self) -> (&'static str, &'static str) {
         let version = match self.conn.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
@@ -69,16 +70,16 @@ impl Tls {
         self.conn.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// Begins a read: clears `wire` and puts the partial record of the last read into it.
+    /// Begins a read: clears `wire` and moves the partial record of the last read into it.
     pub fn resume(&mut self, wire: &mut Scratch) {
         wire.clear();
         wire.push(&self.partial_record);
         self.partial_record = Vec::new();
     }
 
-    /// Opens the records in `wire`. Adds their plaintext to `plain`, and bytes that have to be sent
-    /// to the upstream to `out`. A partial record at the end is kept. After an error the connection
-    /// cannot be used any more; `out` may then contain an alert.
+    /// Decrypts the records in `wire`. Adds the plaintext to `plain`, and bytes that have to be
+    /// sent to the upstream to `out`. A partial record at the end is kept. After an error the
+    /// connection is unusable; `out` may then contain an alert.
     pub fn open(
         &mut self,
         wire: &mut Scratch,
@@ -149,9 +150,9 @@ impl Tls {
         Ok(if closed { PeerState::Closed } else { PeerState::Open })
     }
 
-    /// Adds the alert that tells the upstream of an error, if rustls has one. rustls is called
-    /// again only if it has: otherwise it would go on reading, and it panics if it has begun to
-    /// join a handshake message, because the bytes of that message are no longer in the buffer.
+    /// Adds the alert that reports an error to the upstream, if rustls has queued one. Otherwise
+    /// rustls must not be called again, because it would continue to read. It would panic if it had
+    /// begun to join the parts of a handshake message: the buffer no longer contains them.
     fn alert(&mut self, out: &mut Scratch) {
         if self.conn.wants_write()
             && let status = self.conn.process_tls_records(&mut [])
@@ -162,13 +163,14 @@ impl Tls {
         }
     }
 
-    /// Seals `plain` into records and adds them to `out`. Requires [`Tls::is_ready`].
+    /// Seals `plain` into records and adds them to `out`. Requires [`Tls::is_ready`]. Fails with
+    /// [`UpstreamFault::Closed`] if the connection can seal nothing more.
     pub fn seal(&mut self, plain: &[u8], out: &mut Scratch) -> Result<(), UpstreamFault> {
         if self.failed {
             return Err(UpstreamFault::Closed);
         }
         let mut needed = plain.len() + (plain.len() / limits::RECORD + 1) * RECORD_OVERHEAD;
-        // rustls expects all bytes that it has not consumed yet, so it gets the partial record.
+        // rustls expects every byte that it has not consumed, so it gets the partial record again.
         let status = self.conn.process_tls_records(&mut self.partial_record);
         let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state else {
             return Err(UpstreamFault::Closed);
@@ -185,7 +187,7 @@ impl Tls {
         }
     }
 
-    /// Adds a close_notify alert to `out`, if the connection is usable.
+    /// Adds a close_notify alert to `out`, if the connection can still send one.
     pub fn close(&mut self, out: &mut Scratch) {
         if !self.failed
             && let Ok(ConnectionState::WriteTraffic(mut traffic)) =

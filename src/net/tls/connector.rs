@@ -22,8 +22,10 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// TLS 1.2 and 1.3, HTTP/1.1 only, with session resumption, without early data and without a
-    /// key log. Also returns the verifier, which knows the certificate if `recording` is on.
+    /// Configures TLS 1.2 and 1.3 for HTTP/1.1 only, with session resumption, without early data
+    /// and without a key log. Also returns the verifier, which keeps the certificate if `recording`
+    /// is on. Fails with [`UpstreamFault::TlsWrongName`] if no certificate can contain the name of
+    /// the upstream.
     pub fn new(
         store: RootStore,
         recording: Recording,
@@ -43,14 +45,14 @@ impl Connector {
         Ok((Connector { config: Arc::new(config), client_auth, name }, verifier))
     }
 
-    /// A new connection; it has sent nothing yet.
+    /// Makes a connection, which has sent nothing yet.
     pub fn open(&self) -> Result<Tls, UpstreamFault> {
         let conn = UnbufferedClientConnection::new(self.config.clone(), self.name.clone())
             .map_err(|_| UpstreamFault::TlsFailed)?;
         Ok(Tls::new(conn, self.client_auth.clone()))
     }
 
-    /// The upstream has asked for a client certificate.
+    /// The upstream has asked for a client certificate on some connection.
     pub fn was_asked_for_certificate(&self) -> bool {
         self.client_auth.was_asked()
     }

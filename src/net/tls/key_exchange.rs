@@ -1,12 +1,12 @@
-//! X25519MLKEM768: recorded traffic stays closed to a later quantum computer, which X25519 alone
-//! does not promise (draft-ietf-tls-ecdhe-mlkem, FIPS 203). X25519 is *ring*'s, ML-KEM is
-//! libcrux's, which is formally verified; its portable code is used, so that every processor runs
-//! the same.
+//! The hybrid key exchange X25519MLKEM768 (draft-ietf-tls-ecdhe-mlkem, FIPS 203). Traffic that is
+//! recorded today stays secret from a future quantum computer; X25519 alone does not ensure that.
+//! *ring* implements X25519. libcrux implements ML-KEM and is formally verified. Its portable code
+//! is used, so that every processor runs the same code. Sizes are in bytes.
 //!
 //! ```text
-//!   our share     encapsulation key (1184) | X25519 (32)
-//!   their share   ciphertext (1088)        | X25519 (32)
-//!   secret        ML-KEM's (32)            | X25519's (32)
+//!   client share   encapsulation key (1184) | X25519 (32)
+//!   server share   ciphertext (1088)        | X25519 (32)
+//!   secret         ML-KEM's (32)            | X25519's (32)
 //! ```
 
 use std::hint::black_box;
@@ -61,14 +61,15 @@ impl SupportedKxGroup for X25519MlKem768 {
     }
 }
 
-/// Our half of an exchange: both private keys, and the share that was sent.
+/// The client's half of a key exchange: both private keys, and the share that is sent.
 struct HybridKeyExchange {
     private_key: Wiped,
     x25519: Box<dyn ActiveKeyExchange>,
     share: [u8; ENCAPSULATION_KEY + X25519_KEY],
 }
 
-/// The private key of ML-KEM. *ring* keeps that of X25519 and does not wipe it.
+/// The ML-KEM private key, which is overwritten when it is dropped. *ring* keeps the X25519 private
+/// key and does not wipe it.
 struct Wiped(MlKem768PrivateKey);
 
 impl Drop for Wiped {
@@ -83,7 +84,7 @@ impl ActiveKeyExchange for HybridKeyExchange {
         let (ciphertext, x25519_share) = parts.ok_or(PeerMisbehaved::InvalidKeyShare)?;
         let ciphertext = MlKem768Ciphertext::try_from(ciphertext)
             .map_err(|_| PeerMisbehaved::InvalidKeyShare)?;
-        // X25519 refuses a share of another length.
+        // X25519 refuses a share that is not 32 bytes long.
         let x25519_secret = self.x25519.complete(x25519_share)?;
         let mut secret = Vec::with_capacity(64);
         let mut ml_kem_secret = portable::decapsulate(&self.private_key.0, &ciphertext);
@@ -115,10 +116,10 @@ impl ActiveKeyExchange for HybridKeyExchange {
     }
 }
 
-/// Overwrites what ML-KEM has left on the stack.
+/// Overwrites the part of the stack that the ML-KEM functions may have left secrets on.
 #[inline(never)]
 fn wipe_stack() {
-    // The array is cleared where it is made; zeroize would do it once more, byte by byte.
+    // The initialisation of the array clears the memory; zeroize would repeat it, byte by byte.
     black_box(&mut [0u64; STACK / 8]);
 }
 
@@ -133,7 +134,8 @@ mod tests {
         let (private_key, _) = portable::generate_key_pair([7; 64]).into_parts();
         let mut place = ManuallyDrop::new(Wiped(private_key));
         assert!(place.0[0..].iter().any(|byte| *byte != 0));
-        // SAFETY: dropped this once. What is looked at afterwards are bytes that nothing has freed.
+        // SAFETY: the value is dropped only here. The bytes that are read afterwards are stored in
+        // `place` itself and have not been freed.
         unsafe { ManuallyDrop::drop(&mut place) };
         assert!(place.0[0..].iter().all(|byte| *byte == 0));
     }

@@ -1,8 +1,8 @@
 //! TLS to the upstream. Only this folder names rustls.
 //!
 //! rustls is used through its unbuffered API. Records are decrypted and sealed in the scratch
-//! buffers of the loop, so a connection that waits owns no buffer of its own. Plaintext is never
-//! queued: data can be sealed only once the handshake is complete.
+//! buffers of the loop, so a waiting connection owns no buffer of its own except for a partial
+//! record. Plaintext is never queued: data can be sealed only once the handshake is complete.
 //!
 //! | file | holds |
 //! |---|---|
@@ -11,9 +11,9 @@
 //! | `connection` | the record layer of one connection |
 //! | `provider` | cipher suites, key exchange groups, signature algorithms, random bytes |
 //! | `key_exchange` | the hybrid post-quantum group X25519MLKEM768 |
-//! | `sessions` | what is needed to resume a session |
+//! | `sessions` | the state that is needed to resume a session |
 //! | `verifier` | the check of the upstream's certificate |
-//! | `client_auth` | whether the upstream asked for a client certificate |
+//! | `client_auth` | whether the upstream has asked for a client certificate |
 
 mod client_auth;
 mod connection;
@@ -29,5 +29,5 @@ pub use connector::Connector;
 pub use roots::{RootStore, RootsError};
 pub use verifier::{Recording, RecordingVerifier};
 
-/// The TLS library and its provider, for `--version`.
+/// The name of the TLS library and its provider, which `--version` prints.
 pub const PROVIDER: &str = "rustls 0.23 with ring";

@@ -1,4 +1,4 @@
-//! What TLS is made of: cipher suites, groups, signatures, random bytes.
+//! The cryptography of TLS: cipher suites, key exchange groups, signature algorithms, random bytes.
 
 use std::sync::Arc;
 
@@ -18,8 +18,9 @@ use webpki::{EndEntityCert, ring as signatures};
 use super::key_exchange::X25519MlKem768;
 use crate::process::sys;
 
-/// *ring*, with AES-128 before AES-256: as safe here, and a fifth faster. Upstreams that have a
-/// preference of their own follow theirs. ChaCha20 comes last, for servers without AES hardware.
+/// The provider *ring* with another order of cipher suites. AES-128 precedes AES-256: it is as safe
+/// here, and a fifth faster. ChaCha20 is last, for servers without AES hardware. An upstream with a
+/// preference of its own ignores this order.
 pub fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![
@@ -33,7 +34,7 @@ pub fn provider() -> CryptoProvider {
             suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
             suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
         ],
-        // An X25519 share goes out with the hybrid one, for servers that have no ML-KEM.
+        // The ClientHello has an X25519 share besides the hybrid one, for servers without ML-KEM.
         kx_groups: vec![&X25519MlKem768, group::X25519, group::SECP256R1, group::SECP384R1],
         signature_verification_algorithms: SIGNATURES,
         secure_random: &Random,
@@ -43,7 +44,8 @@ pub fn provider() -> CryptoProvider {
 
 type Algorithm = &'static dyn SignatureVerificationAlgorithm;
 
-/// As rustls has them by default, and RSA keys that are for PSS only (RFC 8446 §4.2.3).
+/// The signature algorithms that rustls has by default, and those of RSA keys that are restricted
+/// to PSS (RFC 8446 §4.2.3).
 pub const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: &[
         signatures::ECDSA_P256_SHA256,
@@ -67,7 +69,7 @@ pub const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
         PSS_SHA512[0],
         PSS_SHA512[1],
     ],
-    // TLS 1.2 leaves the curve open (RFC 5246 §7.4.1.4.1 with RFC 4492).
+    // In TLS 1.2 an ECDSA scheme does not determine the curve (RFC 5246 §7.4.1.4.1 with RFC 4492).
     mapping: &[
         (
             SignatureScheme::ECDSA_NISTP384_SHA384,
@@ -90,13 +92,14 @@ pub const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     ],
 };
 
-/// rsa_pss_pss_* (RFC 8446 §4.2.3), which rustls has no names for.
+/// The schemes rsa_pss_pss_* (RFC 8446 §4.2.3), for which rustls has no names.
 const RSA_PSS_PSS_SHA256: SignatureScheme = SignatureScheme::Unknown(0x0809);
 const RSA_PSS_PSS_SHA384: SignatureScheme = SignatureScheme::Unknown(0x080a);
 const RSA_PSS_PSS_SHA512: SignatureScheme = SignatureScheme::Unknown(0x080b);
 
-/// Verifies a handshake's signature by a key that is for PSS only; `None`: the scheme is another.
-/// rustls knows no algorithm behind these schemes and refuses them by itself.
+/// Verifies the signature of a handshake by a key that is restricted to PSS. `None` means that the
+/// scheme is another one. rustls has no algorithms for these schemes and would refuse them. Fails
+/// with [`CertificateError::BadSignature`].
 pub fn verify_by_pss_key(
     message: &[u8],
     certificate: &CertificateDer<'_>,
@@ -131,8 +134,8 @@ static PSS: [Algorithm; 3] = [
     signatures::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
 ];
 
-/// An RSA key that its certificate allows for PSS only (RFC 4055 §1.2). The signatures are those of
-/// any other RSA key.
+/// The algorithm for an RSA key that its certificate restricts to PSS (RFC 4055 §1.2). Its
+/// signatures are verified like those of any other RSA key.
 #[derive(Debug)]
 struct PssKey {
     public_key: AlgorithmIdentifier,
@@ -140,7 +143,7 @@ struct PssKey {
 }
 
 impl PssKey {
-    /// A key without parameters: the hash function is free.
+    /// The algorithm for a key without parameters, which does not fix the hash function.
     const fn any(by: &'static Algorithm) -> PssKey {
         // id-RSASSA-PSS, 1.2.840.113549.1.1.10.
         const OID: &[u8] = &[0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 10];
@@ -167,7 +170,7 @@ impl SignatureVerificationAlgorithm for PssKey {
     }
 }
 
-/// The kernel's random bytes.
+/// Random bytes from the kernel.
 #[derive(Debug)]
 struct Random;
 
@@ -177,7 +180,7 @@ impl SecureRandom for Random {
     }
 }
 
-/// There are no client certificates: the code that signs with them need not be in the program.
+/// Loads no keys. Without client certificates the program needs no code that signs.
 #[derive(Debug)]
 struct NoKeys;
 

@@ -1,4 +1,4 @@
-//! The root certificates that the upstream's certificate is checked against.
+//! The root certificates that the certificate of the upstream is checked against.
 
 use std::fmt;
 use std::fs::File;
@@ -15,11 +15,11 @@ use crate::http1::url::Host;
 use crate::net::limits::ROOTS_FILE;
 use crate::x509::pem::{self, PemError, PemFault};
 
-/// The roots that upstream certificates are checked against.
+/// The root certificates, and the name that the upstream's certificate has to contain.
 pub struct RootStore {
     pub(super) roots: RootCertStore,
-    /// Certificates of a file that name the upstream. One of them may be the certificate that the
-    /// upstream itself shows.
+    /// The certificates of PEM files that name the upstream. The upstream may show one of them as
+    /// its own.
     pub(super) given: Vec<CertificateDer<'static>>,
     /// The upstream's name or address; `None` if no certificate can contain the name.
     pub(super) name: Option<ServerName<'static>>,
@@ -28,13 +28,13 @@ pub struct RootStore {
 /// Why a file of root certificates cannot be used.
 #[derive(Debug)]
 pub enum RootsError {
-    /// It cannot be read.
+    /// The file cannot be read.
     Unreadable(io::Error),
-    /// It is not well-formed PEM, or contains no certificate that can be a root.
+    /// The file is not well-formed PEM, or contains no certificate that can be a root.
     Bad(PemError),
-    /// It contains no certificate.
+    /// The file contains no certificate.
     Empty,
-    /// It is longer than [`ROOTS_FILE`].
+    /// The file is longer than [`ROOTS_FILE`] bytes.
     TooLong,
 }
 
@@ -61,9 +61,9 @@ impl RootStore {
         RootStore { roots, given: Vec::new(), name }
     }
 
-    /// Adds the certificates of a PEM file. The bundle of a system may contain some that webpki
-    /// does not accept as roots. They are skipped, unless no certificate is left. Returns their
-    /// number.
+    /// Adds the certificates of a PEM file. Certificates that webpki does not accept as roots are
+    /// skipped, because the bundle of a system may contain some. Returns the number of skipped
+    /// certificates. Fails if no certificate is usable.
     pub fn add(&mut self, file: &Path) -> Result<usize, RootsError> {
         let mut text = Vec::new();
         File::open(file)
@@ -82,7 +82,7 @@ impl RootStore {
             match self.roots.add(certificate) {
                 Ok(()) => {
                     usable += 1;
-                    // Most certificates of a system's bundle are built in; keep each root once.
+                    // Most certificates of a system's bundle are built in. Each root is kept once.
                     if let Some((new, known)) = self.roots.roots.split_last()
                         && known.contains(new)
                     {

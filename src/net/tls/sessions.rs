@@ -1,4 +1,4 @@
-//! Sessions with the upstream, to be resumed.
+//! The TLS sessions with the upstream that later connections can resume.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,14 +10,14 @@ use rustls::pki_types::ServerName;
 
 use crate::net::limits::TICKETS;
 
-/// What is needed to resume sessions with the one upstream.
+/// The state that is needed to resume sessions with the one upstream.
 #[derive(Default)]
 pub struct Sessions(Mutex<Session>);
 
 #[derive(Default)]
 struct Session {
     tls12: Option<Tls12ClientSessionValue>,
-    /// Oldest first.
+    /// TLS 1.3 session tickets, oldest first; at most [`TICKETS`].
     tickets: VecDeque<Tls13ClientSessionValue>,
 }
 
@@ -27,7 +27,7 @@ impl Sessions {
     }
 }
 
-/// It holds secrets.
+/// The sessions contain secrets, so the output shows none of them.
 impl fmt::Debug for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sessions")
@@ -35,8 +35,8 @@ impl fmt::Debug for Sessions {
 }
 
 impl ClientSessionStore for Sessions {
-    /// No group is remembered: a forged ServerHello would be enough to have every later connection
-    /// begin with a share that a quantum computer can open.
+    /// No group is remembered. Otherwise one forged ServerHello could make every later connection
+    /// begin with a share that a quantum computer can break.
     fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
 
     fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
@@ -63,8 +63,8 @@ impl ClientSessionStore for Sessions {
         tickets.push_back(ticket);
     }
 
-    /// The newest, and each once: an observer must not be able to tell connections of one
-    /// client together by it (RFC 8446 appendix C.4).
+    /// Takes the newest ticket. Each ticket is used once, so that an observer cannot link the
+    /// connections of one client by a ticket (RFC 8446 appendix C.4).
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         self.lock().tickets.pop_back()
     }

@@ -1,4 +1,4 @@
-//! Checks the upstream's certificate, and records it for `--check`.
+//! Checks the certificate of the upstream, and records it for `--check`.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,10 +15,10 @@ use webpki::EndEntityCert;
 
 use super::provider::{SIGNATURES, verify_by_pss_key};
 
-/// Checks a certificate as rustls' own `WebPkiServerVerifier` does; that one would bring in the
-/// code for revocation lists. There is one exception: a CA certificate that the upstream shows as
-/// its own is accepted if it is byte for byte one of the certificates in the file of roots. Its
-/// name and its validity are checked like those of any other certificate.
+/// Checks a certificate like `WebPkiServerVerifier` of rustls, which is not used because it brings
+/// in the code for revocation lists. There is one difference: a CA certificate that the upstream
+/// shows as its own is accepted if it is byte for byte one of the certificates in the file of
+/// roots. Its name and its validity are checked like those of any other certificate.
 pub struct RecordingVerifier {
     roots: RootCertStore,
     /// The certificates from the file of roots that name the upstream.
@@ -37,7 +37,7 @@ pub enum Recording {
 }
 
 impl RecordingVerifier {
-    /// Trusts what `roots` sign and, as they are, the certificates in `given`.
+    /// Trusts the certificates that `roots` sign, and exactly the certificates in `given`.
     pub fn new(
         roots: RootCertStore,
         given: Vec<CertificateDer<'static>>,
@@ -54,8 +54,9 @@ impl RecordingVerifier {
     }
 
     /// Decides about a CA certificate that the upstream shows as its own. The caller has checked
-    /// its validity, and checks its name afterwards. A refusal says what `error` cannot: that the
-    /// issuer is unknown, or that the name is wrong.
+    /// its validity, and checks its name afterwards. The certificate is accepted if `given`
+    /// contains it. For another self-issued certificate the refusal says that the issuer is unknown
+    /// or that the name is wrong. For any other certificate the result is `error`.
     fn check_ca(
         &self,
         certificate: &CertificateDer<'_>,
@@ -71,8 +72,8 @@ impl RecordingVerifier {
         if parsed.issuer() != parsed.subject() {
             return Err(error);
         }
-        // `given` holds only certificates that name the upstream. A root that is not among them may
-        // be here because its name does not match.
+        // `given` contains only certificates that name the upstream. If this certificate is a root
+        // but not among them, its name may be the reason.
         let is_root = self.roots.roots.iter().any(|root| *root.subject == *parsed.subject());
         if is_root && !is_for(certificate, name) {
             return Err(CertificateError::NotValidForName.into());
@@ -81,7 +82,7 @@ impl RecordingVerifier {
     }
 }
 
-/// The trait below requires it.
+/// [`ServerCertVerifier`] requires [`fmt::Debug`].
 impl fmt::Debug for RecordingVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RecordingVerifier")
@@ -141,8 +142,8 @@ impl ServerCertVerifier for RecordingVerifier {
     }
 }
 
-/// The only fault found is that the certificate belongs to a CA. webpki checks the validity first,
-/// so the validity has been found good; nothing after it has been checked.
+/// The error says that the certificate belongs to a CA. webpki checks the validity before that, so
+/// the certificate is valid at this time. Later checks have not been made.
 fn is_ca(error: &Error) -> bool {
     let Error::InvalidCertificate(CertificateError::Other(OtherError(error))) = error else {
         return false;
@@ -150,7 +151,7 @@ fn is_ca(error: &Error) -> bool {
     matches!(error.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
-/// The certificate names this host.
+/// The certificate is well-formed and names this host.
 pub fn is_for(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
     ParsedCertificate::try_from(certificate)
         .is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
