@@ -111,10 +111,8 @@ impl EventLoop {
         let lingering = REFUSED_LINGERING + OVERLOADED_LINGERING;
         let log = Log::start(setup.form, setup.sandbox)?;
         let Setup { tls, proxy, upstream_users, .. } = setup;
-        let (origin, registry) = (
-            Origin { tls, link, proxy, users: upstream_users },
-            poll.registry().try_clone()?,
-        );
+        let (origin, registry) =
+            (Origin { tls, link, proxy, users: upstream_users }, poll.registry().try_clone()?);
         let state = LoopState {
             origin,
             credential: setup.credential,

@@ -136,7 +136,7 @@ pub fn wipe_copies(credential: &mut Credential) -> Vec<String> {
 /// Replaces a file that the key was read from by an empty stdin. `of_flag` says that the source was
 /// `--key-file`. A pipe or terminal that the caller gave as stdin stays: closing that pipe would
 /// kill a process that writes to it later by SIGPIPE.
-pub fn close(of_flag: bool) -> io::Result<()> {
+pub fn release_stdin(of_flag: bool) -> io::Result<()> {
     let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     if !of_flag && !stdin.metadata()?.is_file() {
         return Ok(());

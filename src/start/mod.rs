@@ -175,7 +175,7 @@ impl<'a> Prepared<'a> {
         let prefix = request::prefix(&config.upstream, &config.auth_header);
         let mut credential = key_source::read(prefix.as_bytes(), config.key_form)
             .map_err(|error| error.to_string())?;
-        key_source::close(config.key_file.is_some()).map_err(|error| {
+        key_source::release_stdin(config.key_file.is_some()).map_err(|error| {
             format!("cannot close the key's file ({error}); give the key through a pipe")
         })?;
         plan.warnings.extend(key_source::wipe_copies(&mut credential));

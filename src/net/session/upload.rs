@@ -160,7 +160,8 @@ impl Session {
             };
             let state = &mut *turn.state;
             state.outgoing.clear();
-            let is_token = state.client_token.as_ref().map(|token| |shown: &[u8]| token.matches(shown));
+            let is_token =
+                state.client_token.as_ref().map(|token| |shown: &[u8]| token.matches(shown));
             let context = RequestContext {
                 upstream_ready: is_ready,
                 exhausted: state.requests_left == 0,
