@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// GatherList of the secret that are this long count.
+/// Pieces of the secret of at least so many bytes count.
 pub const PIECE: usize = 12;
 const PAGE: u64 = 4096;
 const BLOCK: u64 = 1 << 16;

@@ -79,8 +79,8 @@ impl Pool {
     }
 
     /// Takes a connection for a request of this user. A connection that became idle in this pass,
-    /// after the loop read events, may have ended unnoticed, so it is checked once more. Connections
-    /// that turn out unusable are closed.
+    /// after the loop read events, may have ended unnoticed, so it is checked once more.
+    /// Connections that turn out unusable are closed.
     pub fn take(
         &mut self,
         user: User,

@@ -8,6 +8,7 @@ use codex_responses_api_proxy::net::clock::{Timestamp, days};
 
 use super::DEADLINE;
 
+/// One client connection. Each read and write waits for at most [`DEADLINE`].
 pub struct Client {
     pub stream: TcpStream,
     /// Bytes that have been read and not used yet.
@@ -25,6 +26,7 @@ pub enum End {
     Open,
 }
 
+/// A response as the client read it.
 #[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
@@ -56,6 +58,7 @@ impl Response {
     }
 }
 
+/// The values of a field in a head, in order and without the surrounding whitespace.
 pub fn fields<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
     head.lines()
         .skip(1)
@@ -158,6 +161,7 @@ impl Client {
         times
     }
 
+    /// Connects to this port of 127.0.0.1.
     pub fn connect(port: u16) -> Client {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -166,6 +170,7 @@ impl Client {
         Client { stream, buffer: Vec::new(), date: None }
     }
 
+    /// Sends the bytes. The test fails if the write does.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Client {
         self.stream.write_all(bytes.as_ref()).expect("the relay takes it");
         self
@@ -177,6 +182,7 @@ impl Client {
         self
     }
 
+    /// Sends FIN. The client can still read.
     pub fn finish(&mut self) -> &mut Client {
         self.stream.shutdown(Shutdown::Write).unwrap();
         self
@@ -196,6 +202,7 @@ impl Client {
         }
     }
 
+    /// Reads exactly `n` bytes.
     pub fn take(&mut self, n: usize) -> Vec<u8> {
         self.fill(n);
         self.buffer.drain(..n).collect()

@@ -63,6 +63,8 @@ pub fn random_hex() -> String {
     random.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A relay that has been started. Drop kills a relay that has not been waited for, and fails the
+/// test if the output contains the key.
 pub struct Relay {
     child: Child,
     pub port: u16,
@@ -100,6 +102,7 @@ impl Relay {
         Relay::bare().upstream(url)
     }
 
+    /// A relay without arguments, in an empty environment and with a random key.
     pub fn bare() -> Starter {
         Relay::under(emulator().as_deref().as_slice())
     }
@@ -173,6 +176,7 @@ impl Relay {
         status
     }
 
+    /// Waits for the end. Returns the exit code, or the negated signal that ended the relay.
     pub fn exit_code(&mut self) -> i32 {
         let status = self.wait();
         status.code().unwrap_or_else(|| -status.signal().unwrap_or(0))
@@ -302,6 +306,7 @@ impl Starter {
         self
     }
 
+    /// Replaces the random key.
     pub fn key(mut self, key: &str) -> Starter {
         self.key = key.to_owned();
         self

@@ -39,6 +39,7 @@ pub enum Kind {
     SelfSigned,
 }
 
+/// The certificate authorities of this run.
 pub fn certs() -> &'static Certs {
     static CERTS: OnceLock<Certs> = OnceLock::new();
     CERTS.get_or_init(|| {
@@ -113,6 +114,7 @@ impl Certs {
         (vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
     }
 
+    /// The configuration of a server with a certificate of this kind and these TLS versions.
     pub fn config(
         &self,
         kind: Kind,
@@ -186,6 +188,7 @@ impl Request {
     }
 }
 
+/// A server that accepts connections until it is dropped.
 pub struct Upstream {
     address: SocketAddr,
     pub port: u16,
@@ -223,6 +226,7 @@ impl Upstream {
         Upstream::new(Some(config), script)
     }
 
+    /// An upstream in plain HTTP.
     pub fn plain(script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Upstream {
         Upstream::new(None, script)
     }
@@ -246,6 +250,7 @@ impl Upstream {
         })
     }
 
+    /// An upstream on a free port of 127.0.0.1; `None` as `config` means plain HTTP.
     pub fn new(
         config: Option<ServerConfig>,
         script: impl Fn(&mut Peer) + Send + Sync + 'static,
@@ -253,6 +258,8 @@ impl Upstream {
         Upstream::on(TcpListener::bind("127.0.0.1:0").unwrap(), config, script)
     }
 
+    /// An upstream on this listener. `script` runs on a thread of its own for each connection, once
+    /// the handshake is complete.
     pub fn on(
         listener: TcpListener,
         config: Option<ServerConfig>,
