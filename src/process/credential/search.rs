@@ -43,16 +43,14 @@ use zeroize::Zeroize;
 use crate::process::sys;
 use crate::process::sys::windows::{self, BLOCK, FILTER_BYTES, Factors, Filter};
 
-/// The shortest key that is searched for, in bytes. Half of a shorter key would occur in many
-/// responses by chance.
+/// The shortest key that is searched for, in bytes. Half of a shorter key is likely by chance.
 const SHORTEST_KEY: usize = 16;
 /// The shortest key, in bytes, for which [`Method::Wide`] is used. 31 bytes, which are always
 /// found, are at most half of such a key.
 const WIDE_KEY: usize = 62;
 /// The shortest key, in bytes, for which [`Method::Narrow`] is used.
 const NARROW_KEY: usize = 31;
-/// The most bytes of the secret part of a key that are searched for. Further bytes are not. No
-/// known kind of opaque key is longer.
+/// The most bytes of the secret part that are searched for. No known kind of opaque key has more.
 const LONGEST: usize = 1024;
 /// The fewest bytes of a part of a token that is searched for on its own.
 const LONG_PART: usize = 32;
