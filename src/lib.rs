@@ -84,6 +84,7 @@
 //! | events on stderr | [`net::report`] |
 //! | every flag; the limits and durations of the loop | [`cli::flags`], [`net::settings`] |
 //! | the order in which the program starts | `main.rs`, `start` |
+#![warn(unreachable_pub)]
 #![cfg_attr(not(feature = "relay"), allow(rustdoc::broken_intra_doc_links))]
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]

@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::lookup::RESOLVER_FILES;
 use super::system_calls::{CONNECTOR, CONNECTOR_LIVES, LOOKUP};
 use crate::process::confine::{ReadBack, Sandbox, Trial};
 use crate::process::filter::{self, Descriptors, Filter, Layer, Otherwise};
@@ -16,6 +15,10 @@ use crate::process::harden::HardenError;
 use crate::process::landlock::{self, BIND_UDP, CONNECT_SEND_UDP, CONNECT_TCP, READ_FILE};
 use crate::process::status::StatusFile;
 use crate::process::sys::{Rights, Ruleset};
+
+/// The files that getaddrinfo(3) reads; a lookup may read no others.
+pub const RESOLVER_FILES: [&str; 5] =
+    ["/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"];
 
 /// The TCP port of DNS (RFC 1035 §4.2).
 const DNS: u16 = 53;

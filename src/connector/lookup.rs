@@ -11,14 +11,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::confine::Confinement;
+use super::confine::{Confinement, RESOLVER_FILES};
 use super::wire::{ADDRESS, decode_address, encode_address};
 use crate::process::sys;
 use crate::process::sys::child::{self, end_now};
-
-/// The files that getaddrinfo(3) reads.
-pub const RESOLVER_FILES: [&str; 5] =
-    ["/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"];
 
 /// The file that says which modules glibc uses (nsswitch.conf(5)).
 const NSSWITCH: &str = "/etc/nsswitch.conf";
