@@ -16,7 +16,7 @@ const PACE: Duration = Duration::from_millis(20);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1600));
 
 /// The addresses of one host.
-pub struct Addresses {
+pub(super) struct Addresses {
     /// The addresses that the last successful lookup found, and until when they count as fresh.
     /// `None` in place of the time means always.
     good: Option<(Rc<[SocketAddr]>, Option<Instant>)>,
@@ -30,7 +30,7 @@ pub struct Addresses {
 
 /// What a dial does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(super) enum Next {
     /// Connects to one of these addresses.
     Use(Rc<[SocketAddr]>),
     /// Begins a lookup, then asks again.
@@ -43,18 +43,18 @@ pub enum Next {
 
 impl Addresses {
     /// The addresses of a name, none of which is known yet.
-    pub fn of_a_name() -> Addresses {
+    pub(super) fn of_a_name() -> Addresses {
         Addresses { good: None, asked: None, failed: None, not_before: None }
     }
 
     /// Fixed addresses, which are never looked up.
-    pub fn literal(addresses: &[SocketAddr]) -> Addresses {
+    pub(super) fn literal(addresses: &[SocketAddr]) -> Addresses {
         let good = Some((Rc::from(addresses), None));
         Addresses { good, asked: None, failed: None, not_before: None }
     }
 
     /// The next step of a dial that has waited since the time `since`.
-    pub fn next(&self, since: Instant, now: Instant) -> Next {
+    pub(super) fn next(&self, since: Instant, now: Instant) -> Next {
         let (good, fresh) = match &self.good {
             Some((addresses, until)) => (Some(addresses), until.is_none_or(|until| now < until)),
             None => (None, false),
@@ -79,13 +79,13 @@ impl Addresses {
     }
 
     /// Notes that a lookup has begun.
-    pub fn asked(&mut self, now: Instant) {
+    pub(super) fn asked(&mut self, now: Instant) {
         self.asked = Some(now);
     }
 
     /// Notes that a lookup has ended. An empty list means that it failed or that the name has no
     /// address. The last good addresses then stay in use.
-    pub fn found(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
+    pub(super) fn found(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
         self.asked = None;
         if addresses.is_empty() {
             let before = self.failed.map_or(0, |(_, times)| times);
@@ -101,13 +101,13 @@ impl Addresses {
 
     /// Notes that a lookup ended for a reason that says nothing about the name. Another lookup may
     /// begin at once.
-    pub fn again(&mut self) {
+    pub(super) fn again(&mut self) {
         self.asked = None;
     }
 
     /// Notes that the addresses led nowhere. They are no longer fresh, so the next dial needs a new
     /// lookup. Fixed addresses stay fresh.
-    pub fn doubt(&mut self, now: Instant) {
+    pub(super) fn doubt(&mut self, now: Instant) {
         if let Some((_, Some(until))) = &mut self.good {
             *until = now.min(*until);
         }

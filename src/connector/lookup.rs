@@ -41,14 +41,14 @@ const REPLACED: u8 = 2;
 const OVERDUE: Duration = Duration::from_secs(LOOKUP as u64 + 5);
 
 /// A lookup under way.
-pub struct Lookup {
+pub(super) struct Lookup {
     answer: PipeReader,
     begun: Instant,
 }
 
 /// The result of a lookup.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(super) enum Answer {
     /// These addresses. The list is empty if the lookup failed or the name has no address.
     Addresses(Vec<SocketAddr>),
     /// A resolver file was replaced meanwhile: the lookup must be repeated.
@@ -57,7 +57,7 @@ pub enum Answer {
 
 impl Lookup {
     /// Forks a child that looks the name up. Fails when the kernel refuses a pipe or a process.
-    pub fn begin(
+    pub(super) fn begin(
         name: &str,
         port: u16,
         confinement: &Confinement,
@@ -74,18 +74,18 @@ impl Lookup {
     }
 
     /// The child has not ended in time, so no answer is expected any more.
-    pub fn is_overdue(&self, now: Instant) -> bool {
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
         now >= self.begun + OVERDUE
     }
 
     /// The descriptor to poll for reading. Readiness means an answer, or the end of the child.
-    pub fn fd(&self) -> RawFd {
+    pub(super) fn fd(&self) -> RawFd {
         self.answer.as_raw_fd()
     }
 
     /// Reads the answer; call this once [`Lookup::fd`] is ready. A child that ended without a
     /// well-formed answer has found no address.
-    pub fn finish(mut self) -> Answer {
+    pub(super) fn finish(mut self) -> Answer {
         let mut answer = [0; LONGEST + 1];
         // One read is enough: the child writes the answer at once, in fewer than PIPE_BUF bytes
         // (pipe(7)).
@@ -155,7 +155,7 @@ fn identities() -> [Identity; RESOLVER_FILES.len()] {
 
 /// Loads the modules with which glibc looks names up. All later children inherit them, because a
 /// confined child can load none. No name is looked up here, so no packet is sent.
-pub fn load_modules() {
+pub(super) fn load_modules() {
     if cfg!(not(target_env = "gnu")) {
         return;
     }

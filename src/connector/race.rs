@@ -17,7 +17,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 
 /// How the addresses of a host are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub(super) enum Order {
     /// In parallel, each attempt a little later than the one before (RFC 8305).
     Raced,
     /// One at a time. The next address is tried only if the one before has refused the connection.
@@ -32,7 +32,7 @@ struct Attempt {
 }
 
 /// The attempts at one TCP connection, to the addresses of one host.
-pub struct Race {
+pub(super) struct Race {
     order: Order,
     addresses: Rc<[SocketAddr]>,
     /// The index of the address that is tried next.
@@ -55,7 +55,7 @@ impl Drop for Race {
 
 impl Race {
     /// A race over these addresses. [`Race::advance`] begins the first attempt.
-    pub fn new(addresses: Rc<[SocketAddr]>, order: Order, now: Instant) -> Race {
+    pub(super) fn new(addresses: Rc<[SocketAddr]>, order: Order, now: Instant) -> Race {
         Race {
             order,
             addresses,
@@ -67,23 +67,23 @@ impl Race {
     }
 
     /// All addresses, whether tried or not.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub(super) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
     /// When the next attempt is due if no attempt has connected by then. `None` if no address is
     /// left or the addresses are tried in turn.
-    pub fn wakes_at(&self) -> Option<Instant> {
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
         (self.order == Order::Raced && self.next < self.addresses.len()).then_some(self.next_at)
     }
 
     /// The number of attempts under way.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.attempts.len()
     }
 
     /// What to poll(2) for, one entry for each attempt.
-    pub fn interests(&self) -> impl Iterator<Item = libc::pollfd> {
+    pub(super) fn interests(&self) -> impl Iterator<Item = libc::pollfd> {
         self.attempts.iter().map(|attempt| libc::pollfd {
             fd: attempt.stream.as_raw_fd(),
             events: libc::POLLOUT,
@@ -92,7 +92,7 @@ impl Race {
     }
 
     /// Notes the results of poll(2), which are in the order of [`Race::interests`].
-    pub fn note<'a>(&mut self, mut polled: impl Iterator<Item = &'a libc::pollfd>) {
+    pub(super) fn note<'a>(&mut self, mut polled: impl Iterator<Item = &'a libc::pollfd>) {
         for attempt in &mut self.attempts {
             attempt.ready |= polled.next().is_some_and(|fd| fd.revents != 0);
         }
@@ -108,7 +108,7 @@ impl Race {
     /// Fails when no attempt and no address is left. The error is the last of
     /// [`UpstreamFault::Refused`] and [`UpstreamFault::OutOfDescriptors`] that occurred, otherwise
     /// [`UpstreamFault::Unreachable`].
-    pub fn advance(
+    pub(super) fn advance(
         &mut self,
         room: &mut usize,
         now: Instant,

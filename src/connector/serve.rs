@@ -24,7 +24,7 @@ use crate::process::upstream_users::Reach;
 const DIALS: usize = 1 << 18;
 /// The most connection attempts at one time, each of which holds a descriptor. Further attempts
 /// wait for room.
-pub const ATTEMPTS: usize = 256;
+pub(super) const ATTEMPTS: usize = 256;
 /// How long a dial may take if the loop does not cancel it earlier.
 const DIAL: Duration = Duration::from_secs(30);
 /// The most lookups in a row that are repeated because a resolver file was replaced. One more
@@ -32,7 +32,7 @@ const DIAL: Duration = Duration::from_secs(30);
 const AGAIN: u32 = 3;
 
 /// The loop has ended, or has sent a message that violates the protocol.
-pub struct LoopGone;
+pub(super) struct LoopGone;
 
 /// A connection that the loop has asked for.
 struct Dial {
@@ -45,7 +45,7 @@ struct Dial {
 }
 
 /// The one host to connect to, and how.
-pub struct Work {
+pub(super) struct Work {
     /// The name to look up; `None` if the addresses are fixed.
     pub name: Option<String>,
     /// The port of the host.
@@ -57,7 +57,7 @@ pub struct Work {
 }
 
 /// The state of the connector.
-pub struct Connector {
+pub(super) struct Connector {
     link: OwnedFd,
     work: Work,
     confinement: Confinement,
@@ -91,7 +91,7 @@ const LOOKUP: usize = 1;
 
 impl Connector {
     /// A connector without dials. `link` must be non-blocking.
-    pub fn new(
+    pub(super) fn new(
         link: OwnedFd,
         work: Work,
         addresses: Addresses,
@@ -111,7 +111,7 @@ impl Connector {
     }
 
     /// Serves until the loop has ended or violated the protocol. Returns nothing but [`LoopGone`].
-    pub fn run(mut self) -> Result<(), LoopGone> {
+    pub(super) fn run(mut self) -> Result<(), LoopGone> {
         let mut fds = Vec::new();
         let mut wakes_at = None;
         loop {

@@ -11,20 +11,20 @@ use crate::process::system_calls::{Allowed, Limited, MEMORY};
 
 /// The calls that the connector may make: its own, and those of its lookups. Any other call that is
 /// on [`CONNECTOR_LIVES`] fails with EPERM; all others kill the process.
-pub const CONNECTOR: Allowed = Allowed {
+pub(super) const CONNECTOR: Allowed = Allowed {
     any: &[BOTH, BOTH_X86, OWN],
     limited: &[MEMORY, READ_ONLY, READ_ONLY_X86, SOCKETS, OWN_SOCKETS, LIMITED, OWN_LIMITED],
 };
 
 /// The calls that do not kill the connector or a lookup, whether they are refused or not.
-pub const CONNECTOR_LIVES: Allowed = Allowed {
+pub(super) const CONNECTOR_LIVES: Allowed = Allowed {
     any: &[BOTH, BOTH_X86, OWN, REFUSED, REFUSED_X86],
     limited: &[NOT_EXECUTABLE, READ_ONLY, READ_ONLY_X86, OWN_LIMITED],
 };
 
 /// The calls that a confined lookup may make: those of getaddrinfo(3). Any other call that is on
 /// [`CONNECTOR_LIVES`] fails with EPERM; all others kill the process.
-pub const LOOKUP: Allowed = Allowed {
+pub(super) const LOOKUP: Allowed = Allowed {
     any: &[BOTH, BOTH_X86],
     limited: &[MEMORY, READ_ONLY, READ_ONLY_X86, SOCKETS, LIMITED],
 };

@@ -312,12 +312,12 @@ const fn instruction(code: u32, k: u32) -> sock_filter {
 pub(crate) mod probe {
     use super::*;
 
-    pub const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
-    pub const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
-    pub const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    pub(crate) const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    pub(crate) const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+    pub(crate) const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
 
     /// Runs a filter as the kernel does. Returns the verdict and the number of steps.
-    pub fn run(
+    pub(crate) fn run(
         filter: &Filter,
         architecture: u32,
         number: u32,
@@ -410,7 +410,11 @@ pub(crate) mod probe {
     /// instruction costs about half a microsecond at every start, so the number of instructions is
     /// bounded.
     #[track_caller]
-    pub fn says_what_the_lists_say(layers: &[Layer], descriptors: &Descriptors, longest: usize) {
+    pub(crate) fn says_what_the_lists_say(
+        layers: &[Layer],
+        descriptors: &Descriptors,
+        longest: usize,
+    ) {
         let filter = compile(layers, descriptors).unwrap();
         assert!(filter.0.len() <= longest, "{} instructions", filter.0.len());
         let mut most = 0;

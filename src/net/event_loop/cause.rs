@@ -6,7 +6,7 @@ use crate::process::signals::EndSignal;
 
 /// Why the relay drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub(super) enum Cause {
     /// A signal.
     Signal(EndSignal),
     /// `GET /shutdown`.
@@ -17,7 +17,7 @@ pub enum Cause {
 
 impl Cause {
     /// Its name in the log.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Cause::Signal(signal) => signal.name(),
             Cause::Shutdown => "GET /shutdown",

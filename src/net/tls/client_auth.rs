@@ -9,20 +9,20 @@ use rustls::{AlertDescription, SignatureScheme};
 
 /// Records whether the upstream has asked for a client certificate, and offers none.
 #[derive(Debug, Default)]
-pub struct ClientAuth {
+pub(super) struct ClientAuth {
     was_asked: AtomicBool,
 }
 
 impl ClientAuth {
     /// The upstream has asked for a client certificate, on this connection or an earlier one.
-    pub fn was_asked(&self) -> bool {
+    pub(super) fn was_asked(&self) -> bool {
         self.was_asked.load(Ordering::Relaxed)
     }
 
     /// This alert means that the upstream requires a client certificate. TLS 1.3 has the alert
     /// certificate_required for that (RFC 8446 §6.2). Some other alerts may mean the same, but only
     /// from a server that has asked for a certificate.
-    pub fn is_wanted_by(&self, alert: AlertDescription) -> bool {
+    pub(super) fn is_wanted_by(&self, alert: AlertDescription) -> bool {
         match alert {
             AlertDescription::CertificateRequired => true,
             AlertDescription::HandshakeFailure

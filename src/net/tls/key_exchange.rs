@@ -31,7 +31,7 @@ const STACK: usize = 32 * 1024;
 
 /// The hybrid group, for TLS 1.3 only.
 #[derive(Debug)]
-pub struct X25519MlKem768;
+pub(super) struct X25519MlKem768;
 
 impl SupportedKxGroup for X25519MlKem768 {
     fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {

@@ -21,7 +21,7 @@ use crate::process::sys;
 /// The provider *ring* with another order of cipher suites. AES-128 precedes AES-256: it is as safe
 /// here, and a fifth faster. ChaCha20 is last, for servers without AES hardware. An upstream with a
 /// preference of its own ignores this order.
-pub fn provider() -> CryptoProvider {
+pub(super) fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![
             suite::TLS13_AES_128_GCM_SHA256,
@@ -46,7 +46,7 @@ type Algorithm = &'static dyn SignatureVerificationAlgorithm;
 
 /// The signature algorithms that rustls has by default, and those of RSA keys that are restricted
 /// to PSS (RFC 8446 §4.2.3).
-pub const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
+pub(super) const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: &[
         signatures::ECDSA_P256_SHA256,
         signatures::ECDSA_P256_SHA384,
@@ -100,7 +100,7 @@ const RSA_PSS_PSS_SHA512: SignatureScheme = SignatureScheme::Unknown(0x080b);
 /// Verifies the signature of a handshake by a key that is restricted to PSS. `None` means that the
 /// scheme is another one. rustls has no algorithms for these schemes and would refuse them. Fails
 /// with [`CertificateError::BadSignature`].
-pub fn verify_by_pss_key(
+pub(super) fn verify_by_pss_key(
     message: &[u8],
     certificate: &CertificateDer<'_>,
     signature: &DigitallySignedStruct,

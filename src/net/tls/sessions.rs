@@ -12,7 +12,7 @@ use crate::net::limits::TICKETS;
 
 /// The state that is needed to resume sessions with the one upstream.
 #[derive(Default)]
-pub struct Sessions(Mutex<Session>);
+pub(super) struct Sessions(Mutex<Session>);
 
 #[derive(Default)]
 struct Session {

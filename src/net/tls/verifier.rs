@@ -152,7 +152,7 @@ fn is_ca(error: &Error) -> bool {
 }
 
 /// The certificate is well-formed and names this host.
-pub fn is_for(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
+pub(super) fn is_for(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
     ParsedCertificate::try_from(certificate)
         .is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
 }

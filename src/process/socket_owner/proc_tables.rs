@@ -35,7 +35,7 @@ impl Snapshot {
 
 /// A column of the tables. The number counts the colons before the port in a row.
 #[derive(Clone, Copy)]
-pub enum Column {
+pub(super) enum Column {
     /// `local_address`
     End = 1,
     /// `rem_address`
@@ -44,7 +44,7 @@ pub enum Column {
 
 /// Reads the tables from beginning to end, and calls `note` with each row that has this port in
 /// this column. There may be tens of thousands of other rows. These are skipped unparsed.
-pub fn each_row(
+pub(super) fn each_row(
     tables: &[File],
     column: Column,
     port: u16,

@@ -23,7 +23,7 @@ const RESPONSE: usize = 88;
 
 /// Whether the kernel has the module `tcp_diag`. A kernel without it reports every socket as
 /// missing, so the request names a socket that exists.
-pub fn has_diagnosis(fd: &OwnedFd) -> bool {
+pub(super) fn has_diagnosis(fd: &OwnedFd) -> bool {
     let find = || {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         ask(fd, 0, listener.local_addr()?, (Ipv4Addr::UNSPECIFIED, 0).into())
@@ -33,7 +33,12 @@ pub fn has_diagnosis(fd: &OwnedFd) -> bool {
 
 /// Asks for one socket. The kernel has queued its response when send(2) returns. A socket that does
 /// not exist is ENOENT.
-pub fn ask(fd: &OwnedFd, number: u32, end: SocketAddr, other: SocketAddr) -> io::Result<Socket> {
+pub(super) fn ask(
+    fd: &OwnedFd,
+    number: u32,
+    end: SocketAddr,
+    other: SocketAddr,
+) -> io::Result<Socket> {
     let family = if end.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let mut question = question(REQUEST, number, family as u8, u32::MAX);
     put(&mut question, 24, &end.port().to_be_bytes());
@@ -57,7 +62,7 @@ pub fn ask(fd: &OwnedFd, number: u32, end: SocketAddr, other: SocketAddr) -> io:
 }
 
 /// Asks for all listeners of a family and port, and calls `note` with each.
-pub fn list_listeners(
+pub(super) fn list_listeners(
     fd: &OwnedFd,
     number: u32,
     family: u8,

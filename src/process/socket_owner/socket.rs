@@ -6,7 +6,7 @@ const ESTABLISHED: u8 = 1;
 const SYN_SENT: u8 = 2;
 const SYN_RECV: u8 = 3;
 /// The state of a socket that waits for connections.
-pub const LISTEN: u8 = 10;
+pub(super) const LISTEN: u8 = 10;
 
 /// Who holds one end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Owner {
 /// A socket as the kernel describes it. Its addresses are canonical: none is an IPv4 address in
 /// IPv6 form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Socket {
+pub(super) struct Socket {
     /// The TCP state (`tcp_states.h` of the kernel).
     pub state: u8,
     /// The socket's own address.
@@ -42,7 +42,7 @@ pub struct Socket {
 
 /// Which connections a listener on `[::]` accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Families {
+pub(super) enum Families {
     /// IPv6 connections only (IPV6_V6ONLY).
     V6,
     /// IPv4 connections too, or the kernel does not say.
@@ -51,7 +51,7 @@ pub enum Families {
 
 impl Socket {
     /// Who holds this end.
-    pub fn owner(&self) -> Owner {
+    pub(super) fn owner(&self) -> Owner {
         match self.state {
             // SYN_RECV with an inode: a process has called connect(2), and its SYN crossed ours
             // (simultaneous open, RFC 9293 §3.5). Another user's process may listen on that port,
@@ -66,7 +66,7 @@ impl Socket {
     }
 
     /// Whether a listener accepts connections to this address.
-    pub fn is_listening_at(&self, at: SocketAddr) -> bool {
+    pub(super) fn is_listening_at(&self, at: SocketAddr) -> bool {
         self.end.port() == at.port()
             && match (self.end.ip(), at.ip()) {
                 (mine, at) if mine == at => true,
@@ -81,6 +81,6 @@ impl Socket {
 }
 
 /// Returns the address with an IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) turned into IPv4.
-pub fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -125,14 +125,14 @@ mod register {
 
     /// The process's protection key, as the two bits of PKRU that deny reads and writes. Zero if
     /// there is no key.
-    pub struct Key(u32);
+    pub(super) struct Key(u32);
 
     /// The value of PKRU before a change. `None` if nothing was changed.
-    pub struct Before(Option<u32>);
+    pub(super) struct Before(Option<u32>);
 
     impl Key {
         /// Assigns the pages to the key, and closes them.
-        pub fn of(pages: &SecretPages) -> Key {
+        pub(super) fn of(pages: &SecretPages) -> Key {
             static KEY: OnceLock<Option<u32>> = OnceLock::new();
             let number = *KEY.get_or_init(|| {
                 const DISABLE_ACCESS: libc::c_ulong = 1;
@@ -154,12 +154,12 @@ mod register {
             }
         }
 
-        pub fn is_none(&self) -> bool {
+        pub(super) fn is_none(&self) -> bool {
             self.0 == 0
         }
 
         #[inline]
-        pub fn open(&self) -> Before {
+        pub(super) fn open(&self) -> Before {
             if self.0 == 0 {
                 return Before(None);
             }
@@ -179,7 +179,7 @@ mod register {
 
     impl Before {
         #[inline]
-        pub fn restore(&self) {
+        pub(super) fn restore(&self) {
             if let Some(before) = self.0 {
                 write(before);
             }

@@ -68,7 +68,7 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    pub fn unlisted_blocks<const WIDTH: usize, const STRIDE: usize>(
+    pub(super) fn unlisted_blocks<const WIDTH: usize, const STRIDE: usize>(
         filter: &Filter,
         factors: &Factors,
         text: &[u8],
