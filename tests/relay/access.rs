@@ -155,7 +155,8 @@ fn a_reset_connection_is_not_its_ports_next_users() {
         let to = SocketAddr::from(([127, 0, 0, 1], relay.port));
         relay.stop();
         let refused = as_user(STRANGER, move || {
-            let mut stream = connect_from(([127, 0, 0, 1], 0).into(), to);
+            // From an address of its own, of which no other test takes the port meanwhile.
+            let mut stream = connect_from(([127, 0, 0, 77], 0).into(), to);
             stream.write_all(post("", "{\"who\":\"stranger\"}").as_bytes()).unwrap();
             let from = stream.local_addr().unwrap();
             reset_on_close(&stream);
