@@ -252,8 +252,10 @@ mod tests {
     #[test]
     fn no_change_of_one_byte_makes_it_panic_or_run_past_the_end() {
         let whole = certificate(&[], &attribute(COMMON_NAME, 0x0c, b"a name"), &good());
+        // Interpreted by miri, every value would take minutes.
+        let step = if cfg!(miri) { 51 } else { 1 };
         for at in 0..whole.len().min(120) {
-            for byte in 0..=255 {
+            for byte in (0..=255).step_by(step) {
                 let mut changed = whole.clone();
                 changed[at] = byte;
                 if let Some(certificate) = Certificate::read(&changed) {
