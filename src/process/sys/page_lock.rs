@@ -96,23 +96,23 @@ mod register {
     use super::super::secret_pages::SecretPages;
 
     /// This architecture has no protection key.
-    pub struct Key;
-    pub struct Before;
+    pub(crate) struct Key;
+    pub(crate) struct Before;
 
     impl Key {
-        pub fn of(_: &SecretPages) -> Key {
+        pub(crate) fn of(_: &SecretPages) -> Key {
             Key
         }
-        pub fn is_none(&self) -> bool {
+        pub(crate) fn is_none(&self) -> bool {
             true
         }
-        pub fn open(&self) -> Before {
+        pub(crate) fn open(&self) -> Before {
             Before
         }
     }
 
     impl Before {
-        pub fn restore(&self) {}
+        pub(crate) fn restore(&self) {}
     }
 }
 
