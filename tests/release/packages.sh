@@ -25,8 +25,8 @@ fi
 
 root=$work/debian
 cp -a "$base" "$root"
-cp "$dist/${name}_"*_amd64.deb "$root/root/package.deb"
-install -m 755 tests/release/machine/test "$root/root/test"
+cp "$dist/${name}_"*_amd64.deb "$root/srv/package.deb"
+install -m 755 tests/release/machine/test "$root/srv/test"
 cat >"$root/etc/systemd/system/test.service" <<'UNIT'
 [Unit]
 After=dbus.socket
@@ -35,8 +35,8 @@ FailureAction=poweroff-force
 [Service]
 Type=oneshot
 TimeoutStartSec=240
-ExecStart=/root/test
-StandardOutput=file:/root/log
+ExecStart=/srv/test
+StandardOutput=file:/srv/log
 StandardError=inherit
 UNIT
 mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
@@ -50,8 +50,8 @@ timeout 300 unshare --mount --propagation private bash -euc '
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
     SYSTEMD_SECCOMP=0 exec systemd-nspawn --quiet --register=no --keep-unit --private-network --directory "$1" --boot \
         --console=pipe' - "$root" </dev/null >"$work/console" 2>&1 || true
-cat "$root/root/log" 2>/dev/null || { tail -n 40 "$work/console"; fail "the machine did not boot"; }
-grep -q '^in the machine: ok$' "$root/root/log" || fail "the .deb, see above"
+cat "$root/srv/log" 2>/dev/null || { tail -n 40 "$work/console"; fail "the machine did not boot"; }
+grep -q '^in the machine: ok$' "$root/srv/log" || fail "the .deb, see above"
 
 # The .rpm, in the same Debian: rpm --root runs its scripts there.
 root=$work/rpm
