@@ -64,8 +64,12 @@ fn without_comment(line: &str) -> &str {
 
 #[test]
 fn unsafe_stands_in_one_room() {
-    for source in sources().iter().filter(|source| source.has_word("unsafe")) {
-        assert!(source.name.starts_with("process/sys/"), "{} contains unsafe", source.name);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for source in sources().iter().filter(|source| !source.name.starts_with("process/sys/")) {
+        // The unit tests too, which `code` leaves out.
+        let text = fs::read_to_string(folder.join(&source.name)).unwrap();
+        let has_unsafe = source.has_word("unsafe") || text.contains("unsafe {");
+        assert!(!has_unsafe, "{} contains unsafe", source.name);
     }
 }
 

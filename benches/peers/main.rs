@@ -7,8 +7,8 @@
 //! --rounds N          (default: 3)
 //! --only A,B          of saturation, latency, bulk, streams, start, scale
 //! --out FOLDER        for results.json, table.md and the plots (default: benches/peers/results, and
-//!                     docs/measured.md and README.md get the table; target/peers for a run that leaves
-//!                     something out)
+//!                     docs/measured.md and README.md get the table; target/peers for a run that
+//!                     leaves something out)
 //! --plot FILE         measure nothing; draw this results.json again
 //! ```
 //!

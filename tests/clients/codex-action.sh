@@ -81,7 +81,7 @@ chown -R "$runner" "$HOME" "$work/empty"
 grep -q 'Hello from behind the relay.' "$work/codex.out" || fail "the response was not printed"
 check_key
 
-# The end: the file is empty, so the next run of the action starts anew.
+# The end: the file is empty, so the next run of the action starts a relay of its own.
 kill "$pid"
 timeout 20 bash -c 'while [ -s "$1" ]; do sleep 0.02; done' _ "$info" || fail "the file still names the relay"
 echo "codex-action: ok"

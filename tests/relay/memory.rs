@@ -355,10 +355,10 @@ fn a_scan_finds_what_is_there() {
             assert!(before.hits.is_empty());
             assert!(of_file.hits.iter().any(|hit| hit.is_of_file));
             let again = scan_again(pid, &needles, &mut clean).unwrap();
-            let anew = scan(pid, &needles).unwrap();
+            let fresh = scan(pid, &needles).unwrap();
             let places = |scan: &Scan| scan.hits.iter().map(|hit| hit.address).collect::<Vec<_>>();
-            assert!(!anew.hits.is_empty() && places(&again) == places(&anew));
-            assert!(anew.hits.iter().all(|hit| !hit.is_of_file));
+            assert!(!fresh.hits.is_empty() && places(&again) == places(&fresh));
+            assert!(fresh.hits.iter().all(|hit| !hit.is_of_file));
         }
         (Err(error), _) | (_, Err(error)) => skipped(&error.to_string()),
     }

@@ -65,7 +65,7 @@ impl Session {
         }
         match self.exchange.state() {
             // The final head is still awaited: neither an interim response nor a part of a head
-            // moves the clock. Behind an interim response the final one begins anew.
+            // moves the clock. After an interim response the final head starts again.
             State::Uploading(_) | State::Awaiting => {
                 if self.response_head.is_empty() {
                     self.response_start = ResponseStart::AfterRequest;

@@ -9,6 +9,7 @@
 //!   secret         ML-KEM's (32)            | X25519's (32)
 //! ```
 
+use std::borrow::BorrowMut;
 use std::hint::black_box;
 
 use libcrux_ml_kem::mlkem768::{MlKem768Ciphertext, MlKem768PrivateKey, portable};
@@ -63,18 +64,18 @@ impl SupportedKxGroup for X25519MlKem768 {
 
 /// The client's half of a key exchange: both private keys, and the share that is sent.
 struct HybridKeyExchange {
-    private_key: Wiped,
+    private_key: Wiped<MlKem768PrivateKey>,
     x25519: Box<dyn ActiveKeyExchange>,
     share: [u8; ENCAPSULATION_KEY + X25519_KEY],
 }
 
 /// The ML-KEM private key, which is overwritten when it is dropped. *ring* keeps the X25519 private
 /// key and does not wipe it.
-struct Wiped(MlKem768PrivateKey);
+struct Wiped<K: BorrowMut<MlKem768PrivateKey>>(K);
 
-impl Drop for Wiped {
+impl<K: BorrowMut<MlKem768PrivateKey>> Drop for Wiped<K> {
     fn drop(&mut self) {
-        self.0[0..].zeroize();
+        self.0.borrow_mut()[0..].zeroize();
     }
 }
 
@@ -125,18 +126,14 @@ fn wipe_stack() {
 
 #[cfg(test)]
 mod tests {
-    use std::mem::ManuallyDrop;
 
     use super::*;
 
     #[test]
     fn a_private_key_is_overwritten_where_it_lay() {
-        let (private_key, _) = portable::generate_key_pair([7; 64]).into_parts();
-        let mut place = ManuallyDrop::new(Wiped(private_key));
-        assert!(place.0[0..].iter().any(|byte| *byte != 0));
-        // SAFETY: the value is dropped only here. The bytes that are read afterwards are stored in
-        // `place` itself and have not been freed.
-        unsafe { ManuallyDrop::drop(&mut place) };
-        assert!(place.0[0..].iter().all(|byte| *byte == 0));
+        let (mut private_key, _) = portable::generate_key_pair([7; 64]).into_parts();
+        assert!(private_key[0..].iter().any(|byte| *byte != 0));
+        drop(Wiped(&mut private_key));
+        assert!(private_key[0..].iter().all(|byte| *byte == 0));
     }
 }
