@@ -1,7 +1,6 @@
 //! Tests the local responses for an upstream that cannot be reached, that fails before its
 //! response, or that sends a malformed one.
 
-use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -118,32 +117,24 @@ fn nothing_that_is_said_in_place_of_a_handshake_ends_the_relay() {
 
 #[test]
 fn an_upstream_that_speaks_tls_1_1_alone_is_502() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
-    std::thread::spawn(move || {
-        for stream in listener.incoming().take(2) {
-            let mut stream = stream.unwrap();
-            let _ = stream.read(&mut [0; 4096]);
-            // What such a server says to a client that offers 1.2 and 1.3: protocol_version, fatal.
-            let _ = std::io::Write::write_all(&mut stream, &[0x15, 3, 2, 0, 2, 2, 70]);
-        }
-    });
-    let relay = Relay::to(&url).start();
-    fails(&mut relay.connect(), 502, "upstream_tls_failed");
-
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
-    std::thread::spawn(move || {
-        let mut stream = listener.accept().unwrap().0;
-        let _ = stream.read(&mut [0; 4096]);
-        // And a ServerHello of TLS 1.1.
-        let hello = [&[2, 0, 0, 38, 3, 2][..], &[7; 32], &[0, 0xc0, 0x13, 0]].concat();
-        let record = [&[0x16, 3, 2, 0, hello.len() as u8][..], &hello].concat();
-        let _ = std::io::Write::write_all(&mut stream, &record);
-        let _ = stream.read(&mut [0; 4096]);
-    });
-    let relay = Relay::to(&url).start();
-    fails(&mut relay.connect(), 502, "upstream_tls_failed");
+    let hello = [&[2, 0, 0, 38, 3, 2][..], &[7; 32], &[0, 0xc0, 0x13, 0]].concat();
+    for record in [
+        // Such a server's alert to a client that offers 1.2 and 1.3: protocol_version, fatal.
+        vec![0x15, 3, 2, 0, 2, 2, 70],
+        // A ServerHello of TLS 1.1.
+        [&[0x16, 3, 2, 0, hello.len() as u8][..], &hello].concat(),
+    ] {
+        // The preconnect fails as well, before the request or after its head.
+        let upstream = Upstream::plain(move |peer| {
+            // The header of the client's record.
+            if peer.take_unless_closed(5).is_some() {
+                peer.write(&record);
+                peer.closed();
+            }
+        });
+        let url = format!("https://localhost:{}/", upstream.port);
+        fails(&mut Relay::to(&url).start().connect(), 502, "upstream_tls_failed");
+    }
 }
 
 #[test]
