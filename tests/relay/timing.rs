@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::support::{Client, DEADLINE, End, Relay, Upstream, comes, ok, post, quiet};
+use super::support::{Client, DEADLINE, End, Relay, Upstream, comes, ok, pace, post, quiet};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -161,6 +161,44 @@ fn by_default_a_response_may_take_its_time() {
     });
     let relay = impatient(&upstream);
     assert_eq!(relay.connect().send(post("", "{}")).response().text(), "fine");
+}
+
+#[test]
+fn a_client_that_takes_a_late_response_slowly_keeps_its_connection() {
+    // The last write is read at once. In at least one of the responses the sockets on the way to the
+    // client have room for what precedes it, and not for all of it.
+    const LAST_WRITE: usize = 32 * 1024;
+    const CLIENT_TIMEOUT: Duration = Duration::from_secs(4);
+    let upstream = Upstream::plain(|peer| {
+        while let Some(request) = peer.request() {
+            let size: usize = request.fields("x-size")[0].parse().unwrap();
+            let response = ok(&"x".repeat(size));
+            let (first, last) = response.split_at(response.len() - size.min(LAST_WRITE));
+            let is_late = size > 0;
+            assert!(!is_late || quiet(peer.stream(), CLIENT_TIMEOUT + SECOND));
+            peer.write(first);
+            assert!(!is_late || quiet(peer.stream(), SECOND / 4));
+            peer.write(last);
+        }
+    });
+    let limit = CLIENT_TIMEOUT.as_secs().to_string();
+    let relay = Relay::to(&upstream.url()).args(["--client-timeout", &limit]).start();
+    let ask = |size: usize| post(&format!("X-Size: {size}\r\n"), "");
+    let mut clients: Vec<Client> = (8..72).map(|_| relay.connect()).collect();
+    for (client, n) in clients.iter_mut().zip(8..) {
+        client.send(ask(n * LAST_WRITE / 2));
+    }
+    for client in &clients {
+        assert!(comes(&client.stream, libc::POLLIN, DEADLINE));
+    }
+    // The responses go as far as they can while no client reads.
+    pace(SECOND);
+    for client in &mut clients {
+        assert_eq!(client.response().status, 200);
+    }
+    for client in &mut clients {
+        assert_eq!(client.send(ask(0)).response().status, 200);
+    }
 }
 
 /// A relay that gives the upstream one second.

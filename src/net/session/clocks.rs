@@ -16,8 +16,10 @@ pub(super) enum ClientDuty {
     Nothing,
     /// Send the rest of a request head. The first one is due from the moment of accept.
     Head,
-    /// Send more of the request body, or take the rest of a complete response.
+    /// Send more of the request body.
     Body,
+    /// Take the rest of a complete response, to keep the connection.
+    TakeResponse,
     /// Begin another request, or end the connection.
     NextRequest,
     /// End the connection.
@@ -27,6 +29,8 @@ pub(super) enum ClientDuty {
 /// The clocks of one session.
 pub(super) struct Clocks {
     client_active_at: Instant,
+    /// When bytes of a response were last handed to the client's socket, or taken by it.
+    client_took_at: Instant,
     /// From when on the upstream is waited for.
     upstream_active_at: Instant,
     /// When the upstream last sent or took bytes.
@@ -40,6 +44,7 @@ impl Clocks {
     pub(super) fn new(now: Instant) -> Clocks {
         Clocks {
             client_active_at: now,
+            client_took_at: now,
             upstream_active_at: now,
             upstream_last_byte: now,
             patience: Duration::ZERO,
@@ -49,6 +54,12 @@ impl Clocks {
     /// The client has done its part, or could not do it because the relay or the upstream was busy.
     pub(super) fn client_acted(&mut self, now: Instant) {
         self.client_active_at = now;
+    }
+
+    /// Bytes of a response have been handed to the client's socket, or taken by it. No other clock
+    /// moves: taking a response does not excuse a request that stalls.
+    pub(super) fn client_took(&mut self, now: Instant) {
+        self.client_took_at = now;
     }
 
     /// The upstream has sent or taken bytes.
@@ -88,14 +99,15 @@ impl Clocks {
 
     /// Until when the client has to do its duty.
     pub(super) fn client_by(&self, duty: ClientDuty, timeouts: &Timeouts) -> Option<Instant> {
-        let limit = match duty {
+        let (since, limit) = match duty {
             ClientDuty::Nothing => return None,
-            ClientDuty::Head => timeouts.client,
-            ClientDuty::Body => self.patience.min(timeouts.client),
-            ClientDuty::NextRequest => KEEP_ALIVE,
-            ClientDuty::End => LINGER,
+            ClientDuty::Head => (self.client_active_at, timeouts.client),
+            ClientDuty::Body => (self.client_active_at, self.patience.min(timeouts.client)),
+            ClientDuty::TakeResponse => (self.client_took_at, timeouts.client),
+            ClientDuty::NextRequest => (self.client_active_at, KEEP_ALIVE),
+            ClientDuty::End => (self.client_active_at, LINGER),
         };
-        Some(self.client_active_at + limit)
+        Some(since + limit)
     }
 
     /// Until when the upstream has to do its part, if it is waited for.
@@ -120,6 +132,7 @@ mod tests {
             (ClientDuty::Nothing, None),
             (ClientDuty::Head, Some(TIMEOUTS.client)),
             (ClientDuty::Body, Some(TIMEOUTS.client)),
+            (ClientDuty::TakeResponse, Some(TIMEOUTS.client)),
             (ClientDuty::NextRequest, Some(KEEP_ALIVE)),
             (ClientDuty::End, Some(LINGER)),
         ] {
@@ -131,6 +144,26 @@ mod tests {
             clocks.client_by(ClientDuty::Head, &TIMEOUTS),
             Some(now + SECOND + TIMEOUTS.client)
         );
+    }
+
+    #[test]
+    fn a_response_that_is_taken_gives_time_to_take_it_and_no_other() {
+        let now = Instant::now();
+        let mut clocks = Clocks::new(now);
+        clocks.restore_patience(&TIMEOUTS);
+        clocks.client_took(now + 9 * SECOND);
+        for (duty, by) in [
+            (ClientDuty::TakeResponse, now + 9 * SECOND + TIMEOUTS.client),
+            (ClientDuty::Head, now + TIMEOUTS.client),
+            (ClientDuty::Body, now + TIMEOUTS.client),
+            (ClientDuty::NextRequest, now + KEEP_ALIVE),
+            (ClientDuty::End, now + LINGER),
+        ] {
+            assert_eq!(clocks.client_by(duty, &TIMEOUTS), Some(by), "{duty:?}");
+        }
+        clocks.client_acted(now + 20 * SECOND);
+        let by = clocks.client_by(ClientDuty::TakeResponse, &TIMEOUTS);
+        assert_eq!(by, Some(now + 9 * SECOND + TIMEOUTS.client), "a request takes no response");
     }
 
     #[test]

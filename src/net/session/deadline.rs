@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::clocks::ClientDuty;
 use super::{AfterTurn, Buffers, Closed, LoopState, Session, Turn};
-use crate::http1::exchange::State;
+use crate::http1::exchange::{Rest, State};
 use crate::http1::local_response::{Reject, UpstreamFault};
 use crate::net::access_log::Stage;
 use crate::net::slots::{DeadlineSlot, Side};
@@ -43,7 +43,8 @@ impl Session {
         match self.exchange.state() {
             _ if self.is_lingering() => Err(Closed),
             State::Idle if self.input.is_empty() => Err(Closed),
-            // The rest of the body does not come, or the upstream does not take it.
+            // The rest of the body does not come, or the upstream does not take it, or the client
+            // does not take the response. The response stays whole.
             State::Complete { .. } => {
                 self.stop_upload(turn.state);
                 self.exchange.make_last();
@@ -85,16 +86,17 @@ impl Session {
             _ if self.is_lingering() => ClientDuty::End,
             State::Idle if self.served && self.input.is_empty() => ClientDuty::NextRequest,
             State::Idle => ClientDuty::Head,
-            // The client has to take the response, or to send the rest of the request.
-            State::Complete { .. } if !self.exchange.is_last() || self.upstream.is_some() => {
-                ClientDuty::Body
-            }
+            // The rest of the request still goes to the upstream.
             state if state.is_uploading() => ClientDuty::Body,
+            State::Complete { .. } if self.upstream.is_some() => ClientDuty::Body,
+            // Without a next request there is no reason to hurry the client.
+            State::Complete { .. } if self.exchange.is_last() => ClientDuty::Nothing,
+            State::Complete { rest: Rest::None } => ClientDuty::TakeResponse,
+            State::Complete { .. } => ClientDuty::Body,
             State::Waiting(_)
             | State::Uploading(_)
             | State::Awaiting
-            | State::Responding { .. }
-            | State::Complete { .. } => ClientDuty::Nothing,
+            | State::Responding { .. } => ClientDuty::Nothing,
         }
     }
 

@@ -268,6 +268,7 @@ impl Session {
         if turn.state.outgoing.is_empty() {
             return Ok(());
         }
+        self.clocks.client_took(turn.now);
         self.write_output(input, turn.state).map_err(|_| self.abort(End::ClientClosed, turn))
     }
 

@@ -261,7 +261,12 @@ impl Session {
     fn flush_client(&mut self, turn: &mut Turn<'_>) -> Result<(), Closed> {
         if !self.output.is_empty() {
             match self.socket.write(self.output.bytes()) {
-                Ok(n) => self.output.consume(n),
+                Ok(n) => {
+                    self.output.consume(n);
+                    if n > 0 {
+                        self.clocks.client_took(turn.now);
+                    }
+                }
                 Err(_) => return Err(self.abort(End::ClientClosed, turn)),
             }
         }
