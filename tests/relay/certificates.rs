@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::channel;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
@@ -13,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::version::{TLS12, TLS13};
 
 use super::support::upstream::{memory_file, server_config};
-use super::support::{DEADLINE, Relay, Response, Upstream, certs, ok, post, skipped};
+use super::support::{Gate, Relay, Response, Upstream, certs, ok, post, skipped};
 
 /// As `openssl req -x509` makes it: self-signed, and a CA.
 fn self_signed_ca(name: &str, last_year: i32) -> (rcgen::Certificate, KeyPair) {
@@ -235,15 +234,15 @@ impl OpensslServer {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let (send, receive) = channel();
+        let (tell, told) = Gate::pair();
         let out = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
             for line in out.lines().map_while(Result::ok) {
-                let _ = send.send(line);
+                tell.pass(line);
             }
         });
         let port = loop {
-            let line = receive.recv_timeout(DEADLINE).expect("it listens");
+            let line: String = told.wait();
             if let Some((_, port)) = line.strip_prefix("ACCEPT ").and_then(|at| at.rsplit_once(':'))
             {
                 break port.parse().unwrap();

@@ -6,7 +6,6 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::{ChildStdin, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 
 use super::key::{asked, echo_is_back};
 use super::lifecycle::Folder;
@@ -15,7 +14,7 @@ use super::support::relay::{
 };
 use super::support::skip::is_root;
 use super::support::{
-    Client, DEADLINE, Relay, Upstream, comes, needs_root, ok, post, skipped, wait_for,
+    Client, DEADLINE, Gate, Relay, Upstream, comes, needs_root, ok, post, skipped, wait_for,
 };
 
 /// A relay that has left; it ends with the test.
@@ -79,16 +78,14 @@ fn with_info(starter: Starter, folder: &Folder) -> Starter {
 }
 
 /// Does what may take for ever, on a thread of its own, and waits no longer than a test may.
-fn within_deadline<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, RecvTimeoutError> {
-    let (tell, told) = channel();
-    std::thread::spawn(move || tell.send(work()));
-    told.recv_timeout(DEADLINE)
+fn within_deadline<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (tell, told) = Gate::pair();
+    std::thread::spawn(move || tell.pass(work()));
+    told.wait_within(DEADLINE)
 }
 
 /// Runs it until it has ended and both pipes have: exit code, stdout, stderr.
-fn run(starter: Starter, stdin: &[u8]) -> Result<(i32, String, String), RecvTimeoutError> {
+fn run(starter: Starter, stdin: &[u8]) -> Option<(i32, String, String)> {
     let stdin = stdin.to_owned();
     within_deadline(move || starter.run(&stdin))
 }

@@ -7,11 +7,8 @@ use std::time::Duration;
 
 use codex_responses_api_proxy::http1::limits;
 
-use std::sync::Mutex;
-use std::sync::mpsc::channel;
-
 use super::support::{
-    Client, DEADLINE, End, Peer, Relay, Upstream, comes, ok, pace, post, quiet, skipped,
+    Client, End, Gate, Peer, Relay, Upstream, comes, ok, pace, post, quiet, skipped,
 };
 
 /// A POST whose head has exactly so many bytes.
@@ -316,10 +313,12 @@ fn client_length(head: &str) -> usize {
 #[test]
 fn a_client_that_waits_for_the_upstream_may_wait() {
     // The upstream reads nothing for longer than the client's time, and then all of it.
-    let (tell, told) = channel();
-    let told = Mutex::new(told);
+    let (tell, told) = Gate::pair();
+    let others = tell.clone();
     let upstream = Upstream::plain(move |peer| {
-        let _ = told.lock().unwrap().recv_timeout(DEADLINE);
+        told.wait();
+        // For every other connection.
+        others.signal();
         while peer.request().is_some() {
             peer.write(ok("fine"));
         }
@@ -331,7 +330,7 @@ fn a_client_that_waits_for_the_upstream_may_wait() {
     let mut stream = client.stream.try_clone().unwrap();
     let sender = std::thread::spawn(move || stream.write_all(post("", &body).as_bytes()));
     pace(Duration::from_secs(8));
-    tell.send(()).unwrap();
+    tell.signal();
     sender.join().unwrap().unwrap();
     assert_eq!(client.response().status, 200);
 }

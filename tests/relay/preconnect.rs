@@ -2,18 +2,17 @@
 //! request.
 
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use codex_responses_api_proxy::net::timeouts::CONNECT;
 
-use super::support::{Client, DEADLINE, Relay, Upstream, comes, ok, post, wait_for};
+use super::support::{Client, DEADLINE, Gate, Relay, Upstream, comes, ok, post, wait_for};
 
 /// An upstream that tells of each connection once its handshake is done, and answers.
-fn telling() -> (Upstream, Receiver<usize>) {
-    let (tell, told) = channel();
+fn telling() -> (Upstream, Gate<usize>) {
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
-        let _ = tell.send(peer.number);
+        tell.pass(peer.number);
         while peer.request().is_some() {
             let number = peer.number.to_string();
             peer.write(ok(&number));
@@ -31,7 +30,7 @@ fn the_handshake_is_done_before_the_client_has_said_anything() {
     let (upstream, told) = telling();
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
-    assert_eq!(told.recv_timeout(DEADLINE), Ok(1));
+    assert_eq!(told.wait(), 1);
     assert_eq!(ask(&mut client), "1");
     assert_eq!(upstream.connections(), 1);
 }
@@ -41,7 +40,7 @@ fn at_most_one_connection_is_made_for_nobody() {
     let (upstream, told) = telling();
     let relay = Relay::to(&upstream.url()).start();
     let mut clients: Vec<Client> = (0..20).map(|_| relay.connect()).collect();
-    assert_eq!(told.recv_timeout(DEADLINE), Ok(1));
+    assert_eq!(told.wait(), 1);
     // Each is answered, one after the other, so one connection does.
     for client in &mut clients {
         assert_eq!(ask(client), "1");
@@ -75,11 +74,11 @@ fn a_connect_and_a_request_in_one_batch_need_one_connection() {
 
 #[test]
 fn one_that_has_ended_is_made_again_for_a_client_and_not_before() {
-    let (tell, told) = channel();
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
         if peer.number == 1 {
             let _ = peer.stream().shutdown(Shutdown::Both);
-            let _ = tell.send(peer.number);
+            tell.pass(peer.number);
             return;
         }
         while peer.request().is_some() {
@@ -88,7 +87,7 @@ fn one_that_has_ended_is_made_again_for_a_client_and_not_before() {
     });
     let relay = Relay::to(&upstream.url()).start();
     let mut first = relay.connect();
-    assert_eq!(told.recv_timeout(DEADLINE), Ok(1));
+    assert_eq!(told.wait(), 1);
     // The relay has served another route meanwhile, and has had every occasion.
     let refused = first.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
     assert_eq!(refused.status, 403);
@@ -261,14 +260,14 @@ fn a_client_who_may_not_use_the_relay_brings_nothing_about() {
     let relay = Relay::to(&upstream.url()).args(["--allow-uid", other]).start();
     let mut client = relay.connect();
     assert_eq!(client.send(post("", "{}")).response().status, 403);
-    assert!(told.try_recv().is_err());
+    assert_eq!(told.drain(), []);
     assert_eq!(upstream.connections(), 0);
 
     // Nor does one after the last request that will be forwarded.
     let (upstream, told) = telling();
     let relay = Relay::to(&upstream.url()).args(["--max-requests", "1"]).start();
     let mut client = relay.connect();
-    assert_eq!(told.recv_timeout(DEADLINE), Ok(1));
+    assert_eq!(told.wait(), 1);
     let body = post("Connection: close\r\n", "{}");
     assert_eq!(client.send(body).response().status, 200);
     assert_eq!(relay.connect().send(post("", "{}")).response().status, 429);
@@ -277,20 +276,20 @@ fn a_client_who_may_not_use_the_relay_brings_nothing_about() {
 
 #[test]
 fn a_pooled_connection_that_the_upstream_closes_is_not_made_again() {
-    let (tell, told) = channel();
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
         while peer.request().is_some() {
             peer.write(ok("fine"));
             peer.close();
             peer.closed();
-            let _ = tell.send(());
+            tell.signal();
         }
     });
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
     assert_eq!(ask(&mut client), "fine");
     // The relay has seen that end and ended its own side.
-    told.recv_timeout(DEADLINE).unwrap();
+    told.wait();
     let refused = client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
     assert_eq!((refused.status, upstream.connections()), (403, 1));
 }

@@ -1,12 +1,10 @@
 //! Tests how long the relay waits for each side.
 
 use std::io::Write;
-use std::sync::Mutex;
-use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::support::{Client, DEADLINE, End, Relay, Upstream, comes, ok, pace, post, quiet};
+use super::support::{Client, DEADLINE, End, Gate, Relay, Upstream, comes, ok, pace, post, quiet};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -79,13 +77,14 @@ fn a_head_that_drips_in_is_408_all_the_same() {
 
 #[test]
 fn an_upload_that_stalls_is_408() {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
-        peer.head();
+        if peer.head().is_none() {
+            return;
+        }
         // An upstream that gets half a body must never get a whole one.
         peer.closed();
-        let _ = tell.lock().unwrap().send(());
+        tell.signal();
     });
     let relay = impatient(&upstream);
     for framing in ["Content-Length: 10", "Transfer-Encoding: chunked"] {
@@ -94,7 +93,7 @@ fn an_upload_that_stalls_is_408() {
         client.send(head).send("5\r\nhe");
         let ((), took) = timed(|| timed_out(&mut client));
         one_second(took);
-        told.recv_timeout(DEADLINE).unwrap();
+        told.wait();
     }
 }
 
@@ -129,11 +128,12 @@ fn a_slow_body_that_moves_is_served() {
 
 #[test]
 fn an_upload_waits_for_a_slow_upstream_and_not_for_the_clients_time() {
-    let (tell, told) = channel::<()>();
-    let told = Mutex::new(told);
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
-        peer.head();
-        let _ = told.lock().unwrap().recv_timeout(DEADLINE);
+        if peer.head().is_none() {
+            return;
+        }
+        told.wait();
         peer.take(8 << 20);
         peer.write(ok("fine"));
         peer.closed();
@@ -144,7 +144,7 @@ fn an_upload_waits_for_a_slow_upstream_and_not_for_the_clients_time() {
     let body = "x".repeat(8 << 20);
     let sender = thread::spawn(move || stream.write_all(post("", &body).as_bytes()));
     assert!(quiet(&client.stream, SECOND * 5 / 2));
-    tell.send(()).unwrap();
+    tell.signal();
     assert_eq!(client.response().status, 200);
     sender.join().unwrap().unwrap();
 }
@@ -246,11 +246,11 @@ fn a_client_that_pauses_its_upload_does_not_use_up_the_upstreams_time() {
 
 #[test]
 fn an_upstream_that_does_not_take_an_upload_is_504() {
-    let (tell, told) = channel::<()>();
-    let told = Mutex::new(told);
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
-        peer.head();
-        let _ = told.lock().unwrap().recv_timeout(DEADLINE);
+        if peer.head().is_some() {
+            told.wait();
+        }
     });
     let relay = demanding(&upstream);
     let mut client = relay.connect();
@@ -266,23 +266,23 @@ fn an_upstream_that_does_not_take_an_upload_is_504() {
     });
     let response = client.response();
     assert_eq!((response.status, response.code()), (504, "upstream_timeout"));
-    drop(tell);
+    tell.signal();
     drop(client);
     sender.join().unwrap();
 }
 
 #[test]
 fn an_upstream_that_takes_an_upload_slowly_is_waited_for() {
-    let (tell, told) = channel::<()>();
-    let told = Mutex::new(told);
     // A busy machine may hold a step up by all but a second of the upstream's time.
     const STEPS: usize = 10;
     const SIZE: usize = STEPS * (4 << 20);
     let upstream = Upstream::plain(move |peer| {
-        peer.head();
+        if peer.head().is_none() {
+            return;
+        }
         // Slow all the way, and longer than the time it has.
         for _ in 0..STEPS {
-            let _ = told.lock().unwrap().recv_timeout(SECOND);
+            pace(SECOND);
             peer.take(SIZE / STEPS);
         }
         peer.write(ok("fine"));
@@ -295,7 +295,6 @@ fn an_upstream_that_takes_an_upload_slowly_is_waited_for() {
     let sender = thread::spawn(move || stream.write_all(post("", &body).as_bytes()));
     assert_eq!(client.response().status, 200);
     sender.join().unwrap().unwrap();
-    drop(tell);
 }
 
 #[test]
@@ -383,8 +382,7 @@ fn a_refused_client_that_never_closes_is_closed_within_five_seconds() {
 #[test]
 #[ignore = "takes 80 s; run by .ci/full"]
 fn an_idle_connection_is_closed_after_75_s_and_an_idle_upstream_after_55() {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+    let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
         peer.request();
         peer.write(ok("fine"));
@@ -392,7 +390,7 @@ fn an_idle_connection_is_closed_after_75_s_and_an_idle_upstream_after_55() {
         peer.stream().set_read_timeout(Some(SECOND * 90)).unwrap();
         let mut nothing = [0];
         let ended = matches!(std::io::Read::read(peer, &mut nothing), Ok(0));
-        let _ = tell.lock().unwrap().send((ended, Instant::now()));
+        tell.pass((ended, Instant::now()));
     });
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
@@ -400,7 +398,7 @@ fn an_idle_connection_is_closed_after_75_s_and_an_idle_upstream_after_55() {
     let start = Instant::now();
     client.stream.set_read_timeout(Some(SECOND * 90)).unwrap();
     client.expect_end(End::Fin);
-    let (ended, at) = told.recv_timeout(SECOND * 90).unwrap();
+    let (ended, at) = told.wait_within(SECOND * 90).unwrap();
     let upstream_took = at - start;
     assert!(ended && upstream_took > SECOND * 54 && upstream_took < SECOND * 60);
     let took = start.elapsed();

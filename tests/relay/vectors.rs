@@ -1,7 +1,6 @@
 //! Runs the vectors against the real program, over sockets and with real TLS to the upstream.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -129,9 +128,7 @@ fn whole_answer(client: &mut Client) -> Vec<u8> {
 fn every_response_comes_out_as_it_says() {
     each(cases(true), |case| {
         let answer = case.clone();
-        let held = Arc::new(Mutex::new(()));
-        let hold = held.clone();
-        let guard = held.lock().unwrap();
+        let (tell, told) = Gate::pair();
         let upstream = Upstream::tls(move |peer| {
             if peer.number > 1 {
                 while peer.request().is_some() {
@@ -144,7 +141,7 @@ fn every_response_comes_out_as_it_says() {
             match answer.end {
                 vector_file::End::Open => {
                     // The connection stays open until the outcome is known.
-                    drop(hold.lock());
+                    told.wait();
                 }
                 vector_file::End::Fin => peer.close(),
                 vector_file::End::Cut => peer.cut(),
@@ -168,13 +165,14 @@ fn every_response_comes_out_as_it_says() {
             }
             Outcome::Reset(_) => {
                 let (got, end) = client.rest();
+                tell.signal();
                 assert_eq!(end, End::Reset, "{}", case.name);
                 assert!(!got.ends_with(b"0\r\n\r\n"), "{}: a false end", case.name);
                 return;
             }
             other => panic!("{other:?} is no outcome of an answer"),
         }
-        drop(guard);
+        tell.signal();
         // The connection can be used again, with a fresh upstream connection where need be.
         let again = client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
         assert_eq!(again.code(), "route_not_allowed", "{}", case.name);
