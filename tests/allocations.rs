@@ -9,7 +9,7 @@ use std::thread;
 
 use codex_responses_api_proxy::cli::{self, Command};
 use codex_responses_api_proxy::connector;
-use codex_responses_api_proxy::connector::wire::Target;
+use codex_responses_api_proxy::connector::wire::ConnectorConfig;
 use codex_responses_api_proxy::http1::request::Policy;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
 use codex_responses_api_proxy::net::report::Form;
@@ -85,14 +85,16 @@ fn start(upstream: &Upstream) -> u16 {
     roots.add(certs().ca_file().as_ref()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let target = Target {
+    let config = ConnectorConfig {
         host: config.upstream.host.clone(),
         port: config.upstream.port,
         user: None,
         reach: Reach::Anywhere,
     };
-    let Ok(told) = connector::fork(false).unwrap().tell(&target) else { panic!("no connector") };
-    let link = told.link();
+    let Ok(connector) = connector::fork(false).unwrap().configure(&config) else {
+        panic!("no connector")
+    };
+    let link = connector.link();
     assert!(connector::report(&link).is_ok(), "no connector");
     thread::spawn(move || {
         let mut key = &b"sk-a-key-that-is-used-in-this-test-alone\n"[..];

@@ -31,12 +31,12 @@ use confine::Confinement;
 use link::Link;
 use report::REPORT;
 use serve::{ATTEMPTS, Connector, Work};
-use wire::{LONGEST, Target};
+use wire::{ConnectorConfig, LONGEST};
 
 use crate::http1::url::Host;
 use crate::process::confine::{ReadBack, Sandbox};
 use crate::process::harden::{self, HardenError};
-use crate::process::protections::Confined;
+use crate::process::protections::ConnectorProtections;
 use crate::process::sys::child::{self, Disposition};
 use crate::process::sys::fd_passing::{message_pair, receive_message, send_message};
 use crate::process::sys::{self, Standard};
@@ -62,19 +62,19 @@ const OTHER_DESCRIPTORS: u64 = 32;
 /// How long the relay waits for the connector to confine itself.
 const START: Duration = Duration::from_secs(20);
 
-/// A connector that runs and waits for its [`Target`].
-pub struct Forked {
+/// A connector process that waits for its [`ConnectorConfig`].
+pub struct NewConnector {
     link: OwnedFd,
 }
 
-/// A connector that has been sent its [`Target`].
-pub struct Told {
+/// A connector process that has its [`ConnectorConfig`] and confines itself.
+pub struct StartingConnector {
     link: OwnedFd,
 }
 
-/// The reason why there is no connector.
+/// Why the connector did not start.
 #[derive(Debug)]
-pub enum StartError {
+pub enum ConnectorStartError {
     /// A step of the connector's hardening failed.
     Harden(HardenError),
     /// The connector ended, sent a malformed report, or did not report in time.
@@ -84,7 +84,7 @@ pub enum StartError {
 /// Forks the connector, which sandboxes itself if `sandbox` is true. Call it only while the process
 /// has one thread and no secret. From here on SIGCHLD is ignored, so the kernel reaps the children
 /// of this process. Fails when the kernel refuses a socket pair or a process.
-pub fn fork(sandbox: bool) -> io::Result<Forked> {
+pub fn fork(sandbox: bool) -> io::Result<NewConnector> {
     let (ours, theirs) = message_pair()?;
     let parent = std::process::id();
     child::set_disposition(libc::SIGCHLD, Disposition::Ignored);
@@ -95,24 +95,28 @@ pub fn fork(sandbox: bool) -> io::Result<Forked> {
         let ended = catch_unwind(AssertUnwindSafe(life));
         child::end_now(i32::from(ended.is_err()));
     }
-    Ok(Forked { link: ours })
+    Ok(NewConnector { link: ours })
 }
 
-impl Forked {
+impl NewConnector {
     /// This process's end of the link, the only descriptor of the relay that the connector needs.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
     }
 
-    /// Tells the connector where to connect and which user to become. Fails with
-    /// [`StartError::Gone`] when the message cannot be sent.
-    pub fn tell(self, target: &Target) -> Result<Told, StartError> {
-        send_message(self.link.as_fd(), &target.encode(), None).map_err(|_| StartError::Gone)?;
-        Ok(Told { link: self.link })
+    /// Sends the connector its configuration. Fails with [`ConnectorStartError::Gone`] when the
+    /// message cannot be sent.
+    pub fn configure(
+        self,
+        config: &ConnectorConfig,
+    ) -> Result<StartingConnector, ConnectorStartError> {
+        send_message(self.link.as_fd(), &config.encode(), None)
+            .map_err(|_| ConnectorStartError::Gone)?;
+        Ok(StartingConnector { link: self.link })
     }
 }
 
-impl Told {
+impl StartingConnector {
     /// This process's end of the link, the only descriptor of the relay that the connector needs.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
@@ -126,13 +130,14 @@ impl Told {
 
 /// Waits for the connector's report that it is confined, for at most 20 seconds. The report is
 /// trusted, not verified. The relay can do other work before this call. Fails with
-/// [`StartError::Harden`] if a step of the hardening failed, otherwise with [`StartError::Gone`].
-pub fn report(link: &Link) -> Result<Confined, StartError> {
+/// [`ConnectorStartError::Harden`] if a step of the hardening failed, otherwise with
+/// [`ConnectorStartError::Gone`].
+pub fn report(link: &Link) -> Result<ConnectorProtections, ConnectorStartError> {
     let by = Instant::now() + START;
     let mut message = [0; REPORT];
-    let n = receive(link.as_fd(), &mut message, Some(by)).ok_or(StartError::Gone)?;
-    let confined = report::decode(&message[..n]).map_err(|_| StartError::Gone)?;
-    confined.map_err(StartError::Harden)
+    let n = receive(link.as_fd(), &mut message, Some(by)).ok_or(ConnectorStartError::Gone)?;
+    let confined = report::decode(&message[..n]).map_err(|_| ConnectorStartError::Gone)?;
+    confined.map_err(ConnectorStartError::Harden)
 }
 
 /// Waits for a message and returns its length. `None` means that no message comes: the time is up,
@@ -164,18 +169,18 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
     let Some(n) = receive(link.as_fd(), &mut message, None) else {
         return;
     };
-    let Ok(target) = Target::decode(&message[..n]) else {
+    let Ok(config) = ConnectorConfig::decode(&message[..n]) else {
         return;
     };
-    let (name, addresses) = match target.host {
+    let (name, addresses) = match config.host {
         // `localhost` is never looked up, and its addresses are tried in turn. In a race, a
         // listener on the address family that the upstream does not use could win.
-        Host::Name(_) if target.host.is_localhost() => {
-            (None, literal(&[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], target.port))
+        Host::Name(_) if config.host.is_localhost() => {
+            (None, literal(&[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], config.port))
         }
         Host::Name(name) => (Some(name), Addresses::of_a_name()),
-        Host::V4(octets) => (None, literal(&[octets.into()], target.port)),
-        Host::V6(octets) => (None, literal(&[octets.into()], target.port)),
+        Host::V4(octets) => (None, literal(&[octets.into()], config.port)),
+        Host::V6(octets) => (None, literal(&[octets.into()], config.port)),
     };
     if name.is_some() {
         lookup::load_modules();
@@ -186,11 +191,11 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
     // No library is loaded after this point.
     let sealed = sys::seal_program();
     let executable_memory_denied = sys::is_executable_memory_denied();
-    let (confinement, confined) = match confine(target.user, target.port, parent, sandbox) {
+    let (confinement, confined) = match confine(config.user, config.port, parent, sandbox) {
         Ok((confinement, read_back)) => (Some(confinement), Ok(read_back)),
         Err(error) => (None, Err(error)),
     };
-    let confined = confined.map(|read_back| Confined {
+    let confined = confined.map(|read_back| ConnectorProtections {
         uid: sys::user_id(),
         read_back,
         sealed,
@@ -202,7 +207,7 @@ fn live(link: OwnedFd, parent: u32, sandbox: bool) {
     if let Some(confinement) = confinement
         && confinement.prepare_lookups().is_ok()
     {
-        let work = Work { name, port: target.port, reach: target.reach, attempts };
+        let work = Work { name, port: config.port, reach: config.reach, attempts };
         let connector = Connector::new(link, work, addresses, confinement);
         // `run` returns when the loop is gone. The connector then ends too.
         let _ = connector.run();

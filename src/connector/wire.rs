@@ -3,7 +3,7 @@
 //!
 //! | message | direction | bytes |
 //! |---|---|---|
-//! | [`Target`] | to the connector, first | at most [`LONGEST`] |
+//! | [`ConnectorConfig`] | to the connector, first | at most [`LONGEST`] |
 //! | the report | to the loop, first | [`REPORT`](super::report::REPORT) |
 //! | [`SERVER_INFO`], with the file | to the connector, at most once | at most [`LONGEST`] |
 //! | [`Request`] | to the connector | [`REQUEST`] |
@@ -22,9 +22,9 @@ use crate::process::upstream_users::Reach;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// The first message to the connector, which is sent once.
+/// The first message to the connector: where it connects and which user it becomes. Sent once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct ConnectorConfig {
     /// The only host that the connector ever connects to: the upstream or the egress proxy.
     pub host: Host,
     /// The only port of that host.
@@ -35,13 +35,13 @@ pub struct Target {
     pub reach: Reach,
 }
 
-/// Bytes before the host of a [`Target`].
+/// Bytes before the host of a [`ConnectorConfig`].
 const BEFORE_HOST: usize = 13;
-/// Bytes of the longest message to the connector: a [`Target`] with a name of 255 bytes.
+/// Bytes of the longest message to the connector: a [`ConnectorConfig`] with a name of 255 bytes.
 pub const LONGEST: usize = BEFORE_HOST + 255;
 
-impl Target {
-    /// Encodes the target: kind of host, presence of the user, port, uid, gid, reach, host.
+impl ConnectorConfig {
+    /// Encodes the configuration: kind of host, presence of the user, port, uid, gid, reach, host.
     pub fn encode(&self) -> Vec<u8> {
         let (kind, host) = match &self.host {
             Host::Name(name) => (0, name.as_bytes().to_vec()),
@@ -58,8 +58,8 @@ impl Target {
         message
     }
 
-    /// Decodes a target. Fails on an unknown kind and on a host of the wrong length or encoding.
-    pub fn decode(message: &[u8]) -> Result<Target, Malformed> {
+    /// Decodes a configuration. Fails on an unknown kind and on a host of the wrong length or encoding.
+    pub fn decode(message: &[u8]) -> Result<ConnectorConfig, Malformed> {
         let (head, host) = message.split_at_checked(BEFORE_HOST).ok_or(Malformed)?;
         let host = match (head[0], host) {
             (0, name) if name.len() <= LONGEST - BEFORE_HOST && !name.contains(&0) => {
@@ -79,7 +79,7 @@ impl Target {
             1 => Reach::Here,
             _ => return Err(Malformed),
         };
-        Ok(Target { host, port: u16::from_ne_bytes([head[2], head[3]]), user, reach })
+        Ok(ConnectorConfig { host, port: u16::from_ne_bytes([head[2], head[3]]), user, reach })
     }
 }
 
@@ -87,7 +87,7 @@ fn number(bytes: &[u8]) -> u32 {
     bytes.try_into().map_or(0, u32::from_ne_bytes)
 }
 
-/// A message from the loop after the [`Target`].
+/// A message from the loop after the [`ConnectorConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Asks for a connection. The reply carries this number.
@@ -311,10 +311,10 @@ mod tests {
         ] {
             for user in [None, Some((0, 0)), Some((65_520, 7))] {
                 for reach in [Reach::Here, Reach::Anywhere] {
-                    let target = Target { host: host.clone(), port: 443, user, reach };
-                    let message = target.encode();
+                    let config = ConnectorConfig { host: host.clone(), port: 443, user, reach };
+                    let message = config.encode();
                     assert!(message.len() <= LONGEST);
-                    assert_eq!(Target::decode(&message), Ok(target));
+                    assert_eq!(ConnectorConfig::decode(&message), Ok(config));
                 }
             }
         }
@@ -347,14 +347,15 @@ mod tests {
         assert_eq!(Request::decode(&[3; REQUEST]), Err(Malformed));
         assert_eq!(Request::decode(&[1; REQUEST - 1]), Err(Malformed));
         let reach = Reach::Anywhere;
-        let target = Target { host: Host::V4([1; 4]), port: 1, user: None, reach };
+        let config = ConnectorConfig { host: Host::V4([1; 4]), port: 1, user: None, reach };
         for at in [0, 1, 12] {
-            let mut changed = target.encode();
+            let mut changed = config.encode();
             changed[at] = 9;
-            assert_eq!(Target::decode(&changed), Err(Malformed));
+            assert_eq!(ConnectorConfig::decode(&changed), Err(Malformed));
         }
-        assert_eq!(Target::decode(&target.encode()[..14]), Err(Malformed));
-        let long = Target { host: Host::Name("x".repeat(256)), port: 1, user: None, reach };
-        assert_eq!(Target::decode(&long.encode()), Err(Malformed));
+        assert_eq!(ConnectorConfig::decode(&config.encode()[..14]), Err(Malformed));
+        let long =
+            ConnectorConfig { host: Host::Name("x".repeat(256)), port: 1, user: None, reach };
+        assert_eq!(ConnectorConfig::decode(&long.encode()), Err(Malformed));
     }
 }

@@ -31,20 +31,20 @@ pub struct Protections {
     pub read_back: ReadBack,
     /// Whether the program's own memory is sealed.
     pub sealed: Sealed,
-    /// What the connector reports about itself.
-    pub connector: Confined,
+    /// The protections of the connector.
+    pub connector: ConnectorProtections,
     /// Further remarks for the start line.
     pub notes: Vec<String>,
 }
 
-/// A process that has confined itself.
+/// The protections of the connector, as it reports them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Confined {
+pub struct ConnectorProtections {
     /// The user that it runs as.
     pub uid: u32,
     /// What was read back about it.
     pub read_back: ReadBack,
-    /// Its copy of the program.
+    /// Whether its copy of the program is sealed.
     pub sealed: Sealed,
     /// No memory can be made executable.
     pub executable_memory_denied: bool,
@@ -266,7 +266,8 @@ impl Protections {
 
     /// What is in force in the relay and not in the connector, which maps no secret.
     fn connector_lacks(&self, list: &mut Vec<String>) {
-        let Confined { uid, read_back, sealed, executable_memory_denied } = self.connector;
+        let ConnectorProtections { uid, read_back, sealed, executable_memory_denied } =
+            self.connector;
         for (is_lacking, what) in [
             (uid == 0, "it runs as uid 0"),
             (read_back.status.is_none(), "what is in force was not read back (no /proc)"),

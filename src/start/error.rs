@@ -42,11 +42,11 @@ impl From<Unmet> for StartError {
     }
 }
 
-impl From<connector::StartError> for StartError {
-    fn from(error: connector::StartError) -> StartError {
+impl From<connector::ConnectorStartError> for StartError {
+    fn from(error: connector::ConnectorStartError) -> StartError {
         match error {
-            connector::StartError::Harden(error) => error.into(),
-            connector::StartError::Gone => ConnectorFailed.into(),
+            connector::ConnectorStartError::Harden(error) => error.into(),
+            connector::ConnectorStartError::Gone => ConnectorFailed.into(),
         }
     }
 }

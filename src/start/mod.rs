@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use codex_responses_api_proxy::cli::Config;
-use codex_responses_api_proxy::connector::{self, Told};
+use codex_responses_api_proxy::connector::{self, StartingConnector};
 use codex_responses_api_proxy::http1::request;
 use codex_responses_api_proxy::http1::url::{Host, Scheme};
 use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
@@ -59,7 +59,7 @@ pub struct Forked<'a> {
     config: &'a Config,
     beginning: Beginning,
     handover: Handover,
-    connector: connector::Forked,
+    connector: connector::NewConnector,
 }
 
 /// Whatever can fail without the key has been tried. The key has not been read.
@@ -73,7 +73,7 @@ struct Plan<'a> {
     config: &'a Config,
     beginning: Beginning,
     handover: Handover,
-    connector: Told,
+    connector: StartingConnector,
     route: Route,
     /// How many certificates of `--ca-file` cannot be roots, as a text; empty for none.
     skipped_roots: String,

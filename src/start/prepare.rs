@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use codex_responses_api_proxy::cli::Config;
-use codex_responses_api_proxy::connector::wire::Target;
+use codex_responses_api_proxy::connector::wire::ConnectorConfig;
 use codex_responses_api_proxy::http1::url::Host;
 use codex_responses_api_proxy::net::check as check_report;
 use codex_responses_api_proxy::net::settings::Settings;
@@ -44,7 +44,7 @@ impl<'a> Forked<'a> {
         // A proxy may be anywhere: the request goes through it encrypted.
         let reach = clear_reach.filter(|_| route.proxy.is_none()).unwrap_or(Reach::Anywhere);
         let (host, port) = (route.host.clone(), route.port);
-        let connector = connector.tell(&Target { host, port, user, reach })?;
+        let connector = connector.configure(&ConnectorConfig { host, port, user, reach })?;
         let mut warnings: Vec<String> = config.likely_mistake().into_iter().collect();
         let token = match &config.client_token_file {
             Some(path) => Some(read_token(path, &mut warnings)?),
