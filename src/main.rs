@@ -13,7 +13,7 @@ use codex_responses_api_proxy::process::sys;
 
 mod start;
 
-use start::{Forked, Side, StartError, Stderr, detach, usage};
+use start::{Forked, Role, StartError, Stderr, detach, usage};
 
 codex_responses_api_proxy::run_first!(sys::first_steps);
 
@@ -50,8 +50,8 @@ fn obey(
     };
     let handover = Handover::take();
     match detach(&config)? {
-        Side::Relay(report) => *parent = report,
-        Side::Parent(code) => return Ok(code),
+        Role::Relay(report) => *parent = report,
+        Role::Parent(code) => return Ok(code),
     }
     run(&config, beginning, handover, stderr, parent)?;
     Ok(ExitCode::SUCCESS)

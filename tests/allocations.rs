@@ -11,10 +11,10 @@ use codex_responses_api_proxy::cli::{self, Command};
 use codex_responses_api_proxy::connector;
 use codex_responses_api_proxy::connector::wire::ConnectorConfig;
 use codex_responses_api_proxy::http1::request::Policy;
-use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
+use codex_responses_api_proxy::net::event_loop::{EventLoop, LoopSetup};
 use codex_responses_api_proxy::net::report::Form;
 use codex_responses_api_proxy::net::settings::Settings;
-use codex_responses_api_proxy::net::tls::{Connector, Recording, RootStore};
+use codex_responses_api_proxy::net::tls::{Recording, RootStore, TlsConnector};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyForm};
 use codex_responses_api_proxy::process::signals::{Session, Signals};
@@ -85,13 +85,13 @@ fn start(upstream: &Upstream) -> u16 {
     roots.add(certs().ca_file().as_ref()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let config = ConnectorConfig {
+    let for_connector = ConnectorConfig {
         host: config.upstream.host.clone(),
         port: config.upstream.port,
         user: None,
         reach: Reach::Anywhere,
     };
-    let Ok(connector) = connector::fork(false).unwrap().configure(&config) else {
+    let Ok(connector) = connector::fork(false).unwrap().configure(&for_connector) else {
         panic!("no connector")
     };
     let link = connector.link();
@@ -99,7 +99,7 @@ fn start(upstream: &Upstream) -> u16 {
     thread::spawn(move || {
         let mut key = &b"sk-a-key-that-is-used-in-this-test-alone\n"[..];
         let read = |buffer: &mut [u8]| std::io::Read::read(&mut key, buffer);
-        let event_loop = EventLoop::new(Setup {
+        let event_loop = EventLoop::new(LoopSetup {
             listeners: vec![listener],
             notifier: Default::default(),
             signals: Signals::take_over(Session::Own).unwrap(),
@@ -110,7 +110,7 @@ fn start(upstream: &Upstream) -> u16 {
                 read,
             )
             .unwrap_or_else(|_| panic!("the key")),
-            tls: Connector::new(roots, Recording::Off).ok().map(|(connector, _)| connector),
+            tls: TlsConnector::new(roots, Recording::Off).ok().map(|(connector, _)| connector),
             link,
             proxy: None,
             upstream_users: None,

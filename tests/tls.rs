@@ -2,7 +2,7 @@
 
 use codex_responses_api_proxy::http1::url::Host;
 use codex_responses_api_proxy::net::buffer::Scratch;
-use codex_responses_api_proxy::net::tls::{Connector, Recording, RootStore, Tls};
+use codex_responses_api_proxy::net::tls::{Recording, RootStore, Tls, TlsConnector};
 use rustls::{ServerConfig, ServerConnection};
 use std::io::Write;
 use std::sync::Arc;
@@ -126,7 +126,7 @@ fn what_a_server_says_changed_at_random_is_an_error_and_never_a_panic_or_another
     let mut roots = RootStore::built_in(&Host::Name("localhost".into()));
     roots.add(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
-    let (connector, _) = Connector::new(roots, Recording::Off).unwrap();
+    let (connector, _) = TlsConnector::new(roots, Recording::Off).unwrap();
     let config: Arc<ServerConfig> = Arc::new(identity.config().unwrap());
     let (mut whole, mut failed, mut after) = (0, 0, 0);
     for seed in 1..=ROUNDS {

@@ -16,7 +16,7 @@ use super::buffer::{Scratch, TlsScratch};
 use super::clock;
 use super::limits::{CLIENT_READ, LONGEST_RECORD};
 use super::timeouts::{CHECK_VERDICT, CONNECT};
-use super::tls::{Connector, RecordingVerifier};
+use super::tls::{RecordingVerifier, TlsConnector};
 use super::upstream::{Connection, Origin, StreamEnd, Upstream};
 use crate::connector::link::{Dialed, Link};
 use crate::http1::local_response::UpstreamFault;
@@ -31,10 +31,10 @@ const UPSTREAM: Token = Token(0);
 const CONNECTOR: Token = Token(1);
 
 /// The parts that a check needs.
-pub struct Setup {
+pub struct CheckSetup {
     /// The TLS configuration, and the verifier that records the certificate; `None` for an upstream
     /// in plain HTTP.
-    pub tls: Option<(Connector, Arc<RecordingVerifier>)>,
+    pub tls: Option<(TlsConnector, Arc<RecordingVerifier>)>,
     /// The link to the connector, the process that connects.
     pub link: Link,
     /// The request to the egress proxy; `None` if there is no proxy.
@@ -118,7 +118,7 @@ pub fn say(step: &str, text: &str) {
 impl Check {
     /// Prepares a check before the thread is confined. Fails if the kernel refuses the poll or the
     /// registration of the link.
-    pub fn new(setup: Setup) -> io::Result<Check> {
+    pub fn new(setup: CheckSetup) -> io::Result<Check> {
         let poll = Poll::new()?;
         let link = Rc::new(setup.link);
         let fd = link.as_raw_fd();
@@ -188,7 +188,7 @@ impl Check {
 
     /// Prints the properties of the connection, once it is usable.
     fn finish(mut self, up: &mut Connection, events: &mut Events) -> Result<(), CheckError> {
-        if self.origin.tls.as_ref().is_some_and(Connector::was_asked_for_certificate) {
+        if self.origin.tls.as_ref().is_some_and(TlsConnector::was_asked_for_certificate) {
             self.await_verdict(up, events)?;
         }
         match up.tls() {

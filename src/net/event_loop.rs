@@ -26,7 +26,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use self::cause::Drain;
 use self::listener::{Accepted, Accepting, Listener};
-pub use self::setup::Setup;
+pub use self::setup::LoopSetup;
 use super::access_log::Log;
 use super::admission::{Places, Refusals};
 use super::buffer::{Scratch, TlsScratch};
@@ -90,7 +90,7 @@ pub struct EventLoop {
 
 impl EventLoop {
     /// Does all that can fail. Returns once the other threads run and have confined themselves.
-    pub fn new(setup: Setup) -> io::Result<EventLoop> {
+    pub fn new(setup: LoopSetup) -> io::Result<EventLoop> {
         let poll = Poll::new()?;
         let mut listeners = Vec::new();
         for (listener, token) in setup.listeners.into_iter().zip(LISTENERS) {
@@ -110,7 +110,7 @@ impl EventLoop {
         let users = setup.allowed_users.as_ref().map_or(1, AllowedUsers::count);
         let lingering = REFUSED_LINGERING + OVERLOADED_LINGERING;
         let log = Log::start(setup.form, setup.sandbox)?;
-        let Setup { tls, proxy, upstream_users, .. } = setup;
+        let LoopSetup { tls, proxy, upstream_users, .. } = setup;
         let (origin, registry) =
             (Origin { tls, link, proxy, users: upstream_users }, poll.registry().try_clone()?);
         let state = LoopState {

@@ -40,16 +40,19 @@ pub struct PendingStart {
 
 impl PendingStart {
     /// Waits for the child's report, or for its end.
-    pub fn outcome(mut self) -> Outcome {
+    pub fn outcome(mut self) -> StartOutcome {
         let mut report = Vec::new();
         let _ = self.report.read_to_end(&mut report);
         if let Some((code, text)) = report.split_first() {
-            return Outcome::Told(*code, String::from_utf8_lossy(text).into_owned());
+            return StartOutcome::Told(*code, String::from_utf8_lossy(text).into_owned());
         }
         let reason = match self.child.wait() {
             // The child has written the reason to stderr itself.
             Ok(status) if status.code().is_some_and(|code| code != 0) => {
-                return Outcome::Told(status.code().map_or(1, |code| code as u8), String::new());
+                return StartOutcome::Told(
+                    status.code().map_or(1, |code| code as u8),
+                    String::new(),
+                );
             }
             Ok(status) => match status.signal() {
                 Some(signal) => format!("it was killed by signal {signal}"),
@@ -57,12 +60,12 @@ impl PendingStart {
             },
             Err(error) => format!("its end is not known: {error}"),
         };
-        Outcome::Died(format!("--detach: {reason} before it listened"))
+        StartOutcome::Died(format!("--detach: {reason} before it listened"))
     }
 }
 
 /// How a start in a child ended.
-pub enum Outcome {
+pub enum StartOutcome {
     /// The exit code to pass on, and the lines to write to stderr.
     Told(u8, String),
     /// The child ended without a report. The reason.

@@ -2,15 +2,15 @@
 
 use codex_responses_api_proxy::connector;
 use codex_responses_api_proxy::http1::url::{Scheme, UpstreamUrl};
-use codex_responses_api_proxy::net::check::{self, Check};
-use codex_responses_api_proxy::net::tls::{Connector, Recording};
+use codex_responses_api_proxy::net::check::{self, Check, CheckSetup};
+use codex_responses_api_proxy::net::tls::{Recording, TlsConnector};
 use codex_responses_api_proxy::process::credential::{KeyError, locked_kib};
 use codex_responses_api_proxy::process::harden;
 use codex_responses_api_proxy::process::protections::{self, Protections};
 use codex_responses_api_proxy::process::sys::{self, LockedPages, SecretPages};
 
-use super::error::{StartError, no_connector, no_loop};
-use super::{Plan, Prepared, Route, callers};
+use super::error::{StartError, loop_failed, tls_failed};
+use super::{NextHop, Plan, Prepared, callers};
 
 impl Prepared<'_> {
     /// Goes on as the relay does, but with no key, no port, and one connection that carries
@@ -18,7 +18,7 @@ impl Prepared<'_> {
     pub fn check(self) -> Result<(), StartError> {
         let Prepared { plan, roots } = self;
         let Plan { config, beginning, skipped_roots, user, upstream_users, sandbox, .. } = plan;
-        let Route { host, port, proxy } = plan.route;
+        let NextHop { host, port, proxy } = plan.next_hop;
         let UpstreamUrl { scheme, path_and_query, .. } = &config.upstream;
         let scheme = if *scheme == Scheme::Http { "http" } else { "https" };
         check::say(
@@ -49,12 +49,12 @@ impl Prepared<'_> {
         }
         let tls = match config.upstream.scheme {
             Scheme::Http => None,
-            Scheme::Https => Some(Connector::new(roots, Recording::On).map_err(no_connector)?),
+            Scheme::Https => Some(TlsConnector::new(roots, Recording::On).map_err(tls_failed)?),
         };
         let link = plan.connector.link();
         let connector_confined = connector::report(&link)?;
-        let setup = check::Setup { tls, link, proxy, upstream_users, sandbox };
-        let check = Check::new(setup).map_err(no_loop)?;
+        let setup = CheckSetup { tls, link, proxy, upstream_users, sandbox };
+        let check = Check::new(setup).map_err(loop_failed)?;
         let sealed = sys::seal_program();
         sandbox.look_at_others()?;
         let uid = sys::user_id();

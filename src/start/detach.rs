@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use codex_responses_api_proxy::cli::Config;
-use codex_responses_api_proxy::process::detach::{self, ForkSide, Outcome, ParentReport};
+use codex_responses_api_proxy::process::detach::{self, ForkSide, ParentReport, StartOutcome};
 use codex_responses_api_proxy::process::egress;
 
 use super::error::{StartError, usage};
 
 /// What the process does next.
-pub enum Side {
+pub enum Role {
     /// It becomes the relay, and reports its start here.
     Relay(ParentReport),
     /// It is the parent of a relay whose start has ended.
@@ -17,24 +17,24 @@ pub enum Side {
 }
 
 /// With `--detach`, forks; the parent waits for the end of the start and passes its result on.
-pub fn detach(config: &Config) -> Result<Side, StartError> {
+pub fn detach(config: &Config) -> Result<Role, StartError> {
     if !config.detach || config.check {
-        return Ok(Side::Relay(ParentReport::default()));
+        return Ok(Role::Relay(ParentReport::default()));
     }
     if config.access_log && !detach::is_stderr_kept() {
         let reason = "--access-log with --detach needs a file as stderr; add 2> FILE";
         return Err(usage(reason.into()));
     }
     match detach::fork().map_err(|error| format!("--detach: {error}"))? {
-        ForkSide::Child(parent) => Ok(Side::Relay(parent)),
+        ForkSide::Child(parent) => Ok(Role::Relay(parent)),
         ForkSide::Parent(start) => {
             egress::wipe();
             match start.outcome() {
-                Outcome::Told(code, lines) => {
+                StartOutcome::Told(code, lines) => {
                     let _ = ParentReport::default().tell(code, &lines);
-                    Ok(Side::Parent(ExitCode::from(code)))
+                    Ok(Role::Parent(ExitCode::from(code)))
                 }
-                Outcome::Died(reason) => Err(reason.into()),
+                StartOutcome::Died(reason) => Err(reason.into()),
             }
         }
     }

@@ -65,12 +65,12 @@ pub fn usage(reason: String) -> StartError {
 }
 
 /// TLS could not be set up.
-pub fn no_connector(fault: UpstreamFault) -> StartError {
+pub fn tls_failed(fault: UpstreamFault) -> StartError {
     format!("--upstream-url: {}", fault.response()).into()
 }
 
 /// The loop, or another thread, could not be set up.
-pub fn no_loop(error: io::Error) -> StartError {
+pub fn loop_failed(error: io::Error) -> StartError {
     match error.get_ref().and_then(|e| e.downcast_ref::<HardenError>()) {
         Some(error) => StartError::from(*error),
         None => {

@@ -27,10 +27,10 @@ use codex_responses_api_proxy::cli::Config;
 use codex_responses_api_proxy::connector::{self, StartingConnector};
 use codex_responses_api_proxy::http1::request;
 use codex_responses_api_proxy::http1::url::{Host, Scheme};
-use codex_responses_api_proxy::net::event_loop::{EventLoop, Setup};
+use codex_responses_api_proxy::net::event_loop::{EventLoop, LoopSetup};
 use codex_responses_api_proxy::net::report::Started;
 use codex_responses_api_proxy::net::settings::Settings;
-use codex_responses_api_proxy::net::tls::{Connector, Recording, RootStore};
+use codex_responses_api_proxy::net::tls::{Recording, RootStore, TlsConnector};
 use codex_responses_api_proxy::process::allowed_users::AllowedUsers;
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::Credential;
@@ -48,11 +48,11 @@ use codex_responses_api_proxy::process::sys::{self, PageLock, SecretMemory};
 use codex_responses_api_proxy::process::token::ClientToken;
 use codex_responses_api_proxy::process::upstream_users::{Reach, UpstreamUsers};
 
-pub use detach::{Side, detach};
+pub use detach::{Role, detach};
 pub use error::{StartError, usage};
 pub use stderr::Stderr;
 
-use error::{no_connector, no_loop};
+use error::{loop_failed, tls_failed};
 
 /// The connector has been forked. Nothing secret has been read.
 pub struct Forked<'a> {
@@ -74,7 +74,7 @@ struct Plan<'a> {
     beginning: Beginning,
     handover: Handover,
     connector: StartingConnector,
-    route: Route,
+    next_hop: NextHop,
     /// How many certificates of `--ca-file` cannot be roots, as a text; empty for none.
     skipped_roots: String,
     /// With `--max-connections` lowered where the limit on open files asks for it.
@@ -94,7 +94,7 @@ struct Plan<'a> {
 }
 
 /// Where connections to the upstream go.
-struct Route {
+struct NextHop {
     /// The upstream's host, or the egress proxy's.
     host: Host,
     port: u16,
@@ -106,7 +106,7 @@ struct Route {
 pub struct Keyed<'a> {
     plan: Plan<'a>,
     /// TLS; `None` for a plain upstream.
-    tls: Option<Connector>,
+    tls: Option<TlsConnector>,
     credential: Credential,
 }
 
@@ -115,12 +115,12 @@ pub struct Listening<'a> {
     config: &'a Config,
     event_loop: EventLoop,
     port: u16,
-    known: Known,
+    so_far: ProtectionsSoFar,
     warnings: Vec<String>,
 }
 
 /// What is known of the protections before this process is confined.
-struct Known {
+struct ProtectionsSoFar {
     beginning: Beginning,
     memory: SecretMemory,
     lock: PageLock,
@@ -170,7 +170,7 @@ impl<'a> Prepared<'a> {
         let config = plan.config;
         let tls = match config.upstream.scheme {
             Scheme::Http => None,
-            Scheme::Https => Some(Connector::new(roots, Recording::Off).map_err(no_connector)?.0),
+            Scheme::Https => Some(TlsConnector::new(roots, Recording::Off).map_err(tls_failed)?.0),
         };
         let prefix = request::prefix(&config.upstream, &config.auth_header);
         let mut credential = key_source::read(prefix.as_bytes(), config.key_form)
@@ -191,7 +191,7 @@ impl Plan<'_> {
         if !self.skipped_roots.is_empty() {
             notes.push(self.skipped_roots.clone());
         }
-        let Route { host, port, proxy } = &self.route;
+        let NextHop { host, port, proxy } = &self.next_hop;
         if proxy.is_some() {
             notes.push(format!("upstream through the proxy {host}:{port}"));
         }
@@ -240,7 +240,7 @@ impl<'a> Keyed<'a> {
             server_info: server_info.as_ref().map(|file| file.as_fd().as_raw_fd()),
             ..plan.descriptors
         });
-        let known = Known {
+        let so_far = ProtectionsSoFar {
             beginning: plan.beginning,
             memory: credential.memory(),
             lock: credential.lock(),
@@ -252,7 +252,7 @@ impl<'a> Keyed<'a> {
             sandbox,
             notes: plan.notes(&listeners),
         };
-        let event_loop = EventLoop::new(Setup {
+        let event_loop = EventLoop::new(LoopSetup {
             listeners: listeners.sockets,
             notifier: plan.notifier,
             signals,
@@ -260,7 +260,7 @@ impl<'a> Keyed<'a> {
             credential,
             tls,
             link: plan.connector.link(),
-            proxy: plan.route.proxy,
+            proxy: plan.next_hop.proxy,
             upstream_users: plan.upstream_users,
             policy: config.policy(),
             settings: plan.settings,
@@ -269,8 +269,8 @@ impl<'a> Keyed<'a> {
             client_token: plan.token,
             sandbox,
         })
-        .map_err(no_loop)?;
-        Ok(Listening { config, event_loop, port, known, warnings: plan.warnings })
+        .map_err(loop_failed)?;
+        Ok(Listening { config, event_loop, port, so_far, warnings: plan.warnings })
     }
 }
 
@@ -278,8 +278,8 @@ impl<'a> Listening<'a> {
     /// Leaves the parent's session and descriptors (`--detach`), writes the server-info file and
     /// confines this process. The threads and the connector are confined already.
     pub fn confine(self, parent: &mut ParentReport) -> Result<Confined<'a>, StartError> {
-        let Listening { config, mut event_loop, port, known, warnings } = self;
-        let Known { beginning, memory, lock, search, user, sandbox, notes } = known;
+        let Listening { config, mut event_loop, port, so_far, warnings } = self;
+        let ProtectionsSoFar { beginning, memory, lock, search, user, sandbox, notes } = so_far;
         parent.leave().map_err(|error| format!("--detach: {error}"))?;
         let pid = std::process::id();
         sys::prefault_code();

@@ -21,7 +21,7 @@ use codex_responses_api_proxy::process::upstream_users::{Reach, UpstreamUsers};
 use codex_responses_api_proxy::users::{self, UserError};
 
 use super::error::{StartError, usage};
-use super::{Forked, Plan, Prepared, Route};
+use super::{Forked, NextHop, Plan, Prepared};
 
 /// Descriptors that belong to no client connection: standard ones, listeners, the poller and so on.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -33,17 +33,17 @@ impl<'a> Forked<'a> {
         let Forked { config, beginning, handover, connector } = self;
         harden::can_start()?;
         let requirement = config.requirement();
-        let route = route(config)?;
-        if matches!(route.host, Host::Name(_)) && !route.host.is_localhost() {
+        let next_hop = next_hop(config)?;
+        if matches!(next_hop.host, Host::Name(_)) && !next_hop.host.is_localhost() {
             harden::can_look_up()?;
         }
         let (roots, skipped_roots) = roots(config)?;
         let OpenFiles { limit, wanted, max_connections } = raise_open_files(config)?;
         let user = config.user.as_ref().map(users::with_group).transpose().map_err(no_user)?;
-        let clear_reach = users::clear_reach(config, route.proxy.as_ref());
+        let clear_reach = users::clear_reach(config, next_hop.proxy.as_ref());
         // A proxy may be anywhere: the request goes through it encrypted.
-        let reach = clear_reach.filter(|_| route.proxy.is_none()).unwrap_or(Reach::Anywhere);
-        let (host, port) = (route.host.clone(), route.port);
+        let reach = clear_reach.filter(|_| next_hop.proxy.is_none()).unwrap_or(Reach::Anywhere);
+        let (host, port) = (next_hop.host.clone(), next_hop.port);
         let connector = connector.configure(&ConnectorConfig { host, port, user, reach })?;
         let mut warnings: Vec<String> = config.likely_mistake().into_iter().collect();
         let token = match &config.client_token_file {
@@ -74,7 +74,7 @@ impl<'a> Forked<'a> {
             beginning,
             handover,
             connector,
-            route,
+            next_hop,
             skipped_roots,
             settings: Settings { max_connections, ..config.settings },
             user,
@@ -93,15 +93,17 @@ impl<'a> Forked<'a> {
 
 /// Finds out where connections go: to the upstream, or to the egress proxy that the environment names.
 /// Wipes the variables of the proxy.
-fn route(config: &Config) -> Result<Route, StartError> {
+fn next_hop(config: &Config) -> Result<NextHop, StartError> {
     let egress = Egress::take(&config.upstream).map_err(|error| match error {
         EgressError::Url(..) => usage(error.to_string()),
         EgressError::Memory(_) => StartError::from(error.to_string()),
     })?;
     Ok(match egress {
-        Some(egress) => Route { host: egress.host, port: egress.port, proxy: Some(egress.request) },
+        Some(egress) => {
+            NextHop { host: egress.host, port: egress.port, proxy: Some(egress.request) }
+        }
         None => {
-            Route { host: config.upstream.host.clone(), port: config.upstream.port, proxy: None }
+            NextHop { host: config.upstream.host.clone(), port: config.upstream.port, proxy: None }
         }
     })
 }

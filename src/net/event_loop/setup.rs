@@ -4,7 +4,7 @@ use crate::connector::link::Link;
 use crate::http1::request::Policy;
 use crate::net::report::Form;
 use crate::net::settings::Settings;
-use crate::net::tls::Connector;
+use crate::net::tls::TlsConnector;
 use crate::process::allowed_users::AllowedUsers;
 use crate::process::confine::Sandbox;
 use crate::process::credential::Credential;
@@ -16,7 +16,7 @@ use crate::process::token::ClientToken;
 use crate::process::upstream_users::UpstreamUsers;
 
 /// All that the loop is made of.
-pub struct Setup {
+pub struct LoopSetup {
     /// One or two listeners on loopback.
     pub listeners: Vec<std::net::TcpListener>,
     /// The service manager, which hears that requests are served and that the relay drains.
@@ -28,7 +28,7 @@ pub struct Setup {
     /// The key.
     pub credential: Credential,
     /// TLS; `None` for a plain upstream.
-    pub tls: Option<Connector>,
+    pub tls: Option<TlsConnector>,
     /// The socket to the connector.
     pub link: Link,
     /// The request to the egress proxy.

@@ -15,13 +15,13 @@ use super::verifier::{Recording, RecordingVerifier};
 use crate::http1::local_response::UpstreamFault;
 
 /// Makes TLS connections to the one upstream.
-pub struct Connector {
+pub struct TlsConnector {
     config: Arc<ClientConfig>,
     client_auth: Arc<ClientAuth>,
     name: ServerName<'static>,
 }
 
-impl Connector {
+impl TlsConnector {
     /// Configures TLS 1.2 and 1.3 for HTTP/1.1 only, with session resumption, without early data
     /// and without a key log. Also returns the verifier, which keeps the certificate if `recording`
     /// is on. Fails with [`UpstreamFault::TlsWrongName`] if no certificate can contain the name of
@@ -29,7 +29,7 @@ impl Connector {
     pub fn new(
         store: RootStore,
         recording: Recording,
-    ) -> Result<(Connector, Arc<RecordingVerifier>), UpstreamFault> {
+    ) -> Result<(TlsConnector, Arc<RecordingVerifier>), UpstreamFault> {
         let RootStore { roots, given, name } = store;
         let name = name.ok_or(UpstreamFault::TlsWrongName)?;
         let verifier = Arc::new(RecordingVerifier::new(roots, given, recording));
@@ -42,7 +42,7 @@ impl Connector {
             .with_client_cert_resolver(client_auth.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.resumption = Resumption::store(Arc::new(Sessions::default()));
-        Ok((Connector { config: Arc::new(config), client_auth, name }, verifier))
+        Ok((TlsConnector { config: Arc::new(config), client_auth, name }, verifier))
     }
 
     /// Makes a connection, which has sent nothing yet.

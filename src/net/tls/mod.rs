@@ -25,7 +25,7 @@ mod sessions;
 mod verifier;
 
 pub use connection::{PeerState, Tls};
-pub use connector::Connector;
+pub use connector::TlsConnector;
 pub use roots::{RootStore, RootsError};
 pub use verifier::{Recording, RecordingVerifier};
 

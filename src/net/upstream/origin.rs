@@ -3,14 +3,14 @@
 use std::rc::Rc;
 
 use crate::connector::link::Link;
-use crate::net::tls::Connector;
+use crate::net::tls::TlsConnector;
 use crate::process::egress::ConnectRequest;
 use crate::process::upstream_users::UpstreamUsers;
 
 /// Where upstream connections lead, and how they are made.
 pub struct Origin {
     /// TLS; `None` for a plain upstream.
-    pub tls: Option<Connector>,
+    pub tls: Option<TlsConnector>,
     /// The link to the process that connects to the upstream or to the proxy.
     pub link: Rc<Link>,
     /// The request for a tunnel, if there is an egress proxy.
