@@ -12,12 +12,12 @@
 //!    ▼                                                                               │
 //!  net::socket::read                                                   net::socket::write
 //!    ▼                                                                               ▲
-//!  net::session::upload                                                 net::tls::Tls::seal
+//!  net::session::upload                                              net::tls::Tls::encrypt
 //!    ▼                                                                               ▲
 //!  http1::exchange (request) ─► head, framing, request ─► gather ─► net::upstream::Connection
 //!                                                                  process::credential::splice_into
 //!
-//!  http1::exchange (response) ◄─ net::tls::Tls::open ◄─ net::upstream::Connection ◄─ response ┘
+//!  http1::exchange (response) ◄─ net::tls::Tls::decrypt ◄─ net::upstream::Connection ◄─ response ┘
 //!    ▼ response, chunked ─► process::credential::reflected, for each piece
 //!  net::session::download ─► gather ─► net::socket::write ─► client
 //! ```
@@ -31,7 +31,7 @@
 //! |---|---|---|
 //! | [`http1`] | every byte that a client or the upstream chose | see the key, a socket or a clock; use `unsafe` |
 //! | [`x509`] | certificates and PEM files | the same |
-//! | [`net`] | sockets, time, TLS | parse HTTP or certificates, have the bytes of the key anywhere but where they are sealed or written |
+//! | [`net`] | sockets, time, TLS | parse HTTP or certificates, have the bytes of the key anywhere but where they are encrypted or written |
 //! | [`connector`] | names, addresses, new connections; a separate process | see the key, or a byte of a client or the upstream |
 //! | [`process`] | the key, `unsafe` system calls | parse bytes that a client or the upstream sent |
 //!

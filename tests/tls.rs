@@ -85,7 +85,7 @@ fn feed(
     plain: &mut Vec<u8>,
     out: &mut Vec<u8>,
 ) -> bool {
-    let (mut wire, mut opened, mut sent) = (Scratch::new(0), Scratch::new(0), Scratch::new(0));
+    let (mut wire, mut decrypted, mut sent) = (Scratch::new(0), Scratch::new(0), Scratch::new(0));
     let mut rest = bytes;
     loop {
         let most = [1, 7, 300, 20_000][random.below(4)];
@@ -93,13 +93,13 @@ fn feed(
         rest = later;
         tls.resume(&mut wire);
         wire.push(piece);
-        opened.clear();
+        decrypted.clear();
         sent.clear();
-        let result = tls.open(&mut wire, &mut opened, &mut sent);
-        plain.extend(opened.bytes());
+        let result = tls.decrypt(&mut wire, &mut decrypted, &mut sent);
+        plain.extend(decrypted.bytes());
         out.extend(sent.bytes());
         if result.is_err() {
-            assert!(tls.seal(b"more", &mut sent).is_err());
+            assert!(tls.encrypt(b"more", &mut sent).is_err());
             tls.close(&mut sent);
             return false;
         }
@@ -131,7 +131,7 @@ fn what_a_server_says_changed_at_random_is_an_error_and_never_a_panic_or_another
     let (mut whole, mut failed, mut after) = (0, 0, 0);
     for seed in 1..=ROUNDS {
         let mut random = Random(seed);
-        let mut tls = connector.open().unwrap();
+        let mut tls = connector.connection().unwrap();
         let mut server = ServerConnection::new(config.clone()).unwrap();
         let (mut plain, mut out) = (Vec::new(), Vec::new());
         assert!(feed(&mut tls, &[], &mut random, &mut plain, &mut out));

@@ -1,4 +1,4 @@
-//! Writes gather lists to sockets, or seals them into TLS records.
+//! Writes gather lists to sockets, or encrypts them into TLS records.
 
 use std::io::{self, IoSlice, Write};
 
@@ -35,18 +35,18 @@ pub fn send(socket: &mut Socket, output: &mut Backlog, bytes: &[u8]) -> io::Resu
     Ok(())
 }
 
-/// Seals the one record that begins with the credential block. Each write is sealed on its own, and
-/// fails if the connection can seal nothing more.
-pub struct Sealer<'a> {
-    /// The TLS connection that seals the record.
+/// Encrypts the one record that begins with the credential block. Each write is a record of its own, and
+/// fails if the connection can encrypt nothing more.
+pub struct RecordWriter<'a> {
+    /// The TLS connection that encrypts the record.
     pub tls: &'a mut Tls,
     /// The buffer that the ciphertext is added to.
     pub out: &'a mut Scratch,
 }
 
-impl Write for Sealer<'_> {
+impl Write for RecordWriter<'_> {
     fn write(&mut self, plain: &[u8]) -> io::Result<usize> {
-        self.tls.seal(plain, self.out).map_err(|_| io::ErrorKind::ConnectionAborted)?;
+        self.tls.encrypt(plain, self.out).map_err(|_| io::ErrorKind::ConnectionAborted)?;
         Ok(plain.len())
     }
 
@@ -55,24 +55,24 @@ impl Write for Sealer<'_> {
     }
 }
 
-/// Seals all but the first `taken` bytes of `slices` into `scratch.ciphertext_out`. A single slice
-/// is sealed without a copy. Several slices are copied together first, so that short ones share a
-/// record. Fails if the TLS connection can seal nothing more.
-pub fn seal_rest(
+/// Encrypts all but the first `taken` bytes of `slices` into `scratch.ciphertext_out`. A single slice
+/// is encrypted without a copy. Several slices are copied together first, so that short ones share a
+/// record. Fails if the TLS connection can encrypt nothing more.
+pub fn encrypt_rest(
     tls: &mut Tls,
     mut slices: &mut [IoSlice<'_>],
     taken: usize,
     scratch: &mut TlsScratch,
 ) -> io::Result<()> {
     IoSlice::advance_slices(&mut slices, taken);
-    let sealed = match slices {
+    let encrypted = match slices {
         [] => return Ok(()),
-        [slice] => tls.seal(slice, &mut scratch.ciphertext_out),
+        [slice] => tls.encrypt(slice, &mut scratch.ciphertext_out),
         slices => {
             scratch.record.clear();
             slices.iter().for_each(|slice| scratch.record.push(slice));
-            tls.seal(scratch.record.bytes(), &mut scratch.ciphertext_out)
+            tls.encrypt(scratch.record.bytes(), &mut scratch.ciphertext_out)
         }
     };
-    sealed.map_err(|_| io::ErrorKind::ConnectionAborted.into())
+    encrypted.map_err(|_| io::ErrorKind::ConnectionAborted.into())
 }

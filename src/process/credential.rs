@@ -237,7 +237,7 @@ impl Credential {
             .map_err(KeyError::Memory)?;
 
         // Every error from here on drops the pages. Dropping the pages wipes them.
-        let (block, rest) = pages.open_mut().split_at_mut(scratch);
+        let (block, rest) = pages.writable().split_at_mut(scratch);
         let (read, tables) = rest.split_at_mut(limits::RECORD);
         let length = read_line(&mut read[..longest + 2], source)?
             .filter(|length| *length <= longest)
@@ -256,7 +256,7 @@ impl Credential {
         block[key.clone()].copy_from_slice(line);
         block[key.end..].copy_from_slice(b"\r\n");
         read.zeroize();
-        pages.seal(scratch).map_err(KeyError::Memory)?;
+        pages.make_read_only(scratch).map_err(KeyError::Memory)?;
         let memory = pages.memory();
         let pages = LockedPages::new(pages);
         Ok(Credential { pages, memory, block: start, scratch, key, search })
@@ -312,7 +312,7 @@ impl Credential {
     ) -> io::Result<usize> {
         let room = limits::RECORD - (self.scratch - self.block);
         let mut pages = self.pages.open();
-        let scratch = &mut pages.open_mut()[..room];
+        let scratch = &mut pages.writable()[..room];
         let mut taken = 0;
         for run in after {
             let n = run.len().min(room - taken);
@@ -585,7 +585,7 @@ mod tests {
     #[test]
     fn nothing_of_the_key_stays_behind_the_block() {
         let mut credential = intake(b"sk-0123456789abcdef\nrest").ok().unwrap();
-        assert!(credential.pages.open().open_mut().iter().all(|byte| *byte == 0));
+        assert!(credential.pages.open().writable().iter().all(|byte| *byte == 0));
         assert!(
             credential.memory() == SecretMemory::MemfdSecret
                 || credential.memory() == SecretMemory::Locked

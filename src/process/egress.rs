@@ -104,7 +104,7 @@ impl ConnectRequest {
         let credentials = proxy.credentials();
         let encoded = proxy.credentials().map_or(0, |bytes| bytes.count().div_ceil(3) * 4);
         let mut pages = SecretPages::new(head.len() + BASIC.len() + encoded + 4)?;
-        let space = pages.open_mut();
+        let space = pages.writable();
         let mut len = 0;
         let mut put = |bytes: &[u8]| {
             space[len..len + bytes.len()].copy_from_slice(bytes);
@@ -117,7 +117,7 @@ impl ConnectRequest {
             put(b"\r\n");
         }
         put(b"\r\n");
-        pages.seal(pages.len())?;
+        pages.make_read_only(pages.len())?;
         Ok(ConnectRequest { pages, len, has_credentials: encoded > 0 })
     }
 

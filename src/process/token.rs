@@ -100,7 +100,7 @@ impl ClientToken {
         mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> Result<ClientToken, TokenError> {
         let mut pages = SecretPages::new(LONGEST + 3).map_err(TokenError::Memory)?;
-        let buffer = &mut pages.open_mut()[..LONGEST + 3];
+        let buffer = &mut pages.writable()[..LONGEST + 3];
         let mut len = 0;
         loop {
             match source(&mut buffer[len..]) {
@@ -127,7 +127,7 @@ impl ClientToken {
             return Err(TokenError::TooShort);
         }
         let whole = pages.len();
-        pages.seal(whole).map_err(TokenError::Memory)?;
+        pages.make_read_only(whole).map_err(TokenError::Memory)?;
         Ok(ClientToken { pages, len })
     }
 

@@ -29,7 +29,7 @@ pub struct Tls {
     partial_record: Vec<u8>,
     /// The handshake is complete.
     ready: bool,
-    /// [`Tls::open`] has failed; nothing more can be sealed.
+    /// [`Tls::decrypt`] has failed; nothing more can be encrypted.
     failed: bool,
 }
 
@@ -38,7 +38,7 @@ impl Tls {
         Tls { conn, client_auth, partial_record: Vec::new(), ready: false, failed: false }
     }
 
-    /// The handshake is complete: application data can be sealed.
+    /// The handshake is complete: application data can be encrypted.
     pub fn is_ready(&self) -> bool {
         self.ready
     }
@@ -80,18 +80,18 @@ impl Tls {
     /// Decrypts the records in `wire`. Adds the plaintext to `plain`, and bytes that have to be
     /// sent to the upstream to `out`. A partial record at the end is kept. After an error the
     /// connection is unusable; `out` may then contain an alert.
-    pub fn open(
+    pub fn decrypt(
         &mut self,
         wire: &mut Scratch,
         plain: &mut Scratch,
         out: &mut Scratch,
     ) -> Result<PeerState, UpstreamFault> {
-        let result = self.open_records(wire, plain, out);
+        let result = self.decrypt_records(wire, plain, out);
         self.failed |= result.is_err();
         result
     }
 
-    fn open_records(
+    fn decrypt_records(
         &mut self,
         wire: &mut Scratch,
         plain: &mut Scratch,
@@ -163,9 +163,9 @@ impl Tls {
         }
     }
 
-    /// Seals `plain` into records and adds them to `out`. Requires [`Tls::is_ready`]. Fails with
-    /// [`UpstreamFault::Closed`] if the connection can seal nothing more.
-    pub fn seal(&mut self, plain: &[u8], out: &mut Scratch) -> Result<(), UpstreamFault> {
+    /// Encrypts `plain` into records and adds them to `out`. Requires [`Tls::is_ready`]. Fails with
+    /// [`UpstreamFault::Closed`] if the connection can encrypt nothing more.
+    pub fn encrypt(&mut self, plain: &[u8], out: &mut Scratch) -> Result<(), UpstreamFault> {
         if self.failed {
             return Err(UpstreamFault::Closed);
         }

@@ -46,7 +46,7 @@ impl TlsConnector {
     }
 
     /// Makes a connection, which has sent nothing yet.
-    pub fn open(&self) -> Result<Tls, UpstreamFault> {
+    pub fn connection(&self) -> Result<Tls, UpstreamFault> {
         let conn = UnbufferedClientConnection::new(self.config.clone(), self.name.clone())
             .map_err(|_| UpstreamFault::TlsFailed)?;
         Ok(Tls::new(conn, self.client_auth.clone()))

@@ -1,8 +1,8 @@
 //! TLS to the upstream. Only this folder names rustls.
 //!
-//! rustls is used through its unbuffered API. Records are decrypted and sealed in the scratch
+//! rustls is used through its unbuffered API. Records are decrypted and encrypted in the scratch
 //! buffers of the loop, so a waiting connection owns no buffer of its own except for a partial
-//! record. Plaintext is never queued: data can be sealed only once the handshake is complete.
+//! record. Plaintext is never queued: data can be encrypted only once the handshake is complete.
 //!
 //! | file | holds |
 //! |---|---|

@@ -281,7 +281,7 @@ impl Step {
                 }
                 Step::Reached(socket) => match &origin.tls {
                     None => return Next::Usable(Channel::new(socket), None),
-                    Some(connector) => match connector.open() {
+                    Some(connector) => match connector.connection() {
                         Ok(tls) => Step::Handshaking(Channel::new(socket), tls),
                         Err(fault) => Step::Failed(fault),
                     },
@@ -350,7 +350,7 @@ fn shake_hands(
         }
         scratch.plaintext_in.clear();
         scratch.ciphertext_out.clear();
-        let opened = tls.open(
+        let decrypted = tls.decrypt(
             &mut scratch.ciphertext_in,
             &mut scratch.plaintext_in,
             &mut scratch.ciphertext_out,
@@ -364,7 +364,7 @@ fn shake_hands(
                 channel.send(scratch.ciphertext_out.bytes())
             }
         };
-        let peer = opened?;
+        let peer = decrypted?;
         // No request has been sent, so no response can have come.
         if peer == PeerState::Closed || !scratch.plaintext_in.bytes().is_empty() {
             return Err(UpstreamFault::Closed);

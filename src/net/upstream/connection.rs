@@ -14,7 +14,7 @@ use crate::http1::limits::{GATHER_SEGMENTS, RECORD};
 use crate::http1::local_response::UpstreamFault;
 use crate::net::admission::User;
 use crate::net::buffer::{Backlog, Scratch, TlsScratch};
-use crate::net::gather_io::{Sealer, fill, seal_rest};
+use crate::net::gather_io::{RecordWriter, encrypt_rest, fill};
 use crate::net::limits::IDLE_READS_PER_TURN;
 use crate::net::slots::Key;
 use crate::net::socket::{ReadOutcome, Socket};
@@ -188,8 +188,8 @@ impl Connection {
                 out.clear();
                 out.push(channel.output.bytes());
                 channel.output = Backlog::default();
-                let taken = credential.splice_into(after, &mut Sealer { tls, out })?;
-                seal_rest(tls, after, taken, scratch)?;
+                let taken = credential.splice_into(after, &mut RecordWriter { tls, out })?;
+                encrypt_rest(tls, after, taken, scratch)?;
                 channel.send(scratch.ciphertext_out.bytes())
             }
             None => {
@@ -216,7 +216,7 @@ impl Connection {
             let sent = match tls {
                 Some(tls) => {
                     scratch.ciphertext_out.clear();
-                    seal_rest(tls, slices, 0, scratch)
+                    encrypt_rest(tls, slices, 0, scratch)
                         .and_then(|()| channel.send(scratch.ciphertext_out.bytes()))
                 }
                 None => channel.send_slices(slices),
@@ -247,9 +247,9 @@ impl Connection {
                     ciphertext_in.add(n);
                 }
                 ciphertext_out.clear();
-                let opened = tls.open(ciphertext_in, plaintext_in, ciphertext_out);
+                let decrypted = tls.decrypt(ciphertext_in, plaintext_in, ciphertext_out);
                 let sent = channel.send(ciphertext_out.bytes());
-                match (opened, read) {
+                match (decrypted, read) {
                     (Ok(PeerState::Closed), _) => StreamEnd::Orderly,
                     (Ok(PeerState::Open), ReadOutcome::Bytes(_) | ReadOutcome::Nothing)
                         if sent.is_ok() =>

@@ -20,8 +20,8 @@ pub enum SecretMemory {
     Locked,
 }
 
-/// Pages between two guard pages, which no access may touch. The first part can be made read-only
-/// ("sealed"). Dropping the pages wipes them.
+/// Pages between two guard pages, which no access may touch. The first part can be made read-only.
+/// Dropping the pages wipes them.
 pub struct SecretPages {
     /// Where the first guard page begins.
     start: NonNull<c_void>,
@@ -30,7 +30,7 @@ pub struct SecretPages {
     /// Bytes between the guard pages.
     len: usize,
     /// How many of these bytes are read-only, counted from the first.
-    sealed: usize,
+    read_only: usize,
     memory: SecretMemory,
 }
 
@@ -64,7 +64,7 @@ impl SecretPages {
         let start = NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?;
         // From here on, dropping `pages` unmaps the whole reservation.
         let mut pages =
-            SecretPages { start, page, len, sealed: 0, memory: SecretMemory::MemfdSecret };
+            SecretPages { start, page, len, read_only: 0, memory: SecretMemory::MemfdSecret };
         if pages.map_secret().is_err() {
             pages.memory = SecretMemory::Locked;
             pages.map_locked()?;
@@ -149,25 +149,28 @@ impl SecretPages {
         unsafe { std::slice::from_raw_parts(self.data(), self.len) }
     }
 
-    /// The bytes behind the sealed part, for writing.
-    pub fn open_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the range is inside the mapping and writable, as it lies behind the sealed part,
-        // and `&mut self` keeps every other reference away.
+    /// The bytes behind the read-only part, for writing.
+    pub fn writable(&mut self) -> &mut [u8] {
+        // SAFETY: the range is inside the mapping and writable, as it lies behind the read-only
+        // part, and `&mut self` keeps every other reference away.
         unsafe {
-            std::slice::from_raw_parts_mut(self.data().add(self.sealed), self.len - self.sealed)
+            std::slice::from_raw_parts_mut(
+                self.data().add(self.read_only),
+                self.len - self.read_only,
+            )
         }
     }
 
-    /// The sealed bytes, and the bytes behind them for writing.
+    /// The read-only bytes, and the bytes behind them for writing.
     pub fn split_mut(&mut self) -> (&[u8], &mut [u8]) {
         // SAFETY: the two ranges are inside the mapping and do not overlap; the second is writable,
         // and `&mut self` keeps every other reference away.
         unsafe {
             (
-                std::slice::from_raw_parts(self.data(), self.sealed),
+                std::slice::from_raw_parts(self.data(), self.read_only),
                 std::slice::from_raw_parts_mut(
-                    self.data().add(self.sealed),
-                    self.len - self.sealed,
+                    self.data().add(self.read_only),
+                    self.len - self.read_only,
                 ),
             )
         }
@@ -177,7 +180,7 @@ impl SecretPages {
     #[cfg(target_arch = "x86_64")]
     pub(super) fn tag(&self, key: u32) -> io::Result<()> {
         let both = libc::PROT_READ | libc::PROT_WRITE;
-        let ranges = [(0, self.sealed, libc::PROT_READ), (self.sealed, self.len, both)];
+        let ranges = [(0, self.read_only, libc::PROT_READ), (self.read_only, self.len, both)];
         for (start, end, protection) in ranges.into_iter().filter(|(start, end, _)| start < end) {
             // SAFETY: the range is inside the mapping, and its permissions stay as they were.
             let result = unsafe {
@@ -190,10 +193,10 @@ impl SecretPages {
     }
 
     /// Makes the first `len` bytes, a whole number of pages, read-only. After an error they count
-    /// as sealed all the same: nothing writes to them again.
-    pub fn seal(&mut self, len: usize) -> io::Result<()> {
+    /// as read-only all the same: nothing writes to them again.
+    pub fn make_read_only(&mut self, len: usize) -> io::Result<()> {
         assert!(len.is_multiple_of(self.page) && len <= self.len);
-        self.sealed = len;
+        self.read_only = len;
         // SAFETY: takes write permission from pages of our own, to which no reference exists.
         check(unsafe { libc::mprotect(self.data().cast(), len, libc::PROT_READ) }).map(|_| ())
     }
@@ -205,8 +208,8 @@ impl Drop for SecretPages {
         let both = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: gives write permission back to pages of our own; no reference exists any more.
         if unsafe { libc::mprotect(self.data().cast(), self.len, both) } == 0 {
-            self.sealed = 0;
-            zeroize::Zeroize::zeroize(self.open_mut());
+            self.read_only = 0;
+            zeroize::Zeroize::zeroize(self.writable());
         }
         // SAFETY: unmaps our own mapping; no reference into it exists any more.
         unsafe { libc::munmap(self.start.as_ptr(), self.len + 2 * self.page) };
@@ -263,37 +266,37 @@ mod tests {
     }
 
     #[test]
-    fn sealed_pages_can_be_read_and_not_written() {
+    fn read_only_pages_can_be_read_and_not_written() {
         let page = page_size();
         let mut pages = SecretPages::new(2 * page).unwrap();
-        pages.open_mut().fill(7);
-        pages.seal(page).unwrap();
-        let (sealed, open) = (pages.data(), pages.data().wrapping_add(page));
-        read_at(sealed).unwrap();
-        assert!(is_fault(write_at(sealed)) && is_fault(write_at(open.wrapping_sub(1))));
-        write_at(open).unwrap();
-        assert_eq!(pages.open_mut().len(), page);
-        let (sealed, open) = pages.split_mut();
-        assert_eq!((sealed, &open[..2]), (&vec![7; page][..], &[0, 7][..]));
+        pages.writable().fill(7);
+        pages.make_read_only(page).unwrap();
+        let (read_only, writable) = (pages.data(), pages.data().wrapping_add(page));
+        read_at(read_only).unwrap();
+        assert!(is_fault(write_at(read_only)) && is_fault(write_at(writable.wrapping_sub(1))));
+        write_at(writable).unwrap();
+        assert_eq!(pages.writable().len(), page);
+        let (read_only, writable) = pages.split_mut();
+        assert_eq!((read_only, &writable[..2]), (&vec![7; page][..], &[0, 7][..]));
     }
 
     #[test]
-    fn a_seal_that_the_kernel_refuses_is_an_error() {
+    fn a_change_to_read_only_that_the_kernel_refuses_is_an_error() {
         let page = page_size();
         // The second and third page of the address space: nothing is ever mapped there, and so
         // mprotect(2) fails.
         let start = NonNull::new(ptr::without_provenance_mut(page)).unwrap();
         let memory = SecretMemory::Locked;
         let mut pages =
-            ManuallyDrop::new(SecretPages { start, page, len: page, sealed: 0, memory });
-        let error = pages.seal(page).unwrap_err();
+            ManuallyDrop::new(SecretPages { start, page, len: page, read_only: 0, memory });
+        let error = pages.make_read_only(page).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
     }
 
     #[test]
-    fn dropped_pages_have_been_wiped_sealed_or_not() {
+    fn dropped_pages_have_been_wiped_read_only_or_not() {
         let page = page_size();
-        for sealed in [0, page, 2 * page] {
+        for read_only in [0, page, 2 * page] {
             // SAFETY: the kernel reads a name and makes a descriptor.
             let fd = check(unsafe { libc::memfd_create(c"pages".as_ptr(), libc::MFD_CLOEXEC) });
             // SAFETY: the descriptor was just made and nobody else has it.
@@ -309,11 +312,11 @@ mod tests {
             let mut pages = SecretPages::new(2 * page).unwrap();
             // Shared with a file, the pages can still be looked at when they are gone.
             pages.map(libc::MAP_SHARED, file.as_raw_fd()).unwrap();
-            pages.open_mut().fill(7);
-            pages.seal(sealed).unwrap();
+            pages.writable().fill(7);
+            pages.make_read_only(read_only).unwrap();
             assert!(read(&mut file) == vec![7; 2 * page]);
             drop(pages);
-            assert!(read(&mut file) == vec![0; 2 * page], "{sealed} bytes were sealed");
+            assert!(read(&mut file) == vec![0; 2 * page], "{read_only} bytes were read-only");
         }
     }
 }
