@@ -20,7 +20,7 @@ kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linu
 (cd "$work/packages" && apt-get -qq -o APT::Sandbox::User=root download "$kernel" busybox-static)
 for package in "$work"/packages/*.deb; do dpkg-deb --extract "$package" "$work/packages"; done
 
-test=$(cargo test --locked --no-run --target $target --test page_lock 2>&1 |
+test=$(cargo test --locked --no-run --target $target --test protection_key 2>&1 |
     sed -n 's/.*Executable.*(\(.*\))$/\1/p')
 relay=target/$target/debug/codex-responses-api-proxy
 [ -n "$test" ] && [ -x "$relay" ] || fail "the tests were not built"

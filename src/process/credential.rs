@@ -27,7 +27,7 @@ use zeroize::Zeroize;
 pub use search::SearchPosition;
 
 use self::search::Search;
-use super::sys::{self, LockedPages, PageLock, SecretMemory, SecretPages};
+use super::sys::{self, ProtectedPages, ProtectionKey, SecretMemory, SecretPages};
 use crate::http1::limits;
 
 /// The form of keys that are accepted.
@@ -201,7 +201,7 @@ pub enum KeyCopy<'a> {
 
 /// The key, in secret pages that are wiped when it is dropped.
 pub struct Credential {
-    pages: LockedPages,
+    pages: ProtectedPages,
     memory: SecretMemory,
     /// The offset at which the block begins.
     block: usize,
@@ -258,7 +258,7 @@ impl Credential {
         read.zeroize();
         pages.make_read_only(scratch).map_err(KeyError::Memory)?;
         let memory = pages.memory();
-        let pages = LockedPages::new(pages);
+        let pages = ProtectedPages::new(pages);
         Ok(Credential { pages, memory, block: start, scratch, key, search })
     }
 
@@ -268,8 +268,8 @@ impl Credential {
     }
 
     /// The mechanism that closes the pages between two uses.
-    pub fn lock(&self) -> PageLock {
-        self.pages.lock()
+    pub fn protection_key(&self) -> ProtectionKey {
+        self.pages.protection_key()
     }
 
     /// Whether responses are searched for the key. A short key is not searched for, because any

@@ -6,7 +6,7 @@ use std::fmt;
 use super::confine::{ReadBack, Sandbox};
 use super::harden::{Beginning, HardenError};
 use super::key_source::KeyReaders;
-use super::sys::{PageLock, Sealed, SecretMemory};
+use super::sys::{ProtectionKey, Sealed, SecretMemory};
 
 /// Everything that the start line says about protections.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub struct Protections {
     /// Which memory the key lies in.
     pub memory: SecretMemory,
     /// How the key's pages are closed between two uses.
-    pub lock: PageLock,
+    pub protection_key: ProtectionKey,
     /// Whether responses are searched for the key, in words.
     pub search: Option<&'static str>,
     /// Who may use the relay.
@@ -313,7 +313,7 @@ fn before_the_key(beginning: &Beginning, sandbox: &Sandbox) -> Vec<String> {
 /// Two lists: what is in force, and what is not.
 impl fmt::Display for Protections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", describe(self.memory), self.lock)?;
+        write!(f, "{}; {}", describe(self.memory), self.protection_key)?;
         if let Some(search) = self.search {
             write!(f, "; {search}")?;
         }

@@ -7,7 +7,7 @@ use codex_responses_api_proxy::net::tls::{Recording, TlsConnector};
 use codex_responses_api_proxy::process::credential::{KeyError, locked_kib};
 use codex_responses_api_proxy::process::harden;
 use codex_responses_api_proxy::process::protections::{self, Protections};
-use codex_responses_api_proxy::process::sys::{self, LockedPages, SecretPages};
+use codex_responses_api_proxy::process::sys::{self, ProtectedPages, SecretPages};
 
 use super::error::{StartError, loop_failed, tls_failed};
 use super::{NextHop, Plan, Prepared, callers};
@@ -40,7 +40,7 @@ impl Prepared<'_> {
         let pages = SecretPages::new(locked_kib(sys::page_size()) * 512)
             .map_err(|error| KeyError::Memory(error).to_string())?;
         let memory = pages.memory();
-        let lock = LockedPages::new(pages).lock();
+        let protection_key = ProtectedPages::new(pages).protection_key();
         config.requirement().memory(memory)?;
         check::say("memory", protections::describe(memory));
         harden::drop_privileges(user)?;
@@ -62,7 +62,7 @@ impl Prepared<'_> {
         let protections = Protections {
             beginning,
             memory,
-            lock,
+            protection_key,
             search: None,
             callers: callers(config),
             user,

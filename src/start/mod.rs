@@ -44,7 +44,7 @@ use codex_responses_api_proxy::process::protections::{Callers, Protections};
 use codex_responses_api_proxy::process::server_info::{Later, ServerInfo};
 use codex_responses_api_proxy::process::service_manager::{ActivationError, Handover, Notifier};
 use codex_responses_api_proxy::process::signals::{Session, Signals};
-use codex_responses_api_proxy::process::sys::{self, PageLock, SecretMemory};
+use codex_responses_api_proxy::process::sys::{self, ProtectionKey, SecretMemory};
 use codex_responses_api_proxy::process::token::ClientToken;
 use codex_responses_api_proxy::process::upstream_users::{Reach, UpstreamUsers};
 
@@ -123,7 +123,7 @@ pub struct Listening<'a> {
 struct ProtectionsSoFar {
     beginning: Beginning,
     memory: SecretMemory,
-    lock: PageLock,
+    protection_key: ProtectionKey,
     search: &'static str,
     user: Option<(u32, u32)>,
     sandbox: Sandbox,
@@ -243,7 +243,7 @@ impl<'a> Keyed<'a> {
         let so_far = ProtectionsSoFar {
             beginning: plan.beginning,
             memory: credential.memory(),
-            lock: credential.lock(),
+            protection_key: credential.protection_key(),
             search: match credential.is_searched_for() {
                 true => "responses searched for the key",
                 false => "responses not searched for the key (shorter than 16 bytes)",
@@ -279,7 +279,8 @@ impl<'a> Listening<'a> {
     /// confines this process. The threads and the connector are confined already.
     pub fn confine(self, parent: &mut ParentReport) -> Result<Confined<'a>, StartError> {
         let Listening { config, mut event_loop, port, so_far, warnings } = self;
-        let ProtectionsSoFar { beginning, memory, lock, search, user, sandbox, notes } = so_far;
+        let ProtectionsSoFar { beginning, memory, protection_key, search, user, sandbox, notes } =
+            so_far;
         parent.leave().map_err(|error| format!("--detach: {error}"))?;
         let pid = std::process::id();
         sys::prefault_code();
@@ -294,7 +295,7 @@ impl<'a> Listening<'a> {
         let protections = Protections {
             beginning,
             memory,
-            lock,
+            protection_key,
             search: Some(search),
             callers: callers(config),
             user,

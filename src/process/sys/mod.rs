@@ -2,7 +2,7 @@
 //!
 //! | file | system calls about |
 //! |---|---|
-//! | `secret_pages`, `page_lock` | the memory that the key lies in |
+//! | `secret_pages`, `protection_key` | the memory that the key lies in |
 //! | `environment` | variables and arguments, and wiping them |
 //! | `privileges`, `users` | what the process gives up; whose process it is |
 //! | `sandbox` | Landlock, seccomp, executable memory |
@@ -21,10 +21,10 @@ mod environment;
 pub mod fd_passing;
 mod fork;
 mod machine;
-mod page_lock;
 pub mod paths;
 mod privileges;
 mod program;
+mod protection_key;
 mod result;
 mod sandbox;
 mod secret_pages;
@@ -46,12 +46,12 @@ pub use fork::{Child, end_with_parent, fork, new_session};
 pub use machine::{
     kernel_version, page_size, random, thread_id, time_since_boot, with_wide_vectors,
 };
-pub use page_lock::{LockedPages, OpenPages, PageLock};
 pub use privileges::{
     become_user, deny_dumps, deny_new_privileges, disable_core_dumps, drop_capabilities,
     empty_bounding_set,
 };
 pub use program::{Sealed, prefault_code, seal_program};
+pub use protection_key::{OpenPages, ProtectedPages, ProtectionKey};
 pub use sandbox::{
     Rights, Ruleset, deny_executable_memory, filter_thread, inherited_filter,
     is_executable_memory_denied, landlock, seccomp,

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use codex_responses_api_proxy::process::credential::{Credential, KeyForm, SearchPosition};
-use codex_responses_api_proxy::process::sys::PageLock;
+use codex_responses_api_proxy::process::sys::ProtectionKey;
 
 const KEY: &[u8] = b"sk-proj-Qx7fK2mN9vB4cZ1aLw8eRt5yU3iO6pS0dHgJkXbVnMqWzTyRuEoPaIsD";
 
@@ -91,7 +91,7 @@ fn read(at: *const u8) {
 fn child() {
     let way = std::env::var("WAY").expect("a way");
     let mut credential = credential();
-    if credential.lock() == PageLock::Nothing {
+    if credential.protection_key() == ProtectionKey::Missing {
         assert_eq!(tagged_pages(), None);
         return;
     }
@@ -146,10 +146,14 @@ fn child() {
 #[test]
 fn the_keys_pages_are_closed_but_in_use() {
     let program = std::env::current_exe().expect("this program");
-    let lock = credential().lock();
+    let protection_key = credential().protection_key();
     let has_keys = std::fs::read_to_string("/proc/cpuinfo")
         .is_ok_and(|text| text.split_whitespace().any(|word| word == "ospke"));
-    assert_eq!(lock == PageLock::ProtectionKey, has_keys, "the kernel's word and the processor's");
+    assert_eq!(
+        protection_key == ProtectionKey::InForce,
+        has_keys,
+        "the kernel's word and the processor's"
+    );
     for way in WAYS {
         let child = Command::new(&program)
             .args(["--exact", "child", "--ignored", "--test-threads", "1"])

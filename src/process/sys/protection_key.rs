@@ -9,42 +9,42 @@ use std::ops::{Deref, DerefMut};
 
 use super::secret_pages::SecretPages;
 
-/// The mechanism that closes the key's pages between two uses.
+/// Whether a protection key closes the key's pages between two uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PageLock {
-    /// A protection key.
-    ProtectionKey,
-    /// No mechanism: the processor or the kernel has no protection keys, or a seccomp profile
-    /// refuses them.
-    Nothing,
+pub enum ProtectionKey {
+    /// The pages are closed between two uses.
+    InForce,
+    /// The pages stay open: the processor or the kernel has no protection keys, or a seccomp
+    /// profile refuses them.
+    Missing,
 }
 
-impl fmt::Display for PageLock {
+impl fmt::Display for ProtectionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            PageLock::ProtectionKey => "key's pages closed but in use (protection key)",
-            PageLock::Nothing => "no protection key (this machine has none)",
+            ProtectionKey::InForce => "key's pages closed but in use (protection key)",
+            ProtectionKey::Missing => "no protection key (this machine has none)",
         })
     }
 }
 
-/// Secret pages that can be accessed only through [`LockedPages::open`], where the machine has
+/// Secret pages that can be accessed only through [`ProtectedPages::open`], where the machine has
 /// protection keys.
-pub struct LockedPages {
+pub struct ProtectedPages {
     pages: SecretPages,
     // Fields are dropped in order, so the pages are wiped before the key closes.
-    key: Key,
+    key: Pkey,
 }
 
-impl LockedPages {
+impl ProtectedPages {
     /// Closes the pages. Without protection keys they stay open.
-    pub fn new(pages: SecretPages) -> LockedPages {
-        LockedPages { key: Key::of(&pages), pages }
+    pub fn new(pages: SecretPages) -> ProtectedPages {
+        ProtectedPages { key: Pkey::of(&pages), pages }
     }
 
-    /// The mechanism that closes the pages.
-    pub fn lock(&self) -> PageLock {
-        if self.key.is_none() { PageLock::Nothing } else { PageLock::ProtectionKey }
+    /// Whether a protection key closes the pages.
+    pub fn protection_key(&self) -> ProtectionKey {
+        if self.key.is_none() { ProtectionKey::Missing } else { ProtectionKey::InForce }
     }
 
     /// Opens the pages to this thread until the returned guard is dropped. Start no thread and fork
@@ -55,7 +55,7 @@ impl LockedPages {
     }
 }
 
-impl Drop for LockedPages {
+impl Drop for ProtectedPages {
     /// Opens the pages, so that their own drop can wipe them. The key closes after that.
     fn drop(&mut self) {
         self.key.open();
@@ -65,7 +65,7 @@ impl Drop for LockedPages {
 /// Open pages. Dropping this closes them.
 pub struct OpenPages<'a> {
     pages: &'a mut SecretPages,
-    before: Before,
+    before: SavedPkru,
 }
 
 impl Deref for OpenPages<'_> {
@@ -96,22 +96,22 @@ mod register {
     use super::super::secret_pages::SecretPages;
 
     /// This architecture has no protection key.
-    pub(crate) struct Key;
-    pub(crate) struct Before;
+    pub(crate) struct Pkey;
+    pub(crate) struct SavedPkru;
 
-    impl Key {
-        pub(crate) fn of(_: &SecretPages) -> Key {
-            Key
+    impl Pkey {
+        pub(crate) fn of(_: &SecretPages) -> Pkey {
+            Pkey
         }
         pub(crate) fn is_none(&self) -> bool {
             true
         }
-        pub(crate) fn open(&self) -> Before {
-            Before
+        pub(crate) fn open(&self) -> SavedPkru {
+            SavedPkru
         }
     }
 
-    impl Before {
+    impl SavedPkru {
         pub(crate) fn restore(&self) {}
     }
 }
@@ -125,14 +125,14 @@ mod register {
 
     /// The process's protection key, as the two bits of PKRU that deny reads and writes. Zero if
     /// there is no key.
-    pub(super) struct Key(u32);
+    pub(super) struct Pkey(u32);
 
     /// The value of PKRU before a change. `None` if nothing was changed.
-    pub(super) struct Before(Option<u32>);
+    pub(super) struct SavedPkru(Option<u32>);
 
-    impl Key {
+    impl Pkey {
         /// Assigns the pages to the key, and closes them.
-        pub(super) fn of(pages: &SecretPages) -> Key {
+        pub(super) fn of(pages: &SecretPages) -> Pkey {
             static KEY: OnceLock<Option<u32>> = OnceLock::new();
             let number = *KEY.get_or_init(|| {
                 const DISABLE_ACCESS: libc::c_ulong = 1;
@@ -142,15 +142,15 @@ mod register {
                 u32::try_from(key).ok().filter(|key| (1..16).contains(key))
             });
             let Some(number) = number else {
-                return Key(0);
+                return Pkey(0);
             };
             match pages.tag(number) {
                 Ok(()) => {
-                    let key = Key(0b11 << (2 * number));
+                    let key = Pkey(0b11 << (2 * number));
                     write(read() | key.0);
                     key
                 }
-                Err(_) => Key(0),
+                Err(_) => Pkey(0),
             }
         }
 
@@ -159,17 +159,17 @@ mod register {
         }
 
         #[inline]
-        pub(super) fn open(&self) -> Before {
+        pub(super) fn open(&self) -> SavedPkru {
             if self.0 == 0 {
-                return Before(None);
+                return SavedPkru(None);
             }
             let before = read();
             write(before & !self.0);
-            Before(Some(before))
+            SavedPkru(Some(before))
         }
     }
 
-    impl Drop for Key {
+    impl Drop for Pkey {
         fn drop(&mut self) {
             if self.0 != 0 {
                 write(read() | self.0);
@@ -177,7 +177,7 @@ mod register {
         }
     }
 
-    impl Before {
+    impl SavedPkru {
         #[inline]
         pub(super) fn restore(&self) {
             if let Some(before) = self.0 {
@@ -210,4 +210,4 @@ mod register {
     }
 }
 
-use register::{Before, Key};
+use register::{Pkey, SavedPkru};
