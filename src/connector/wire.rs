@@ -58,7 +58,8 @@ impl ConnectorConfig {
         message
     }
 
-    /// Decodes a configuration. Fails on an unknown kind and on a host of the wrong length or encoding.
+    /// Decodes a configuration. Fails on an unknown kind and on a host of the wrong length or
+    /// encoding.
     pub fn decode(message: &[u8]) -> Result<ConnectorConfig, Malformed> {
         let (head, host) = message.split_at_checked(BEFORE_HOST).ok_or(Malformed)?;
         let host = match (head[0], host) {

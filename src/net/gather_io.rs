@@ -35,8 +35,8 @@ pub fn send(socket: &mut Socket, output: &mut Backlog, bytes: &[u8]) -> io::Resu
     Ok(())
 }
 
-/// Encrypts the one record that begins with the credential block. Each write is a record of its own, and
-/// fails if the connection can encrypt nothing more.
+/// Encrypts the one record that begins with the credential block. Each write is a record of its
+/// own, and fails if the connection can encrypt nothing more.
 pub struct RecordWriter<'a> {
     /// The TLS connection that encrypts the record.
     pub tls: &'a mut Tls,
@@ -55,9 +55,9 @@ impl Write for RecordWriter<'_> {
     }
 }
 
-/// Encrypts all but the first `taken` bytes of `slices` into `scratch.ciphertext_out`. A single slice
-/// is encrypted without a copy. Several slices are copied together first, so that short ones share a
-/// record. Fails if the TLS connection can encrypt nothing more.
+/// Encrypts all but the first `taken` bytes of `slices` into `scratch.ciphertext_out`. A single
+/// slice is encrypted without a copy. Several slices are copied together first, so that short ones
+/// share a record. Fails if the TLS connection can encrypt nothing more.
 pub fn encrypt_rest(
     tls: &mut Tls,
     mut slices: &mut [IoSlice<'_>],

@@ -163,8 +163,8 @@ impl<'a> Forked<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    /// Reads the key into its pages, closes the file it came from, and wipes the copies in this process's
-    /// environment and arguments.
+    /// Reads the key into its pages, closes the file it came from, and wipes the copies in this
+    /// process's environment and arguments.
     pub fn read_key(self) -> Result<Keyed<'a>, StartError> {
         let Prepared { mut plan, roots } = self;
         let config = plan.config;

@@ -91,8 +91,8 @@ impl<'a> Forked<'a> {
     }
 }
 
-/// Finds out where connections go: to the upstream, or to the egress proxy that the environment names.
-/// Wipes the variables of the proxy.
+/// Finds out where connections go: to the upstream, or to the egress proxy that the environment
+/// names. Wipes the variables of the proxy.
 fn next_hop(config: &Config) -> Result<NextHop, StartError> {
     let egress = Egress::take(&config.upstream).map_err(|error| match error {
         EgressError::Url(..) => usage(error.to_string()),

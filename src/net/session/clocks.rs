@@ -1,8 +1,8 @@
 //! How long each side may take: the clocks of one session, without I/O.
 //!
-//! A clock shows since when its side has been silent. Bytes of a body move it on, and so does the end
-//! of a head. Parts of a head do not: a head has one time for all of it. The session says which side
-//! is waited for; the clocks say until when.
+//! A clock shows since when its side has been silent. Bytes of a body move it on, and so does the
+//! end of a head. Parts of a head do not: a head has one time for all of it. The session says which
+//! side is waited for; the clocks say until when.
 
 use std::time::{Duration, Instant};
 

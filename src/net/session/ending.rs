@@ -24,8 +24,8 @@ impl Session {
         }
         let has_whole_request = rest.is_none();
         if rest.is_upload() {
-            // The response was early. Some clients find the end of a response only by the end of the
-            // connection, so it is not kept back until the upload has ended.
+            // The response was early. Some clients find the end of a response only by the end of
+            // the connection, so it is not kept back until the upload has ended.
             if self.exchange.is_last() && self.phase == Phase::Serving {
                 self.phase = Phase::WriteEnded;
                 self.socket.shutdown_write();
