@@ -1,5 +1,6 @@
 //! Reads the sources and keeps the rules that reviewers rely on.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -150,33 +151,95 @@ fn codes(text: &str, mark: char) -> Vec<&str> {
     codes
 }
 
+/// The first column of a table of `docs/errors.md`, its entries separated by commas.
+fn table_of_errors(title: &str) -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, rest) = page.split_once(title).unwrap();
+    let rows = rest.lines().skip_while(|line| !line.starts_with('|')).skip(2);
+    let first = rows.take_while(|line| line.starts_with('|')).map(|row| {
+        assert!(row.split(" | ").count() >= 3, "{row}");
+        row.split(" | ").next().unwrap().trim_start_matches("| ").to_owned() + ", "
+    });
+    first.collect()
+}
+
 #[test]
 fn the_errors_page_says_once_what_to_do_about_each_error_code_and_exit_code() {
-    let page =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md")).unwrap();
-    let table = |title: &str| {
-        let (_, rest) = page.split_once(title).unwrap();
-        let rows = rest.lines().skip_while(|line| !line.starts_with('|')).skip(2);
-        let first = rows.take_while(|line| line.starts_with('|')).map(|row| {
-            assert!(row.split(" | ").count() >= 3, "{row}");
-            row.split(" | ").next().unwrap().trim_start_matches("| ").to_owned() + ", "
-        });
-        first.collect::<String>()
-    };
     let sources = sources();
     let code = |file| &sources.iter().find(|source| source.name == file).unwrap().code;
     let responses = code("http1/local_response.rs");
-    assert_eq!(codes(&table("## By `error.code`"), '`'), codes(responses, '"'));
+    assert_eq!(codes(&table_of_errors("## By `error.code`"), '`'), codes(responses, '"'));
 
-    let told = table("## By exit code");
+    let told = table_of_errors("## By exit code");
     let told: Vec<&str> = told.split(", ").collect();
     let (_, exit) = code("process/harden.rs").split_once("pub fn exit_code").unwrap();
     let exit = exit.split_once("impl ").unwrap().0;
     let numbers: Vec<&str> =
         exit.split("=> ").skip(1).map(|s| s.split(',').next().unwrap()).collect();
     assert!(numbers.len() >= 8);
-    for number in ["0", "1", "2"].iter().chain(&numbers) {
+    let (_, connector) = code("start/error.rs").split_once("const CONNECTOR: u8 = ").unwrap();
+    let connector = connector.split(';').next().unwrap();
+    for number in ["0", "1", "2", connector].iter().chain(&numbers) {
         assert_eq!(told.iter().filter(|code| *code == number).count(), 1, "exit code {number}");
+    }
+}
+
+/// A test for each exit code, and how the test names the code. 134, 139 and 159 are what a shell
+/// makes of a signal.
+const EXIT_CODES: [(&str, &str, &str); 17] = [
+    ("0", "shutdown::with_nothing_under_way_it_ends_at_once_and_says_so", "0"),
+    ("1", "command_line::what_keeps_it_from_starting_is_told_with_what_to_do", "1"),
+    ("2", "command_line::what_keeps_it_from_starting_is_told_with_what_to_do", "2"),
+    ("5", "command_line::what_keeps_it_from_starting_is_told_with_what_to_do", "5"),
+    ("7", "command_line::what_keeps_it_from_starting_is_told_with_what_to_do", "7"),
+    ("8", "command_line::what_keeps_it_from_starting_is_told_with_what_to_do", "8"),
+    ("9", "command_line::what_keeps_it_from_starting_is_told_with_what_to_do", "9"),
+    ("10", "command_line::what_keeps_it_from_starting_is_told_with_what_to_do", "10"),
+    ("11", "detach::what_fails_after_stderr_was_left_is_told_too", "11"),
+    ("12", "hardening::a_layer_that_the_kernel_has_and_does_not_put_in_force_ends_the_start", "12"),
+    ("13", "memory::secret_memory_that_is_required_and_missing_ends_the_start", "13"),
+    ("14", "hardening::a_missing_layer_is_named_with_its_cause", "14"),
+    ("15", "hardening::a_change_of_user_under_suid_dumpable_ends_the_start", "15"),
+    ("16", "connector::when_it_is_killed_who_waits_gets_502_and_the_relay_ends", "16"),
+    ("134", "sandbox::a_relay_without_memory_says_so_and_ends_by_sigabrt", "SIGABRT"),
+    ("139", "hardening::a_start_without_room_for_files_or_stack_says_so", "SIGSEGV"),
+    (
+        "159",
+        "compromise::code_in_the_loop_opens_nothing_sends_nowhere_and_reaches_no_process",
+        "SIGSYS",
+    ),
+];
+
+#[test]
+fn each_error_code_and_exit_code_is_produced_by_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let read = |folder: &str| {
+        let files = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        files.map(|path| fs::read_to_string(path).unwrap()).collect::<String>()
+    };
+    // A test compares a response with `"code"`; the outcome of a vector is `STATUS code …`.
+    let tests = read("relay") + &read("vectors").replace([' ', '\n'], "\"");
+    let table = table_of_errors("## By `error.code`");
+    let codes = codes(&table, '`');
+    assert!(codes.len() > 40, "{} codes", codes.len());
+    for code in codes {
+        assert!(tests.contains(&format!("\"{code}\"")), "no test produces {code}");
+    }
+
+    let table = table_of_errors("## By exit code");
+    let is_used = |code: &&str| !code.is_empty() && *code != "6";
+    let told: Vec<&str> = table.split(", ").filter(is_used).collect();
+    assert_eq!(told.iter().collect::<BTreeSet<_>>(), EXIT_CODES.iter().map(|row| &row.0).collect());
+    for (code, name, word) in EXIT_CODES {
+        let (file, test) = name.split_once("::").unwrap();
+        let text = fs::read_to_string(root.join(format!("relay/{file}.rs"))).unwrap();
+        let (_, body) = text.split_once(&format!("\nfn {test}()")).unwrap_or_else(|| {
+            panic!("exit code {code}: there is no test {name}");
+        });
+        let body = body.split("\n}\n").next().unwrap();
+        let mut words = body.split(|c: char| !c.is_alphanumeric());
+        assert!(words.any(|other| other == word), "{name} does not name exit code {code}");
     }
 }
 

@@ -358,6 +358,9 @@ fn what_keeps_it_from_starting_is_told_with_what_to_do() {
         (start(&["--user", "no such user"]), 2, "; correct it, or give the user's number"),
         (prctl(libc::PR_SET_DUMPABLE), 5, "; let prctl(2) through"),
         (without(libc::SYS_prlimit64, None), 7, "; let setrlimit(2) and prlimit(2) through"),
+        (prctl(libc::PR_SET_NO_NEW_PRIVS), 8, "; let prctl(2) through"),
+        (start(&["--user", "1"]).refusing(libc::SYS_setgroups, None, libc::EPERM), 9, "as root"),
+        (without(libc::SYS_capset, None), 10, "; let capset(2) and prctl(2) through"),
         (without(libc::SYS_signalfd4, None), 1, "; raise ulimit -n"),
         (without(libc::SYS_epoll_create1, None), 1, "; raise ulimit -n and ulimit -u"),
     ] {

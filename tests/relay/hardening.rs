@@ -150,6 +150,17 @@ fn hardening_that_is_required_is_in_force_or_the_start_ends() {
 }
 
 #[test]
+fn a_layer_that_the_kernel_has_and_does_not_put_in_force_ends_the_start() {
+    if emulated() {
+        return;
+    }
+    const SET_MODE_FILTER: Option<i32> = Some(1);
+    let starter = || Relay::bare().refusing(libc::SYS_seccomp, SET_MODE_FILTER, libc::EPERM);
+    ends(starter(), 12, &["cannot put seccomp filters in force", "--no-sandbox"]);
+    ends(starter().args(["--no-sandbox", "--require-hardening"]), 14, &["seccomp"]);
+}
+
+#[test]
 fn check_asks_for_the_same() {
     if emulated() {
         return;
@@ -518,13 +529,19 @@ fn a_start_without_room_for_files_or_stack_says_so() {
         return;
     }
     ends(limited(Relay::bare(), libc::RLIMIT_FSIZE, 0), 1, &["size of files", "ulimit -f"]);
+    let run = |kibibytes: u64| {
+        let starter = Relay::bare().args(["--version"]);
+        let (code, _, err) = limited(starter, libc::RLIMIT_STACK, kibibytes * 1024).run(b"");
+        (code, err.contains("limit on the stack is too low"))
+    };
     for kibibytes in [16, 64, 128] {
-        let (code, _, err) =
-            limited(Relay::bare().args(["--version"]), libc::RLIMIT_STACK, kibibytes * 1024)
-                .run(b"");
         // A process that may raise the limit does.
-        assert!(code == 0 || err.contains("limit on the stack is too low") && code == 1, "{err}");
+        let end = run(kibibytes);
+        assert!([(0, false), (1, true)].contains(&end), "{end:?} with {kibibytes} KiB");
     }
+    // The dynamic loader has no stack to say so.
+    let end = run(8);
+    assert!([(-libc::SIGSEGV, false), (1, true)].contains(&end), "{end:?} with 8 KiB");
 }
 
 #[test]
@@ -535,7 +552,7 @@ fn a_start_without_random_numbers_says_so() {
     }
 }
 
-/// Else every request would end with "upstream_dns_failed".
+/// Otherwise every request would end with "upstream_dns_failed".
 #[test]
 fn a_start_without_what_a_lookup_takes_says_so() {
     if emulated() {

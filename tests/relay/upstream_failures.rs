@@ -42,6 +42,15 @@ fn a_refused_connection_is_502() {
 }
 
 #[test]
+fn an_address_that_no_route_leads_to_is_502() {
+    // The kernel connects no TCP socket to a broadcast or multicast address.
+    for address in ["255.255.255.255", "224.0.0.1"] {
+        let relay = Relay::to(&format!("https://{address}/")).start();
+        fails(&mut relay.connect(), 502, "upstream_unreachable");
+    }
+}
+
+#[test]
 fn a_certificate_that_does_not_hold_is_502_and_says_why() {
     for (kind, code) in [
         (Kind::UnknownIssuer, "upstream_tls_unknown_issuer"),
