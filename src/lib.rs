@@ -78,7 +78,7 @@
 //! | the state that all sessions share, and one turn of a session | [`net::loop_state`] |
 //! | which connections are admitted | [`net::admission`] |
 //! | how long each side may take | [`net::session`], [`net::deadlines`], [`net::timeouts`], [`net::clock`], [`net::sleep`] |
-//! | upstream connections, and the pool of idle ones | [`net::upstream`], [`net::pool`], [`net::key_list`] |
+//! | upstream connections, and the pool of idle ones | [`net::upstream`], [`net::pool`], [`net::id_list`] |
 //! | TLS | [`net::tls`] |
 //! | name resolution, happy eyeballs, the process that connects | [`connector`] |
 //! | events on stderr | [`net::report`] |

@@ -42,8 +42,8 @@ pub struct Client {
 /// A connection that has a place and no request under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdleConnection<K> {
-    /// The key of its session.
-    pub key: K,
+    /// The id of its session.
+    pub id: K,
     /// The user at the other end.
     pub user: User,
     /// Since when no request has been under way.
@@ -146,7 +146,7 @@ impl Places {
             }
         }
         self.none_idle_before = (next > now).then_some(next);
-        best.map(|(_, candidate)| candidate.key)
+        best.map(|(_, candidate)| candidate.id)
     }
 
     /// Counts a connection that has been admitted as this.
@@ -244,8 +244,8 @@ mod tests {
         got.count()
     }
 
-    fn idle(key: u32, user: User, since: Instant) -> IdleConnection<u32> {
-        IdleConnection { key, user, since }
+    fn idle(id: u32, user: User, since: Instant) -> IdleConnection<u32> {
+        IdleConnection { id, user, since }
     }
 
     #[test]

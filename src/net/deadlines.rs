@@ -89,17 +89,17 @@ impl Deadlines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::slots::{Key, Side, Slots};
+    use crate::net::slots::{Side, SlotId, Slots};
     use std::time::Duration;
 
     fn slots(count: usize) -> Vec<DeadlineSlot> {
         let mut slots = Slots::new(count);
-        let keys = std::iter::from_fn(|| slots.insert(|_| Some(())));
-        let slot = |(index, key): (usize, Key)| {
+        let ids = std::iter::from_fn(|| slots.insert(|_| Some(())));
+        let slot = |(index, id): (usize, SlotId)| {
             let side = if index % 2 == 0 { Side::Client } else { Side::Upstream };
-            DeadlineSlot::new(key, side)
+            DeadlineSlot::new(id, side)
         };
-        keys.enumerate().map(slot).collect()
+        ids.enumerate().map(slot).collect()
     }
 
     #[test]

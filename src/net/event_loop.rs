@@ -37,7 +37,7 @@ use super::loop_state::{Buffers, LoopState, Turn};
 use super::pool::Pool;
 use super::session::{AfterTurn, Session};
 use super::sleep::SleepWatch;
-use super::slots::{DeadlineSlot, Key, Side, Slots};
+use super::slots::{DeadlineSlot, Side, SlotId, Slots};
 use super::timeouts::RESEND_TO_CONNECTOR;
 use super::turns::{Load, Turns};
 use super::upstream::Origin;
@@ -78,7 +78,7 @@ pub struct EventLoop {
     buffers: Buffers,
     turns: Turns,
     /// Unowned upstream connections that events of this pass have named.
-    unowned_ready: Vec<Key>,
+    unowned_ready: Vec<SlotId>,
     /// Connections between accept and admission. Empty outside of [`EventLoop::accept`].
     accepted: VecDeque<Accepted>,
     accepting: Accepting,
@@ -243,61 +243,61 @@ impl EventLoop {
             }
             SIGNALS => self.take_signals(),
             CONNECTOR => self.dialed(),
-            token => match Key::of(token) {
-                (key, Side::Client) => self.note_client(key, event, now),
-                (key, Side::Upstream) => self.note_upstream(key, event),
+            token => match SlotId::of(token) {
+                (id, Side::Client) => self.note_client(id, event, now),
+                (id, Side::Upstream) => self.note_upstream(id, event),
             },
         }
     }
 
-    fn note_client(&mut self, key: Key, event: &Event, now: Instant) {
-        let Some(session) = self.sessions.get(key) else {
+    fn note_client(&mut self, id: SlotId, event: &Event, now: Instant) {
+        let Some(session) = self.sessions.get(id) else {
             return;
         };
         session.socket.note(event);
         if session.is_abandoned() {
             // Before connections are accepted: a client that is accepted in this pass gets the
             // upstream connection that this session leaves.
-            self.run_session(key, now, Session::take_turn);
+            self.run_session(id, now, Session::take_turn);
         } else {
-            self.wants_turn(key);
+            self.wants_turn(id);
         }
     }
 
-    fn note_upstream(&mut self, key: Key, event: &Event) {
-        let Some(up) = self.state.upstreams.get(key) else {
+    fn note_upstream(&mut self, id: SlotId, event: &Event) {
+        let Some(up) = self.state.upstreams.get(id) else {
             return;
         };
         up.note(event);
         match up.owner() {
             Some(owner) => self.wants_turn(owner),
-            None => self.unowned_ready.push(key),
+            None => self.unowned_ready.push(id),
         }
     }
 
     /// Queues a session for a turn in this pass.
-    fn wants_turn(&mut self, key: Key) {
-        if let Some(session) = self.sessions.get(key) {
-            self.turns.push(session.client.user, key, session.load);
+    fn wants_turn(&mut self, id: SlotId) {
+        if let Some(session) = self.sessions.get(id) {
+            self.turns.push(session.client.user, id, session.load);
         }
     }
 
     /// Gives the turns of one pass.
     fn give_turns(&mut self, now: Instant) {
         self.turns.begin_pass();
-        while let Some(key) = self.turns.take_next() {
-            self.run_session(key, now, Session::take_turn);
+        while let Some(id) = self.turns.take_next() {
+            self.run_session(id, now, Session::take_turn);
         }
     }
 
     /// Lets a session act, then closes, queues or keeps it.
     fn run_session(
         &mut self,
-        key: Key,
+        id: SlotId,
         now: Instant,
         act: impl FnOnce(&mut Session, &mut Turn<'_>, &mut Buffers) -> AfterTurn,
     ) {
-        let Some(mut session) = self.sessions.take(key) else {
+        let Some(mut session) = self.sessions.take(id) else {
             return;
         };
         let mut turn = Turn { state: &mut self.state, now, bytes_read: 0 };
@@ -308,13 +308,13 @@ impl EventLoop {
         match after {
             AfterTurn::Close => {
                 self.places.leave(session.client.admission, session.client.user);
-                self.sessions.remove(key);
+                self.sessions.remove(id);
                 return;
             }
-            AfterTurn::Again => self.turns.push(session.client.user, key, Load::Bulk),
+            AfterTurn::Again => self.turns.push(session.client.user, id, Load::Bulk),
             AfterTurn::Wait => {}
         }
-        self.sessions.put_back(key, session);
+        self.sessions.put_back(id, session);
     }
 
     /// Looks at the connections whose deadline may have passed.
@@ -323,34 +323,34 @@ impl EventLoop {
             let (index, side) = slot.split();
             match side {
                 Side::Client => {
-                    if let Some(key) = self.sessions.at(index) {
-                        self.run_session(key, now, Session::on_deadline);
+                    if let Some(id) = self.sessions.at(index) {
+                        self.run_session(id, now, Session::on_deadline);
                     }
                 }
                 Side::Upstream => {
-                    if let Some(key) = self.state.upstreams.at(index) {
-                        self.expire_upstream(key, now);
+                    if let Some(id) = self.state.upstreams.at(index) {
+                        self.expire_upstream(id, now);
                     }
                 }
             }
         }
     }
 
-    fn expire_upstream(&mut self, key: Key, now: Instant) {
-        let Some(up) = self.state.upstreams.get(key) else {
+    fn expire_upstream(&mut self, id: SlotId, now: Instant) {
+        let Some(up) = self.state.upstreams.get(id) else {
             return;
         };
         let Some(when) = up.wakes_at() else {
             return;
         };
         if when > now {
-            self.state.deadlines.set(DeadlineSlot::new(key, Side::Upstream), when);
+            self.state.deadlines.set(DeadlineSlot::new(id, Side::Upstream), when);
             return;
         }
         match up.owner() {
             Some(owner) => self.run_session(owner, now, Session::take_turn),
-            None if up.is_ready() => self.close_idle(key),
-            None => self.state.advance_unowned(key, &mut self.buffers.upstream, now),
+            None if up.is_ready() => self.close_idle(id),
+            None => self.state.advance_unowned(id, &mut self.buffers.upstream, now),
         }
     }
 }

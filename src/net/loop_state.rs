@@ -10,7 +10,7 @@ use super::buffer::{Scratch, TlsScratch};
 use super::clock::DateClock;
 use super::deadlines::Deadlines;
 use super::pool::Pool;
-use super::slots::{DeadlineSlot, Key, Side, Slots};
+use super::slots::{DeadlineSlot, Side, SlotId, Slots};
 use super::timeouts::Timeouts;
 use super::upstream::{Origin, Upstream};
 use crate::http1::gather::GatherList;
@@ -80,26 +80,26 @@ impl LoopState {
 
     /// Takes an unowned connection a step further. An idle one receives session tickets, or its
     /// end.
-    pub fn advance_unowned(&mut self, key: Key, scratch: &mut TlsScratch, now: Instant) {
+    pub fn advance_unowned(&mut self, id: SlotId, scratch: &mut TlsScratch, now: Instant) {
         let LoopState { origin, upstreams, pool, deadlines, registry, .. } = self;
-        let Some(up) = upstreams.get(key).filter(|up| up.owner().is_none()) else {
+        let Some(up) = upstreams.get(id).filter(|up| up.owner().is_none()) else {
             return;
         };
-        let slot = DeadlineSlot::new(key, Side::Upstream);
+        let slot = DeadlineSlot::new(id, Side::Upstream);
         up.flush();
         if up.advance(origin, registry, scratch, now).is_err()
             || up.connection().is_some_and(|up| !up.is_still_idle(scratch))
         {
             // The next request has another connection made, and its client is told of a failure.
-            pool.forget(key);
-            upstreams.remove(key);
+            pool.forget(id);
+            upstreams.remove(id);
         } else if !up.is_ready() {
             if let Some(when) = up.wakes_at() {
                 deadlines.set(slot, when);
             }
-        } else if pool.is_preconnect(key) {
-            pool.forget(key);
-            if let Some(when) = pool.put(key, upstreams, now) {
+        } else if pool.is_preconnect(id) {
+            pool.forget(id);
+            if let Some(when) = pool.put(id, upstreams, now) {
                 deadlines.set(slot, when);
             }
         }

@@ -8,7 +8,7 @@ pub mod clock;
 pub mod deadlines;
 pub mod event_loop;
 pub mod gather_io;
-pub mod key_list;
+pub mod id_list;
 pub mod limits;
 pub mod loop_state;
 pub mod pool;

@@ -10,18 +10,18 @@ use std::time::Instant;
 
 use super::admission::User;
 use super::buffer::TlsScratch;
-use super::key_list::KeyList;
-use super::slots::{Key, Slots};
+use super::id_list::IdList;
+use super::slots::{SlotId, Slots};
 use super::upstream::Upstream;
 
-/// The keys of idle connections.
+/// The ids of idle connections.
 pub struct Pool {
     /// If the relay distinguishes several users, the first list has the connections that have
     /// carried no exchange, and each user has one further list. A connection stays with its user,
     /// because the upstream may send a response too late, or may read a request as part of an
     /// earlier body. Otherwise there is one list.
     idle: Vec<Idle>,
-    preconnect: Option<Key>,
+    preconnect: Option<SlotId>,
     /// The maximum number of idle connections.
     limit: usize,
 }
@@ -29,7 +29,7 @@ pub struct Pool {
 /// Connections in the order in which they became idle.
 #[derive(Default)]
 struct Idle {
-    keys: KeyList,
+    ids: IdList,
     /// The pass of the loop in which the last connection was added, as the time of that pass. The
     /// mark is behind the connections of earlier passes: the loop has read events since then, and
     /// no event reported anything on them.
@@ -39,19 +39,19 @@ struct Idle {
 impl Idle {
     /// The connection to take: the last one of an earlier pass, otherwise the last one of this
     /// pass.
-    fn last(&self, now: Instant) -> Option<Key> {
+    fn last(&self, now: Instant) -> Option<SlotId> {
         let marked = match self.since {
-            Some(since) if since == now => self.keys.last_marked(),
+            Some(since) if since == now => self.ids.last_marked(),
             _ => None,
         };
-        marked.or_else(|| self.keys.last())
+        marked.or_else(|| self.ids.last())
     }
 
-    fn push(&mut self, key: Key, now: Instant) {
+    fn push(&mut self, id: SlotId, now: Instant) {
         if self.since.replace(now) != Some(now) {
-            self.keys.mark();
+            self.ids.mark();
         }
-        self.keys.push(key);
+        self.ids.push(id);
     }
 }
 
@@ -87,20 +87,20 @@ impl Pool {
         upstreams: &mut Slots<Upstream>,
         scratch: &mut TlsScratch,
         now: Instant,
-    ) -> Option<Key> {
+    ) -> Option<SlotId> {
         loop {
-            let (list, key) = self.find(user, upstreams, now)?;
-            self.idle[list].keys.remove(key);
-            if upstreams.connection(key).is_some_and(|up| up.is_still_usable(scratch, now)) {
-                return Some(key);
+            let (list, id) = self.find(user, upstreams, now)?;
+            self.idle[list].ids.remove(id);
+            if upstreams.connection(id).is_some_and(|up| up.is_still_usable(scratch, now)) {
+                return Some(id);
             }
-            upstreams.remove(key);
+            upstreams.remove(id);
         }
     }
 
     /// The pool has no idle connection.
     pub fn is_empty(&self) -> bool {
-        self.idle.iter().all(|idle| idle.keys.is_empty())
+        self.idle.iter().all(|idle| idle.ids.is_empty())
     }
 
     /// The connection to take and the position of its list. A connection that has carried exchanges
@@ -111,18 +111,18 @@ impl Pool {
         user: User,
         upstreams: &mut Slots<Upstream>,
         now: Instant,
-    ) -> Option<(usize, Key)> {
+    ) -> Option<(usize, SlotId)> {
         let own = self.list(Some(user));
         let unused = (own != 0).then_some(0);
         for list in [Some(own), unused].into_iter().flatten() {
-            while let Some(key) = self.idle[list].last(now) {
-                if upstreams.connection(key).is_some_and(|up| up.is_quiet()) {
-                    return Some((list, key));
+            while let Some(id) = self.idle[list].last(now) {
+                if upstreams.connection(id).is_some_and(|up| up.is_quiet()) {
+                    return Some((list, id));
                 }
                 // Bytes or the end came while the connection was idle and have not been read. They
                 // could be taken for the response to the next request.
-                self.idle[list].keys.remove(key);
-                upstreams.remove(key);
+                self.idle[list].ids.remove(id);
+                upstreams.remove(id);
             }
         }
         None
@@ -132,20 +132,20 @@ impl Pool {
     /// the connection is closed now and the result is `None`.
     pub fn put(
         &mut self,
-        key: Key,
+        id: SlotId,
         upstreams: &mut Slots<Upstream>,
         now: Instant,
     ) -> Option<Instant> {
-        let len: usize = self.idle.iter().map(|idle| idle.keys.len()).sum();
-        match upstreams.connection(key) {
+        let len: usize = self.idle.iter().map(|idle| idle.ids.len()).sum();
+        match upstreams.connection(id) {
             Some(up) if len < self.limit => {
                 let until = up.rest(now);
                 let list = self.list(up.used_by);
-                self.idle[list].push(key, now);
+                self.idle[list].push(id, now);
                 Some(until)
             }
             Some(_) | None => {
-                upstreams.remove(key);
+                upstreams.remove(id);
                 None
             }
         }
@@ -153,9 +153,9 @@ impl Pool {
 
     /// Sets the preconnect, the connection that is made ahead of a request. Requires that there is
     /// none.
-    pub fn set_preconnect(&mut self, key: Option<Key>) {
+    pub fn set_preconnect(&mut self, id: Option<SlotId>) {
         debug_assert!(self.preconnect.is_none());
-        self.preconnect = key;
+        self.preconnect = id;
     }
 
     /// A preconnect is being made.
@@ -163,20 +163,20 @@ impl Pool {
         self.preconnect.is_some()
     }
 
-    /// The key is that of the preconnect.
-    pub fn is_preconnect(&self, key: Key) -> bool {
-        self.preconnect == Some(key)
+    /// The id is that of the preconnect.
+    pub fn is_preconnect(&self, id: SlotId) -> bool {
+        self.preconnect == Some(id)
     }
 
     /// Takes the preconnect for a request; `None` if there is none.
-    pub fn take_preconnect(&mut self) -> Option<Key> {
+    pub fn take_preconnect(&mut self) -> Option<SlotId> {
         self.preconnect.take()
     }
 
     /// Removes a connection from the pool, if the pool has it. The connection stays open.
-    pub fn forget(&mut self, key: Key) {
-        self.preconnect.take_if(|preconnect| *preconnect == key);
-        self.idle.iter_mut().for_each(|idle| idle.keys.remove(key));
+    pub fn forget(&mut self, id: SlotId) {
+        self.preconnect.take_if(|preconnect| *preconnect == id);
+        self.idle.iter_mut().for_each(|idle| idle.ids.remove(id));
     }
 }
 
@@ -226,7 +226,7 @@ mod tests {
         }
 
         /// Makes a connection that has carried an exchange of this user, or of none.
-        fn connection(&mut self, used_by: Option<User>) -> Key {
+        fn connection(&mut self, used_by: Option<User>) -> SlotId {
             let address = self.listener.local_addr().unwrap();
             let stream = TcpStream::connect(address).unwrap();
             stream.set_nonblocking(true).unwrap();
@@ -239,17 +239,17 @@ mod tests {
         }
 
         /// Makes a connection that is idle since this pass.
-        fn idle(&mut self, used_by: Option<User>) -> Key {
-            let key = self.connection(used_by);
-            assert_eq!(self.put(key), Some(self.now + POOL_IDLE));
-            key
+        fn idle(&mut self, used_by: Option<User>) -> SlotId {
+            let id = self.connection(used_by);
+            assert_eq!(self.put(id), Some(self.now + POOL_IDLE));
+            id
         }
 
-        fn put(&mut self, key: Key) -> Option<Instant> {
-            self.pool.put(key, &mut self.upstreams, self.now)
+        fn put(&mut self, id: SlotId) -> Option<Instant> {
+            self.pool.put(id, &mut self.upstreams, self.now)
         }
 
-        fn take(&mut self, user: User) -> Option<Key> {
+        fn take(&mut self, user: User) -> Option<SlotId> {
             self.pool.take(user, &mut self.upstreams, &mut self.scratch, self.now)
         }
 
@@ -259,8 +259,8 @@ mod tests {
     }
 
     /// Waits until the socket of a connection has something to read.
-    fn arrives(upstreams: &mut Slots<Upstream>, key: Key) {
-        let fd = upstreams.connection(key).unwrap().socket().fd().as_raw_fd();
+    fn arrives(upstreams: &mut Slots<Upstream>, id: SlotId) {
+        let fd = upstreams.connection(id).unwrap().socket().fd().as_raw_fd();
         let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
         crate::process::sys::child::poll(&mut fds, Some(Duration::from_secs(20))).unwrap();
         assert_ne!(fds[0].revents, 0, "nothing comes");

@@ -1,11 +1,11 @@
-//! A table of connections. A key finds its connection by index, and its generation shows whether a
+//! A table of connections. An id finds its connection by index, and its generation shows whether a
 //! later connection has taken the same place.
 
 use mio::Token;
 
-/// The name of an entry. A later entry in the same place has another key.
+/// The name of an entry. A later entry in the same place has another id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key {
+pub struct SlotId {
     /// The place in the table.
     pub index: u32,
     generation: u32,
@@ -23,17 +23,17 @@ pub enum Side {
 /// Generations stay below this, so that no token of an entry is one of the loop's own tokens.
 const GENERATIONS: u32 = 1 << 30;
 
-impl Key {
+impl SlotId {
     /// The token for poll: generation, index and side in one number.
     pub fn token(self, side: Side) -> Token {
         let side = usize::from(side == Side::Upstream);
         Token((self.generation as usize) << 33 | (self.index as usize) << 1 | side)
     }
 
-    /// The inverse of [`Key::token`].
-    pub fn of(Token(token): Token) -> (Key, Side) {
+    /// The inverse of [`SlotId::token`].
+    pub fn of(Token(token): Token) -> (SlotId, Side) {
         let side = if token & 1 == 1 { Side::Upstream } else { Side::Client };
-        (Key { index: (token >> 1) as u32, generation: (token >> 33) as u32 }, side)
+        (SlotId { index: (token >> 1) as u32, generation: (token >> 33) as u32 }, side)
     }
 }
 
@@ -42,9 +42,9 @@ impl Key {
 pub struct DeadlineSlot(u32);
 
 impl DeadlineSlot {
-    /// The slot of the connection with this key.
-    pub fn new(key: Key, side: Side) -> DeadlineSlot {
-        DeadlineSlot(key.index << 1 | u32::from(side == Side::Upstream))
+    /// The slot of the connection with this id.
+    pub fn new(id: SlotId, side: Side) -> DeadlineSlot {
+        DeadlineSlot(id.index << 1 | u32::from(side == Side::Upstream))
     }
 
     /// The index, and the table that it belongs to. A later connection may have taken the place.
@@ -93,56 +93,56 @@ impl<T> Slots<T> {
         self.len() >= self.limit
     }
 
-    /// Inserts the value that `make` builds from its key. Returns `None` if the table is full or
+    /// Inserts the value that `make` builds from its id. Returns `None` if the table is full or
     /// `make` returns `None`.
-    pub fn insert(&mut self, make: impl FnOnce(Key) -> Option<T>) -> Option<Key> {
+    pub fn insert(&mut self, make: impl FnOnce(SlotId) -> Option<T>) -> Option<SlotId> {
         if self.is_full() {
             return None;
         }
         let index = *self.free.last().unwrap_or(&(self.slots.len() as u32));
         let generation = self.slots.get(index as usize).map_or(0, |slot| slot.generation);
-        let key = Key { index, generation };
-        let value = Some(Box::new(make(key)?));
+        let id = SlotId { index, generation };
+        let value = Some(Box::new(make(id)?));
         if self.free.pop().is_some() {
             self.slots[index as usize].value = value;
         } else {
             self.slots.push(Slot { generation, value });
         }
-        Some(key)
+        Some(id)
     }
 
     /// The value, unless it has been removed.
-    pub fn get(&mut self, key: Key) -> Option<&mut T> {
-        let slot = self.slots.get_mut(key.index as usize)?;
-        (slot.generation == key.generation).then_some(slot.value.as_deref_mut()).flatten()
+    pub fn get(&mut self, id: SlotId) -> Option<&mut T> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        (slot.generation == id.generation).then_some(slot.value.as_deref_mut()).flatten()
     }
 
-    /// Takes the value out for a while. Its key stays valid: see [`Slots::put_back`].
-    pub fn take(&mut self, key: Key) -> Option<Box<T>> {
-        let slot = self.slots.get_mut(key.index as usize)?;
-        (slot.generation == key.generation).then(|| slot.value.take()).flatten()
+    /// Takes the value out for a while. Its id stays valid: see [`Slots::put_back`].
+    pub fn take(&mut self, id: SlotId) -> Option<Box<T>> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        (slot.generation == id.generation).then(|| slot.value.take()).flatten()
     }
 
     /// Puts back a value that [`Slots::take`] returned.
-    pub fn put_back(&mut self, key: Key, value: Box<T>) {
-        self.slots[key.index as usize].value = Some(value);
+    pub fn put_back(&mut self, id: SlotId, value: Box<T>) {
+        self.slots[id.index as usize].value = Some(value);
     }
 
-    /// Ends a key. Its value has been taken, or is dropped here.
-    pub fn remove(&mut self, key: Key) {
-        if let Some(slot) = self.slots.get_mut(key.index as usize)
-            && slot.generation == key.generation
+    /// Ends an id. Its value has been taken, or is dropped here.
+    pub fn remove(&mut self, id: SlotId) {
+        if let Some(slot) = self.slots.get_mut(id.index as usize)
+            && slot.generation == id.generation
         {
             slot.value = None;
             slot.generation = (slot.generation + 1) % GENERATIONS;
-            self.free.push(key.index);
+            self.free.push(id.index);
         }
     }
 
-    /// The keys of all values.
-    pub fn keys(&self) -> Vec<Key> {
+    /// The ids of all values.
+    pub fn ids(&self) -> Vec<SlotId> {
         let used = self.slots.iter().enumerate().filter(|(_, slot)| slot.value.is_some());
-        used.map(|(i, slot)| Key { index: i as u32, generation: slot.generation }).collect()
+        used.map(|(i, slot)| SlotId { index: i as u32, generation: slot.generation }).collect()
     }
 
     /// All values.
@@ -150,10 +150,10 @@ impl<T> Slots<T> {
         self.slots.iter().filter_map(|slot| slot.value.as_deref())
     }
 
-    /// The key of the value that is in this place now.
-    pub fn at(&self, index: u32) -> Option<Key> {
+    /// The id of the value that is in this place now.
+    pub fn at(&self, index: u32) -> Option<SlotId> {
         let slot = self.slots.get(index as usize)?;
-        slot.value.as_ref().map(|_| Key { index, generation: slot.generation })
+        slot.value.as_ref().map(|_| SlotId { index, generation: slot.generation })
     }
 }
 
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_does_not_outlive_its_value() {
+    fn an_id_does_not_outlive_its_value() {
         let mut slots = Slots::new(2);
         let first = slots.insert(|_| Some("a")).unwrap();
         slots.remove(first);
@@ -187,10 +187,10 @@ mod tests {
 
     #[test]
     fn tokens_keep_generation_index_and_side() {
-        let key = Key { index: u32::MAX, generation: GENERATIONS - 1 };
+        let id = SlotId { index: u32::MAX, generation: GENERATIONS - 1 };
         for side in [Side::Client, Side::Upstream] {
-            assert_eq!(Key::of(key.token(side)), (key, side));
-            assert!(key.token(side).0 < usize::MAX - 8);
+            assert_eq!(SlotId::of(id.token(side)), (id, side));
+            assert!(id.token(side).0 < usize::MAX - 8);
         }
     }
 
@@ -199,7 +199,7 @@ mod tests {
         let mut positions = Vec::new();
         for index in [0, 1, 2, u32::MAX >> 1] {
             for side in [Side::Client, Side::Upstream] {
-                let slot = DeadlineSlot::new(Key { index, generation: 7 }, side);
+                let slot = DeadlineSlot::new(SlotId { index, generation: 7 }, side);
                 assert_eq!(slot.split(), (index, side));
                 positions.push(slot.position());
             }

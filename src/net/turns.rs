@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use super::admission::User;
 use super::limits::TURNS_PER_USER;
-use super::slots::Key;
+use super::slots::SlotId;
 
 /// How much a session moved in its last turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,16 +26,16 @@ pub struct Turns {
     /// The user who comes first in the next pass.
     first: usize,
     /// The turns of this pass that are still to come.
-    pass: VecDeque<Key>,
-    /// The key that waits, by its index. A key of a session that has ended is replaced by the next
-    /// key of the same index.
-    waiting: Vec<Option<Key>>,
+    pass: VecDeque<SlotId>,
+    /// The id that waits, by its index. An id of a session that has ended is replaced by the next
+    /// id of the same index.
+    waiting: Vec<Option<SlotId>>,
 }
 
 #[derive(Default)]
 struct Queues {
-    ready: VecDeque<Key>,
-    bulk: VecDeque<Key>,
+    ready: VecDeque<SlotId>,
+    bulk: VecDeque<SlotId>,
 }
 
 impl Turns {
@@ -47,18 +47,18 @@ impl Turns {
 
     /// Queues a session for one turn, unless it waits for one already: events from its client and
     /// from its upstream share that turn.
-    pub fn push(&mut self, user: User, key: Key, load: Load) {
-        let index = key.index as usize;
+    pub fn push(&mut self, user: User, id: SlotId, load: Load) {
+        let index = id.index as usize;
         if self.waiting.len() <= index {
             self.waiting.resize(index + 1, None);
         }
-        if self.waiting[index].replace(key) == Some(key) {
+        if self.waiting[index].replace(id) == Some(id) {
             return;
         }
         let queues = &mut self.users[user.0];
         match load {
-            Load::Light => queues.ready.push_back(key),
-            Load::Bulk => queues.bulk.push_back(key),
+            Load::Light => queues.ready.push_back(id),
+            Load::Bulk => queues.bulk.push_back(id),
         }
     }
 
@@ -96,10 +96,10 @@ impl Turns {
     }
 
     /// The session whose turn is next in this pass. From now on it can be queued again.
-    pub fn take_next(&mut self) -> Option<Key> {
-        let key = self.pass.pop_front()?;
-        self.waiting[key.index as usize].take_if(|waiting| *waiting == key);
-        Some(key)
+    pub fn take_next(&mut self) -> Option<SlotId> {
+        let id = self.pass.pop_front()?;
+        self.waiting[id.index as usize].take_if(|waiting| *waiting == id);
+        Some(id)
     }
 }
 
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::net::slots::Slots;
 
-    fn keys(count: usize) -> Vec<Key> {
+    fn ids(count: usize) -> Vec<SlotId> {
         let mut slots = Slots::new(count);
         (0..count).map(|_| slots.insert(|_| Some(())).unwrap()).collect()
     }
@@ -116,18 +116,18 @@ mod tests {
     /// The indexes of one pass.
     fn pass(turns: &mut Turns) -> Vec<u32> {
         turns.begin_pass();
-        std::iter::from_fn(|| turns.take_next()).map(|key| key.index).collect()
+        std::iter::from_fn(|| turns.take_next()).map(|id| id.index).collect()
     }
 
-    fn push(turns: &mut Turns, user: usize, keys: &[Key], load: Load) {
-        keys.iter().for_each(|key| turns.push(User(user), *key, load));
+    fn push(turns: &mut Turns, user: usize, ids: &[SlotId], load: Load) {
+        ids.iter().for_each(|id| turns.push(User(user), *id, load));
     }
 
     #[test]
     fn one_user_gets_every_ready_turn_and_one_of_bulk() {
-        let (keys, mut turns) = (keys(43), Turns::new(1));
-        push(&mut turns, 0, &keys[..40], Load::Light);
-        push(&mut turns, 0, &keys[40..], Load::Bulk);
+        let (ids, mut turns) = (ids(43), Turns::new(1));
+        push(&mut turns, 0, &ids[..40], Load::Light);
+        push(&mut turns, 0, &ids[40..], Load::Bulk);
         assert_eq!(pass(&mut turns), (0..41).collect::<Vec<_>>());
         assert_eq!((pass(&mut turns), pass(&mut turns)), (vec![41], vec![42]));
         assert!(turns.is_empty() && pass(&mut turns).is_empty());
@@ -135,26 +135,26 @@ mod tests {
 
     #[test]
     fn a_session_waits_for_one_turn_however_often_it_is_queued() {
-        let (keys, mut turns) = (keys(2), Turns::new(1));
+        let (ids, mut turns) = (ids(2), Turns::new(1));
         for load in [Load::Bulk, Load::Light, Load::Bulk] {
-            push(&mut turns, 0, &keys, load);
+            push(&mut turns, 0, &ids, load);
         }
         // The first queue counts: a session that moves much does not get ahead by an event.
         assert_eq!((pass(&mut turns), pass(&mut turns)), (vec![0], vec![1]));
         assert!(turns.is_empty());
-        push(&mut turns, 0, &keys, Load::Light);
+        push(&mut turns, 0, &ids, Load::Light);
         assert_eq!(pass(&mut turns), [0, 1], "after its turn it can be queued again");
     }
 
     #[test]
     fn a_session_that_is_queued_in_its_turn_waits_for_the_next_pass() {
-        let (keys, mut turns) = (keys(3), Turns::new(1));
-        push(&mut turns, 0, &keys, Load::Light);
+        let (ids, mut turns) = (ids(3), Turns::new(1));
+        push(&mut turns, 0, &ids, Load::Light);
         turns.begin_pass();
         let mut order = Vec::new();
-        while let Some(key) = turns.take_next() {
-            order.push(key.index);
-            push(&mut turns, 0, &[key], Load::Bulk);
+        while let Some(id) = turns.take_next() {
+            order.push(id.index);
+            push(&mut turns, 0, &[id], Load::Bulk);
         }
         assert_eq!(order, [0, 1, 2]);
         assert_eq!((pass(&mut turns), pass(&mut turns)), (vec![0], vec![1]));
@@ -179,9 +179,9 @@ mod tests {
 
     #[test]
     fn a_user_with_many_sessions_does_not_hold_up_one_with_few() {
-        let (keys, mut turns) = (keys(101), Turns::new(3));
-        push(&mut turns, 0, &keys[..100], Load::Light);
-        push(&mut turns, 2, &keys[100..], Load::Light);
+        let (ids, mut turns) = (ids(101), Turns::new(3));
+        push(&mut turns, 0, &ids[..100], Load::Light);
+        push(&mut turns, 2, &ids[100..], Load::Light);
         let first = pass(&mut turns);
         assert_eq!(first.len(), TURNS_PER_USER + 1);
         assert!(first[..2].contains(&100), "{first:?}");
@@ -195,9 +195,9 @@ mod tests {
 
     #[test]
     fn users_take_turns_in_bulk_too() {
-        let (keys, mut turns) = (keys(12), Turns::new(2));
-        push(&mut turns, 0, &keys[..9], Load::Bulk);
-        push(&mut turns, 1, &keys[9..], Load::Bulk);
+        let (ids, mut turns) = (ids(12), Turns::new(2));
+        push(&mut turns, 0, &ids[..9], Load::Bulk);
+        push(&mut turns, 1, &ids[9..], Load::Bulk);
         let order: Vec<u32> = (0..6).flat_map(|_| pass(&mut turns)).collect();
         assert_eq!(order, [0, 9, 1, 10, 2, 11]);
         assert_eq!(pass(&mut turns), [3]);
@@ -205,10 +205,10 @@ mod tests {
 
     #[test]
     fn a_light_session_waits_for_one_bulk_turn_at_most() {
-        let (keys, mut turns) = (keys(20), Turns::new(1));
-        push(&mut turns, 0, &keys[1..], Load::Bulk);
+        let (ids, mut turns) = (ids(20), Turns::new(1));
+        push(&mut turns, 0, &ids[1..], Load::Bulk);
         for round in 1..10 {
-            push(&mut turns, 0, &keys[..1], Load::Light);
+            push(&mut turns, 0, &ids[..1], Load::Light);
             assert_eq!(pass(&mut turns), [0, round]);
         }
     }

@@ -83,12 +83,12 @@ impl EventLoop {
         let uid = self.allowed_users.as_ref().and_then(|users| users.uid(user.0));
         let client = Client { admission, user, uid, number: self.state.connections + 1 };
         let (poll, policy) = (&self.poll, self.policy);
-        let key = self.sessions.insert(|key| {
-            poll.registry().register(&mut stream, key.token(Side::Client), EVENTS).ok()?;
+        let id = self.sessions.insert(|id| {
+            poll.registry().register(&mut stream, id.token(Side::Client), EVENTS).ok()?;
             let socket = Socket::new(stream, false, true);
-            Some(Session::new(socket, key, policy, client, now))
+            Some(Session::new(socket, id, policy, client, now))
         });
-        let Some(key) = key else {
+        let Some(id) = id else {
             return;
         };
         self.state.connections += 1;
@@ -96,7 +96,7 @@ impl EventLoop {
         if admission == Admission::Serve {
             self.preconnect(user, now);
         }
-        self.run_session(key, now, |session, turn, buffers| match reject {
+        self.run_session(id, now, |session, turn, buffers| match reject {
             None => session.take_turn(turn, buffers),
             Some(reject) => session.refuse_connection(reject, turn, buffers),
         });
@@ -116,7 +116,7 @@ impl EventLoop {
             let is_served = |session: &&Session| session.client.admission == Admission::Serve;
             let idle = self.sessions.values().filter(is_served).filter_map(Session::as_idle);
             match self.places.evict(user, idle, now) {
-                Some(key) => self.run_session(key, now, |session, turn, _| session.evict(turn)),
+                Some(id) => self.run_session(id, now, |session, turn, _| session.evict(turn)),
                 None => {
                     self.places.note_overload(user, now);
                     return (Admission::Overloaded, user);
@@ -167,10 +167,10 @@ impl EventLoop {
             let heads = self.sessions.values().filter(|session| session.buffered_head() > 0);
             // A whole head has no `head_since`.
             let order = |session: &&Session| (session.head_since().is_none(), session.head_since());
-            let Some(key) = heads.min_by_key(order).map(Session::key) else {
+            let Some(id) = heads.min_by_key(order).map(Session::id) else {
                 return;
             };
-            self.run_session(key, now, Session::drop_head);
+            self.run_session(id, now, Session::drop_head);
         }
     }
 }

@@ -10,7 +10,7 @@ use mio::Token;
 use super::EventLoop;
 use crate::connector::link::{ConnectorFailed, Link};
 use crate::http1::local_response::UpstreamFault;
-use crate::net::slots::{Key, Side};
+use crate::net::slots::{Side, SlotId};
 use crate::process::sys;
 
 impl EventLoop {
@@ -37,8 +37,8 @@ impl EventLoop {
         loop {
             match self.state.origin.link.receive() {
                 Ok(None) => return,
-                Ok(Some(dialed)) => match Key::of(Token(dialed.id as usize)) {
-                    (key, Side::Upstream) => self.settle(key, dialed.result),
+                Ok(Some(dialed)) => match SlotId::of(Token(dialed.id as usize)) {
+                    (id, Side::Upstream) => self.settle(id, dialed.result),
                     // Only upstream connections are asked for.
                     (_, Side::Client) => {}
                 },
@@ -49,13 +49,13 @@ impl EventLoop {
 
     /// A dial has ended. If its request was cancelled meanwhile, the connection is reset, so that
     /// cancelled requests leave no ports in TIME_WAIT.
-    fn settle(&mut self, key: Key, result: Result<(TcpStream, SocketAddr), UpstreamFault>) {
-        match self.state.upstreams.get(key) {
+    fn settle(&mut self, id: SlotId, result: Result<(TcpStream, SocketAddr), UpstreamFault>) {
+        match self.state.upstreams.get(id) {
             Some(up) if up.is_dialing() => {
                 up.dialed(result);
                 match up.owner() {
                     Some(owner) => self.wants_turn(owner),
-                    None => self.unowned_ready.push(key),
+                    None => self.unowned_ready.push(id),
                 }
             }
             Some(_) | None => {
@@ -70,8 +70,8 @@ impl EventLoop {
     /// get a response that says so, and the relay drains.
     fn connector_failed(&mut self, failed: ConnectorFailed) {
         self.failed = Some(failed);
-        for key in self.state.upstreams.keys() {
-            self.settle(key, Err(UpstreamFault::ConnectorFailed));
+        for id in self.state.upstreams.ids() {
+            self.settle(id, Err(UpstreamFault::ConnectorFailed));
         }
     }
 }

@@ -58,8 +58,8 @@ impl EventLoop {
         self.accepting = Accepting::AfterEvent;
         // The file must not lead clients to a port that another program may have by then.
         self.server_info = None;
-        for key in self.sessions.keys() {
-            self.run_session(key, now, |session, _, _| {
+        for id in self.sessions.ids() {
+            self.run_session(id, now, |session, _, _| {
                 if session.is_idle() {
                     return AfterTurn::Close;
                 }
@@ -75,16 +75,16 @@ impl EventLoop {
 
     /// Exchanges under way.
     fn busy(&mut self) -> usize {
-        let keys = self.sessions.keys().into_iter();
-        keys.filter(|key| self.sessions.get(*key).is_some_and(|session| session.is_busy())).count()
+        let ids = self.sessions.ids().into_iter();
+        ids.filter(|id| self.sessions.get(*id).is_some_and(|session| session.is_busy())).count()
     }
 
     /// Ends all sessions.
     fn cut_off(&mut self, cause: &'static str, drain: Drain, now: Instant) {
         self.log_refusals_now();
         let busy = self.busy();
-        for key in self.sessions.keys() {
-            self.run_session(key, now, |session, turn, _| session.cut_off(turn));
+        for id in self.sessions.ids() {
+            self.run_session(id, now, |session, turn, _| session.cut_off(turn));
         }
         if drain.exchanges > 0 {
             self.state.log.event(&report::end(cause, busy));

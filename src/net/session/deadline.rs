@@ -114,14 +114,14 @@ impl Session {
 
     /// The upstream has taken all that was sent to it.
     fn is_drained(&self, state: &mut LoopState) -> bool {
-        self.upstream.and_then(|key| state.upstreams.get(key)).is_none_or(|up| up.is_drained())
+        self.upstream.and_then(|id| state.upstreams.get(id)).is_none_or(|up| up.is_drained())
     }
 
     /// Has the loop look at the session again at its earliest deadline.
     pub(super) fn set_deadline(&self, state: &mut LoopState) {
         let times = [self.client_by(state), self.upstream_by(state), self.slow_by(state)];
         if let Some(when) = times.into_iter().flatten().min() {
-            state.deadlines.set(DeadlineSlot::new(self.key, Side::Client), when);
+            state.deadlines.set(DeadlineSlot::new(self.id, Side::Client), when);
         }
     }
 }

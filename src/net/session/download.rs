@@ -9,7 +9,7 @@ use crate::http1::local_response::{Reject, UpstreamFault};
 use crate::net::buffer::{Backlog, TlsScratch};
 use crate::net::gather_io::{fill, keep_rest, send};
 use crate::net::limits::UPSTREAM_READ;
-use crate::net::slots::{DeadlineSlot, Key, Side};
+use crate::net::slots::{DeadlineSlot, Side, SlotId};
 use crate::net::upstream::StreamEnd;
 
 impl Session {
@@ -21,7 +21,7 @@ impl Session {
         buffers: &mut Buffers,
     ) -> Result<Progress, Closed> {
         let scratch = &mut buffers.upstream;
-        let Some(key) = self.upstream else {
+        let Some(id) = self.upstream else {
             return Ok(Progress::Waiting);
         };
         let awaits_head = match self.exchange.state() {
@@ -32,7 +32,7 @@ impl Session {
                 return Ok(Progress::Waiting);
             }
             State::Complete { rest: Rest::Upload(_) } => {
-                return Ok(self.watch_upload(key, turn, scratch));
+                return Ok(self.watch_upload(id, turn, scratch));
             }
             State::Idle | State::Complete { .. } => return Ok(Progress::Waiting),
             State::Uploading(_) | State::Awaiting => true,
@@ -41,7 +41,7 @@ impl Session {
         if !self.output.is_empty() {
             return Ok(Progress::Waiting);
         }
-        let Some(up) = turn.state.upstreams.connection(key).filter(|up| up.has_news()) else {
+        let Some(up) = turn.state.upstreams.connection(id).filter(|up| up.has_news()) else {
             return Ok(Progress::Waiting);
         };
         let is_early = awaits_head && (self.exchange.state().is_uploading() || !up.is_drained());
@@ -82,11 +82,11 @@ impl Session {
     /// connection, or sends more, reads no more of the request.
     fn watch_upload(
         &mut self,
-        key: Key,
+        id: SlotId,
         turn: &mut Turn<'_>,
         scratch: &mut TlsScratch,
     ) -> Progress {
-        let Some(up) = turn.state.upstreams.connection(key).filter(|up| up.has_news()) else {
+        let Some(up) = turn.state.upstreams.connection(id).filter(|up| up.has_news()) else {
             return Progress::Waiting;
         };
         let end = up.read(scratch, UPSTREAM_READ);
@@ -157,8 +157,8 @@ impl Session {
         match self.exchange.receive_end(end == StreamEnd::Orderly, &mut turn.state.outgoing) {
             ResponseStep::Fault(fault) => self.fault(fault, turn),
             ResponseStep::Forward => {
-                if let Some(key) = self.upstream.take() {
-                    turn.state.upstreams.remove(key);
+                if let Some(id) = self.upstream.take() {
+                    turn.state.upstreams.remove(id);
                 }
                 self.send_to_client(&[], turn)
             }
@@ -172,14 +172,14 @@ impl Session {
             && self.response_start == ResponseStart::AfterRequest;
         let state = &mut *turn.state;
         if is_reusable
-            && let Some(key) = self.upstream
-            && let Some(up) = state.upstreams.connection(key)
+            && let Some(id) = self.upstream
+            && let Some(up) = state.upstreams.connection(id)
             && up.is_drained()
             && up.is_between_records()
         {
             self.upstream = None;
-            if let Some(when) = state.pool.put(key, &mut state.upstreams, turn.now) {
-                state.deadlines.set(DeadlineSlot::new(key, Side::Upstream), when);
+            if let Some(when) = state.pool.put(id, &mut state.upstreams, turn.now) {
+                state.deadlines.set(DeadlineSlot::new(id, Side::Upstream), when);
             }
         } else {
             self.close_upstream(state);
@@ -188,16 +188,16 @@ impl Session {
 
     /// Closes the upstream connection behind a response.
     fn close_upstream(&mut self, state: &mut LoopState) {
-        let Some(key) = self.upstream.take() else {
+        let Some(id) = self.upstream.take() else {
             return;
         };
         // The upstream may still wait for the rest of the request, which is not sent.
         if !matches!(self.exchange.state(), State::Complete { rest: Rest::None })
-            && let Some(up) = state.upstreams.get(key)
+            && let Some(up) = state.upstreams.get(id)
         {
             up.cancel();
         }
-        state.upstreams.remove(key);
+        state.upstreams.remove(id);
     }
 
     /// The request has begun to go upstream, and its response is not complete.

@@ -33,14 +33,14 @@ impl Session {
             return Ok(Progress::Waiting);
         }
         // Behind an early response the last bytes of the request may wait for room.
-        if let Some(up) = self.upstream.and_then(|key| turn.state.upstreams.get(key)) {
+        if let Some(up) = self.upstream.and_then(|id| turn.state.upstreams.get(id)) {
             up.flush();
             if !up.is_drained() {
                 return Ok(Progress::Waiting);
             }
         }
-        if let Some(key) = self.upstream.take() {
-            turn.state.upstreams.remove(key);
+        if let Some(id) = self.upstream.take() {
+            turn.state.upstreams.remove(id);
         }
         if self.exchange.is_last() {
             self.linger(turn);

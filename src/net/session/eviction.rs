@@ -7,12 +7,12 @@ use crate::http1::exchange::{Rest, State};
 use crate::http1::local_response::Reject;
 use crate::net::admission::IdleConnection;
 use crate::net::buffer::Backlog;
-use crate::net::slots::Key;
+use crate::net::slots::SlotId;
 
 impl Session {
     /// The session as one that can be closed for another: no request is under way or waits to be
     /// read, and no response waits for the client.
-    pub fn as_idle(&self) -> Option<IdleConnection<Key>> {
+    pub fn as_idle(&self) -> Option<IdleConnection<SlotId>> {
         let since = match self.exchange.state() {
             _ if self.is_lingering() => self.clocks.client_active_at(),
             _ if self.socket.is_readable() || !self.output.is_empty() => return None,
@@ -28,7 +28,7 @@ impl Session {
                 return None;
             }
         };
-        Some(IdleConnection { key: self.key, user: self.client.user, since })
+        Some(IdleConnection { id: self.id, user: self.client.user, since })
     }
 
     fn has_unfinished_head(&self) -> bool {

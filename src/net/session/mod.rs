@@ -32,7 +32,7 @@ use super::admission::Client;
 use super::buffer::{Backlog, TlsScratch};
 use super::limits::{BYTES_PER_TURN, READS_PER_TURN};
 use super::loop_state::{Buffers, LoopState, Turn};
-use super::slots::Key;
+use super::slots::SlotId;
 use super::socket::Socket;
 use super::turns::Load;
 use crate::http1::exchange::{Exchange, State};
@@ -59,13 +59,13 @@ pub enum AfterTurn {
 pub struct Session {
     /// Its socket.
     pub socket: Socket,
-    key: Key,
+    id: SlotId,
     /// Who the client is, and what it was admitted as.
     pub client: Client,
     phase: Phase,
     exchange: Exchange,
     /// The upstream connection of the exchange, in use or being made.
-    upstream: Option<Key>,
+    upstream: Option<SlotId>,
     /// Bytes from the client that no exchange has taken yet.
     input: Backlog,
     /// `input` has been parsed as far as possible; more bytes are needed.
@@ -143,10 +143,16 @@ enum End {
 
 impl Session {
     /// A connection that has been accepted.
-    pub fn new(socket: Socket, key: Key, policy: Policy, client: Client, now: Instant) -> Session {
+    pub fn new(
+        socket: Socket,
+        id: SlotId,
+        policy: Policy,
+        client: Client,
+        now: Instant,
+    ) -> Session {
         Session {
             socket,
-            key,
+            id,
             client,
             phase: Phase::Serving,
             exchange: Exchange::new(policy),
@@ -167,9 +173,9 @@ impl Session {
         }
     }
 
-    /// The key of this session.
-    pub fn key(&self) -> Key {
-        self.key
+    /// The id of this session.
+    pub fn id(&self) -> SlotId {
+        self.id
     }
 
     fn is_lingering(&self) -> bool {
@@ -287,11 +293,11 @@ impl Session {
 
     /// Gives up the upstream connection, and cancels what is under way on it.
     fn release_upstream(&mut self, state: &mut LoopState) {
-        if let Some(key) = self.upstream.take()
-            && let Some(up) = state.upstreams.get(key)
+        if let Some(id) = self.upstream.take()
+            && let Some(up) = state.upstreams.get(id)
         {
             up.cancel();
-            state.upstreams.remove(key);
+            state.upstreams.remove(id);
         }
     }
 
@@ -304,13 +310,13 @@ impl Session {
         if !is_waiting || !state.needs_preconnect(self.client.user, now) {
             return;
         }
-        if let Some(key) = self.upstream
-            && let Some(up) = state.upstreams.get(key)
+        if let Some(id) = self.upstream
+            && let Some(up) = state.upstreams.get(id)
         {
             self.upstream = None;
             up.disown();
-            state.pool.set_preconnect(Some(key));
-            state.advance_unowned(key, scratch, now);
+            state.pool.set_preconnect(Some(id));
+            state.advance_unowned(id, scratch, now);
         }
     }
 

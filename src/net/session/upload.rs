@@ -6,7 +6,7 @@ use crate::http1::local_response::{Reject, UpstreamFault};
 use crate::http1::request::RequestContext;
 use crate::net::buffer::TlsScratch;
 use crate::net::limits::CLIENT_READ;
-use crate::net::slots::{DeadlineSlot, Key, Side};
+use crate::net::slots::{DeadlineSlot, Side, SlotId};
 use crate::net::socket::ReadOutcome;
 use crate::net::timeouts::CONNECT;
 use crate::net::tls::Tls;
@@ -60,7 +60,7 @@ impl Session {
         if matches!(self.exchange.state(), State::Waiting(_)) {
             return;
         }
-        let Some(up) = self.upstream.and_then(|key| turn.state.upstreams.get(key)) else {
+        let Some(up) = self.upstream.and_then(|id| turn.state.upstreams.get(id)) else {
             return;
         };
         let unsent = up.unsent();
@@ -77,7 +77,7 @@ impl Session {
 
     /// The upstream connection takes no bytes yet.
     fn is_upstream_blocked(&self, turn: &mut Turn<'_>) -> bool {
-        let Some(up) = self.upstream.and_then(|key| turn.state.upstreams.get(key)) else {
+        let Some(up) = self.upstream.and_then(|id| turn.state.upstreams.get(id)) else {
             return false;
         };
         match self.exchange.state() {
@@ -224,7 +224,7 @@ impl Session {
     fn has_ready_upstream(&self, turn: &mut Turn<'_>) -> bool {
         let state = &mut *turn.state;
         match self.upstream {
-            Some(key) => state.upstreams.get(key).is_some_and(|up| up.is_ready()),
+            Some(id) => state.upstreams.get(id).is_some_and(|up| up.is_ready()),
             None => state.pool.is_ready(self.client.user, &mut state.upstreams, turn.now),
         }
     }
@@ -248,17 +248,17 @@ impl Session {
         scratch: &mut TlsScratch,
     ) -> Sent {
         let (state, now) = (&mut *turn.state, turn.now);
-        let key = match self.upstream {
-            Some(key) => Some(key),
+        let id = match self.upstream {
+            Some(id) => Some(id),
             None => state.pool.take(self.client.user, &mut state.upstreams, scratch, now),
         };
-        let Some(key) = key else {
+        let Some(id) = id else {
             return Sent::ConnectionStale;
         };
         if state.outgoing.has_credential() {
-            return self.send_head(key, input, turn, scratch);
+            return self.send_head(id, input, turn, scratch);
         }
-        let Some(up) = state.upstreams.connection(key) else {
+        let Some(up) = state.upstreams.connection(id) else {
             return Sent::ConnectionStale;
         };
         if up.has_news() {
@@ -271,26 +271,26 @@ impl Session {
     /// Sends a head, and the part of its body that has come, on this connection.
     fn send_head(
         &mut self,
-        key: Key,
+        id: SlotId,
         input: &[u8],
         turn: &mut Turn<'_>,
         scratch: &mut TlsScratch,
     ) -> Sent {
         let (state, now) = (&mut *turn.state, turn.now);
-        let Some(up) = state.upstreams.connection(key) else {
+        let Some(up) = state.upstreams.connection(id) else {
             return Sent::ConnectionStale;
         };
-        up.wake(self.key);
+        up.wake(self.id);
         let sent = up.send_head(&state.outgoing, input, &mut state.credential, scratch);
         match sent {
             Sent::Flushed | Sent::Queued => {}
             Sent::ConnectionStale | Sent::ConnectionFailed => {
-                state.upstreams.remove(key);
+                state.upstreams.remove(id);
                 self.upstream = None;
                 return sent;
             }
         }
-        self.upstream = Some(key);
+        self.upstream = Some(id);
         state.requests_left -= 1;
         self.search = SearchPosition::default();
         self.response_start = ResponseStart::AfterRequest;
@@ -307,14 +307,14 @@ impl Session {
     /// Takes over the connection that is being made ahead of a request, or begins one. Returns the
     /// bytes of input that are used up if that fails at once.
     fn connect(&mut self, turn: &mut Turn<'_>, scratch: &mut TlsScratch) -> Result<usize, Closed> {
-        let (state, now, owner) = (&mut *turn.state, turn.now, self.key);
+        let (state, now, owner) = (&mut *turn.state, turn.now, self.id);
         let limit = state.timeouts.upstream.map_or(CONNECT, |limit| limit.min(CONNECT));
         self.upstream = state.pool.take_preconnect();
-        match self.upstream.and_then(|key| state.upstreams.get(key)) {
+        match self.upstream.and_then(|id| state.upstreams.get(id)) {
             Some(preconnect) => preconnect.adopt(owner, now, limit),
             None => {
-                self.upstream = state.upstreams.insert(|key| {
-                    Some(Upstream::new(key.token(Side::Upstream), Some(owner), now, limit))
+                self.upstream = state.upstreams.insert(|id| {
+                    Some(Upstream::new(id.token(Side::Upstream), Some(owner), now, limit))
                 });
             }
         }
@@ -331,8 +331,8 @@ impl Session {
         scratch: &mut TlsScratch,
     ) -> Result<(), UpstreamFault> {
         let (state, now) = (&mut *turn.state, turn.now);
-        let key = self.upstream.ok_or(UpstreamFault::Unreachable)?;
-        let up = state.upstreams.get(key).ok_or(UpstreamFault::Unreachable)?;
+        let id = self.upstream.ok_or(UpstreamFault::Unreachable)?;
+        let up = state.upstreams.get(id).ok_or(UpstreamFault::Unreachable)?;
         if up.is_ready() {
             return Ok(());
         }
@@ -343,7 +343,7 @@ impl Session {
         if let Some(up) = up.connection() {
             self.times.connect = Some(now.saturating_duration_since(up.requested_at));
         } else if let Some(when) = up.wakes_at() {
-            state.deadlines.set(DeadlineSlot::new(key, Side::Upstream), when);
+            state.deadlines.set(DeadlineSlot::new(id, Side::Upstream), when);
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::connector::link::Pending;
 use crate::http1::local_response::UpstreamFault;
 use crate::net::buffer::TlsScratch;
 use crate::net::limits::LONGEST_RECORD;
-use crate::net::slots::Key;
+use crate::net::slots::SlotId;
 use crate::net::socket::{EVENTS, ReadOutcome, Socket};
 use crate::net::timeouts::CONNECT;
 use crate::net::tls::{PeerState, Tls};
@@ -33,7 +33,7 @@ pub struct Connecting {
     /// What the poll and the connector call it.
     token: Token,
     /// The session that waits for it; `None` for a preconnect.
-    pub(super) owner: Option<Key>,
+    pub(super) owner: Option<SlotId>,
     begun: Instant,
     /// When its session asked for it; for a preconnect, when it was begun.
     requested_at: Instant,
@@ -88,7 +88,7 @@ enum LastFlight {
 
 impl Connecting {
     /// A connection that is to be made; [`Connecting::advance`] begins.
-    pub fn new(token: Token, owner: Option<Key>, now: Instant, limit: Duration) -> Connecting {
+    pub fn new(token: Token, owner: Option<SlotId>, now: Instant, limit: Duration) -> Connecting {
         Connecting {
             token,
             owner,
@@ -172,7 +172,7 @@ impl Connecting {
     }
 
     /// From now on the session `owner` waits for it, for as long as for one begun now.
-    pub(super) fn adopt(&mut self, owner: Key, now: Instant, limit: Duration) {
+    pub(super) fn adopt(&mut self, owner: SlotId, now: Instant, limit: Duration) {
         self.owner = Some(owner);
         self.requested_at = now;
         self.deadline = now + limit;

@@ -16,7 +16,7 @@ use crate::net::admission::User;
 use crate::net::buffer::{Backlog, Scratch, TlsScratch};
 use crate::net::gather_io::{RecordWriter, encrypt_rest, fill};
 use crate::net::limits::IDLE_READS_PER_TURN;
-use crate::net::slots::Key;
+use crate::net::slots::SlotId;
 use crate::net::socket::{ReadOutcome, Socket};
 use crate::net::timeouts::POOL_IDLE;
 use crate::net::tls::{PeerState, Tls};
@@ -28,7 +28,7 @@ pub struct Connection {
     /// `None` for a plain upstream.
     tls: Option<Tls>,
     /// The session that it works for; `None` while it is idle.
-    pub(super) owner: Option<Key>,
+    pub(super) owner: Option<SlotId>,
     /// The user whose exchanges it has carried; `None` if it has carried none.
     pub used_by: Option<User>,
     /// When it became idle for the last time; `None` if it never was.
@@ -73,7 +73,7 @@ impl Connection {
     pub fn new(
         channel: Channel,
         tls: Option<Tls>,
-        owner: Option<Key>,
+        owner: Option<SlotId>,
         address: Option<SocketAddr>,
         requested_at: Instant,
     ) -> Connection {
@@ -275,7 +275,7 @@ impl Connection {
     }
 
     /// Works for the session `owner` from now on.
-    pub fn wake(&mut self, owner: Key) {
+    pub fn wake(&mut self, owner: SlotId) {
         self.owner = Some(owner);
         self.idle_until = None;
     }

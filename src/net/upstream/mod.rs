@@ -12,7 +12,7 @@ use mio::event::Event;
 use mio::{Registry, Token};
 
 use super::buffer::TlsScratch;
-use super::slots::{Key, Slots};
+use super::slots::{SlotId, Slots};
 use super::socket::Socket;
 use crate::http1::local_response::UpstreamFault;
 use crate::process::sys;
@@ -33,7 +33,7 @@ pub enum Upstream {
 impl Upstream {
     /// A connection that is to be made for the session `owner`, or as a preconnect;
     /// [`Upstream::advance`] begins.
-    pub fn new(token: Token, owner: Option<Key>, now: Instant, limit: Duration) -> Upstream {
+    pub fn new(token: Token, owner: Option<SlotId>, now: Instant, limit: Duration) -> Upstream {
         Upstream::Connecting(Connecting::new(token, owner, now, limit))
     }
 
@@ -90,7 +90,7 @@ impl Upstream {
     }
 
     /// The session that it is made for or works for; `None` for a preconnect and while it is idle.
-    pub fn owner(&self) -> Option<Key> {
+    pub fn owner(&self) -> Option<SlotId> {
         match self {
             Upstream::Connecting(connecting) => connecting.owner,
             Upstream::Connection(connection) => connection.owner,
@@ -152,7 +152,7 @@ impl Upstream {
     }
 
     /// The session `owner` waits for it from now on, for as long as for one begun now.
-    pub fn adopt(&mut self, owner: Key, now: Instant, limit: Duration) {
+    pub fn adopt(&mut self, owner: SlotId, now: Instant, limit: Duration) {
         match self {
             Upstream::Connecting(connecting) => connecting.adopt(owner, now, limit),
             Upstream::Connection(connection) => {
@@ -193,8 +193,8 @@ impl Upstream {
 }
 
 impl Slots<Upstream> {
-    /// The connection with this key, if it is there and usable.
-    pub fn connection(&mut self, key: Key) -> Option<&mut Connection> {
-        self.get(key).and_then(Upstream::connection)
+    /// The connection with this id, if it is there and usable.
+    pub fn connection(&mut self, id: SlotId) -> Option<&mut Connection> {
+        self.get(id).and_then(Upstream::connection)
     }
 }
