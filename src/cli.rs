@@ -13,7 +13,7 @@ use lexopt::Arg;
 
 use crate::http1::url::Scheme;
 use crate::net::tls::PROVIDER;
-pub use config::{Config, UpstreamUids, User, UserName};
+pub use config::{Config, UpstreamUids, UserAndGroup, UserName};
 use flags::{Action, FLAGS, Flag};
 pub use usage_error::UsageError;
 use value::Value;
@@ -203,12 +203,15 @@ mod tests {
     #[test]
     fn users_are_named_or_numbered() {
         let user = |text: &str| config(&["--user", text]).user.unwrap();
-        assert_eq!(user("1000"), User { user: UserName::Id(1000), group: None });
-        assert_eq!(user("1000:100"), User { user: UserName::Id(1000), group: Some(100) });
-        assert_eq!(user("nobody"), User { user: UserName::Name(c"nobody".into()), group: None });
+        assert_eq!(user("1000"), UserAndGroup { user: UserName::Id(1000), group: None });
+        assert_eq!(user("1000:100"), UserAndGroup { user: UserName::Id(1000), group: Some(100) });
+        assert_eq!(
+            user("nobody"),
+            UserAndGroup { user: UserName::Name(c"nobody".into()), group: None }
+        );
         assert_eq!(
             user("nobody:7"),
-            User { user: UserName::Name(c"nobody".into()), group: Some(7) }
+            UserAndGroup { user: UserName::Name(c"nobody".into()), group: Some(7) }
         );
         let both = [UserName::Name(c"agent".into()), UserName::Id(0)];
         assert_eq!(config(&["--allow-uid", "agent", "--allow-uid=0"]).allow_uids, both);

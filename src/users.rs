@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::cli::{Config, UpstreamUids, User, UserName};
+use crate::cli::{Config, UpstreamUids, UserAndGroup, UserName};
 use crate::http1::url::Scheme;
 use crate::process::allowed_users::AllowedUsers;
 use crate::process::egress::ConnectRequest;
@@ -56,7 +56,7 @@ impl fmt::Display for UserError {
 }
 
 /// The uid and gid of `--user`. A group that the flag does not name comes from the user database.
-pub fn with_group(user: &User) -> Result<(u32, u32), UserError> {
+pub fn with_group(user: &UserAndGroup) -> Result<(u32, u32), UserError> {
     let (uid, group) = match &user.user {
         UserName::Id(uid) => (*uid, user.group.or_else(|| sys::group_of(*uid))),
         UserName::Name(_) => {

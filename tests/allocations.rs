@@ -17,7 +17,7 @@ use codex_responses_api_proxy::net::settings::Settings;
 use codex_responses_api_proxy::net::tls::{Recording, RootStore, TlsConnector};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyForm};
-use codex_responses_api_proxy::process::signals::{Session, Signals};
+use codex_responses_api_proxy::process::signals::{SessionOrigin, Signals};
 use codex_responses_api_proxy::process::upstream_users::Reach;
 
 #[path = "../benches/common/mod.rs"]
@@ -102,7 +102,7 @@ fn start(upstream: &Upstream) -> u16 {
         let event_loop = EventLoop::new(LoopSetup {
             listeners: vec![listener],
             notifier: Default::default(),
-            signals: Signals::take_over(Session::Own).unwrap(),
+            signals: Signals::take_over(SessionOrigin::Own).unwrap(),
             server_info: None,
             credential: Credential::read(
                 b"POST / HTTP/1.1\r\nAuthorization: Bearer ",

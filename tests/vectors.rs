@@ -5,7 +5,7 @@ mod vector_file;
 use std::collections::HashSet;
 
 use codex_responses_api_proxy::http1::exchange::{
-    Answer, Exchange, RequestStep, ResponseStep, Rest, State,
+    Exchange, FaultOutcome, RequestStep, ResponseStep, Rest, State,
 };
 use codex_responses_api_proxy::http1::gather::GatherList;
 use codex_responses_api_proxy::http1::request::{Policy, RequestContext};
@@ -79,8 +79,8 @@ fn ask(input: &[u8], ends: &[usize]) -> Vec<Outcome> {
             }
             if let State::Awaiting = exchange.state() {
                 outcomes.push(Outcome::Forward(dechunked(&std::mem::take(&mut upstream))));
-                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-                exchange.receive_response(answer, &mut GatherList::default(), &mut |_| false);
+                let outcome = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                exchange.receive_response(outcome, &mut GatherList::default(), &mut |_| false);
             }
             let next = matches!(exchange.state(), State::Complete { rest: Rest::None });
             if next {
@@ -112,11 +112,11 @@ fn answer(case: &Case, ends: &[usize]) -> Vec<Outcome> {
         ResponseStep::Forward => downstream.extend(bytes(list, rest)),
         ResponseStep::Fault(said) => {
             fault = Some(match exchange.fault(said, &mut GatherList::default()) {
-                Answer::Answered { .. } => {
+                FaultOutcome::Responded { .. } => {
                     let response = said.response();
                     Outcome::Fault { status: response.status(), code: response.code.to_owned() }
                 }
-                Answer::MustReset => Outcome::Reset(Vec::new()),
+                FaultOutcome::MustReset => Outcome::Reset(Vec::new()),
             });
         }
     };

@@ -4,7 +4,7 @@
 //! many events there are; then the client's stream, the events, and the upstream's stream.
 
 use codex_responses_api_proxy::http1::exchange::{
-    Answer, Continue, Exchange, RequestStep, ResponseStep, Rest, State,
+    Continue, Exchange, FaultOutcome, RequestStep, ResponseStep, Rest, State,
 };
 use codex_responses_api_proxy::http1::gather::GatherList;
 use codex_responses_api_proxy::http1::local_response::UpstreamFault;
@@ -177,12 +177,12 @@ impl Driver<'_> {
     fn fault(&mut self, fault: UpstreamFault) {
         let mut list = GatherList::default();
         match self.exchange.fault(fault, &mut list) {
-            Answer::Answered { used } => {
+            FaultOutcome::Responded { used } => {
                 self.client.used += used;
                 self.send(&list, &[]);
             }
             // The client's connection is reset.
-            Answer::MustReset => {
+            FaultOutcome::MustReset => {
                 assert!(list.is_empty());
                 self.check(false);
                 self.over = true;

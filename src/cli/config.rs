@@ -54,7 +54,7 @@ pub struct Config {
     /// The file to read the key from, instead of stdin.
     pub key_file: Option<PathBuf>,
     /// The user to change to.
-    pub user: Option<User>,
+    pub user: Option<UserAndGroup>,
     /// Refuse to start without memfd_secret(2).
     pub require_secret_memory: bool,
     /// Refuse to start unless every protection is in force.
@@ -103,7 +103,7 @@ impl Config {
 
 /// The value of `--user`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
+pub struct UserAndGroup {
     /// The user.
     pub user: UserName,
     /// The gid. `None` means the user's own group.

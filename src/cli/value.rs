@@ -4,7 +4,7 @@ use std::ffi::{CString, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::config::{User, UserName};
+use super::config::{UserAndGroup, UserName};
 use super::usage_error::{LAST_ID, UsageError};
 use crate::http1::digits;
 use crate::http1::field::is_token_byte;
@@ -70,7 +70,7 @@ impl Value {
     }
 
     /// A user by name or number, optionally followed by a colon and a gid.
-    pub fn user(self) -> Result<User, UsageError> {
+    pub fn user(self) -> Result<UserAndGroup, UsageError> {
         let text = self.text()?;
         let id = |text: &str| digits::decimal(text.as_bytes(), 19).filter(|id| *id <= LAST_ID);
         let (user, group) = match text.split_once(':') {
@@ -82,6 +82,6 @@ impl Value {
             None if user.is_empty() => return Err(UsageError::User),
             None => UserName::Name(CString::new(user).map_err(|_| UsageError::User)?),
         };
-        Ok(User { user, group })
+        Ok(UserAndGroup { user, group })
     }
 }

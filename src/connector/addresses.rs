@@ -30,7 +30,7 @@ pub(super) struct Addresses {
 
 /// What a dial does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum NextAction {
     /// Connects to one of these addresses.
     Use(Rc<[SocketAddr]>),
     /// Begins a lookup, then asks again.
@@ -54,26 +54,28 @@ impl Addresses {
     }
 
     /// The next step of a dial that has waited since the time `since`.
-    pub(super) fn next(&self, since: Instant, now: Instant) -> Next {
+    pub(super) fn next(&self, since: Instant, now: Instant) -> NextAction {
         let (good, fresh) = match &self.good {
             Some((addresses, until)) => (Some(addresses), until.is_none_or(|until| now < until)),
             None => (None, false),
         };
         match (good, self.asked, self.failed) {
-            (Some(good), ..) if fresh => Next::Use(good.clone()),
-            (Some(good), Some(asked), _) if now >= asked + PATIENCE => Next::Use(good.clone()),
-            (good, Some(asked), _) => Next::Wait(good.map(|_| asked + PATIENCE)),
+            (Some(good), ..) if fresh => NextAction::Use(good.clone()),
+            (Some(good), Some(asked), _) if now >= asked + PATIENCE => {
+                NextAction::Use(good.clone())
+            }
+            (good, Some(asked), _) => NextAction::Wait(good.map(|_| asked + PATIENCE)),
             // A lookup has failed while the dial waited.
-            (Some(good), None, Some((at, _))) if at >= since => Next::Use(good.clone()),
-            (None, None, Some((at, _))) if at >= since => Next::Fail,
+            (Some(good), None, Some((at, _))) if at >= since => NextAction::Use(good.clone()),
+            (None, None, Some((at, _))) if at >= since => NextAction::Fail,
             // Before `not_before`, no lookup begins. After a failed one, the good addresses are
             // used.
             (good, None, failed) => match (self.not_before, good) {
                 (Some(then), Some(good)) if now < then && failed.is_some() => {
-                    Next::Use(good.clone())
+                    NextAction::Use(good.clone())
                 }
-                (Some(then), _) if now < then => Next::Wait(Some(then)),
-                _ => Next::Lookup,
+                (Some(then), _) if now < then => NextAction::Wait(Some(then)),
+                _ => NextAction::Lookup,
             },
         }
     }
@@ -141,9 +143,9 @@ mod tests {
         list.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    fn used(next: Next) -> Vec<SocketAddr> {
+    fn used(next: NextAction) -> Vec<SocketAddr> {
         match next {
-            Next::Use(addresses) => addresses.to_vec(),
+            NextAction::Use(addresses) => addresses.to_vec(),
             other => panic!("{other:?}"),
         }
     }
@@ -166,18 +168,18 @@ mod tests {
     fn a_name_is_asked_for_once_a_minute_and_after_a_doubt() {
         let start = Instant::now();
         let mut addresses = Addresses::of_a_name();
-        assert_eq!(addresses.next(start, start), Next::Lookup);
+        assert_eq!(addresses.next(start, start), NextAction::Lookup);
         addresses.asked(start);
-        assert_eq!(addresses.next(start, start), Next::Wait(None));
+        assert_eq!(addresses.next(start, start), NextAction::Wait(None));
         addresses.found(parse(&[A]), start);
         assert_eq!(used(addresses.next(start, start)), parse(&[A]));
         let late = start + DNS_CACHE;
         assert_eq!(used(addresses.next(late - MS, late - MS)), parse(&[A]));
-        assert_eq!(addresses.next(late, late), Next::Lookup);
+        assert_eq!(addresses.next(late, late), NextAction::Lookup);
         addresses.doubt(start + 5 * MS);
         let soon = start + 6 * MS;
-        assert_eq!(addresses.next(soon, soon), Next::Wait(Some(start + PACE)));
-        assert_eq!(addresses.next(soon, start + PACE), Next::Lookup);
+        assert_eq!(addresses.next(soon, soon), NextAction::Wait(Some(start + PACE)));
+        assert_eq!(addresses.next(soon, start + PACE), NextAction::Lookup);
         let mut literal = Addresses::literal(&parse(&[B]));
         literal.doubt(start);
         assert_eq!(used(literal.next(start, start)), parse(&[B]));
@@ -189,16 +191,16 @@ mod tests {
         let mut addresses = Addresses::of_a_name();
         addresses.found(parse(&[A]), start);
         let now = start + DNS_CACHE;
-        assert_eq!(addresses.next(now, now), Next::Lookup);
+        assert_eq!(addresses.next(now, now), NextAction::Lookup);
         addresses.asked(now);
-        assert_eq!(addresses.next(now, now), Next::Wait(Some(now + PATIENCE)));
+        assert_eq!(addresses.next(now, now), NextAction::Wait(Some(now + PATIENCE)));
         assert_eq!(used(addresses.next(now, now + PATIENCE)), parse(&[A]));
         addresses.found(vec![], now + MS);
         assert_eq!(used(addresses.next(now, now + MS)), parse(&[A]));
         // A later dial does not wait, and does not begin a lookup at once.
         assert_eq!(used(addresses.next(now + 2 * MS, now + 2 * MS)), parse(&[A]));
         let then = now + MS + PAUSE.0;
-        assert_eq!(addresses.next(then, then), Next::Lookup);
+        assert_eq!(addresses.next(then, then), NextAction::Lookup);
         addresses.asked(then);
         addresses.found(parse(&[B]), then);
         assert_eq!(used(addresses.next(then, then)), parse(&[B]));
@@ -209,12 +211,12 @@ mod tests {
         let mut now = Instant::now();
         let mut addresses = Addresses::of_a_name();
         for pause in [100, 200, 400, 800, 1600, 1600, 1600] {
-            assert_eq!(addresses.next(now, now), Next::Lookup);
+            assert_eq!(addresses.next(now, now), NextAction::Lookup);
             addresses.asked(now);
             addresses.found(vec![], now);
-            assert_eq!(addresses.next(now, now), Next::Fail);
+            assert_eq!(addresses.next(now, now), NextAction::Fail);
             let (later, then) = (now + MS, now + pause * MS);
-            assert_eq!(addresses.next(later, later), Next::Wait(Some(then)));
+            assert_eq!(addresses.next(later, later), NextAction::Wait(Some(then)));
             now = then;
         }
         addresses.asked(now);

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::wire::{Outcome, REPLY, REQUEST, Reply, Request, SERVER_INFO, SHOWN};
+use super::wire::{DialOutcome, LinkRequest, REPLY, REQUEST, Reply, SERVER_INFO, SHOWN};
 use crate::http1::local_response::UpstreamFault;
 use crate::process::sys;
 use crate::process::sys::fd_passing::{Passed, receive_message, send_message};
@@ -62,7 +62,7 @@ impl Link {
     /// Asks for a connection. The number must differ from those of all other pending dials. Fails
     /// with [`UpstreamFault::ConnectorFailed`] once the connector is gone.
     pub fn dial(self: &Rc<Self>, id: u64) -> Result<Pending, UpstreamFault> {
-        self.ask(Request::Dial(id));
+        self.ask(LinkRequest::Dial(id));
         if self.gone.get() {
             return Err(UpstreamFault::ConnectorFailed);
         }
@@ -73,10 +73,10 @@ impl Link {
     /// Reports that a connection failed after it was received, or that connecting took too long.
     /// The name may lead elsewhere by now, so the next dial has it looked up again.
     pub fn doubt(&self) {
-        self.ask(Request::Doubt);
+        self.ask(LinkRequest::Doubt);
     }
 
-    fn ask(&self, request: Request) {
+    fn ask(&self, request: LinkRequest) {
         if !self.gone.get() {
             self.enqueue(request);
             self.flush();
@@ -86,16 +86,16 @@ impl Link {
     /// Queues a request. The queue stays short even if the connector reads nothing. A dial has at
     /// most one entry: its cancellation removes an unsent dial, and is queued only for a sent one.
     /// There is at most one doubt.
-    fn enqueue(&self, request: Request) {
+    fn enqueue(&self, request: LinkRequest) {
         let mut unsent = self.unsent.borrow_mut();
         let withdrawn = match request {
-            Request::Cancel(id) => Some(Request::Dial(id).encode()),
-            Request::Doubt => Some(request.encode()),
-            Request::Dial(_) => None,
+            LinkRequest::Cancel(id) => Some(LinkRequest::Dial(id).encode()),
+            LinkRequest::Doubt => Some(request.encode()),
+            LinkRequest::Dial(_) => None,
         };
         if let Some(at) = unsent.iter().position(|other| Some(*other) == withdrawn) {
             unsent.remove(at);
-            if request != Request::Doubt {
+            if request != LinkRequest::Doubt {
                 // A dial that was never sent gets no reply.
                 self.open.set(self.open.get().saturating_sub(1));
                 return;
@@ -148,13 +148,13 @@ impl Link {
         let reply = Reply::decode(&message[..n]).map_err(|_| ConnectorFailed)?;
         self.open.set(self.open.get().checked_sub(1).ok_or(ConnectorFailed)?);
         let result = match (reply.outcome, passed) {
-            (Outcome::Connected(address), Passed::Descriptor(fd)) => {
+            (DialOutcome::Connected(address), Passed::Descriptor(fd)) => {
                 connected(fd, address)?.map(|stream| (stream, address))
             }
-            (Outcome::Connected(_), Passed::Lost) => Err(UpstreamFault::OutOfDescriptors),
-            (Outcome::Failed(fault), Passed::Nothing) => Err(fault),
+            (DialOutcome::Connected(_), Passed::Lost) => Err(UpstreamFault::OutOfDescriptors),
+            (DialOutcome::Failed(fault), Passed::Nothing) => Err(fault),
             // The dial was cancelled, so its result is not used.
-            (Outcome::Cancelled, Passed::Nothing) => Err(UpstreamFault::Unreachable),
+            (DialOutcome::Cancelled, Passed::Nothing) => Err(UpstreamFault::Unreachable),
             _ => return Err(ConnectorFailed),
         };
         let Reply { id, lookup, connect, resolved, .. } = reply;
@@ -208,7 +208,7 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if self.waits {
-            self.link.ask(Request::Cancel(self.id));
+            self.link.ask(LinkRequest::Cancel(self.id));
         }
     }
 }
@@ -227,7 +227,7 @@ mod tests {
         (Rc::new(Link::new(ours)), theirs)
     }
 
-    fn reply(id: u64, outcome: Outcome) -> [u8; REPLY] {
+    fn reply(id: u64, outcome: DialOutcome) -> [u8; REPLY] {
         let resolved = [None; SHOWN];
         Reply { id, outcome, lookup: Duration::ZERO, connect: Duration::ZERO, resolved }.encode()
     }
@@ -238,7 +238,7 @@ mod tests {
         let (link, connector) = link();
         let mut pending = link.dial(7).unwrap_or_else(|_| panic!("the link stands"));
         pending.settle();
-        let message = reply(7, Outcome::Connected(address));
+        let message = reply(7, DialOutcome::Connected(address));
         send_message(connector.as_fd(), &message, fd.as_ref().map(|fd| fd.as_fd())).unwrap();
         Ok(link.receive()?.map(|dialed| dialed.result.is_ok()))
     }
@@ -268,10 +268,10 @@ mod tests {
     #[test]
     fn a_descriptor_beside_a_failure_and_a_message_of_another_kind_are_the_end() {
         let file = || std::fs::File::open("/dev/null").unwrap();
-        let failed = reply(7, Outcome::Failed(UpstreamFault::Refused));
+        let failed = reply(7, DialOutcome::Failed(UpstreamFault::Refused));
         for (message, file) in [
             (failed.to_vec(), Some(file())),
-            (reply(7, Outcome::Cancelled).to_vec(), Some(file())),
+            (reply(7, DialOutcome::Cancelled).to_vec(), Some(file())),
             (failed[1..].to_vec(), None),
             (vec![0; REPLY + 1], None),
             (vec![0; REQUEST], Some(file())),
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn more_replies_than_dials_are_the_end() {
         let (link, connector) = link();
-        let message = reply(7, Outcome::Failed(UpstreamFault::Refused));
+        let message = reply(7, DialOutcome::Failed(UpstreamFault::Refused));
         let _pending = link.dial(7);
         for _ in 0..2 {
             send_message(connector.as_fd(), &message, None).unwrap();
@@ -314,10 +314,10 @@ mod tests {
         let mut message = [0; REQUEST];
         let (mut dials, mut cancels) = (0, 0);
         while receive_message(theirs.as_fd(), &mut message).is_ok_and(|(n, _)| n > 0) {
-            match Request::decode(&message).unwrap() {
-                Request::Dial(_) => dials += 1,
-                Request::Cancel(_) => cancels += 1,
-                Request::Doubt => {}
+            match LinkRequest::decode(&message).unwrap() {
+                LinkRequest::Dial(_) => dials += 1,
+                LinkRequest::Cancel(_) => cancels += 1,
+                LinkRequest::Doubt => {}
             }
             link.flush();
         }

@@ -48,7 +48,7 @@ pub(super) struct Lookup {
 
 /// The result of a lookup.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum LookupResult {
     /// These addresses. The list is empty if the lookup failed or the name has no address.
     Addresses(Vec<SocketAddr>),
     /// A resolver file was replaced meanwhile: the lookup must be repeated.
@@ -85,23 +85,23 @@ impl Lookup {
 
     /// Reads the answer; call this once [`Lookup::fd`] is ready. A child that ended without a
     /// well-formed answer has found no address.
-    pub(super) fn finish(mut self) -> Answer {
+    pub(super) fn finish(mut self) -> LookupResult {
         let mut answer = [0; LONGEST + 1];
         // One read is enough: the child writes the answer at once, in fewer than PIPE_BUF bytes
         // (pipe(7)).
         let n = self.answer.read(&mut answer).unwrap_or(0);
-        decode(&answer[..n]).unwrap_or(Answer::Addresses(Vec::new()))
+        decode(&answer[..n]).unwrap_or(LookupResult::Addresses(Vec::new()))
     }
 }
 
 /// Decodes an answer; `None` if it is malformed.
-fn decode(answer: &[u8]) -> Option<Answer> {
+fn decode(answer: &[u8]) -> Option<LookupResult> {
     match answer.split_first()? {
         (&FOUND, addresses) if answer.len() <= LONGEST => {
             let addresses = addresses.chunks(ADDRESS).map(|bytes| decode_address(bytes).ok()?);
-            Some(Answer::Addresses(addresses.collect::<Option<_>>()?))
+            Some(LookupResult::Addresses(addresses.collect::<Option<_>>()?))
         }
-        (&REPLACED, []) => Some(Answer::Again),
+        (&REPLACED, []) => Some(LookupResult::Again),
         _ => None,
     }
 }
@@ -127,17 +127,17 @@ fn in_child(
     }
     // The Landlock rule names the files as they were before the lookup. A file that has replaced
     // one of them cannot be read, and the C library treats it as empty.
-    if identities() != before {
+    if file_ids() != before {
         answer = vec![REPLACED];
     }
     tell.write_all(&answer).ok()
 }
 
 /// The device and inode number of a file; `None` if they cannot be read.
-type Identity = Option<(u64, u64)>;
+type FileId = Option<(u64, u64)>;
 
-/// Opens the resolver's files for a Landlock rule, and returns their identities.
-fn resolver_files() -> (Vec<OwnedFd>, [Identity; RESOLVER_FILES.len()]) {
+/// Opens the resolver's files for a Landlock rule, and returns their ids.
+fn resolver_files() -> (Vec<OwnedFd>, [FileId; RESOLVER_FILES.len()]) {
     let mut files = Vec::new();
     let before = RESOLVER_FILES.map(|path| {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).ok()?;
@@ -148,8 +148,8 @@ fn resolver_files() -> (Vec<OwnedFd>, [Identity; RESOLVER_FILES.len()]) {
     (files, before)
 }
 
-/// The identities of the resolver's files at this moment.
-fn identities() -> [Identity; RESOLVER_FILES.len()] {
+/// The ids of the resolver's files at this moment.
+fn file_ids() -> [FileId; RESOLVER_FILES.len()] {
     RESOLVER_FILES.map(|path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino())))
 }
 
@@ -207,9 +207,9 @@ mod tests {
     fn an_answer_is_read_strictly() {
         let address: SocketAddr = "[2001:db8::1]:443".parse().unwrap();
         let one = [&[FOUND][..], &encode_address(Some(address))].concat();
-        assert_eq!(decode(&one), Some(Answer::Addresses(vec![address])));
-        assert_eq!(decode(&[FOUND]), Some(Answer::Addresses(vec![])));
-        assert_eq!(decode(&[REPLACED]), Some(Answer::Again));
+        assert_eq!(decode(&one), Some(LookupResult::Addresses(vec![address])));
+        assert_eq!(decode(&[FOUND]), Some(LookupResult::Addresses(vec![])));
+        assert_eq!(decode(&[REPLACED]), Some(LookupResult::Again));
         for wrong in [&[][..], &[0], &[REPLACED, 0], &one[..9], &[FOUND, 0]] {
             assert_eq!(decode(wrong), None);
         }

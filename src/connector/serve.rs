@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
-use super::addresses::{Addresses, Next};
+use super::addresses::{Addresses, NextAction};
 use super::confine::Confinement;
-use super::lookup::{Answer, Lookup};
+use super::lookup::{Lookup, LookupResult};
 use super::race::{Order, Race};
-use super::wire::{LONGEST, Outcome, Reply, Request, SERVER_INFO, SHOWN};
+use super::wire::{DialOutcome, LONGEST, LinkRequest, Reply, SERVER_INFO, SHOWN};
 use crate::http1::local_response::UpstreamFault;
 use crate::process::sys::child::{empty_if_it_holds, poll};
 use crate::process::sys::fd_passing::{Passed, receive_message, send_message};
@@ -68,17 +68,17 @@ pub(super) struct Connector {
     dials: Vec<Dial>,
     /// Replies that have not been sent, each with the connection that it carries.
     replies: VecDeque<(Reply, Option<TcpStream>)>,
-    server_info: Option<ServerInfo>,
+    server_info: Option<ServerInfoFile>,
 }
 
 /// The file that says where the relay listens. The loop empties the file when it ends. If the loop
 /// was killed, the connector does so.
-struct ServerInfo {
+struct ServerInfoFile {
     file: OwnedFd,
     line: Vec<u8>,
 }
 
-impl Drop for ServerInfo {
+impl Drop for ServerInfoFile {
     fn drop(&mut self) {
         empty_if_it_holds(self.file.as_fd(), &self.line);
     }
@@ -172,19 +172,19 @@ impl Connector {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 _ => return Err(LoopGone),
             };
-            match Request::decode(&message[..n]).map_err(|_| LoopGone)? {
-                Request::Dial(id) if self.dials.len() < DIALS => {
+            match LinkRequest::decode(&message[..n]).map_err(|_| LoopGone)? {
+                LinkRequest::Dial(id) if self.dials.len() < DIALS => {
                     self.dials.push(Dial { id, since: now, resolved_at: now, race: None });
                 }
-                Request::Dial(_) => return Err(LoopGone),
-                Request::Cancel(id) => {
+                LinkRequest::Dial(_) => return Err(LoopGone),
+                LinkRequest::Cancel(id) => {
                     // If the reply is queued or sent already, the cancellation has no effect.
                     if let Some(at) = self.dials.iter().position(|dial| dial.id == id) {
                         let dial = self.dials.remove(at);
-                        self.replies.push_back((dial.reply(Outcome::Cancelled, now), None));
+                        self.replies.push_back((dial.reply(DialOutcome::Cancelled, now), None));
                     }
                 }
-                Request::Doubt => self.addresses.doubt(now),
+                LinkRequest::Doubt => self.addresses.doubt(now),
             }
         }
     }
@@ -193,7 +193,7 @@ impl Connector {
     fn remember(&mut self, file: OwnedFd, message: &[u8]) -> Result<(), LoopGone> {
         match (message.split_first(), &self.server_info) {
             (Some((&SERVER_INFO, line)), None) => {
-                self.server_info = Some(ServerInfo { file, line: line.to_vec() });
+                self.server_info = Some(ServerInfoFile { file, line: line.to_vec() });
                 Ok(())
             }
             _ => Err(LoopGone),
@@ -206,12 +206,12 @@ impl Connector {
             return;
         };
         match lookup.finish() {
-            Answer::Again if self.disturbed < AGAIN => {
+            LookupResult::Again if self.disturbed < AGAIN => {
                 self.disturbed += 1;
                 self.addresses.again();
             }
-            Answer::Again => self.addresses.found(Vec::new(), now),
-            Answer::Addresses(addresses) => {
+            LookupResult::Again => self.addresses.found(Vec::new(), now),
+            LookupResult::Addresses(addresses) => {
                 self.disturbed = 0;
                 self.addresses.found(addresses, now);
             }
@@ -219,8 +219,8 @@ impl Connector {
     }
 
     /// Advances every dial as far as possible. Queues the replies to the dials that have ended.
-    fn advance(&mut self, now: Instant) -> Progress {
-        let mut progress = Progress { wakes_at: None, starved: false };
+    fn advance(&mut self, now: Instant) -> AfterAdvance {
+        let mut progress = AfterAdvance { wakes_at: None, starved: false };
         let mut wake = |at: Option<Instant>| {
             // An attempt that is due already waits for room, not for a time.
             let at = at.filter(|at| *at > now);
@@ -231,18 +231,18 @@ impl Connector {
         let mut dials = std::mem::take(&mut self.dials);
         dials.retain_mut(|dial| {
             let result = match self.step(dial, &mut room, now) {
-                Ok(Step::Connected(stream, address)) => {
+                Ok(DialState::Connected(stream, address)) => {
                     let _ = set_upstream_options(stream.as_fd());
-                    (Outcome::Connected(address), Some(stream))
+                    (DialOutcome::Connected(address), Some(stream))
                 }
-                Ok(Step::Wait(at)) if now < dial.since + DIAL => {
+                Ok(DialState::Wait(at)) if now < dial.since + DIAL => {
                     wake(Some(dial.since + DIAL));
                     wake(at);
                     progress.starved |= room == 0;
                     return true;
                 }
-                Ok(Step::Wait(_)) => (Outcome::Failed(UpstreamFault::Unreachable), None),
-                Err(fault) => (Outcome::Failed(fault), None),
+                Ok(DialState::Wait(_)) => (DialOutcome::Failed(UpstreamFault::Unreachable), None),
+                Err(fault) => (DialOutcome::Failed(fault), None),
             };
             failed |= dial.race.is_some() && result.1.is_none();
             self.replies.push_back((dial.reply(result.0, now), result.1));
@@ -271,12 +271,12 @@ impl Connector {
         dial: &mut Dial,
         room: &mut usize,
         now: Instant,
-    ) -> Result<Step, UpstreamFault> {
+    ) -> Result<DialState, UpstreamFault> {
         let race = match &mut dial.race {
             Some(race) => race,
             None => loop {
                 match self.addresses.next(dial.since, now) {
-                    Next::Use(addresses) => {
+                    NextAction::Use(addresses) => {
                         let is_here = |address: &SocketAddr| address.ip().is_loopback();
                         if self.work.reach == Reach::Here && !addresses.iter().all(is_here) {
                             return Err(UpstreamFault::Unreachable);
@@ -286,15 +286,15 @@ impl Connector {
                             if self.work.name.is_some() { Order::Raced } else { Order::InTurn };
                         break dial.race.insert(Race::new(addresses, order, now));
                     }
-                    Next::Wait(at) => return Ok(Step::Wait(at)),
-                    Next::Fail => return Err(UpstreamFault::Dns),
-                    Next::Lookup => self.begin_lookup(now)?,
+                    NextAction::Wait(at) => return Ok(DialState::Wait(at)),
+                    NextAction::Fail => return Err(UpstreamFault::Dns),
+                    NextAction::Lookup => self.begin_lookup(now)?,
                 }
             },
         };
         Ok(match race.advance(room, now)? {
-            Some((stream, address)) => Step::Connected(stream, address),
-            None => Step::Wait(race.wakes_at()),
+            Some((stream, address)) => DialState::Connected(stream, address),
+            None => DialState::Wait(race.wakes_at()),
         })
     }
 
@@ -332,7 +332,7 @@ impl Connector {
                         if let Some(unsent) = stream.take() {
                             let _ = reset_on_close(unsent.as_fd());
                         }
-                        reply.outcome = Outcome::Failed(UpstreamFault::OutOfDescriptors);
+                        reply.outcome = DialOutcome::Failed(UpstreamFault::OutOfDescriptors);
                     }
                     _ => return Err(LoopGone),
                 },
@@ -343,7 +343,7 @@ impl Connector {
 }
 
 /// What all dials need after [`Connector::advance`].
-struct Progress {
+struct AfterAdvance {
     /// When the dials must be advanced again at the latest.
     wakes_at: Option<Instant>,
     /// At least one dial waits, and there was no room for another attempt.
@@ -351,7 +351,7 @@ struct Progress {
 }
 
 /// The state of a dial after [`Connector::step`].
-enum Step {
+enum DialState {
     /// The connection is established, to this address.
     Connected(TcpStream, SocketAddr),
     /// The dial waits for an event, or until this time.
@@ -360,7 +360,7 @@ enum Step {
 
 impl Dial {
     /// The reply to this dial, which has ended.
-    fn reply(&self, outcome: Outcome, now: Instant) -> Reply {
+    fn reply(&self, outcome: DialOutcome, now: Instant) -> Reply {
         let mut resolved: [Option<IpAddr>; SHOWN] = [None; SHOWN];
         let addresses = self.race.as_ref().map_or(&[][..], Race::addresses);
         for (to, from) in resolved.iter_mut().zip(addresses) {

@@ -6,7 +6,7 @@
 //! | [`ConnectorConfig`] | to the connector, first | at most [`LONGEST`] |
 //! | the report | to the loop, first | [`REPORT`](super::report::REPORT) |
 //! | [`SERVER_INFO`], with the file | to the connector, at most once | at most [`LONGEST`] |
-//! | [`Request`] | to the connector | [`REQUEST`] |
+//! | [`LinkRequest`] | to the connector | [`REQUEST`] |
 //! | [`Reply`], with the connection, if any | to the loop | [`REPLY`] |
 //!
 //! Numbers are in native byte order, because both ends run on one machine.
@@ -90,7 +90,7 @@ fn number(bytes: &[u8]) -> u32 {
 
 /// A message from the loop after the [`ConnectorConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum LinkRequest {
     /// Asks for a connection. The reply carries this number.
     Dial(u64),
     /// Cancels the dial with this number.
@@ -104,16 +104,16 @@ pub enum Request {
 /// file follows. The message comes at most once.
 pub const SERVER_INFO: u8 = 4;
 
-/// Bytes of a [`Request`].
+/// Bytes of a [`LinkRequest`].
 pub const REQUEST: usize = 9;
 
-impl Request {
+impl LinkRequest {
     /// Encodes the request: kind, then the number, which is 0 for a doubt.
     pub fn encode(self) -> [u8; REQUEST] {
         let (kind, id) = match self {
-            Request::Dial(id) => (1, id),
-            Request::Cancel(id) => (2, id),
-            Request::Doubt => (3, 0),
+            LinkRequest::Dial(id) => (1, id),
+            LinkRequest::Cancel(id) => (2, id),
+            LinkRequest::Doubt => (3, 0),
         };
         let mut message = [kind; REQUEST];
         message[1..].copy_from_slice(&id.to_ne_bytes());
@@ -121,13 +121,13 @@ impl Request {
     }
 
     /// Decodes a request. Fails on another length or kind, and on a doubt with a number.
-    pub fn decode(message: &[u8]) -> Result<Request, Malformed> {
+    pub fn decode(message: &[u8]) -> Result<LinkRequest, Malformed> {
         let message: &[u8; REQUEST] = message.try_into().map_err(|_| Malformed)?;
         let [kind, id @ ..] = *message;
         match (kind, u64::from_ne_bytes(id)) {
-            (1, id) => Ok(Request::Dial(id)),
-            (2, id) => Ok(Request::Cancel(id)),
-            (3, 0) => Ok(Request::Doubt),
+            (1, id) => Ok(LinkRequest::Dial(id)),
+            (2, id) => Ok(LinkRequest::Cancel(id)),
+            (3, 0) => Ok(LinkRequest::Doubt),
             _ => Err(Malformed),
         }
     }
@@ -135,7 +135,7 @@ impl Request {
 
 /// The result of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DialOutcome {
     /// The reply carries the connection, which leads to this address.
     Connected(SocketAddr),
     /// There is no connection, for this reason.
@@ -147,13 +147,13 @@ pub enum Outcome {
 /// The most addresses in a reply. A name may have more.
 pub const SHOWN: usize = 8;
 
-/// The connector's reply to a [`Request::Dial`], which is sent once.
+/// The connector's reply to a [`LinkRequest::Dial`], which is sent once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// The number of the [`Request::Dial`].
+    /// The number of the [`LinkRequest::Dial`].
     pub id: u64,
     /// The result.
-    pub outcome: Outcome,
+    pub outcome: DialOutcome,
     /// How long the dial waited for the addresses. The message carries whole microseconds, up to
     /// [`u32::MAX`].
     pub lookup: Duration,
@@ -182,9 +182,9 @@ impl Reply {
     /// Encodes the reply: number, result, two durations in µs, connected address, first addresses.
     pub fn encode(&self) -> [u8; REPLY] {
         let (result, address) = match self.outcome {
-            Outcome::Connected(address) => (CONNECTED, Some(address)),
-            Outcome::Cancelled => (CANCELLED, None),
-            Outcome::Failed(fault) => {
+            DialOutcome::Connected(address) => (CONNECTED, Some(address)),
+            DialOutcome::Cancelled => (CANCELLED, None),
+            DialOutcome::Failed(fault) => {
                 // A fault without a byte is sent as `UpstreamFault::Unreachable`.
                 let byte = FAULTS.iter().find(|(_, known)| *known == fault);
                 (byte.map_or(3, |(byte, _)| *byte), None)
@@ -216,11 +216,11 @@ impl Reply {
             *to = from?.map(|address| address.ip());
         }
         let outcome = match (head[8], address) {
-            (CONNECTED, Some(address)) => Outcome::Connected(address),
-            (CANCELLED, None) => Outcome::Cancelled,
+            (CONNECTED, Some(address)) => DialOutcome::Connected(address),
+            (CANCELLED, None) => DialOutcome::Cancelled,
             (byte, None) => {
                 let fault = FAULTS.iter().find(|(known, _)| *known == byte).ok_or(Malformed)?;
-                Outcome::Failed(fault.1)
+                DialOutcome::Failed(fault.1)
             }
             _ => return Err(Malformed),
         };
@@ -282,23 +282,26 @@ mod tests {
 
     #[test]
     fn what_is_said_is_understood() {
-        for request in
-            [Request::Dial(0), Request::Dial(u64::MAX), Request::Cancel(7), Request::Doubt]
-        {
-            assert_eq!(Request::decode(&request.encode()), Ok(request));
+        for request in [
+            LinkRequest::Dial(0),
+            LinkRequest::Dial(u64::MAX),
+            LinkRequest::Cancel(7),
+            LinkRequest::Doubt,
+        ] {
+            assert_eq!(LinkRequest::decode(&request.encode()), Ok(request));
         }
         let v6 = SocketAddrV6::new("fe80::1".parse().unwrap(), 443, 0, 3).into();
         let mut resolved = [None; SHOWN];
         resolved[0] = Some("192.0.2.1".parse().unwrap());
         resolved[7] = Some("2001:db8::1".parse().unwrap());
         for outcome in [
-            Outcome::Connected("192.0.2.1:1".parse().unwrap()),
-            Outcome::Connected(v6),
-            Outcome::Failed(UpstreamFault::Dns),
-            Outcome::Failed(UpstreamFault::Refused),
-            Outcome::Failed(UpstreamFault::Unreachable),
-            Outcome::Failed(UpstreamFault::OutOfDescriptors),
-            Outcome::Cancelled,
+            DialOutcome::Connected("192.0.2.1:1".parse().unwrap()),
+            DialOutcome::Connected(v6),
+            DialOutcome::Failed(UpstreamFault::Dns),
+            DialOutcome::Failed(UpstreamFault::Refused),
+            DialOutcome::Failed(UpstreamFault::Unreachable),
+            DialOutcome::Failed(UpstreamFault::OutOfDescriptors),
+            DialOutcome::Cancelled,
         ] {
             let (lookup, connect) = (Duration::from_micros(1), Duration::from_micros(9));
             let reply = Reply { id: 1 << 40, outcome, lookup, connect, resolved };
@@ -327,7 +330,7 @@ mod tests {
     fn what_means_nothing_is_refused() {
         let reply = Reply {
             id: 1,
-            outcome: Outcome::Failed(UpstreamFault::Refused),
+            outcome: DialOutcome::Failed(UpstreamFault::Refused),
             lookup: Duration::ZERO,
             connect: Duration::ZERO,
             resolved: [None; SHOWN],
@@ -344,9 +347,9 @@ mod tests {
         }
         assert_eq!(Reply::decode(&message[1..]), Err(Malformed));
         assert_eq!(Reply::decode(&[&message[..], &[0]].concat()), Err(Malformed));
-        assert_eq!(Request::decode(&[0; REQUEST]), Err(Malformed));
-        assert_eq!(Request::decode(&[3; REQUEST]), Err(Malformed));
-        assert_eq!(Request::decode(&[1; REQUEST - 1]), Err(Malformed));
+        assert_eq!(LinkRequest::decode(&[0; REQUEST]), Err(Malformed));
+        assert_eq!(LinkRequest::decode(&[3; REQUEST]), Err(Malformed));
+        assert_eq!(LinkRequest::decode(&[1; REQUEST - 1]), Err(Malformed));
         let reach = Reach::Anywhere;
         let config = ConnectorConfig { host: Host::V4([1; 4]), port: 1, user: None, reach };
         for at in [0, 1, 12] {

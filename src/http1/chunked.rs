@@ -7,7 +7,7 @@ use super::work;
 /// Scans a chunked body in parts. Data and end are the same however the input is cut.
 #[derive(Clone, Debug)]
 pub struct ChunkScanner {
-    state: State,
+    state: ChunkState,
     /// Bytes of the trailer section so far.
     section: usize,
     /// Field lines of the trailer section so far.
@@ -15,7 +15,7 @@ pub struct ChunkScanner {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ChunkState {
     Size {
         digits: u8,
         value: u64,
@@ -62,7 +62,7 @@ pub struct ChunkStep {
 
 impl Default for ChunkScanner {
     fn default() -> Self {
-        ChunkScanner { state: State::Size { digits: 0, value: 0 }, section: 0, fields: 0 }
+        ChunkScanner { state: ChunkState::Size { digits: 0, value: 0 }, section: 0, fields: 0 }
     }
 }
 
@@ -71,53 +71,66 @@ impl ChunkScanner {
     pub fn step(&mut self, input: &[u8]) -> Result<ChunkStep, ChunkFault> {
         let mut at = 0;
         while at < input.len() {
-            if let State::Data { left } = self.state {
+            if let ChunkState::Data { left } = self.state {
                 let data = (input.len() - at).min(usize::try_from(left).unwrap_or(usize::MAX));
                 let left = left - data as u64;
-                self.state = if left == 0 { State::DataCr } else { State::Data { left } };
+                self.state = if left == 0 { ChunkState::DataCr } else { ChunkState::Data { left } };
                 return Ok(ChunkStep { framing: at, data, end: false });
             }
-            if self.state == State::End {
+            if self.state == ChunkState::End {
                 break;
             }
             work::spend(1);
             self.state = self.byte(input[at])?;
             at += 1;
         }
-        Ok(ChunkStep { framing: at, data: 0, end: self.state == State::End })
+        Ok(ChunkStep { framing: at, data: 0, end: self.state == ChunkState::End })
     }
 
-    fn byte(&mut self, byte: u8) -> Result<State, ChunkFault> {
+    fn byte(&mut self, byte: u8) -> Result<ChunkState, ChunkFault> {
         Ok(match (self.state, byte) {
-            (State::Size { digits, value }, _) if byte.is_ascii_hexdigit() => {
+            (ChunkState::Size { digits, value }, _) if byte.is_ascii_hexdigit() => {
                 if digits == limits::CHUNK_DIGITS {
                     return Err(ChunkFault);
                 }
                 let digit = (byte as char).to_digit(16).unwrap_or(0);
-                State::Size { digits: digits + 1, value: value << 4 | u64::from(digit) }
+                ChunkState::Size { digits: digits + 1, value: value << 4 | u64::from(digit) }
             }
-            (State::Size { digits: 1.., value }, b'\r') => State::SizeLf { value },
-            (State::Size { digits: 1.., value }, b';') => State::Ext { value, used: 1 },
-            (State::Size { digits: 1.., value }, b' ' | b'\t') => State::Space { value, used: 1 },
-            (State::Space { value, used }, b' ' | b'\t' | b';') => {
+            (ChunkState::Size { digits: 1.., value }, b'\r') => ChunkState::SizeLf { value },
+            (ChunkState::Size { digits: 1.., value }, b';') => ChunkState::Ext { value, used: 1 },
+            (ChunkState::Size { digits: 1.., value }, b' ' | b'\t') => {
+                ChunkState::Space { value, used: 1 }
+            }
+            (ChunkState::Space { value, used }, b' ' | b'\t' | b';') => {
                 if used == limits::CHUNK_EXT {
                     return Err(ChunkFault);
                 }
                 let used = used + 1;
-                if byte == b';' { State::Ext { value, used } } else { State::Space { value, used } }
+                if byte == b';' {
+                    ChunkState::Ext { value, used }
+                } else {
+                    ChunkState::Space { value, used }
+                }
             }
-            (State::Ext { value, .. }, b'\r') => State::SizeLf { value },
-            (State::Ext { value, used }, _) if field::is_value_byte(byte) => {
+            (ChunkState::Ext { value, .. }, b'\r') => ChunkState::SizeLf { value },
+            (ChunkState::Ext { value, used }, _) if field::is_value_byte(byte) => {
                 if used == limits::CHUNK_EXT {
                     return Err(ChunkFault);
                 }
-                State::Ext { value, used: used + 1 }
+                ChunkState::Ext { value, used: used + 1 }
             }
-            (State::SizeLf { value: 0 }, b'\n') => State::LineStart,
-            (State::SizeLf { value }, b'\n') => State::Data { left: value },
-            (State::DataCr, b'\r') => State::DataLf,
-            (State::DataLf, b'\n') => State::Size { digits: 0, value: 0 },
-            (State::LineStart | State::Name | State::Value | State::ValueLf | State::LastLf, _) => {
+            (ChunkState::SizeLf { value: 0 }, b'\n') => ChunkState::LineStart,
+            (ChunkState::SizeLf { value }, b'\n') => ChunkState::Data { left: value },
+            (ChunkState::DataCr, b'\r') => ChunkState::DataLf,
+            (ChunkState::DataLf, b'\n') => ChunkState::Size { digits: 0, value: 0 },
+            (
+                ChunkState::LineStart
+                | ChunkState::Name
+                | ChunkState::Value
+                | ChunkState::ValueLf
+                | ChunkState::LastLf,
+                _,
+            ) => {
                 return self.trailer_byte(byte);
             }
             _ => return Err(ChunkFault),
@@ -125,26 +138,26 @@ impl ChunkScanner {
     }
 
     /// The trailer section obeys the rules and limits of a head. It is dropped.
-    fn trailer_byte(&mut self, byte: u8) -> Result<State, ChunkFault> {
+    fn trailer_byte(&mut self, byte: u8) -> Result<ChunkState, ChunkFault> {
         self.section += 1;
         if self.section > limits::HEAD {
             return Err(ChunkFault);
         }
         Ok(match (self.state, byte) {
-            (State::LineStart, b'\r') => State::LastLf,
-            (State::LineStart, _) if field::is_token_byte(byte) => {
+            (ChunkState::LineStart, b'\r') => ChunkState::LastLf,
+            (ChunkState::LineStart, _) if field::is_token_byte(byte) => {
                 self.fields += 1;
                 if self.fields > limits::FIELDS {
                     return Err(ChunkFault);
                 }
-                State::Name
+                ChunkState::Name
             }
-            (State::Name, b':') => State::Value,
-            (State::Name, _) if field::is_token_byte(byte) => State::Name,
-            (State::Value, b'\r') => State::ValueLf,
-            (State::Value, _) if field::is_value_byte(byte) => State::Value,
-            (State::ValueLf, b'\n') => State::LineStart,
-            (State::LastLf, b'\n') => State::End,
+            (ChunkState::Name, b':') => ChunkState::Value,
+            (ChunkState::Name, _) if field::is_token_byte(byte) => ChunkState::Name,
+            (ChunkState::Value, b'\r') => ChunkState::ValueLf,
+            (ChunkState::Value, _) if field::is_value_byte(byte) => ChunkState::Value,
+            (ChunkState::ValueLf, b'\n') => ChunkState::LineStart,
+            (ChunkState::LastLf, b'\n') => ChunkState::End,
             _ => return Err(ChunkFault),
         })
     }
@@ -252,6 +265,6 @@ mod tests {
         let mut scanner = ChunkScanner::default();
         let step = scanner.step(&digits(most)).unwrap();
         assert_eq!(step, ChunkStep { framing: 18, data: 3, end: false });
-        assert_eq!(scanner.state, State::Data { left: u64::MAX - 3 });
+        assert_eq!(scanner.state, ChunkState::Data { left: u64::MAX - 3 });
     }
 }

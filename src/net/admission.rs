@@ -23,7 +23,7 @@ pub enum Admission {
 /// A local user who may use the relay: an index into the users of `--allow-uid`, or 0 if users are
 /// not told apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct User(pub usize);
+pub struct UserIndex(pub usize);
 
 /// Who is at the other end of a client connection, and what it was admitted as. Decided once,
 /// before a session exists.
@@ -32,7 +32,7 @@ pub struct Client {
     /// What becomes of the connection.
     pub admission: Admission,
     /// The user at the other end.
-    pub user: User,
+    pub user: UserIndex,
     /// The id of that user, if `--allow-uid` tells users apart.
     pub uid: Option<u32>,
     /// The number of the connection since the start of the program.
@@ -45,7 +45,7 @@ pub struct IdleConnection<K> {
     /// The id of its session.
     pub id: K,
     /// The user at the other end.
-    pub user: User,
+    pub user: UserIndex,
     /// Since when no request has been under way.
     pub since: Instant,
 }
@@ -84,14 +84,14 @@ impl Places {
     }
 
     /// A place is free that this user may take.
-    pub fn has_room(&self, user: User, now: Instant) -> bool {
+    pub fn has_room(&self, user: UserIndex, now: Instant) -> bool {
         self.held + self.kept_from(user) < self.limit && self.is_within_share(user, now)
     }
 
     /// The places that this user leaves free for users who are not connected yet. A request under
     /// way is never ended to make room, so without this reserve one user with long requests could
     /// keep all others out.
-    fn kept_from(&self, user: User) -> usize {
+    fn kept_from(&self, user: UserIndex) -> usize {
         let reserve = self.limit / (RESERVE * self.shares.len());
         let others = self.shares.iter().enumerate().filter(|(index, _)| *index != user.0);
         others.map(|(_, share)| reserve.saturating_sub(share.held)).sum()
@@ -99,7 +99,7 @@ impl Places {
 
     /// A user who is alone may hold every place. As soon as another user is at work, each user may
     /// hold half of the places that the others leave, and always an equal share of all places.
-    fn is_within_share(&self, user: User, now: Instant) -> bool {
+    fn is_within_share(&self, user: UserIndex, now: Instant) -> bool {
         let own = self.shares[user.0].held;
         let is_at_work = |share: &Share| {
             let waits = |at: Instant| now.saturating_duration_since(at) < WAITING_USER;
@@ -120,7 +120,7 @@ impl Places {
     /// loses a connection of their own. Otherwise a user loses none to a user who holds more.
     pub fn evict<K: Copy>(
         &mut self,
-        user: User,
+        user: UserIndex,
         idle: impl Iterator<Item = IdleConnection<K>>,
         now: Instant,
     ) -> Option<K> {
@@ -150,7 +150,7 @@ impl Places {
     }
 
     /// Counts a connection that has been admitted as this.
-    pub fn enter(&mut self, admission: Admission, user: User) {
+    pub fn enter(&mut self, admission: Admission, user: UserIndex) {
         *self.count(admission) += 1;
         if admission == Admission::Serve {
             self.shares[user.0].held += 1;
@@ -158,7 +158,7 @@ impl Places {
     }
 
     /// Counts a connection that had been admitted as this and has ended.
-    pub fn leave(&mut self, admission: Admission, user: User) {
+    pub fn leave(&mut self, admission: Admission, user: UserIndex) {
         *self.count(admission) -= 1;
         if admission == Admission::Serve {
             self.shares[user.0].held -= 1;
@@ -175,7 +175,7 @@ impl Places {
 
     /// The user has found no place. For a while the other users take no more than their share, so
     /// that the next attempt finds one.
-    pub fn note_overload(&mut self, user: User, now: Instant) {
+    pub fn note_overload(&mut self, user: UserIndex, now: Instant) {
         self.shares[user.0].refused_at = Some(now);
     }
 
@@ -228,12 +228,12 @@ mod tests {
 
     use super::*;
 
-    const A: User = User(0);
-    const B: User = User(1);
-    const C: User = User(2);
+    const A: UserIndex = UserIndex(0);
+    const B: UserIndex = UserIndex(1);
+    const C: UserIndex = UserIndex(2);
 
     /// Users take places one after the other; whether each got one.
-    fn take(places: &mut Places, user: User, count: usize, now: Instant) -> usize {
+    fn take(places: &mut Places, user: UserIndex, count: usize, now: Instant) -> usize {
         let got = (0..count).take_while(|_| {
             let room = places.has_room(user, now);
             if room {
@@ -244,7 +244,7 @@ mod tests {
         got.count()
     }
 
-    fn idle(id: u32, user: User, since: Instant) -> IdleConnection<u32> {
+    fn idle(id: u32, user: UserIndex, since: Instant) -> IdleConnection<u32> {
         IdleConnection { id, user, since }
     }
 
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(take(&mut places, A, 1, now), 1);
         assert_eq!(take(&mut places, B, 5, now), 1);
         assert_eq!(take(&mut places, C, 5, now), 1);
-        assert_eq!(take(&mut places, User(3), 5, now), 0);
+        assert_eq!(take(&mut places, UserIndex(3), 5, now), 0);
     }
 
     #[test]

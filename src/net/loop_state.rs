@@ -5,7 +5,7 @@ use std::time::Instant;
 use mio::Registry;
 
 use super::access_log::Log;
-use super::admission::User;
+use super::admission::UserIndex;
 use super::buffer::{Scratch, TlsScratch};
 use super::clock::DateClock;
 use super::deadlines::Deadlines;
@@ -72,7 +72,7 @@ pub struct Turn<'a> {
 impl LoopState {
     /// A connection made ahead of a request would serve this user's next one: none is idle, and
     /// none is being made already.
-    pub fn needs_preconnect(&mut self, user: User, now: Instant) -> bool {
+    pub fn needs_preconnect(&mut self, user: UserIndex, now: Instant) -> bool {
         self.requests_left > 0
             && !self.pool.is_preconnecting()
             && !self.pool.is_ready(user, &mut self.upstreams, now)

@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use super::admission::User;
+use super::admission::UserIndex;
 use super::buffer::TlsScratch;
 use super::id_list::IdList;
 use super::slots::{SlotId, Slots};
@@ -65,16 +65,21 @@ impl Pool {
 
     /// The position in `idle` of the list for connections that carried exchanges of this user;
     /// for `None`, of those that carried no exchange.
-    fn list(&self, user: Option<User>) -> usize {
+    fn list(&self, user: Option<UserIndex>) -> usize {
         match user {
-            Some(User(position)) if self.idle.len() > 1 => position + 1,
+            Some(UserIndex(position)) if self.idle.len() > 1 => position + 1,
             _ => 0,
         }
     }
 
     /// An idle connection can take a request of this user. The search closes connections on which
     /// bytes or the end have come.
-    pub fn is_ready(&mut self, user: User, upstreams: &mut Slots<Upstream>, now: Instant) -> bool {
+    pub fn is_ready(
+        &mut self,
+        user: UserIndex,
+        upstreams: &mut Slots<Upstream>,
+        now: Instant,
+    ) -> bool {
         self.find(user, upstreams, now).is_some()
     }
 
@@ -83,7 +88,7 @@ impl Pool {
     /// Connections that turn out unusable are closed.
     pub fn take(
         &mut self,
-        user: User,
+        user: UserIndex,
         upstreams: &mut Slots<Upstream>,
         scratch: &mut TlsScratch,
         now: Instant,
@@ -108,7 +113,7 @@ impl Pool {
     /// closed.
     fn find(
         &mut self,
-        user: User,
+        user: UserIndex,
         upstreams: &mut Slots<Upstream>,
         now: Instant,
     ) -> Option<(usize, SlotId)> {
@@ -193,8 +198,8 @@ mod tests {
     use crate::net::timeouts::POOL_IDLE;
     use crate::net::upstream::{Channel, Connection};
 
-    const A: User = User(0);
-    const B: User = User(1);
+    const A: UserIndex = UserIndex(0);
+    const B: UserIndex = UserIndex(1);
 
     /// A pool with real connections to a listener on loopback.
     struct Pooled {
@@ -226,7 +231,7 @@ mod tests {
         }
 
         /// Makes a connection that has carried an exchange of this user, or of none.
-        fn connection(&mut self, used_by: Option<User>) -> SlotId {
+        fn connection(&mut self, used_by: Option<UserIndex>) -> SlotId {
             let address = self.listener.local_addr().unwrap();
             let stream = TcpStream::connect(address).unwrap();
             stream.set_nonblocking(true).unwrap();
@@ -239,7 +244,7 @@ mod tests {
         }
 
         /// Makes a connection that is idle since this pass.
-        fn idle(&mut self, used_by: Option<User>) -> SlotId {
+        fn idle(&mut self, used_by: Option<UserIndex>) -> SlotId {
             let id = self.connection(used_by);
             assert_eq!(self.put(id), Some(self.now + POOL_IDLE));
             id
@@ -249,7 +254,7 @@ mod tests {
             self.pool.put(id, &mut self.upstreams, self.now)
         }
 
-        fn take(&mut self, user: User) -> Option<SlotId> {
+        fn take(&mut self, user: UserIndex) -> Option<SlotId> {
             self.pool.take(user, &mut self.upstreams, &mut self.scratch, self.now)
         }
 

@@ -28,11 +28,11 @@ const REFUSALS: [Reject; 4] = [
 #[derive(Debug)]
 pub struct ProbeError {
     port: u16,
-    cause: Cause,
+    fault: ProbeFault,
 }
 
 #[derive(Debug)]
-enum Cause {
+enum ProbeFault {
     /// The connection could not be made, or has failed.
     Connection(io::Error),
     /// No complete response came in time.
@@ -41,11 +41,11 @@ enum Cause {
     NotARelay,
 }
 
-impl From<io::Error> for Cause {
-    fn from(error: io::Error) -> Cause {
+impl From<io::Error> for ProbeFault {
+    fn from(error: io::Error) -> ProbeFault {
         match error.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Cause::Silent,
-            _ => Cause::Connection(error),
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => ProbeFault::Silent,
+            _ => ProbeFault::Connection(error),
         }
     }
 }
@@ -53,10 +53,10 @@ impl From<io::Error> for Cause {
 impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no relay answers on 127.0.0.1:{}: ", self.port)?;
-        match &self.cause {
-            Cause::Connection(error) => write!(f, "{error}"),
-            Cause::Silent => write!(f, "no complete response within {} s", PROBE.as_secs()),
-            Cause::NotARelay => f.write_str("the response is another program's"),
+        match &self.fault {
+            ProbeFault::Connection(error) => write!(f, "{error}"),
+            ProbeFault::Silent => write!(f, "no complete response within {} s", PROBE.as_secs()),
+            ProbeFault::NotARelay => f.write_str("the response is another program's"),
         }
     }
 }
@@ -64,10 +64,10 @@ impl fmt::Display for ProbeError {
 /// Sends one request to this port of 127.0.0.1 and waits up to [`PROBE`] for a response of a relay.
 /// Fails without a connection, without a complete response in time, and on any other response.
 pub fn probe(port: u16) -> Result<(), ProbeError> {
-    ask(port).map_err(|cause| ProbeError { port, cause })
+    ask(port).map_err(|fault| ProbeError { port, fault })
 }
 
-fn ask(port: u16) -> Result<(), Cause> {
+fn ask(port: u16) -> Result<(), ProbeFault> {
     let end = Instant::now() + PROBE;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let stream = TcpStream::connect_timeout(&address, PROBE)?;
@@ -79,19 +79,19 @@ fn ask(port: u16) -> Result<(), Cause> {
     loop {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Cause::Silent);
+            return Err(ProbeFault::Silent);
         }
         stream.set_read_timeout(Some(left))?;
-        match limited.read(&mut part).map_err(Cause::from) {
+        match limited.read(&mut part).map_err(ProbeFault::from) {
             Ok(0) => break,
             Ok(read) => response.extend_from_slice(&part[..read]),
-            Err(Cause::Connection(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(ProbeFault::Connection(error)) if error.kind() == io::ErrorKind::Interrupted => {}
             // The relay may reset a refused connection after its response.
-            Err(Cause::Connection(_)) if !response.is_empty() => break,
-            Err(cause) => return Err(cause),
+            Err(ProbeFault::Connection(_)) if !response.is_empty() => break,
+            Err(fault) => return Err(fault),
         }
     }
-    if is_refusal(&response) { Ok(()) } else { Err(Cause::NotARelay) }
+    if is_refusal(&response) { Ok(()) } else { Err(ProbeFault::NotARelay) }
 }
 
 /// The response is one of [`REFUSALS`]. Only the parts that every version of this program shares

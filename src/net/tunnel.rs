@@ -19,7 +19,7 @@ pub struct Tunnel {
 
 /// How far a tunnel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum TunnelProgress {
     /// The proxy has not responded yet.
     Waiting,
     /// Bytes that are sent now go to the upstream.
@@ -33,7 +33,7 @@ impl Tunnel {
     }
 
     /// Goes as far as possible without waiting.
-    pub fn advance(&mut self, request: &ConnectRequest) -> Result<Progress, UpstreamFault> {
+    pub fn advance(&mut self, request: &ConnectRequest) -> Result<TunnelProgress, UpstreamFault> {
         // If the proxy takes no more, its response tells why.
         while let Ok(sent @ 1..) = request.write_from(self.sent, &mut self.socket) {
             self.sent += sent;
@@ -42,7 +42,7 @@ impl Tunnel {
             let mut bytes = [0; PROXY_READ];
             match self.socket.read(&mut bytes) {
                 ReadOutcome::Bytes(n) => self.response.extend_from_slice(&bytes[..n]),
-                ReadOutcome::Nothing => return Ok(Progress::Waiting),
+                ReadOutcome::Nothing => return Ok(TunnelProgress::Waiting),
                 ReadOutcome::End | ReadOutcome::Broken => {
                     return Err(UpstreamFault::ProxyBadResponse);
                 }
@@ -52,7 +52,7 @@ impl Tunnel {
                 // upstream.
                 let is_well_formed = len == self.response.len() && request.is_whole(self.sent);
                 return if is_well_formed {
-                    Ok(Progress::Open)
+                    Ok(TunnelProgress::Open)
                 } else {
                     Err(UpstreamFault::ProxyBadResponse)
                 };

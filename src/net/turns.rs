@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::admission::User;
+use super::admission::UserIndex;
 use super::limits::TURNS_PER_USER;
 use super::slots::SlotId;
 
@@ -47,7 +47,7 @@ impl Turns {
 
     /// Queues a session for one turn, unless it waits for one already: events from its client and
     /// from its upstream share that turn.
-    pub fn push(&mut self, user: User, id: SlotId, load: Load) {
+    pub fn push(&mut self, user: UserIndex, id: SlotId, load: Load) {
         let index = id.index as usize;
         if self.waiting.len() <= index {
             self.waiting.resize(index + 1, None);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     fn push(turns: &mut Turns, user: usize, ids: &[SlotId], load: Load) {
-        ids.iter().for_each(|id| turns.push(User(user), *id, load));
+        ids.iter().for_each(|id| turns.push(UserIndex(user), *id, load));
     }
 
     #[test]
@@ -165,15 +165,15 @@ mod tests {
         let mut slots = Slots::new(1);
         let mut turns = Turns::new(1);
         let old = slots.insert(|_| Some(())).unwrap();
-        turns.push(User(0), old, Load::Light);
+        turns.push(UserIndex(0), old, Load::Light);
         slots.remove(old);
         let new = slots.insert(|_| Some(())).unwrap();
         assert_eq!(old.index, new.index);
-        turns.push(User(0), new, Load::Light);
+        turns.push(UserIndex(0), new, Load::Light);
         turns.begin_pass();
         assert_eq!((turns.take_next(), turns.take_next()), (Some(old), Some(new)));
         assert_eq!(turns.take_next(), None);
-        turns.push(User(0), new, Load::Light);
+        turns.push(UserIndex(0), new, Load::Light);
         assert_eq!(pass(&mut turns), [0]);
     }
 

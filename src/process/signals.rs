@@ -57,7 +57,7 @@ impl EndSignal {
 
 /// Whether the terminal that the relay was started at can end it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Session {
+pub enum SessionOrigin {
     /// It stays in the session of its starter.
     Inherited,
     /// It will have a session of its own, without a terminal.
@@ -71,9 +71,9 @@ pub struct Signals {
 
 impl Signals {
     /// Takes the signals over, for this thread and those that it will start.
-    pub fn take_over(session: Session) -> io::Result<Signals> {
+    pub fn take_over(session: SessionOrigin) -> io::Result<Signals> {
         // Without a terminal SIGHUP is no reason to end.
-        let hangs_up = session == Session::Inherited && sys::has_terminal();
+        let hangs_up = session == SessionOrigin::Inherited && sys::has_terminal();
         sys::ignore_signals(&HARMLESS)?;
         if !hangs_up {
             sys::ignore_signals(&[libc::SIGHUP])?;

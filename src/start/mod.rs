@@ -43,7 +43,7 @@ use codex_responses_api_proxy::process::listeners::Listeners;
 use codex_responses_api_proxy::process::protections::{Callers, Protections};
 use codex_responses_api_proxy::process::server_info::{Later, ServerInfo};
 use codex_responses_api_proxy::process::service_manager::{ActivationError, Handover, Notifier};
-use codex_responses_api_proxy::process::signals::{Session, Signals};
+use codex_responses_api_proxy::process::signals::{SessionOrigin, Signals};
 use codex_responses_api_proxy::process::sys::{self, ProtectionKey, SecretMemory};
 use codex_responses_api_proxy::process::token::ClientToken;
 use codex_responses_api_proxy::process::upstream_users::{Reach, UpstreamUsers};
@@ -223,7 +223,7 @@ impl<'a> Keyed<'a> {
     pub fn listen(self, stderr: Stderr) -> Result<Listening<'a>, StartError> {
         let Keyed { mut plan, tls, credential } = self;
         let config = plan.config;
-        let session = if config.detach { Session::Own } else { Session::Inherited };
+        let session = if config.detach { SessionOrigin::Own } else { SessionOrigin::Inherited };
         let signals = Signals::take_over(session)
             .map_err(|error| format!("cannot take signals ({error}); raise ulimit -n"))?;
         let handed_over = plan.handover.take_listeners().map_err(|error| error.to_string())?;

@@ -222,10 +222,10 @@ pub enum ResponseStep {
 /// How a fault or a refusal reaches the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Answer {
+pub enum FaultOutcome {
     /// The output is a response that says so. `used` bytes of the unused input are used up: the
     /// head, if it was waiting.
-    Answered {
+    Responded {
         /// Bytes of input.
         used: usize,
     },
@@ -340,29 +340,29 @@ impl Exchange {
     }
 
     /// Answers for an upstream that gives no usable response.
-    pub fn fault(&mut self, fault: UpstreamFault, out: &mut GatherList) -> Answer {
+    pub fn fault(&mut self, fault: UpstreamFault, out: &mut GatherList) -> FaultOutcome {
         let (used, rest) = match &self.state {
             State::Waiting(request) => (request.len, request.unread_body()),
             State::Uploading(body) => (0, Rest::of(&body.left, self.expectation)),
             State::Awaiting => (0, Rest::None),
             State::Idle | State::Responding { .. } | State::Complete { .. } => {
-                return Answer::MustReset;
+                return FaultOutcome::MustReset;
             }
         };
         out.clear();
         self.respond(&fault.response(), rest, out);
-        Answer::Answered { used }
+        FaultOutcome::Responded { used }
     }
 
     /// Refuses the request and ends the connection.
-    pub fn refuse(&mut self, reject: Reject, out: &mut GatherList) -> Answer {
+    pub fn refuse(&mut self, reject: Reject, out: &mut GatherList) -> FaultOutcome {
         match self.state {
             State::Idle | State::Waiting(_) | State::Uploading(_) | State::Awaiting => {}
-            State::Responding { .. } | State::Complete { .. } => return Answer::MustReset,
+            State::Responding { .. } | State::Complete { .. } => return FaultOutcome::MustReset,
         }
         out.clear();
         self.respond(&reject.response(), Rest::Discard, out);
-        Answer::Answered { used: 0 }
+        FaultOutcome::Responded { used: 0 }
     }
 
     fn respond(&mut self, response: &LocalResponse, rest: Rest, out: &mut GatherList) {
@@ -555,14 +555,14 @@ mod tests {
             let (want, after) = match before {
                 "waiting" => {
                     let used = HEAD.len() + "Content-Length: 2\r\n\r\n".len();
-                    (Answer::Answered { used }, "complete, dropping")
+                    (FaultOutcome::Responded { used }, "complete, dropping")
                 }
-                "uploading" => (Answer::Answered { used: 0 }, "complete, dropping"),
-                "awaiting" => (Answer::Answered { used: 0 }, "complete"),
-                before => (Answer::MustReset, before),
+                "uploading" => (FaultOutcome::Responded { used: 0 }, "complete, dropping"),
+                "awaiting" => (FaultOutcome::Responded { used: 0 }, "complete"),
+                before => (FaultOutcome::MustReset, before),
             };
             assert_eq!((answer, state(&failed)), (want, after), "{before}");
-            assert_eq!(list.is_empty(), answer == Answer::MustReset);
+            assert_eq!(list.is_empty(), answer == FaultOutcome::MustReset);
             assert!(!failed.is_upstream_reusable() || before == "complete");
 
             list.clear();
@@ -570,13 +570,13 @@ mod tests {
             let answer = refused.refuse(Reject::Timeout, &mut list);
             let (want, after) = match before {
                 "idle" | "waiting" | "uploading" | "awaiting" => {
-                    (Answer::Answered { used: 0 }, "complete, discarding")
+                    (FaultOutcome::Responded { used: 0 }, "complete, discarding")
                 }
-                before => (Answer::MustReset, before),
+                before => (FaultOutcome::MustReset, before),
             };
             assert_eq!((answer, state(&refused)), (want, after), "{before}");
-            assert_eq!(list.is_empty(), answer == Answer::MustReset);
-            assert!(answer == Answer::MustReset || refused.is_last());
+            assert_eq!(list.is_empty(), answer == FaultOutcome::MustReset);
+            assert!(answer == FaultOutcome::MustReset || refused.is_last());
         }
     }
 
@@ -706,7 +706,7 @@ mod tests {
         exchange.receive_request(request.as_bytes(), &RequestContext::ready(false), &mut list);
         let used = request.len() - 2;
         let answer = exchange.fault(UpstreamFault::Refused, &mut list);
-        assert_eq!(answer, Answer::Answered { used });
+        assert_eq!(answer, FaultOutcome::Responded { used });
         assert_eq!(state(&exchange), "complete, dropping");
         assert_eq!(code(&text(&list, &[])), "upstream_refused");
         list.clear();
@@ -842,7 +842,10 @@ mod tests {
             } else {
                 assert_eq!(step, ResponseStep::Fault(UpstreamFault::Closed));
                 assert!(list.is_empty());
-                assert_eq!(exchange.fault(UpstreamFault::Closed, &mut list), Answer::MustReset);
+                assert_eq!(
+                    exchange.fault(UpstreamFault::Closed, &mut list),
+                    FaultOutcome::MustReset
+                );
             }
         }
     }
@@ -859,7 +862,7 @@ mod tests {
             let step = exchange.receive_end(true, &mut GatherList::default());
             assert_eq!(step, ResponseStep::Fault(UpstreamFault::Closed));
             let answer = exchange.fault(UpstreamFault::Closed, &mut GatherList::default());
-            assert_eq!(answer, Answer::MustReset);
+            assert_eq!(answer, FaultOutcome::MustReset);
         }
     }
 

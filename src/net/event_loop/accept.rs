@@ -9,7 +9,7 @@ use super::EventLoop;
 use super::listener::{Accepted, Accepting};
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
-use crate::net::admission::{Admission, Client, User};
+use crate::net::admission::{Admission, Client, UserIndex};
 use crate::net::limits::ACCEPTS_PER_PASS;
 use crate::net::report::Event;
 use crate::net::session::Session;
@@ -104,12 +104,12 @@ impl EventLoop {
 
     /// Decides what a connection is admitted as. A full table makes room by closing an idle
     /// connection.
-    fn admission(&mut self, identity: Identity, now: Instant) -> (Admission, User) {
+    fn admission(&mut self, identity: Identity, now: Instant) -> (Admission, UserIndex) {
         let user = match identity {
-            Identity::Allowed(position) => User(position),
+            Identity::Allowed(position) => UserIndex(position),
             Identity::Refused(uid) => {
                 self.refusals.note(uid, now);
-                return (Admission::UserRefused, User::default());
+                return (Admission::UserRefused, UserIndex::default());
             }
         };
         if !self.places.has_room(user, now) {

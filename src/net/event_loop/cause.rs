@@ -6,7 +6,7 @@ use crate::process::signals::EndSignal;
 
 /// Why the relay drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(super) enum DrainCause {
     /// A signal.
     Signal(EndSignal),
     /// `GET /shutdown`.
@@ -15,13 +15,13 @@ pub(super) enum Cause {
     ConnectorFailed,
 }
 
-impl Cause {
+impl DrainCause {
     /// Its name in the log.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Cause::Signal(signal) => signal.name(),
-            Cause::Shutdown => "GET /shutdown",
-            Cause::ConnectorFailed => "connector_failed",
+            DrainCause::Signal(signal) => signal.name(),
+            DrainCause::Shutdown => "GET /shutdown",
+            DrainCause::ConnectorFailed => "connector_failed",
         }
     }
 }
@@ -29,7 +29,7 @@ impl Cause {
 /// A drain that has begun.
 #[derive(Clone, Copy)]
 pub(super) struct Drain {
-    pub(super) cause: Cause,
+    pub(super) cause: DrainCause,
     /// When exchanges that are still under way are cut off.
     pub(super) by: Instant,
     /// How many exchanges were under way when it began.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::EventLoop;
-use super::cause::{Cause, Drain};
+use super::cause::{Drain, DrainCause};
 use super::listener::Accepting;
 use crate::net::report;
 use crate::net::session::AfterTurn;
@@ -26,9 +26,9 @@ impl EventLoop {
     /// second cause.
     pub(super) fn end(&mut self, now: Instant) -> ControlFlow<()> {
         let cause = match self.signalled.take() {
-            Some(signal) => Some(Cause::Signal(signal)),
-            None if self.failed.is_some() => Some(Cause::ConnectorFailed),
-            None => self.state.shutdown.then_some(Cause::Shutdown),
+            Some(signal) => Some(DrainCause::Signal(signal)),
+            None if self.failed.is_some() => Some(DrainCause::ConnectorFailed),
+            None => self.state.shutdown.then_some(DrainCause::Shutdown),
         };
         let (drain, cause) = match (self.drain, cause) {
             (None, None) => return ControlFlow::Continue(()),
@@ -38,13 +38,15 @@ impl EventLoop {
         let end = match cause {
             // A terminal that hangs up signals twice, from the kernel and from the shell.
             None
-            | Some(Cause::Shutdown | Cause::ConnectorFailed | Cause::Signal(EndSignal::HangUp)) => {
-                match self.busy() {
-                    0 => drain.cause.name(),
-                    _ if now >= drain.by => "--grace",
-                    _ => return ControlFlow::Continue(()),
-                }
-            }
+            | Some(
+                DrainCause::Shutdown
+                | DrainCause::ConnectorFailed
+                | DrainCause::Signal(EndSignal::HangUp),
+            ) => match self.busy() {
+                0 => drain.cause.name(),
+                _ if now >= drain.by => "--grace",
+                _ => return ControlFlow::Continue(()),
+            },
             Some(again) => again.name(),
         };
         self.cut_off(end, drain, now);
@@ -52,7 +54,7 @@ impl EventLoop {
     }
 
     /// Closes the port and idle sessions; the others end after their exchange.
-    fn begin_drain(&mut self, cause: Cause, now: Instant) -> Drain {
+    fn begin_drain(&mut self, cause: DrainCause, now: Instant) -> Drain {
         self.listeners.clear();
         self.notifier.stopping();
         self.accepting = Accepting::AfterEvent;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::EventLoop;
-use crate::net::admission::User;
+use crate::net::admission::UserIndex;
 use crate::net::slots::{Side, SlotId};
 use crate::net::timeouts::CONNECT;
 use crate::net::upstream::Upstream;
@@ -12,7 +12,7 @@ impl EventLoop {
     /// Preconnects, because a client has connected: DNS, TCP and TLS pass while the client writes
     /// its request. At most one such connection is made at a time. If it ends unused it is not
     /// replaced, so that the upstream sees no connections without a client.
-    pub(super) fn preconnect(&mut self, user: User, now: Instant) {
+    pub(super) fn preconnect(&mut self, user: UserIndex, now: Instant) {
         if !self.state.needs_preconnect(user, now) {
             return;
         }

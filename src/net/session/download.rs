@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 
 use super::{Buffers, Closed, End, LoopState, Progress, ResponseStart, Session, Turn};
-use crate::http1::exchange::{Answer, ResponseStep, Rest, State};
+use crate::http1::exchange::{FaultOutcome, ResponseStep, Rest, State};
 use crate::http1::limits;
 use crate::http1::local_response::{Reject, UpstreamFault};
 use crate::net::buffer::{Backlog, TlsScratch};
@@ -228,14 +228,14 @@ impl Session {
     ) -> Result<usize, Closed> {
         turn.state.outgoing.clear();
         match self.exchange.fault(fault, &mut turn.state.outgoing) {
-            Answer::Answered { used } => {
+            FaultOutcome::Responded { used } => {
                 self.release_upstream(turn.state);
                 self.response_head = Backlog::default();
                 self.clocks.client_acted(turn.now);
                 self.send_to_client(&[], turn)?;
                 Ok(used)
             }
-            Answer::MustReset => {
+            FaultOutcome::MustReset => {
                 let end = match fault {
                     UpstreamFault::Closed => End::UpstreamTruncated,
                     fault => End::Failed(fault.response().code),
@@ -249,13 +249,13 @@ impl Session {
     pub(super) fn refuse(&mut self, reject: Reject, turn: &mut Turn<'_>) -> Result<(), Closed> {
         turn.state.outgoing.clear();
         match self.exchange.refuse(reject, &mut turn.state.outgoing) {
-            Answer::Answered { .. } => {
+            FaultOutcome::Responded { .. } => {
                 self.release_upstream(turn.state);
                 // A client that has left misses nothing.
                 let _ = self.write_output(&[], turn.state);
                 Ok(())
             }
-            Answer::MustReset => Err(self.abort(End::Failed(reject.response().code), turn)),
+            FaultOutcome::MustReset => Err(self.abort(End::Failed(reject.response().code), turn)),
         }
     }
 

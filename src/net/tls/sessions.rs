@@ -12,17 +12,17 @@ use crate::net::limits::TICKETS;
 
 /// The state that is needed to resume sessions with the one upstream.
 #[derive(Default)]
-pub(super) struct Sessions(Mutex<Session>);
+pub(super) struct Sessions(Mutex<ResumptionState>);
 
 #[derive(Default)]
-struct Session {
+struct ResumptionState {
     tls12: Option<Tls12ClientSessionValue>,
     /// TLS 1.3 session tickets, oldest first; at most [`TICKETS`].
     tickets: VecDeque<Tls13ClientSessionValue>,
 }
 
 impl Sessions {
-    fn lock(&self) -> MutexGuard<'_, Session> {
+    fn lock(&self) -> MutexGuard<'_, ResumptionState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -24,7 +24,7 @@ use crate::net::slots::SlotId;
 use crate::net::socket::{EVENTS, ReadOutcome, Socket};
 use crate::net::timeouts::CONNECT;
 use crate::net::tls::{PeerState, Tls};
-use crate::net::tunnel::{Progress, Tunnel};
+use crate::net::tunnel::{Tunnel, TunnelProgress};
 use crate::process::sys;
 use crate::process::upstream_users::{FarEnd, UpstreamUsers};
 
@@ -65,7 +65,7 @@ enum Step {
 }
 
 /// What a step has led to. A step that fails is kept, so that its socket can still be reset.
-enum Next {
+enum StepOutcome {
     Waiting(Step),
     Usable(Channel, Option<Tls>),
     Failed(Step, UpstreamFault),
@@ -209,15 +209,15 @@ impl Connecting {
             None => LastFlight::Alone,
         };
         match step.advance(self.token, last_flight, origin, registry, scratch) {
-            Next::Waiting(step) => {
+            StepOutcome::Waiting(step) => {
                 self.step = Some(step);
                 Ok(None)
             }
-            Next::Failed(step, fault) => {
+            StepOutcome::Failed(step, fault) => {
                 self.step = Some(step);
                 Err(self.blame(fault, origin))
             }
-            Next::Usable(channel, tls) => {
+            StepOutcome::Usable(channel, tls) => {
                 Ok(Some(Connection::new(channel, tls, self.owner, self.address, self.requested_at)))
             }
         }
@@ -250,16 +250,16 @@ impl Step {
         origin: &mut Origin,
         registry: &Registry,
         scratch: &mut TlsScratch,
-    ) -> Next {
+    ) -> StepOutcome {
         let mut step = self;
         loop {
             step = match step {
                 Step::New => match origin.link.dial(token.0 as u64) {
-                    Ok(pending) => return Next::Waiting(Step::Dialing(pending)),
-                    Err(fault) => return Next::Failed(Step::New, fault),
+                    Ok(pending) => return StepOutcome::Waiting(Step::Dialing(pending)),
+                    Err(fault) => return StepOutcome::Failed(Step::New, fault),
                 },
-                Step::Dialing(pending) => return Next::Waiting(Step::Dialing(pending)),
-                Step::Failed(fault) => return Next::Failed(Step::Failed(fault), fault),
+                Step::Dialing(pending) => return StepOutcome::Waiting(Step::Dialing(pending)),
+                Step::Failed(fault) => return StepOutcome::Failed(Step::Failed(fault), fault),
                 Step::Dialed(stream) => {
                     match register(stream, token, registry, &mut origin.users) {
                         Ok(socket) if origin.proxy.is_some() => {
@@ -272,15 +272,17 @@ impl Step {
                 Step::Tunneling(mut tunnel) => {
                     let progress = origin.proxy.as_ref().map(|request| tunnel.advance(request));
                     match progress {
-                        None | Some(Ok(Progress::Open)) => Step::Reached(tunnel.socket),
-                        Some(Ok(Progress::Waiting)) => {
-                            return Next::Waiting(Step::Tunneling(tunnel));
+                        None | Some(Ok(TunnelProgress::Open)) => Step::Reached(tunnel.socket),
+                        Some(Ok(TunnelProgress::Waiting)) => {
+                            return StepOutcome::Waiting(Step::Tunneling(tunnel));
                         }
-                        Some(Err(fault)) => return Next::Failed(Step::Tunneling(tunnel), fault),
+                        Some(Err(fault)) => {
+                            return StepOutcome::Failed(Step::Tunneling(tunnel), fault);
+                        }
                     }
                 }
                 Step::Reached(socket) => match &origin.tls {
-                    None => return Next::Usable(Channel::new(socket), None),
+                    None => return StepOutcome::Usable(Channel::new(socket), None),
                     Some(connector) => match connector.connection() {
                         Ok(tls) => Step::Handshaking(Channel::new(socket), tls),
                         Err(fault) => Step::Failed(fault),
@@ -288,9 +290,11 @@ impl Step {
                 },
                 Step::Handshaking(mut channel, mut tls) => {
                     return match shake_hands(&mut channel, &mut tls, last_flight, scratch) {
-                        Ok(Handshake::Waiting) => Next::Waiting(Step::Handshaking(channel, tls)),
-                        Ok(Handshake::Complete) => Next::Usable(channel, Some(tls)),
-                        Err(fault) => Next::Failed(Step::Handshaking(channel, tls), fault),
+                        Ok(Handshake::Waiting) => {
+                            StepOutcome::Waiting(Step::Handshaking(channel, tls))
+                        }
+                        Ok(Handshake::Complete) => StepOutcome::Usable(channel, Some(tls)),
+                        Err(fault) => StepOutcome::Failed(Step::Handshaking(channel, tls), fault),
                     };
                 }
             };

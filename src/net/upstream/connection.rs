@@ -12,7 +12,7 @@ use super::channel::Channel;
 use crate::http1::gather::GatherList;
 use crate::http1::limits::{GATHER_SEGMENTS, RECORD};
 use crate::http1::local_response::UpstreamFault;
-use crate::net::admission::User;
+use crate::net::admission::UserIndex;
 use crate::net::buffer::{Backlog, Scratch, TlsScratch};
 use crate::net::gather_io::{RecordWriter, encrypt_rest, fill};
 use crate::net::limits::IDLE_READS_PER_TURN;
@@ -30,7 +30,7 @@ pub struct Connection {
     /// The session that it works for; `None` while it is idle.
     pub(super) owner: Option<SlotId>,
     /// The user whose exchanges it has carried; `None` if it has carried none.
-    pub used_by: Option<User>,
+    pub used_by: Option<UserIndex>,
     /// When it became idle for the last time; `None` if it never was.
     idle_since: Option<Instant>,
     /// While it is idle: when it is closed.

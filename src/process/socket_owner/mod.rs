@@ -21,7 +21,7 @@ pub use socket::Owner;
 
 use proc_tables::{Column, each_row};
 use sock_diag::{ask, has_diagnosis, list_listeners};
-use socket::{LISTEN, Socket, canonical};
+use socket::{KernelSocket, LISTEN, canonical};
 
 /// The kernel's table of TCP sockets.
 pub struct SocketTable {
@@ -81,7 +81,7 @@ impl SocketTable {
     pub fn listeners(&mut self, at: SocketAddr) -> io::Result<Vec<u32>> {
         let at = canonical(at);
         let mut users = Vec::new();
-        let mut note = |socket: Socket| {
+        let mut note = |socket: KernelSocket| {
             if socket.state == LISTEN && socket.is_listening_at(at) {
                 users.push(socket.user);
             }

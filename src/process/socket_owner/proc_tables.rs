@@ -5,12 +5,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileExt;
 
-use super::socket::{Families, LISTEN, Owner, Socket, canonical};
+use super::socket::{Families, KernelSocket, LISTEN, Owner, canonical};
 use crate::http1::digits;
 
 /// The rows of both tables with one remote address, from one read.
 pub struct Snapshot {
-    rows: Vec<Socket>,
+    rows: Vec<KernelSocket>,
 }
 
 impl Snapshot {
@@ -29,7 +29,8 @@ impl Snapshot {
     pub fn owner(&self, end: SocketAddr, other: SocketAddr) -> Owner {
         let (end, other) = (canonical(end), canonical(other));
         let mut rows = self.rows.iter();
-        rows.find(|row| row.end == end && row.other == other).map_or(Owner::Missing, Socket::owner)
+        rows.find(|row| row.end == end && row.other == other)
+            .map_or(Owner::Missing, KernelSocket::owner)
     }
 }
 
@@ -48,7 +49,7 @@ pub(super) fn each_row(
     tables: &[File],
     column: Column,
     port: u16,
-    mut note: impl FnMut(Socket),
+    mut note: impl FnMut(KernelSocket),
 ) -> io::Result<()> {
     let port = format!("{port:04X}");
     let is_meant = |line: &&[u8]| {
@@ -77,14 +78,14 @@ pub(super) fn each_row(
 }
 
 /// Parses a line of `/proc/net/tcp` or `tcp6`. Returns `None` for any other line.
-fn row(line: &[u8]) -> Option<Socket> {
+fn row(line: &[u8]) -> Option<KernelSocket> {
     let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     words.next()?;
     let (end, other) = (address(words.next()?)?, address(words.next()?)?);
     let state = hex(words.next()?)?.try_into().ok()?;
     let user = digits::decimal(words.nth(3)?, 19)?.try_into().ok()?;
     let inode = digits::decimal(words.nth(1)?, 19)?;
-    Some(Socket { state, end, other, user, inode, takes: Families::Both })
+    Some(KernelSocket { state, end, other, user, inode, takes: Families::Both })
 }
 
 /// Parses an address and a port, such as `0100007F:1F90`. The address is a sequence of 32-bit words

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::socket::{Families, LISTEN, Socket, canonical};
+use super::socket::{Families, KernelSocket, LISTEN, canonical};
 use crate::process::sys;
 
 /// The largest part of a list that the kernel sends, in bytes.
@@ -38,7 +38,7 @@ pub(super) fn ask(
     number: u32,
     end: SocketAddr,
     other: SocketAddr,
-) -> io::Result<Socket> {
+) -> io::Result<KernelSocket> {
     let family = if end.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let mut question = question(REQUEST, number, family as u8, u32::MAX);
     put(&mut question, 24, &end.port().to_be_bytes());
@@ -67,7 +67,7 @@ pub(super) fn list_listeners(
     number: u32,
     family: u8,
     port: u16,
-    mut note: impl FnMut(Socket),
+    mut note: impl FnMut(KernelSocket),
 ) -> io::Result<()> {
     let mut question = question(REQUEST | DUMP, number, family, 1 << LISTEN);
     put(&mut question, 24, &port.to_be_bytes());
@@ -123,7 +123,7 @@ impl<'a> Message<'a> {
     }
 
     /// The socket that the message describes, or the error that it reports.
-    fn socket(&self) -> io::Result<Socket> {
+    fn socket(&self) -> io::Result<KernelSocket> {
         match self.kind {
             BY_FAMILY => self.read_socket().ok_or(io::ErrorKind::InvalidData.into()),
             ERROR => {
@@ -134,7 +134,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    fn read_socket(&self) -> Option<Socket> {
+    fn read_socket(&self) -> Option<KernelSocket> {
         let [family, state, ..] = u32_at(self.bytes, 16)?.to_ne_bytes();
         let address = |ip: usize, port: usize| {
             let ip = self.bytes.get(ip..ip + 16)?;
@@ -146,7 +146,7 @@ impl<'a> Message<'a> {
             let port = self.bytes.get(port..port + 2)?;
             Some(canonical(SocketAddr::new(ip, u16::from_be_bytes([port[0], port[1]]))))
         };
-        Some(Socket {
+        Some(KernelSocket {
             state,
             end: address(24, 20)?,
             other: address(40, 22)?,

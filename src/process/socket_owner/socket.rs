@@ -25,7 +25,7 @@ pub enum Owner {
 /// A socket as the kernel describes it. Its addresses are canonical: none is an IPv4 address in
 /// IPv6 form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Socket {
+pub(super) struct KernelSocket {
     /// The TCP state (`tcp_states.h` of the kernel).
     pub state: u8,
     /// The socket's own address.
@@ -49,7 +49,7 @@ pub(super) enum Families {
     Both,
 }
 
-impl Socket {
+impl KernelSocket {
     /// Who holds this end.
     pub(super) fn owner(&self) -> Owner {
         match self.state {

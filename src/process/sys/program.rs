@@ -18,7 +18,7 @@ pub struct Sealed {
 }
 
 /// A segment of a loaded object, as its program header describes it.
-struct Segment {
+struct ProgramSegment {
     kind: u32,
     flags: u32,
     start: usize,
@@ -27,8 +27,8 @@ struct Segment {
 }
 
 /// Passes the segments of each loaded object to `look`, the program's first, until `look` breaks.
-fn each_object(mut look: impl FnMut(&[Segment]) -> ControlFlow<()>) {
-    unsafe extern "C" fn object<F: FnMut(&[Segment]) -> ControlFlow<()>>(
+fn each_object(mut look: impl FnMut(&[ProgramSegment]) -> ControlFlow<()>) {
+    unsafe extern "C" fn object<F: FnMut(&[ProgramSegment]) -> ControlFlow<()>>(
         object: *mut libc::dl_phdr_info,
         _: libc::size_t,
         look: *mut c_void,
@@ -41,17 +41,17 @@ fn each_object(mut look: impl FnMut(&[Segment]) -> ControlFlow<()>) {
         // SAFETY: as above; the description says how many program headers there are.
         let headers =
             unsafe { std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()) };
-        let segments: Vec<Segment> = headers
+        let segments: Vec<ProgramSegment> = headers
             .iter()
             .map(|header| {
                 let start = (object.dlpi_addr + header.p_vaddr) as usize;
                 let end = start + header.p_memsz as usize;
-                Segment { kind: header.p_type, flags: header.p_flags, start, end }
+                ProgramSegment { kind: header.p_type, flags: header.p_flags, start, end }
             })
             .collect();
         look(&segments).is_break().into()
     }
-    fn call<F: FnMut(&[Segment]) -> ControlFlow<()>>(look: &mut F) {
+    fn call<F: FnMut(&[ProgramSegment]) -> ControlFlow<()>>(look: &mut F) {
         // SAFETY: `object` uses only its arguments, and the closure outlives the call.
         unsafe { libc::dl_iterate_phdr(Some(object::<F>), ptr::from_mut(look).cast()) };
     }
