@@ -61,7 +61,7 @@
 //! | bounds on bytes and counts; timeouts | [`http1::limits`], [`http1::work`], [`net::limits`], [`net::timeouts`] |
 //! | the guard against foreign hosts and web pages | [`http1::host`], [`http1::request`] |
 //! | the upstream URL; the field that carries the key | [`http1::url`], [`http1::auth_header`] |
-//! | the egress proxy and its credentials | [`http1::proxy`], [`http1::connect`], [`process::egress`], [`net::tunnel`] |
+//! | the egress proxy and its credentials | [`http1::proxy`], [`http1::connect`], [`process::egress`], [`net::upstream`] |
 //! | what the access log may contain of a request and a response | [`http1::refused_route`], [`http1::logged_fields`], [`net::access_log`] |
 //! | PEM files; what `--check` shows of a certificate | [`x509::pem`], [`x509::certificate`] |
 //! | how the key is read, stored and used | [`process::credential`], [`process::key_source`] |
@@ -78,7 +78,7 @@
 //! | the state that all sessions share, and one turn of a session | [`net::loop_state`] |
 //! | which connections are admitted | [`net::admission`] |
 //! | how long each side may take | [`net::session`], [`net::deadlines`], [`net::timeouts`], [`net::clock`], [`net::sleep`] |
-//! | upstream connections, and the pool of idle ones | [`net::upstream`], [`net::pool`], [`net::id_list`] |
+//! | upstream connections, and the pool of idle ones | [`net::upstream`], [`net::upstream::pool`] |
 //! | TLS | [`net::tls`] |
 //! | name resolution, happy eyeballs, the process that connects | [`connector`] |
 //! | events on stderr | [`net::report`] |

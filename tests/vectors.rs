@@ -79,8 +79,8 @@ fn ask(input: &[u8], ends: &[usize]) -> Vec<Outcome> {
             }
             if let State::Awaiting = exchange.state() {
                 outcomes.push(Outcome::Forward(dechunked(&std::mem::take(&mut upstream))));
-                let outcome = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-                exchange.receive_response(outcome, &mut GatherList::default(), &mut |_| false);
+                let response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                exchange.receive_response(response, &mut GatherList::default(), &mut |_| false);
             }
             let next = matches!(exchange.state(), State::Complete { rest: Rest::None });
             if next {

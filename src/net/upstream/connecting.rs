@@ -16,6 +16,7 @@ use mio::{Registry, Token};
 use super::channel::Channel;
 use super::connection::Connection;
 use super::origin::Origin;
+use super::tunnel::{Tunnel, TunnelProgress};
 use crate::connector::link::Pending;
 use crate::http1::local_response::UpstreamFault;
 use crate::net::buffer::TlsScratch;
@@ -24,7 +25,6 @@ use crate::net::slots::SlotId;
 use crate::net::socket::{EVENTS, ReadOutcome, Socket};
 use crate::net::timeouts::CONNECT;
 use crate::net::tls::{PeerState, Tls};
-use crate::net::tunnel::{Tunnel, TunnelProgress};
 use crate::process::sys;
 use crate::process::upstream_users::{FarEnd, UpstreamUsers};
 

@@ -1,9 +1,22 @@
 //! Upstream connections: those that are being made, and those that are usable.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `origin` | what all connections share: TLS, the connector, the egress proxy |
+//! | `connecting` | a connection that is not usable yet: dial, tunnel, TLS handshake |
+//! | `tunnel` | the CONNECT request to the egress proxy, and its response |
+//! | `connection` | a usable connection |
+//! | `channel` | its socket, and the bytes that wait for room in it |
+//! | `pool` | the idle connections, and the preconnect |
+//! | `id_list` | the ids of one list of idle connections, in order |
 
 mod channel;
 mod connecting;
 mod connection;
+mod id_list;
 mod origin;
+pub mod pool;
+mod tunnel;
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

@@ -1,10 +1,10 @@
 //! Ids in the order in which they were added. Any id is removed in constant time.
 
-use super::slots::SlotId;
+use crate::net::slots::SlotId;
 
 /// A doubly linked list. The nodes are in a table; the index of an id is the position of its node.
 #[derive(Default)]
-pub struct IdList {
+pub(super) struct IdList {
     nodes: Vec<Option<Node>>,
     last: Option<u32>,
     /// The last id before the mark (see [`IdList::mark`]) that is still in the list.
@@ -21,33 +21,33 @@ struct Node {
 
 impl IdList {
     /// The number of ids in the list.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 
     /// The list contains no id.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// The id that was added last; `None` if the list is empty.
-    pub fn last(&self) -> Option<SlotId> {
+    pub(super) fn last(&self) -> Option<SlotId> {
         self.last.and_then(|index| self.node(index)).map(|node| node.id)
     }
 
     /// Puts the mark behind the last id. Later ids are added behind the mark.
-    pub fn mark(&mut self) {
+    pub(super) fn mark(&mut self) {
         self.marked = self.last;
     }
 
     /// The last id before the mark; `None` if no such id is in the list.
-    pub fn last_marked(&self) -> Option<SlotId> {
+    pub(super) fn last_marked(&self) -> Option<SlotId> {
         self.marked.and_then(|index| self.node(index)).map(|node| node.id)
     }
 
     /// Adds an id at the end. An id with the same index is removed first: it is the same id, or
     /// its entry no longer exists.
-    pub fn push(&mut self, id: SlotId) {
+    pub(super) fn push(&mut self, id: SlotId) {
         self.remove_index(id.index);
         if self.nodes.len() <= id.index as usize {
             self.nodes.resize(id.index as usize + 1, None);
@@ -61,7 +61,7 @@ impl IdList {
     }
 
     /// Removes an id, if it is in the list.
-    pub fn remove(&mut self, id: SlotId) {
+    pub(super) fn remove(&mut self, id: SlotId) {
         if self.node(id.index).is_some_and(|node| node.id == id) {
             self.remove_index(id.index);
         }

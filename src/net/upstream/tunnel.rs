@@ -1,16 +1,16 @@
 //! A tunnel through the egress proxy: the CONNECT request and its response (RFC 9110 §9.3.6).
 
-use super::limits::PROXY_READ;
-use super::socket::{ReadOutcome, Socket};
 use crate::http1::connect;
 use crate::http1::head::ScanProgress;
 use crate::http1::local_response::UpstreamFault;
+use crate::net::limits::PROXY_READ;
+use crate::net::socket::{ReadOutcome, Socket};
 use crate::process::egress::ConnectRequest;
 
 /// A tunnel that is being opened.
-pub struct Tunnel {
+pub(super) struct Tunnel {
     /// The connection to the proxy.
-    pub socket: Socket,
+    pub(super) socket: Socket,
     /// Bytes of the request that have been sent.
     sent: usize,
     response: Vec<u8>,
@@ -19,7 +19,7 @@ pub struct Tunnel {
 
 /// How far a tunnel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TunnelProgress {
+pub(super) enum TunnelProgress {
     /// The proxy has not responded yet.
     Waiting,
     /// Bytes that are sent now go to the upstream.
@@ -28,12 +28,15 @@ pub enum TunnelProgress {
 
 impl Tunnel {
     /// A tunnel that has not been asked for yet.
-    pub fn new(socket: Socket) -> Tunnel {
+    pub(super) fn new(socket: Socket) -> Tunnel {
         Tunnel { socket, sent: 0, response: Vec::new(), progress: ScanProgress::default() }
     }
 
     /// Goes as far as possible without waiting.
-    pub fn advance(&mut self, request: &ConnectRequest) -> Result<TunnelProgress, UpstreamFault> {
+    pub(super) fn advance(
+        &mut self,
+        request: &ConnectRequest,
+    ) -> Result<TunnelProgress, UpstreamFault> {
         // If the proxy takes no more, its response tells why.
         while let Ok(sent @ 1..) = request.write_from(self.sent, &mut self.socket) {
             self.sent += sent;

@@ -8,11 +8,11 @@
 
 use std::time::Instant;
 
-use super::admission::UserIndex;
-use super::buffer::TlsScratch;
+use super::Upstream;
 use super::id_list::IdList;
-use super::slots::{SlotId, Slots};
-use super::upstream::Upstream;
+use crate::net::admission::UserIndex;
+use crate::net::buffer::TlsScratch;
+use crate::net::slots::{SlotId, Slots};
 
 /// The ids of idle connections.
 pub struct Pool {
