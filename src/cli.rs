@@ -137,21 +137,21 @@ mod tests {
             (&["--a\tb"], "invalid option '--a\\tb'"),
             (
                 &["--dump-dir", "/x"],
-                "--dump-dir is not here, on purpose: it would write prompts and responses to disk, and \
-                 this program can write no such file once it listens; --access-log tells sizes, times \
-                 and how each exchange ended",
+                "--dump-dir is not supported: it would write prompts and responses to disk, and a \
+                 confined relay cannot; use --access-log for the sizes, times and result of each \
+                 exchange",
             ),
             (
                 &["--enable=x"],
-                "--enable is not here, on purpose: there is no configuration but the flags; see --help",
+                "--enable is not supported: flags are the only configuration; see --help",
             ),
             (
                 &["-c", "model=x"],
-                "-c is not here, on purpose: there is no configuration but the flags; see --help",
+                "-c is not supported: flags are the only configuration; see --help",
             ),
             (
                 &["--oidc-audience=x"],
-                "--oidc-audience is not here, on purpose: this program talks to one upstream alone; fetch \
+                "--oidc-audience is not supported: this program talks to one upstream alone; fetch \
                  the token beforehand and give it on stdin, with --allow-token68",
             ),
             (&["-x"], "invalid option '-x'"),
@@ -171,15 +171,18 @@ mod tests {
             ),
             (
                 &["--upstream-uid=any", "--upstream-uid=1"],
-                "--upstream-uid any trusts every user; leave the other --upstream-uid out",
+                "--upstream-uid any trusts every user; remove the other --upstream-uid",
             ),
             (
                 &["--upstream-uid=1", "--upstream-uid=any"],
-                "--upstream-uid any trusts every user; leave the other --upstream-uid out",
+                "--upstream-uid any trusts every user; remove the other --upstream-uid",
             ),
-            (&["--user", ""], "--user takes the name or number of a user, and :GID"),
-            (&["--user", "1:x"], "--user takes the name or number of a user, and :GID"),
-            (&["--user", "a:4294967295"], "--user takes the name or number of a user, and :GID"),
+            (&["--user", ""], "--user takes the name or number of a user, with or without :GID"),
+            (&["--user", "1:x"], "--user takes the name or number of a user, with or without :GID"),
+            (
+                &["--user", "a:4294967295"],
+                "--user takes the name or number of a user, with or without :GID",
+            ),
             (
                 &["--max-requests", "0"],
                 "--max-requests takes a whole number from 1 to 1000000000000",

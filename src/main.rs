@@ -1,4 +1,4 @@
-//! The order of life: harden, read the command line, detach, and then the phases of `start`.
+//! The order of a start: harden, read the command line, detach, then the phases of `start`.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -26,12 +26,12 @@ pub fn main() -> ExitCode {
     let mut parent = ParentReport::default();
     let ended = hardened
         .map_err(StartError::from)
-        .and_then(|beginning| obey(beginning, stderr, &mut parent));
+        .and_then(|beginning| execute(beginning, stderr, &mut parent));
     ended.unwrap_or_else(|error| stderr.report_failure(&mut parent, &error))
 }
 
-/// Does what the command line says.
-fn obey(
+/// Carries out the command line.
+fn execute(
     beginning: Beginning,
     stderr: Stderr,
     parent: &mut ParentReport,
@@ -45,7 +45,7 @@ fn obey(
         Command::Version => return Ok(print(&cli::version())),
         Command::Probe(port) => {
             probe(port).map_err(|error| error.to_string())?;
-            return Ok(print(&format!("a relay answers on 127.0.0.1:{port}\n")));
+            return Ok(print(&format!("a relay responds on 127.0.0.1:{port}\n")));
         }
     };
     let handover = Handover::take();
@@ -77,7 +77,7 @@ fn run(
 }
 
 fn print(text: &str) -> ExitCode {
-    // A reader that has gone is no reason to complain.
+    // If the reader of stdout has gone, the text has no use.
     let _ = io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }

@@ -31,24 +31,24 @@ impl fmt::Display for UserError {
         match self {
             UserError::Missing(flag, name) => write!(
                 f,
-                "{flag}: there is no user of that name ({name}); correct it, or give the user's number"
+                "{flag}: there is no user named {name}; correct the name, or give the user's number"
             ),
             UserError::NoGroup(uid) => {
-                write!(f, "--user: the group of {uid} is not known; say --user {uid}:GID")
+                write!(f, "--user: the user database has no group for {uid}; give --user {uid}:GID")
             }
             UserError::Unmapped(flag, uid) => write!(
                 f,
-                "{flag} {uid}: in this user namespace that number stands for every user who is not \
+                "{flag} {uid}: in this user namespace that number represents every user who is not \
                  mapped (/proc/self/uid_map); map the user and give the number that it has here"
             ),
             UserError::Clients(error) => write!(
                 f,
-                "--allow-uid: the kernel does not tell whose connections are ({error}); leave it out \
-                 and ask for a token with --client-token-file"
+                "--allow-uid: the kernel does not report whose a connection is ({error}); remove \
+                 the flag, and require a token with --client-token-file"
             ),
             UserError::Upstream(error) => write!(
                 f,
-                "--upstream-uid: the kernel does not tell whose the upstream on this machine is \
+                "--upstream-uid: the kernel does not report whose the upstream on this machine is \
                  ({error}); mount /proc, or trust every local user with --upstream-uid any"
             ),
         }
@@ -85,8 +85,8 @@ pub fn of_clients(config: &Config) -> Result<Option<AllowedUsers>, UserError> {
     }
 }
 
-/// The machines on which the other end may be, if a secret goes over the connection in the clear.
-/// `None` if no secret does.
+/// The machines on which the other end may be, if the connection carries a secret in plaintext.
+/// `None` if it carries none.
 pub fn clear_reach(config: &Config, proxy: Option<&ConnectRequest>) -> Option<Reach> {
     match config.upstream.scheme {
         Scheme::Http if config.allow_plaintext_upstream => Some(Reach::Anywhere),
@@ -95,8 +95,8 @@ pub fn clear_reach(config: &Config, proxy: Option<&ConnectRequest>) -> Option<Re
     }
 }
 
-/// The users who may hold the other end of such a connection. `None` if any user may, or if no
-/// secret goes in the clear.
+/// The users who may hold the other end of such a connection. `None` if any user may, or if the
+/// connection carries no secret in plaintext.
 pub fn of_upstream(
     config: &Config,
     reach: Option<Reach>,

@@ -47,7 +47,8 @@ pub struct Config {
     pub access_log: bool,
     /// Local users who may connect. If the list is empty, all users may.
     pub allow_uids: Vec<UserName>,
-    /// Users whose process may be the upstream on this machine when a secret goes in the clear.
+    /// The users whose processes may be the upstream on this machine, if the connection to it
+    /// carries a secret in plaintext.
     pub upstream_uids: UpstreamUids,
     /// The file with the token that every request must carry.
     pub client_token_file: Option<PathBuf>,
@@ -71,7 +72,7 @@ impl Config {
         match (self.require_hardening, self.require_secret_memory) {
             (true, _) => Requirement::Everything,
             (false, true) => Requirement::SecretMemory,
-            (false, false) => Requirement::WhatThereIs,
+            (false, false) => Requirement::WhatTheKernelHas,
         }
     }
 

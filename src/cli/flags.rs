@@ -89,8 +89,8 @@ Usage: codex-responses-api-proxy [OPTIONS] < KEY
 /// The last lines of `--help`.
 const ENVIRONMENT: &str = "
 Environment:
-  HTTPS_PROXY, ALL_PROXY     the egress proxy, by http://; read as curl does
-  NO_PROXY                   hosts, domains, networks that need none
+  HTTPS_PROXY, ALL_PROXY     the egress proxy (http:// only), as for curl
+  NO_PROXY                   hosts, domains, networks that need no proxy
 
 The key, for example:
   printenv OPENAI_API_KEY | env -u OPENAI_API_KEY codex-responses-api-proxy
@@ -195,7 +195,7 @@ pub const FLAGS: &[Flag] = &[
         value: "PORT",
         repeatable: false,
         section: Section::Listening,
-        help: "port on 127.0.0.1 and [::1] (default: one that is free)",
+        help: "port on 127.0.0.1 and [::1] (default: any free port)",
         action: Action::Value(|config, value| {
             config.port = value.number(0, 65_535)? as u16;
             Ok(())
@@ -240,7 +240,7 @@ pub const FLAGS: &[Flag] = &[
         value: "SECONDS",
         repeatable: false,
         section: Section::Listening,
-        help: "for a whole request head, or a stalled body (default: 30)",
+        help: "for a whole request head, and for a pause within a body (default: 30)",
         action: Action::Value(|config, value| {
             config.settings.timeouts.client = value.seconds(1)?;
             Ok(())
@@ -252,7 +252,7 @@ pub const FLAGS: &[Flag] = &[
         value: "SECONDS",
         repeatable: false,
         section: Section::Listening,
-        help: "how long exchanges under way may go on at the end (default: 1)",
+        help: "how long exchanges may continue after a signal to end (default: 1)",
         action: Action::Value(|config, value| {
             config.settings.grace = value.seconds(0)?;
             Ok(())
@@ -276,7 +276,7 @@ pub const FLAGS: &[Flag] = &[
         value: "PEM",
         repeatable: false,
         section: Section::Upstream,
-        help: "trust these roots besides the built-in ones (also: SSL_CERT_FILE, CODEX_CA_CERTIFICATE)",
+        help: "trust these roots in addition to the built-in ones (also: SSL_CERT_FILE, CODEX_CA_CERTIFICATE)",
         action: Action::Value(|config, value| {
             config.ca_file = Some(("--ca-file", value.path()?));
             Ok(())
@@ -288,7 +288,7 @@ pub const FLAGS: &[Flag] = &[
         value: "SECONDS",
         repeatable: false,
         section: Section::Upstream,
-        help: "for a response to begin, and for silence within it (default: none)",
+        help: "for a response to begin, and for a pause within it (default: none)",
         action: Action::Value(|config, value| {
             config.settings.timeouts.upstream = Some(value.seconds(1)?);
             Ok(())
@@ -309,8 +309,8 @@ pub const FLAGS: &[Flag] = &[
         value: "UID|NAME|any",
         repeatable: true,
         section: Section::Upstream,
-        help: "trust this user's process at the other end of an http:// upstream, or of a proxy with a \
-               password, on this machine, besides root's and the relay's own (repeatable)",
+        help: "trust a process of this user as the http:// upstream, or as the proxy with a password, on \
+               this machine, in addition to root's and the relay's own (repeatable)",
         action: Action::Value(|config, value| {
             let flag = value.flag;
             match &mut config.upstream_uids {
@@ -329,7 +329,7 @@ pub const FLAGS: &[Flag] = &[
         value: "'NAME: {}'",
         repeatable: false,
         section: Section::Upstream,
-        help: "the field that carries the key, in place of 'Authorization: Bearer {}' (e.g. 'api-key: {}')",
+        help: "the field that carries the key, instead of 'Authorization: Bearer {}' (e.g. 'api-key: {}')",
         action: Action::Value(|config, value| {
             // The text is leaked once, because it lasts as long as the program.
             let text = value.text()?.leak();
@@ -343,7 +343,7 @@ pub const FLAGS: &[Flag] = &[
         value: "FILE",
         repeatable: false,
         section: Section::Upstream,
-        help: "read the key from there and not from stdin",
+        help: "read the key from this file instead of stdin",
         action: Action::Value(|config, value| {
             config.key_file = Some(value.path()?);
             Ok(())
@@ -355,7 +355,7 @@ pub const FLAGS: &[Flag] = &[
         value: "",
         repeatable: false,
         section: Section::Upstream,
-        help: "take keys that are JWTs: . ~ + / and = too, and up to 8192 bytes",
+        help: "accept a JWT as key: also . ~ + / and =, and up to 8192 bytes",
         action: Action::Switch(|config| config.key_form = KeyForm::Token68),
     },
     Flag {
@@ -376,7 +376,7 @@ pub const FLAGS: &[Flag] = &[
         value: "",
         repeatable: false,
         section: Section::Upstream,
-        help: "pass on responses that cannot be searched for the key: compressed, or in UTF-16 and its like",
+        help: "forward responses that cannot be searched for the key: compressed, or in UTF-16 or similar",
         action: Action::Switch(|config| config.allow_encoded_responses = true),
     },
     Flag {
@@ -385,7 +385,7 @@ pub const FLAGS: &[Flag] = &[
         value: "NAME",
         repeatable: true,
         section: Section::Users,
-        help: "take this name in Host too, with any port (repeatable; for port forwards, e.g. host.docker.internal)",
+        help: "accept this name in Host too, with any port (repeatable; for port forwards, e.g. host.docker.internal)",
         action: Action::Value(|config, value| {
             config.allow_hosts.push(value.host_name()?);
             Ok(())
@@ -397,7 +397,7 @@ pub const FLAGS: &[Flag] = &[
         value: "UID|NAME",
         repeatable: true,
         section: Section::Users,
-        help: "connections of this local user only (repeatable)",
+        help: "serve this local user only (repeatable)",
         action: Action::Value(|config, value| {
             config.allow_uids.push(value.user_name()?);
             Ok(())
@@ -409,7 +409,7 @@ pub const FLAGS: &[Flag] = &[
         value: "FILE",
         repeatable: false,
         section: Section::Users,
-        help: "ask each request for Authorization: Bearer TOKEN, the token being what the file holds",
+        help: "require Authorization: Bearer TOKEN in each request, with the token from this file",
         action: Action::Value(|config, value| {
             config.client_token_file = Some(value.path()?);
             Ok(())
@@ -421,7 +421,7 @@ pub const FLAGS: &[Flag] = &[
         value: "N",
         repeatable: false,
         section: Section::Users,
-        help: "forward so many requests, then respond with 429",
+        help: "forward this many requests, then respond with 429",
         action: Action::Value(|config, value| {
             config.settings.max_requests = Some(value.number(1, 1_000_000_000_000)?);
             Ok(())
@@ -433,7 +433,7 @@ pub const FLAGS: &[Flag] = &[
         value: "NAME|UID[:GID]",
         repeatable: false,
         section: Section::Hardening,
-        help: "become this user once everything is open (as root)",
+        help: "change to this user once the port and the files are open (needs root)",
         action: Action::Value(|config, value| {
             config.user = Some(value.user()?);
             Ok(())
@@ -445,7 +445,7 @@ pub const FLAGS: &[Flag] = &[
         value: "",
         repeatable: false,
         section: Section::Hardening,
-        help: "do not start where the kernel has no memfd_secret",
+        help: "do not start if the kernel has no memfd_secret",
         action: Action::Switch(|config| config.require_secret_memory = true),
     },
     Flag {
@@ -472,7 +472,7 @@ pub const FLAGS: &[Flag] = &[
         value: "",
         repeatable: false,
         section: Section::Starting,
-        help: "return once it listens; the relay goes on by itself",
+        help: "return once the relay listens; it continues in the background",
         action: Action::Switch(|config| config.detach = true),
     },
     Flag {
@@ -481,7 +481,7 @@ pub const FLAGS: &[Flag] = &[
         value: "",
         repeatable: false,
         section: Section::Starting,
-        help: "connect to the upstream without a request, say what is in force, and end; needs no key",
+        help: "connect to the upstream without a request, report the protections in force, and end; needs no key",
         action: Action::Switch(|config| config.check = true),
     },
     Flag {
@@ -490,7 +490,7 @@ pub const FLAGS: &[Flag] = &[
         value: "PORT",
         repeatable: false,
         section: Section::Starting,
-        help: "ask whether a relay answers on 127.0.0.1:PORT, and end: 0 if so, 1 if not; needs no key",
+        help: "test whether a relay responds on 127.0.0.1:PORT, and end: 0 if so, 1 if not; needs no key",
         action: Action::Value(|config, value| {
             config.probe = Some(value.number(1, 65_535)? as u16);
             Ok(())
@@ -502,7 +502,7 @@ pub const FLAGS: &[Flag] = &[
         value: "",
         repeatable: false,
         section: Section::Other,
-        help: "a JSON line for each exchange on stderr",
+        help: "write a JSON line for each exchange to stderr",
         action: Action::Switch(|config| config.access_log = true),
     },
     Flag {
@@ -511,7 +511,7 @@ pub const FLAGS: &[Flag] = &[
         value: "",
         repeatable: false,
         section: Section::Other,
-        help: "print this",
+        help: "print this help",
         action: Action::Help,
     },
     Flag {

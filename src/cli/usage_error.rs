@@ -16,9 +16,9 @@ pub enum UsageError {
     /// No flag has this name. The second field is the most similar flag name, if one is similar
     /// enough.
     Unknown(String, Option<&'static str>),
-    /// The reference implementation has this flag, and this program deliberately has not. The
-    /// second field is the reason.
-    NotHere(&'static str, &'static str),
+    /// The reference implementation has this flag, and this program deliberately does not have it.
+    /// The second field is the reason.
+    Unsupported(&'static str, &'static str),
     /// The flag is given twice.
     Repeated(&'static str),
     /// The value of this flag is not a whole number from the first to the second bound.
@@ -56,21 +56,23 @@ impl fmt::Display for UsageError {
                 write_printable(f, &format!("invalid option '--{name}'"))?;
                 similar.map_or(Ok(()), |similar| write!(f, "; did you mean --{similar}?"))
             }
-            UsageError::NotHere(flag, why) => write!(f, "{flag} is not here, on purpose: {why}"),
+            UsageError::Unsupported(flag, why) => write!(f, "{flag} is not supported: {why}"),
             UsageError::Repeated(flag) => write!(f, "--{flag} is given twice; keep one"),
             UsageError::Number(flag, least, most) => {
                 write!(f, "--{flag} takes a whole number from {least} to {most}")
             }
-            UsageError::User => f.write_str("--user takes the name or number of a user, and :GID"),
+            UsageError::User => {
+                f.write_str("--user takes the name or number of a user, with or without :GID")
+            }
             UsageError::UserName(flag) => {
                 write!(f, "--{flag} takes the name of a user, or a number up to {LAST_ID}")
             }
             UsageError::AnyAndMore(flag) => {
-                write!(f, "--{flag} any trusts every user; leave the other --{flag} out")
+                write!(f, "--{flag} any trusts every user; remove the other --{flag}")
             }
-            UsageError::ProbeAndMore => f.write_str(
-                "--probe asks a relay that is running and starts none; leave the other flags out",
-            ),
+            UsageError::ProbeAndMore => {
+                f.write_str("--probe tests a running relay and starts none; remove the other flags")
+            }
             UsageError::Url(error) => write!(f, "--upstream-url: {error}"),
             UsageError::Plaintext => f.write_str(
                 "--upstream-url: http:// would send the key in the clear; use https://, or add \
@@ -82,7 +84,7 @@ impl fmt::Display for UsageError {
             }
             UsageError::HostName(flag) => write!(
                 f,
-                "--{flag} takes the name or address of a host, without a port (any port will do), \
+                "--{flag} takes the name or address of a host, without a port (every port is accepted), \
                  such as host.docker.internal"
             ),
             UsageError::Text(flag) => write!(f, "--{flag} takes text in UTF-8"),
@@ -92,11 +94,11 @@ impl fmt::Display for UsageError {
 }
 
 /// Flags of the reference implementation that this program does not have, and what to do instead.
-const NOT_HERE: [(&str, &str); 10] = [
+const UNSUPPORTED: [(&str, &str); 10] = [
     (
         "--dump-dir",
-        "it would write prompts and responses to disk, and this program can write no such file once it \
-         listens; --access-log tells sizes, times and how each exchange ended",
+        "it would write prompts and responses to disk, and a confined relay cannot; use --access-log \
+         for the sizes, times and result of each exchange",
     ),
     ("--github-oidc", ONE_UPSTREAM),
     ("--github-oidc-request-url", ONE_UPSTREAM),
@@ -110,25 +112,25 @@ const NOT_HERE: [(&str, &str); 10] = [
 ];
 const ONE_UPSTREAM: &str = "this program talks to one upstream alone; fetch the token beforehand and give it \
                             on stdin, with --allow-token68";
-const NO_CONFIGURATION: &str = "there is no configuration but the flags; see --help";
+const NO_CONFIGURATION: &str = "flags are the only configuration; see --help";
 
 impl UsageError {
     /// The error for a name that no flag has. `similar` is the most similar flag name.
     pub(super) fn unknown(name: &str, similar: Option<&'static str>) -> UsageError {
-        UsageError::not_here("--", name)
+        UsageError::unsupported("--", name)
             .unwrap_or_else(|| UsageError::Unknown(name.to_owned(), similar))
     }
 
     /// The error for a letter that no flag has.
     pub(super) fn unknown_letter(letter: char) -> UsageError {
-        UsageError::not_here("-", letter.encode_utf8(&mut [0; 4]))
+        UsageError::unsupported("-", letter.encode_utf8(&mut [0; 4]))
             .unwrap_or_else(|| lexopt::Arg::Short(letter).unexpected().into())
     }
 
-    fn not_here(dashes: &str, name: &str) -> Option<UsageError> {
+    fn unsupported(dashes: &str, name: &str) -> Option<UsageError> {
         let (flag, why) =
-            NOT_HERE.iter().find(|(flag, _)| flag.strip_prefix(dashes) == Some(name))?;
-        Some(UsageError::NotHere(flag, why))
+            UNSUPPORTED.iter().find(|(flag, _)| flag.strip_prefix(dashes) == Some(name))?;
+        Some(UsageError::Unsupported(flag, why))
     }
 }
 

@@ -52,7 +52,7 @@ impl From<io::Error> for ProbeFault {
 
 impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no relay answers on 127.0.0.1:{}: ", self.port)?;
+        write!(f, "no relay responds on 127.0.0.1:{}: ", self.port)?;
         match &self.fault {
             ProbeFault::Connection(error) => write!(f, "{error}"),
             ProbeFault::Silent => write!(f, "no complete response within {} s", PROBE.as_secs()),

@@ -34,9 +34,9 @@ impl std::fmt::Display for ListenError {
         match address {
             SocketAddr::V6(_) if error.kind() == io::ErrorKind::AddrInUse => f.write_str(
                 "its holder would get the requests of clients that are told \"localhost\"; end \
-                 that program, choose another --port, or leave it out for one that is free",
+                 that program, choose another --port, or remove the flag for any free port",
             ),
-            _ => f.write_str("choose another --port, or leave it out for one that is free"),
+            _ => f.write_str("choose another --port, or remove the flag for any free port"),
         }
     }
 }

@@ -98,7 +98,7 @@ pub fn describe(memory: SecretMemory) -> &'static str {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requirement {
     /// Whatever this kernel can do.
-    WhatThereIs,
+    WhatTheKernelHas,
     /// `--require-secret-memory`.
     SecretMemory,
     /// `--require-hardening`.

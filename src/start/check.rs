@@ -1,4 +1,4 @@
-//! `--check`: what it says of this machine, and then one connection ([`Check`]).
+//! `--check`: reports the protections of this machine, and then makes one connection ([`Check`]).
 
 use codex_responses_api_proxy::connector;
 use codex_responses_api_proxy::http1::url::{Scheme, UpstreamUrl};
@@ -13,8 +13,8 @@ use super::error::{StartError, loop_failed, tls_failed};
 use super::{NextHop, Plan, Prepared, callers};
 
 impl Prepared<'_> {
-    /// Goes on as the relay does, but with no key, no port, and one connection that carries
-    /// nothing.
+    /// Continues as the relay does, but reads no key, opens no port, and makes one upstream
+    /// connection that carries no request.
     pub fn check(self) -> Result<(), StartError> {
         let Prepared { plan, roots } = self;
         let Plan { config, beginning, skipped_roots, user, upstream_users, sandbox, .. } = plan;
@@ -36,7 +36,7 @@ impl Prepared<'_> {
             let path = path.display();
             check::say("roots", &format!("built in, and {name} {path}{separator}{skipped_roots}"));
         }
-        // As many as the key takes.
+        // The size that the key needs.
         let pages = SecretPages::new(locked_kib(sys::page_size()) * 512)
             .map_err(|error| KeyError::Memory(error).to_string())?;
         let memory = pages.memory();

@@ -1,4 +1,4 @@
-//! `--detach`: which process goes on as the relay.
+//! `--detach`: which process continues as the relay.
 
 use std::process::ExitCode;
 
@@ -10,19 +10,19 @@ use super::error::{StartError, usage};
 
 /// What the process does next.
 pub enum Role {
-    /// It becomes the relay, and reports its start here.
+    /// The process becomes the relay. The report says how its start ended.
     Relay(ParentReport),
-    /// It is the parent of a relay whose start has ended.
+    /// The process is the parent of a relay whose start has ended. It exits with this code.
     Parent(ExitCode),
 }
 
-/// With `--detach`, forks; the parent waits for the end of the start and passes its result on.
+/// With `--detach`, forks. The parent waits for the end of the start and passes its result on.
 pub fn detach(config: &Config) -> Result<Role, StartError> {
     if !config.detach || config.check {
         return Ok(Role::Relay(ParentReport::default()));
     }
     if config.access_log && !detach::is_stderr_kept() {
-        let reason = "--access-log with --detach needs a file as stderr; add 2> FILE";
+        let reason = "--access-log with --detach needs stderr to be a file; add 2> FILE";
         return Err(usage(reason.into()));
     }
     match detach::fork().map_err(|error| format!("--detach: {error}"))? {

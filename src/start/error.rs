@@ -11,14 +11,14 @@ use codex_responses_api_proxy::process::protections::Unmet;
 /// The start failed. This code, [`USAGE`] and `CONNECTOR` are the exit codes that [`HardenError`]
 /// does not have.
 pub const FAILED: u8 = 1;
-/// Wrong use.
+/// The command line is wrong.
 pub const USAGE: u8 = 2;
 /// The connector ended before the relay did.
 const CONNECTOR: u8 = 16;
 
 /// Why the relay does not start.
 pub struct StartError {
-    /// For the line with `error:`.
+    /// The text after `error:`.
     pub reason: String,
     /// The exit code.
     pub code: u8,
@@ -59,7 +59,7 @@ impl From<ConnectorFailed> for StartError {
     }
 }
 
-/// Wrong use of a flag.
+/// The command line is wrong, for this reason.
 pub fn usage(reason: String) -> StartError {
     StartError { reason, code: USAGE }
 }

@@ -3,15 +3,15 @@
 //! | phase | is made by | what is true from then on |
 //! |---|---|---|
 //! | [`Forked`] | [`Forked::new`] | the connector runs; nothing secret has been read |
-//! | [`Prepared`] | [`Forked::prepare`] | whatever can fail without the key has been tried |
-//! | [`Keyed`] | [`Prepared::read_key`] | the key lies in its pages; the file it came from is closed |
+//! | [`Prepared`] | [`Forked::prepare`] | everything that can fail without the key has been done |
+//! | [`Keyed`] | [`Prepared::read_key`] | the key is in its pages; the file that it was read from is closed |
 //! | [`Listening`] | [`Keyed::listen`] | the port is open, privileges are dropped, threads run |
 //! | [`Confined`] | [`Listening::confine`] | this process is confined |
 //!
 //! Each phase consumes the one before, and nothing else can make one. So the key cannot be read
 //! before the connector is forked, and the relay opens no port without a key. (A port that systemd
-//! hands over is open before.)
-//! `--check` shares the first two phases and then goes its own way ([`Prepared::check`]).
+//! passes on is open before.) `--check` shares the first two phases and then continues in its own
+//! way ([`Prepared::check`]).
 
 mod check;
 mod detach;
@@ -62,26 +62,26 @@ pub struct Forked<'a> {
     connector: connector::NewConnector,
 }
 
-/// Whatever can fail without the key has been tried. The key has not been read.
+/// Everything that can fail without the key has been done. The key has not been read.
 pub struct Prepared<'a> {
     plan: Plan<'a>,
     roots: RootStore,
 }
 
-/// What the preparation has found out and opened.
+/// The result of the preparation: settings, opened files, users.
 struct Plan<'a> {
     config: &'a Config,
     beginning: Beginning,
     handover: Handover,
     connector: StartingConnector,
     next_hop: NextHop,
-    /// How many certificates of `--ca-file` cannot be roots, as a text; empty for none.
+    /// A note about certificates of `--ca-file` that cannot be roots; empty if there are none.
     skipped_roots: String,
-    /// With `--max-connections` lowered where the limit on open files asks for it.
+    /// The settings, with `--max-connections` lowered if the limit on open files requires it.
     settings: Settings,
     /// The ids of `--user`.
     user: Option<(u32, u32)>,
-    /// Where the other end may be if a secret goes over the connection in the clear.
+    /// Where the other end may be if the connection carries a secret in plaintext.
     clear_reach: Option<Reach>,
     upstream_users: Option<UpstreamUsers>,
     allowed_users: Option<AllowedUsers>,
@@ -89,23 +89,22 @@ struct Plan<'a> {
     notifier: Notifier,
     descriptors: Descriptors,
     sandbox: Sandbox,
-    /// Told after the start lines.
+    /// Reported after the start lines.
     warnings: Vec<String>,
 }
 
-/// Where connections to the upstream go.
+/// The host that the connector connects to: the upstream or the egress proxy.
 struct NextHop {
-    /// The upstream's host, or the egress proxy's.
     host: Host,
     port: u16,
-    /// What the egress proxy is asked for.
+    /// The request to the egress proxy; `None` if there is no proxy.
     proxy: Option<ConnectRequest>,
 }
 
-/// The key has been read, and the file it came from is closed.
+/// The key has been read, and the file that it was read from is closed.
 pub struct Keyed<'a> {
     plan: Plan<'a>,
-    /// TLS; `None` for a plain upstream.
+    /// `None` if the upstream is in plain HTTP.
     tls: Option<TlsConnector>,
     credential: Credential,
 }
@@ -119,7 +118,7 @@ pub struct Listening<'a> {
     warnings: Vec<String>,
 }
 
-/// What is known of the protections before this process is confined.
+/// The part of [`Protections`] that is known before this process is confined.
 struct ProtectionsSoFar {
     beginning: Beginning,
     memory: SecretMemory,
@@ -130,7 +129,7 @@ struct ProtectionsSoFar {
     notes: Vec<String>,
 }
 
-/// The relay is confined and serves from now on.
+/// The relay is confined and can serve.
 pub struct Confined<'a> {
     config: &'a Config,
     event_loop: EventLoop,
@@ -142,8 +141,8 @@ pub struct Confined<'a> {
 }
 
 impl<'a> Forked<'a> {
-    /// Forks the connector before anything secret is read: it keeps a copy of nothing that this
-    /// process reads from here on.
+    /// Forks the connector. Nothing secret has been read yet, so the connector has no copy of a
+    /// secret.
     pub fn new(
         config: &'a Config,
         beginning: Beginning,
@@ -185,7 +184,7 @@ impl<'a> Prepared<'a> {
 }
 
 impl Plan<'_> {
-    /// Further remarks for the start line: roots, proxy, users, listeners, limits.
+    /// Notes for the start line: roots, proxy, users, listeners, limits.
     fn notes(&self, listeners: &Listeners) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.skipped_roots.is_empty() {
@@ -198,7 +197,7 @@ impl Plan<'_> {
         match (&self.upstream_users, self.clear_reach) {
             (Some(users), _) => notes.push(users.describe()),
             (None, Some(_)) => {
-                notes.push("A LOCAL UPSTREAM MAY BE ANY USER'S (--upstream-uid any)".into());
+                notes.push("A LOCAL UPSTREAM MAY BELONG TO ANY USER (--upstream-uid any)".into());
             }
             (None, None) => {}
         }
@@ -206,7 +205,7 @@ impl Plan<'_> {
             notes.push("--allow-uid by /proc/net/tcp".into());
         }
         if listeners.is_alone() && !self.handover.is_activated() {
-            notes.push("127.0.0.1 alone, as there is no ::1".into());
+            notes.push("127.0.0.1 only, as there is no ::1".into());
         }
         if self.settings.max_connections < self.config.settings.max_connections {
             let lowered = self.settings.max_connections;
@@ -225,7 +224,7 @@ impl<'a> Keyed<'a> {
         let config = plan.config;
         let session = if config.detach { SessionOrigin::Own } else { SessionOrigin::Inherited };
         let signals = Signals::take_over(session)
-            .map_err(|error| format!("cannot take signals ({error}); raise ulimit -n"))?;
+            .map_err(|error| format!("cannot receive signals ({error}); raise ulimit -n"))?;
         let handed_over = plan.handover.take_listeners().map_err(|error| error.to_string())?;
         let listeners = match handed_over {
             Some(listeners) => listeners,
@@ -288,7 +287,7 @@ impl<'a> Listening<'a> {
         sandbox.look_at_others()?;
         let uid = sys::user_id();
         let connector = connector::report(event_loop.link())?;
-        // Published last: apart from this process's own confinement nothing can fail any more.
+        // The file is published last: after it, only the confinement of this process can fail.
         let published = event_loop.publish();
         published.map_err(|error| no_server_info(config, &error))?;
         let read_back = event_loop.confine()?;
@@ -322,7 +321,9 @@ impl Confined<'_> {
             protections: &self.protections,
         };
         let told = parent.tell(0, &stderr.start_lines(&started, &self.warnings));
-        told.map_err(|_| "--detach: nobody waits for the start any more".to_owned())?;
+        told.map_err(|_| {
+            "--detach: the waiting parent process has ended; start the relay again".to_owned()
+        })?;
         self.event_loop.tell_ready(self.pid);
         let ended = self.event_loop.run().map_err(|error| {
             format!(
@@ -345,7 +346,7 @@ fn open_server_info(config: &Config, port: u16) -> Result<Option<ServerInfo>, St
     let info = ServerInfo::open(path, port, std::process::id(), later)
         .map_err(|error| no_server_info(config, &error))?;
     if config.detach && info.is_same(io::stdout()) {
-        let error = io::Error::other("with --detach, stdout is left");
+        let error = io::Error::other("stdout is closed by --detach");
         return Err(no_server_info(config, &error).into());
     }
     Ok(Some(info))

@@ -27,7 +27,7 @@ use super::{Forked, NextHop, Plan, Prepared};
 const OTHER_DESCRIPTORS: u64 = 64;
 
 impl<'a> Forked<'a> {
-    /// Tries whatever can fail without the key. Inherited descriptors are closed before this
+    /// Does everything that can fail without the key. Inherited descriptors are closed before this
     /// process opens any that it keeps.
     pub fn prepare(self) -> Result<Prepared<'a>, StartError> {
         let Forked { config, beginning, handover, connector } = self;
@@ -41,7 +41,7 @@ impl<'a> Forked<'a> {
         let OpenFiles { limit, wanted, max_connections } = raise_open_files(config)?;
         let user = config.user.as_ref().map(users::with_group).transpose().map_err(no_user)?;
         let clear_reach = users::clear_reach(config, next_hop.proxy.as_ref());
-        // A proxy may be anywhere: the request goes through it encrypted.
+        // A proxy may be on any machine, because the request is encrypted on its way through it.
         let reach = clear_reach.filter(|_| next_hop.proxy.is_none()).unwrap_or(Reach::Anywhere);
         let (host, port) = (next_hop.host.clone(), next_hop.port);
         let connector = connector.configure(&ConnectorConfig { host, port, user, reach })?;
@@ -108,14 +108,14 @@ fn next_hop(config: &Config) -> Result<NextHop, StartError> {
     })
 }
 
-/// The built-in roots with those of `--ca-file`, and a text about certificates that are skipped.
+/// The built-in roots with those of `--ca-file`, and a note about certificates that are skipped.
 fn roots(config: &Config) -> Result<(RootStore, String), StartError> {
     let mut roots = RootStore::built_in(&config.upstream.host);
     let skipped = match &config.ca_file {
         None => String::new(),
         Some((name, path)) => match roots.add(path) {
             Ok(0) => String::new(),
-            Ok(n) => format!("{name}: certificates skipped, which cannot be roots: {n}"),
+            Ok(n) => format!("{name}: certificates skipped because they cannot be roots: {n}"),
             Err(error) => return Err(format!("{name}: {} {error}", path.display()).into()),
         },
     };
@@ -144,8 +144,8 @@ fn raise_open_files(config: &Config) -> Result<OpenFiles, StartError> {
     }
 }
 
-/// Opens `--key-file` as stdin. With `--check` the file is only looked at: where the relay will run
-/// it may be another one, so that its absence is a warning.
+/// Opens `--key-file` as stdin. With `--check` the file is only inspected. A missing file is then a
+/// warning, because the machine that runs the relay may have another one.
 fn open_key_file(config: &Config, warnings: &mut Vec<String>) -> Result<(), StartError> {
     let Some(path) = &config.key_file else {
         return Ok(());

@@ -15,17 +15,17 @@ pub struct Stderr {
 }
 
 impl Stderr {
-    /// With colour where stderr is a terminal. To be made before the process is confined.
+    /// With colour if stderr is a terminal. Call this before the process is confined.
     pub fn new(form: Form) -> Stderr {
         Stderr { form, colour: Colour::of_stderr(form) }
     }
 
-    /// How lines look: JSON with `--access-log`.
+    /// The form of lines: text, or JSON with `--access-log`.
     pub fn form(self) -> Form {
         self.form
     }
 
-    /// Says where the relay listens and what protects it, and then what to look at.
+    /// The lines that report the start: where the relay listens, its protections, and warnings.
     pub fn start_lines(self, started: &Started<'_>, warnings: &[String]) -> String {
         let mut lines = started.event(self.colour).render(self.form);
         for warning in warnings {

@@ -120,7 +120,7 @@ fn a_user_that_is_none_is_wrong_use() {
             assert!(err.contains(flag), "{err}");
         }
         let (_, _, err) = Relay::bare().args([flag, "no\x1b[31m-such-user"]).run(b"");
-        assert!(err.contains("there is no user of that name (no\\u{1b}[31m-such-user);"), "{err}");
+        assert!(err.contains("there is no user named no\\u{1b}[31m-such-user;"), "{err}");
     }
 }
 

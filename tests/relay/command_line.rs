@@ -91,7 +91,7 @@ fn wrong_use_is_one_line_and_a_hint_before_stdin_is_read() {
         (&["--auth-header", "Host: {}"], "--auth-header: this field means something else"),
         (&["--auth-header", "Transfer-Encoding: {}"], "--auth-header: this field means"),
         (&["--auth-header", &"x".repeat(129)], "--auth-header: it is longer than 128 bytes"),
-        (&["--user", "no such user here"], "--user: there is no user of that name"),
+        (&["--user", "no such user here"], "--user: there is no user named"),
     ] {
         // Stdin stays open and empty: a read of it never ends.
         let (mut relay, mut stdin) = Relay::bare().args(args).spawn_without_key(Stdio::piped());
@@ -168,7 +168,7 @@ fn bundles_of_hundreds_of_certificates_are_trusted() {
     let crl = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
     let line = works(format!("# some\r\n{good}{many}\n{odd}{crl}{good}"));
     assert!(
-        line.contains("; SSL_CERT_FILE: certificates skipped, which cannot be roots: 1"),
+        line.contains("; SSL_CERT_FILE: certificates skipped because they cannot be roots: 1"),
         "{line}"
     );
     match std::fs::read_to_string("/etc/ssl/certs/ca-certificates.crt") {
@@ -355,7 +355,7 @@ fn what_keeps_it_from_starting_is_told_with_what_to_do() {
         (start(&["--server-info", "/proc/none/info"]), 1, "; name a file in a folder that"),
         (start(&["--client-token-file", "/nonexistent"]), 1, "; name a file that the relay's user"),
         (start(&["--client-token-file", empty]), 1, "; write a random token into it"),
-        (start(&["--user", "no such user"]), 2, "; correct it, or give the user's number"),
+        (start(&["--user", "no such user"]), 2, "; correct the name, or give the user's number"),
         (prctl(libc::PR_SET_DUMPABLE), 5, "; let prctl(2) through"),
         (without(libc::SYS_prlimit64, None), 7, "; let setrlimit(2) and prlimit(2) through"),
         (prctl(libc::PR_SET_NO_NEW_PRIVS), 8, "; let prctl(2) through"),

@@ -189,7 +189,7 @@ fn an_access_log_that_would_be_lost_is_wrong_use_before_stdin_is_read() {
     let (mut relay, _stdin) = starter.spawn_without_key(Stdio::piped());
     assert_eq!(relay.exit_code(), 2);
     let line = relay.line();
-    assert!(line.contains("--access-log with --detach needs a file as stderr"), "{line}");
+    assert!(line.contains("--access-log with --detach needs stderr to be a file"), "{line}");
 }
 
 #[test]

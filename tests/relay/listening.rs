@@ -115,7 +115,7 @@ fn a_machine_without_ipv6_gets_127_0_0_1_alone() {
         let refused = relay.connect().send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
         assert_eq!(refused.status, 403);
         let line = relay.output_line("protections: ");
-        assert!(line.contains("; 127.0.0.1 alone, as there is no ::1"), "{line}");
+        assert!(line.contains("; 127.0.0.1 only, as there is no ::1"), "{line}");
     });
 }
 

@@ -16,7 +16,7 @@ fn probe(port: u16) -> (i32, String, String) {
 
 #[track_caller]
 fn answers(relay: &Relay) {
-    let want = format!("a relay answers on 127.0.0.1:{}\n", relay.port);
+    let want = format!("a relay responds on 127.0.0.1:{}\n", relay.port);
     assert_eq!(probe(relay.port), (0, want, String::new()));
 }
 
@@ -24,7 +24,7 @@ fn answers(relay: &Relay) {
 fn does_not_answer(port: u16, want: &str) {
     let (code, out, err) = probe(port);
     assert_eq!((code, out.as_str()), (1, ""));
-    let start = "codex-responses-api-proxy: error: no relay answers on 127.0.0.1:";
+    let start = "codex-responses-api-proxy: error: no relay responds on 127.0.0.1:";
     assert_eq!(err, format!("{start}{port}: {want}\n"));
 }
 
@@ -149,8 +149,7 @@ fn it_goes_alone() {
         for arguments in [[more, &["--probe", "1"]].concat(), [&["--probe", "1"], more].concat()] {
             let (code, out, err) = Relay::bare().args(arguments).run(b"");
             assert_eq!((code, out.as_str()), (2, ""), "{err}");
-            let want =
-                "--probe asks a relay that is running and starts none; leave the other flags out";
+            let want = "--probe tests a running relay and starts none; remove the other flags";
             assert!(err.contains(want), "{err}");
         }
     }

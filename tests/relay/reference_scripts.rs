@@ -246,6 +246,6 @@ fn the_command_and_the_probe_of_the_pod_work_in_a_container_like_it() {
                  kill $child; wait $child'",
             command.join(" ")
         ),
-        "a relay answers on 127.0.0.1:8080\nkey-file /run/key/OPENAI_API_KEY can be read by its group\n403\n",
+        "a relay responds on 127.0.0.1:8080\nkey-file /run/key/OPENAI_API_KEY can be read by its group\n403\n",
     );
 }

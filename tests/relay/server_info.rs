@@ -199,7 +199,7 @@ fn with_detach_standard_output_is_refused() {
         let starter = Relay::under(tool).args(["--detach"]);
         let (code, _, err) = with_info(starter, Path::new(path)).run(b"key\n");
         assert_eq!(code, 1, "{path}: {err}");
-        assert!(err.contains("with --detach, stdout is left"), "{path}: {err}");
+        assert!(err.contains("stdout is closed by --detach"), "{path}: {err}");
     }
 }
 

@@ -384,7 +384,10 @@ fn the_kernel_is_not_asked_with_any() {
     let relay = Relay::to(&url).args(["--upstream-uid", "any"]).start();
     expect(&relay, SERVED, "any");
     let line = relay.output_line("protections: ");
-    assert!(line.contains("A LOCAL UPSTREAM MAY BE ANY USER'S (--upstream-uid any)"), "{line}");
+    assert!(
+        line.contains("A LOCAL UPSTREAM MAY BELONG TO ANY USER (--upstream-uid any)"),
+        "{line}"
+    );
     // The flag for other machines does not switch it off.
     let relay = Relay::to(&url).args(["--allow-plaintext-upstream"]).start();
     expect(&relay, REFUSED, "--allow-plaintext-upstream");

@@ -77,7 +77,7 @@ relay() {
 for signal in INT TERM HUP; do
     relay
     [ "$pid" != "$launcher" ] || fail "server-info names the launcher"
-    "$run" --probe "$port" >/dev/null || fail "no relay answers"
+    "$run" --probe "$port" >/dev/null || fail "no relay responds"
     if [ "$signal" = HUP ]; then
         # Without a terminal the relay ignores it, so the launcher must go on too.
         kill -HUP "$launcher"
