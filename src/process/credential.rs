@@ -97,7 +97,7 @@ impl Misfit {
                 b'"' | b'\'' | b'`' => "a quotation mark",
                 b'.' | b'~' | b'+' | b'/' | b'=' => "one of . ~ + / =",
                 0..32 | 127 => "a control character",
-                128.. => "no ASCII",
+                128.. => "not ASCII",
                 _ => "a punctuation mark",
             };
             Misfit::Byte(at + 1, kind)
@@ -108,13 +108,13 @@ impl Misfit {
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Misfit::Scheme => f.write_str("\"Bearer \" stands before it; give the key alone"),
-            Misfit::Variable => f.write_str("NAME= stands before it; give the value alone"),
+            Misfit::Scheme => f.write_str("it begins with \"Bearer \"; give the key alone"),
+            Misfit::Variable => f.write_str("it begins with NAME=; give the value alone"),
             Misfit::ByteOrderMark => {
-                f.write_str("a byte order mark stands before it; save the file without one")
+                f.write_str("it begins with a byte order mark; save the file without one")
             }
             Misfit::Token68 => f.write_str(
-                "add --allow-token68 for one with '.', '~', '+', '/' or '=' (a JWT for example)",
+                "add --allow-token68 to accept '.', '~', '+', '/' and '=' (in a JWT, for example)",
             ),
             Misfit::Byte(at, kind) => write!(f, "byte {at} is {kind}; give the key alone"),
         }
@@ -148,7 +148,9 @@ impl fmt::Display for KeyError {
             ),
             KeyError::TooLong(form) => {
                 let more = match form {
-                    KeyForm::Word => "; add --allow-token68 for a longer one, a JWT for example",
+                    KeyForm::Word => {
+                        "; add --allow-token68 to accept a longer one (a JWT, for example)"
+                    }
                     KeyForm::Token68 => "",
                 };
                 write!(f, "API key is too large: at most {} bytes{more}", form.longest())
@@ -167,7 +169,7 @@ impl fmt::Display for KeyError {
             ),
             KeyError::Memory(error) => write!(
                 f,
-                "no memory fit to hold the API key ({error}); raise the limit on locked memory \
+                "no memory that can hold the API key safely ({error}); raise the limit on locked memory \
                  (ulimit -l) to {} KiB or more",
                 locked_kib(sys::page_size())
             ),
@@ -500,7 +502,7 @@ mod tests {
             (b"\"sk-123\"", Misfit::Byte(1, "a quotation mark")),
             (b"sk-1\t", Misfit::Byte(5, "a tab")),
             (b"sk-1\x1b", Misfit::Byte(5, "a control character")),
-            (b"sk-\xc3\xa9", Misfit::Byte(4, "no ASCII")),
+            (b"sk-\xc3\xa9", Misfit::Byte(4, "not ASCII")),
             (b"sk,1", Misfit::Byte(3, "a punctuation mark")),
             (b"sk.1 2", Misfit::Byte(3, "one of . ~ + / =")),
             (b"=", Misfit::Byte(1, "one of . ~ + / =")),

@@ -121,12 +121,12 @@ pub fn wipe_copies(credential: &mut Credential) -> Vec<String> {
                 let plain = !name.is_empty() && name.iter().all(is_plain);
                 let name = if plain { String::from_utf8_lossy(name) } else { "NAME".into() };
                 format!(
-                    "the key also stood in the environment, in {name}, where it is wiped now; start \
-                     the relay by env -u {name}"
+                    "the key was also in the environment variable {name}, where it has been wiped; \
+                     start the relay with env -u {name}"
                 )
             }
-            KeyCopy::Arguments => "the key also stood in the arguments, where it is wiped now; who \
-                                   looked at them saw it: change it"
+            KeyCopy::Arguments => "the key was also in the arguments, where it has been wiped; \
+                                   other users could read it there, so replace the key"
                 .to_owned(),
         });
     });

@@ -481,7 +481,7 @@ fn a_key_that_also_stands_in_the_arguments_is_wiped_there_and_reported() {
     // Port 0 is any; a name of a file may be anything.
     let file = std::env::temp_dir().join(format!("{key}.json"));
     let relay = Relay::bare().key(&key).args(["--server-info", file.to_str().unwrap()]).start();
-    relay.line_with("the key also stood in the arguments");
+    relay.line_with("the key was also in the arguments");
     let arguments = std::fs::read(format!("/proc/{}/cmdline", relay.pid())).unwrap();
     drop(relay);
     let _ = std::fs::remove_file(file);
@@ -560,9 +560,9 @@ fn check_looks_at_the_key_file_and_does_not_read_it() {
 #[test]
 fn what_kind_of_byte_stands_where_is_told_and_the_flag_only_where_it_helps() {
     for (key, want, helps) in [
-        ("Bearer sk-0123", "\"Bearer \" stands before it", false),
-        ("OPENAI_API_KEY=sk-0123", "NAME= stands before it", false),
-        ("\u{feff}sk-0123", "a byte order mark stands before it", false),
+        ("Bearer sk-0123", "it begins with \"Bearer \"", false),
+        ("OPENAI_API_KEY=sk-0123", "it begins with NAME=", false),
+        ("\u{feff}sk-0123", "it begins with a byte order mark", false),
         ("sk-01 23", "byte 6 is a space", false),
         ("'sk-0123'", "byte 1 is a quotation mark", false),
         ("sk-0123.x y", "byte 8 is one of", false),

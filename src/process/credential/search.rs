@@ -41,7 +41,7 @@ use std::ops::Range;
 use zeroize::Zeroize;
 
 use crate::process::sys;
-use crate::process::sys::windows::{self, BLOCK, FILTER_BYTES, Factors, Filter};
+use crate::process::sys::windows::{self, BLOCK, FILTER_BYTES, Factors, HashFilter};
 
 /// The shortest key that is searched for, in bytes. Half of a shorter key is likely by chance.
 const SHORTEST_KEY: usize = 16;
@@ -263,7 +263,7 @@ fn first_place(hash: u32) -> usize {
 /// A view of the tables for one search.
 struct Tables<'a> {
     factors: Factors,
-    filter: &'a Filter,
+    filter: &'a HashFilter,
     offsets: &'a [[u8; 2]],
     part: &'a [u8],
     collisions: &'a mut u32,

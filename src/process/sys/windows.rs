@@ -5,7 +5,7 @@ pub const FILTER_BYTES: usize = 8 * 1024;
 
 /// For each hash two bits in one word. The word's number is the hash's highest 11 bits; the numbers
 /// of the two bits are the next five bits and the five bits below these.
-pub type Filter = [[u8; 4]; FILTER_BYTES / 4];
+pub type HashFilter = [[u8; 4]; FILTER_BYTES / 4];
 
 /// One for each four bytes of the widest window. All odd.
 pub type Factors = [u32; 5];
@@ -22,7 +22,7 @@ pub const BLOCK: usize = 8;
 /// the same number that `Tables::hash` gives.
 #[inline]
 pub fn unlisted_blocks<const WIDTH: usize, const STRIDE: usize>(
-    filter: &Filter,
+    filter: &HashFilter,
     factors: &Factors,
     text: &[u8],
 ) -> Option<usize> {
@@ -39,7 +39,7 @@ pub fn unlisted_blocks<const WIDTH: usize, const STRIDE: usize>(
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK, Factors, Filter};
+    use super::{BLOCK, Factors, HashFilter};
 
     // A closure that the standard library calls would not be compiled for AVX2: hence the loops.
 
@@ -69,7 +69,7 @@ mod avx2 {
 
     #[target_feature(enable = "avx2")]
     pub(super) fn unlisted_blocks<const WIDTH: usize, const STRIDE: usize>(
-        filter: &Filter,
+        filter: &HashFilter,
         factors: &Factors,
         text: &[u8],
     ) -> usize {
@@ -102,7 +102,7 @@ mod avx2 {
     /// processors much longer.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn is_any_listed(filter: &Filter, hashes: __m256i) -> bool {
+    fn is_any_listed(filter: &HashFilter, hashes: __m256i) -> bool {
         let places = _mm256_srli_epi32::<21>(hashes);
         let (low, high) = (_mm256_castsi256_si128(places), _mm256_extracti128_si256::<1>(places));
         let (ab, cd) = (_mm_cvtsi128_si64(low), _mm_extract_epi64::<1>(low));
@@ -127,7 +127,7 @@ mod avx2 {
 
     /// The filter's word at this place, which the lowest bits give.
     #[inline(always)]
-    fn word(filter: &Filter, place: i64) -> i32 {
+    fn word(filter: &HashFilter, place: i64) -> i32 {
         i32::from_le_bytes(filter[place as usize % filter.len()])
     }
 }
