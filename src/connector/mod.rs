@@ -37,6 +37,7 @@ use crate::http1::url::Host;
 use crate::process::confine::{ReadBack, Sandbox};
 use crate::process::harden::{self, HardenError};
 use crate::process::protections::ConnectorProtections;
+use crate::process::signals::HARMLESS;
 use crate::process::sys::child::{self, Disposition};
 use crate::process::sys::fd_passing::{message_pair, receive_message, send_message};
 use crate::process::sys::{self, Standard};
@@ -234,16 +235,8 @@ fn leave(link: OwnedFd) -> Option<OwnedFd> {
     }
     // These signals may reach the loop too, which lets exchanges under way finish. The connector
     // must survive them and ends with the loop.
-    for signal in [
-        libc::SIGTERM,
-        libc::SIGINT,
-        libc::SIGHUP,
-        libc::SIGQUIT,
-        libc::SIGUSR1,
-        libc::SIGUSR2,
-        libc::SIGALRM,
-        libc::SIGPIPE,
-    ] {
+    let ending = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE];
+    for signal in ending.into_iter().chain(HARMLESS) {
         child::set_disposition(signal, Disposition::Ignored);
     }
     sys::new_session().ok()?;

@@ -44,6 +44,9 @@ pub const SLOW_AGAIN: Duration = Duration::from_secs(300);
 pub const REFUSALS: Duration = Duration::from_secs(1);
 /// How long the end of the program waits for stderr.
 pub const LOG_FLUSH: Duration = Duration::from_millis(500);
+/// A signal that comes within this time after the relay has begun to drain is the same request to
+/// end, not a second one.
+pub const SAME_REQUEST: Duration = Duration::from_millis(250);
 /// The default of `--grace`.
 pub const GRACE: Duration = Duration::from_secs(1);
 

@@ -11,8 +11,9 @@ use libc::c_int;
 use super::sys::{self, SignalFd};
 
 /// Signals that tools send for reasons of their own (log rotation, timers, supervisors). By default
-/// each would kill the process and leave its server-info file behind. They are ignored.
-const HARMLESS: [c_int; 8] = [
+/// each would kill the process and leave its server-info file behind. They are ignored, by the
+/// connector too: tools that signal by name reach both processes.
+pub const HARMLESS: [c_int; 8] = [
     libc::SIGUSR1,
     libc::SIGUSR2,
     libc::SIGALRM,

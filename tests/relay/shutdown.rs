@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::lifecycle::{Folder, SHUTDOWN, halfway, idle};
-use super::support::relay::{Starter, end_of, ends};
-use super::support::{End, Relay, Upstream, comes, needs_root, ok, post, quiet, wait_for};
+use super::support::relay::{Starter, emulated, end_of, ends};
+use super::support::{End, Relay, Upstream, comes, needs_root, ok, pace, post, quiet, wait_for};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -101,12 +101,54 @@ fn a_second_signal_ends_it_at_once() {
         let mut idle = idle(&relay);
         relay.signal(libc::SIGTERM);
         idle.expect_end(End::Fin);
-        relay.signal(second);
+        assert_eq!(said(&relay, "ending").split_once(',').unwrap().0, "SIGTERM");
+        // Right behind the first it counts as the same.
+        while quiet(&client.stream, Duration::from_millis(50)) {
+            relay.signal(second);
+        }
         client.expect_end(End::Reset);
         assert_eq!(relay.exit_code(), 0);
         let name = if second == libc::SIGTERM { "SIGTERM" } else { "SIGINT" };
         assert_eq!(said(&relay, "ended"), format!("{name}, 1 exchange cut off"));
     }
+}
+
+/// Ctrl-C reaches a launcher and the relay, and then the launcher passes it on.
+#[test]
+fn a_signal_that_comes_twice_within_a_moment_counts_once() {
+    // On a busy machine the second one may take longer than that moment.
+    let survives = (0..20).any(|_| {
+        let (_upstream, mut relay, mut client, go) =
+            halfway(|url| Relay::to(url).args(["--grace", "60"]).start());
+        relay.signal(libc::SIGINT);
+        assert!(said(&relay, "ending").starts_with("SIGINT, 1 exchange under way"));
+        relay.signal(libc::SIGINT);
+        go.signal();
+        let (rest, _) = client.rest();
+        assert_eq!(relay.exit_code(), 0);
+        rest == b"lf"
+    });
+    assert!(survives, "the exchange is always cut off");
+}
+
+#[test]
+fn a_hang_up_and_a_connector_that_ends_do_not_cut_a_drain_short() {
+    let (_main, name) = terminal();
+    let (_upstream, mut relay, mut client, go) =
+        halfway(|url| at(Relay::to(url).args(["--grace", "60"]), &name).start());
+    relay.signal(libc::SIGTERM);
+    said(&relay, "ending");
+    // Longer than the moment in which no signal counts.
+    pace(Duration::from_millis(400));
+    relay.signal(libc::SIGHUP);
+    if !emulated() {
+        super::connector::signal(super::connector::connector(&relay), libc::SIGKILL);
+    }
+    assert!(quiet(&client.stream, SECOND / 4), "the exchange goes on");
+    go.signal();
+    assert_eq!(client.take(2), b"lf");
+    relay.wait();
+    assert_eq!(said(&relay, "ended"), "SIGTERM, 0 exchanges cut off");
 }
 
 #[test]
@@ -151,7 +193,7 @@ fn a_request_that_comes_together_with_the_signal_is_served() {
 }
 
 /// Signals that must neither end the relay nor leave its file behind.
-const HARMLESS: [i32; 9] = [
+pub const HARMLESS: [i32; 9] = [
     libc::SIGUSR1,
     libc::SIGUSR2,
     libc::SIGALRM,
@@ -259,7 +301,7 @@ fn a_shell_that_puts_it_into_the_background_protects_it_from_its_own_interrupts(
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
 fn as_the_first_process_of_a_container_it_ends_by_signals() {
-    if super::support::relay::emulated() {
+    if emulated() {
         return;
     }
     needs_root();
@@ -318,6 +360,19 @@ fn a_terminal_that_hangs_up_ends_it() {
     let mut relay = at(Relay::bare(), &name).start();
     drop(main);
     assert_eq!(said(&relay, "ending"), "SIGHUP, 0 exchanges");
+    assert_eq!(relay.exit_code(), 0);
+}
+
+#[test]
+fn a_terminal_that_hangs_up_leaves_a_relay_alone_that_ignored_hang_ups_at_its_start() {
+    // As nohup(1) starts it.
+    let (main, name) = terminal();
+    let mut relay = ignoring(at(Relay::bare(), &name), &[libc::SIGHUP]).start();
+    drop(main);
+    relay.signal(libc::SIGHUP);
+    serves(&mut relay);
+    relay.signal(libc::SIGTERM);
+    assert_eq!(said(&relay, "ending"), "SIGTERM, 0 exchanges");
     assert_eq!(relay.exit_code(), 0);
 }
 

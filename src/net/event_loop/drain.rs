@@ -23,7 +23,7 @@ impl EventLoop {
     }
 
     /// Begins to drain if there is a cause. Breaks when no exchange is left to wait for, or at a
-    /// second cause.
+    /// second signal.
     pub(super) fn end(&mut self, now: Instant) -> ControlFlow<()> {
         let cause = match self.signalled.take() {
             Some(signal) => Some(DrainCause::Signal(signal)),
@@ -35,19 +35,13 @@ impl EventLoop {
             (None, Some(cause)) => (self.begin_drain(cause, now), None),
             (Some(drain), cause) => (drain, cause),
         };
-        let end = match cause {
-            // A terminal that hangs up signals twice, from the kernel and from the shell.
-            None
-            | Some(
-                DrainCause::Shutdown
-                | DrainCause::ConnectorFailed
-                | DrainCause::Signal(EndSignal::HangUp),
-            ) => match self.busy() {
+        let end = match cause.filter(|again| drain.is_cut_short_by(*again, now)) {
+            Some(again) => again.name(),
+            None => match self.busy() {
                 0 => drain.cause.name(),
                 _ if now >= drain.by => "--grace",
                 _ => return ControlFlow::Continue(()),
             },
-            Some(again) => again.name(),
         };
         self.cut_off(end, drain, now);
         ControlFlow::Break(())
@@ -69,7 +63,8 @@ impl EventLoop {
                 AfterTurn::Again
             });
         }
-        let drain = Drain { cause, by: now + self.grace, exchanges: self.busy() };
+        let (begun, by) = (now, now + self.grace);
+        let drain = Drain { cause, begun, by, exchanges: self.busy() };
         self.drain = Some(drain);
         self.state.log.event(&report::drain(cause.name(), drain.exchanges, self.grace));
         drain
