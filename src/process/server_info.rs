@@ -8,7 +8,8 @@
 //! |---|---|
 //! | nothing, a regular file, a link | a new file is renamed in its folder: the line appears whole |
 //! | a regular file in a folder where that is impossible | the line is written into the file |
-//! | a character device, a FIFO, `/dev/stdout` | the line is written to it |
+//! | a character device, a FIFO | the line is written to it |
+//! | `/dev/stdout`, `/dev/stderr` | the line is written to that descriptor, as it is open already |
 //!
 //! Every path is walked component by component. `Folder` says which links and folders are accepted.
 
@@ -19,7 +20,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -64,9 +65,7 @@ impl ServerInfo {
         let line = format!("{{\"port\":{port},\"pid\":{pid}}}\n").into_bytes();
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         if is_closed_descriptor(path) {
-            return Err(io::Error::other(
-                "all descriptors but stdout and stderr are closed at the start",
-            ));
+            return Err(closed_descriptor());
         }
         let name = CString::new(name.as_bytes())?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -79,11 +78,14 @@ impl ServerInfo {
             Ok((Kind::Link, owner)) => {
                 // A link of another user is replaced, whatever file it leads to.
                 let is_trusted = folder.owner_is_trusted && is_trusted(owner);
-                if is_trusted && is_stream(path, &folder, &name) {
-                    return ServerInfo::stream(path, line);
+                if is_trusted && let Some(standard) = standard_descriptor(path, &folder, &name) {
+                    return ServerInfo::stream(File::from(standard?), line);
+                }
+                if is_trusted && is_stream(path) {
+                    return ServerInfo::stream(open_stream(path)?, line);
                 }
             }
-            Ok((Kind::Other, _)) => return ServerInfo::stream(path, line),
+            Ok((Kind::Other, _)) => return ServerInfo::stream(open_stream(path)?, line),
         }
         let beside = match folder.owner_is_trusted {
             true => create_beside(&folder, &name),
@@ -156,16 +158,7 @@ impl ServerInfo {
         Ok(())
     }
 
-    fn stream(path: &Path, line: Vec<u8>) -> io::Result<ServerInfo> {
-        let mut options = File::options();
-        std::os::unix::fs::OpenOptionsExt::custom_flags(
-            options.write(true),
-            libc::O_NONBLOCK | libc::O_NOCTTY,
-        );
-        let file = options.open(path).map_err(|error| match error.raw_os_error() {
-            Some(libc::ENXIO) => io::Error::other("nobody reads it"),
-            _ => error,
-        })?;
+    fn stream(file: File, line: Vec<u8>) -> io::Result<ServerInfo> {
         if file.metadata()?.file_type().is_block_device() {
             return Err(io::Error::other("it is a block device"));
         }
@@ -221,10 +214,10 @@ impl Drop for ServerInfo {
             Way::Beside { folder, temporary, .. } => {
                 let _ = paths::remove_at(folder.fd.as_fd(), temporary);
             }
-            Way::Renamed => drop(self.file.set_len(0)),
-            // The next relay may already have written its own line into the same file.
-            Way::InPlace if self.has_our_line() => drop(self.file.set_len(0)),
-            Way::InPlace | Way::Stream => {}
+            // The next relay may already have written its own line into the same file, also into
+            // one that this relay has made.
+            Way::Renamed | Way::InPlace if self.has_our_line() => drop(self.file.set_len(0)),
+            Way::Renamed | Way::InPlace | Way::Stream => {}
         }
     }
 }
@@ -256,15 +249,43 @@ fn is_refusal(error: &io::Error) -> bool {
         )
 }
 
-/// Whether this is a link to a character device or FIFO, or to a descriptor such as `/dev/stdout`.
-fn is_stream(path: &Path, folder: &Folder, name: &CString) -> bool {
+/// A copy of stdout or stderr, if the path names it; an error, if it names another descriptor of
+/// this process, such as `/dev/stdin`. To open the path would be another thing: the
+/// offset would be that of the beginning, where a log may stand, and a socket cannot be opened.
+fn standard_descriptor(
+    path: &Path,
+    folder: &Folder,
+    name: &CString,
+) -> Option<io::Result<OwnedFd>> {
     let target = paths::read_link_at(folder.fd.as_fd(), name).unwrap_or_default();
-    let is_descriptor = target.starts_with(b"/proc/self/fd/") || is_of_proc(path);
-    is_descriptor
+    let number = match target.strip_prefix(b"/proc/self/fd/") {
+        Some(number) => number,
+        None if is_own_descriptor(path) => name.as_bytes(),
+        None => return None,
+    };
+    match number {
+        b"1" => Some(io::stdout().as_fd().try_clone_to_owned()),
+        b"2" => Some(io::stderr().as_fd().try_clone_to_owned()),
+        _ => Some(Err(closed_descriptor())),
+    }
+}
+
+/// Whether this is a link to a character device or FIFO, or to a descriptor of another process.
+fn is_stream(path: &Path) -> bool {
+    is_of_proc(path)
         || fs::metadata(path).is_ok_and(|found| {
             let kind = found.file_type();
             kind.is_char_device() || kind.is_fifo()
         })
+}
+
+fn open_stream(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    options.open(path).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENXIO) => io::Error::other("nobody reads it"),
+        _ => error,
+    })
 }
 
 /// Whether the path names a file of `/proc/PID/fd`, perhaps by the name `/dev/fd`.
@@ -273,13 +294,21 @@ fn is_of_proc(path: &Path) -> bool {
     folder.is_some_and(|folder| folder.starts_with("/proc") && folder.ends_with(OsStr::new("fd")))
 }
 
+fn closed_descriptor() -> io::Error {
+    io::Error::other("all descriptors but stdout and stderr are closed at the start")
+}
+
 /// Whether the path names a descriptor of this process other than stdout and stderr. The caller's
 /// descriptor is closed by now, and its number may belong to another file.
 fn is_closed_descriptor(path: &Path) -> bool {
-    let folder = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
-    let is_own = folder.is_some() && folder == fs::canonicalize("/proc/self/fd").ok();
     let name = path.file_name().map(OsStr::as_bytes);
-    is_own && !matches!(name, Some(b"1" | b"2"))
+    is_own_descriptor(path) && !matches!(name, Some(b"1" | b"2"))
+}
+
+/// Whether the path names a descriptor of this process.
+fn is_own_descriptor(path: &Path) -> bool {
+    let folder = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
+    folder.is_some() && folder == fs::canonicalize("/proc/self/fd").ok()
 }
 
 /// Makes a new file with a temporary name in the same folder. O_EXCL follows no link and opens no

@@ -232,11 +232,13 @@ impl<'a> Keyed<'a> {
         };
         let port = listeners.port;
         let server_info = open_server_info(config, port)?;
-        let of_file = server_info.as_ref().zip(config.server_info.as_deref());
-        plan.warnings.extend(of_file.and_then(|(info, path)| info.warning(path)));
+        let with_path = server_info.as_ref().zip(config.server_info.as_deref());
+        plan.warnings.extend(with_path.and_then(|(info, path)| info.warning(path)));
         harden::drop_privileges(plan.user)?;
+        // A stream is not emptied: it may be the log.
+        let of_file = server_info.as_ref().filter(|info| info.is_file());
         let sandbox = plan.sandbox.with_descriptors(Descriptors {
-            server_info: server_info.as_ref().map(|file| file.as_fd().as_raw_fd()),
+            server_info: of_file.map(|file| file.as_fd().as_raw_fd()),
             ..plan.descriptors
         });
         let so_far = ProtectionsSoFar {

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
@@ -105,6 +106,25 @@ fn in_place_a_relay_that_ends_leaves_its_successors_line_alone() {
     assert_eq!(fs::read(&info).unwrap(), b"");
 }
 
+/// The file belongs to the first relay's user, so the second one, of root, writes in place.
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_relay_that_ends_leaves_the_line_alone_that_its_successor_wrote_into_its_file() {
+    needs_root();
+    let folder = Folder::new("own-file");
+    chown(&folder.0, Some(OWNER), None).unwrap();
+    let info = folder.file("info");
+    let first = with_info(Relay::bare(), &info).run_by(OWNER).start();
+    let inode = fs::metadata(&info).unwrap().ino();
+    assert_eq!(fs::read_to_string(&info).unwrap(), line(&first));
+    let second = with_info(Relay::bare(), &info).start();
+    assert_eq!(fs::metadata(&info).unwrap().ino(), inode, "not in place");
+    end(first);
+    assert_eq!(fs::read_to_string(&info).unwrap(), line(&second));
+    end(second);
+    assert_eq!(fs::read(&info).unwrap(), b"");
+}
+
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
 fn a_file_that_is_a_mount_of_its_own_is_written_in_place() {
@@ -143,25 +163,7 @@ fn a_file_that_is_a_mount_is_emptied_though_the_relay_was_killed() {
     relay.signal(libc::SIGKILL);
     assert_eq!(relay.exit_code(), -libc::SIGKILL);
     wait_for(|| fs::read(&shared).unwrap().is_empty());
-}
-
-#[test]
-#[cfg_attr(not(root), ignore = "needs root")]
-fn in_place_the_file_is_emptied_after_the_relay_was_killed() {
-    needs_root();
-    let folder = Folder::new("killed-mount");
-    let (info, shared) = (folder.file("info"), folder.file("shared"));
-    fs::write(&info, "").unwrap();
-    fs::write(&shared, "").unwrap();
-    let mounting = "mount --bind \"$0\" \"$1\"; shift; exec \"$@\"";
-    let tool = ["unshare", "--mount", "sh", "-ec", mounting];
-    let paths = [shared.to_str().unwrap(), info.to_str().unwrap()];
-    let inode = fs::metadata(&shared).unwrap().ino();
-    let relay = with_info(Relay::under(&[&tool[..], &paths].concat()), &info).start();
-    assert_eq!(fs::read_to_string(&shared).unwrap(), line(&relay));
-    relay.signal(libc::SIGKILL);
-    wait_for(|| fs::read(&shared).unwrap().is_empty());
-    assert_eq!(fs::metadata(&shared).unwrap().ino(), inode);
+    assert_eq!(fs::read(&info).unwrap(), b"", "the file below the mount");
 }
 
 #[test]
@@ -171,8 +173,11 @@ fn a_descriptor_that_the_caller_had_open_is_refused_and_never_another_under_its_
     let (number, path) = (file.as_raw_fd(), format!("/dev/fd/{}", file.as_raw_fd()));
     let few: Vec<String> = (3..12).chain([0]).map(|number| format!("/dev/fd/{number}")).collect();
     let own = format!("/proc/self/fd/{number}");
-    for path in few.iter().chain([&path, &own]) {
-        let starter = with_info(Relay::bare(), Path::new(path));
+    let stdin = "/dev/stdin".to_owned();
+    // Other users than root cannot damage /dev.
+    let tool = if is_root() { OWN_DEVICES } else { &[] };
+    for path in few.iter().chain([&path, &own, &stdin]) {
+        let starter = with_info(Relay::under(tool), Path::new(path));
         let starter = starter.command(|command| inherit(command, file.as_raw_fd()));
         let (code, _, err) = starter.run(b"key\n");
         assert_eq!(code, 1, "{path}: {err}");
@@ -188,7 +193,8 @@ const OWN_DEVICES: &[&str] = &[
     "sh",
     "-ec",
     "mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; mknod /dev/disk b 7 99; \
-     ln -s /proc/self/fd /dev/fd; ln -s /proc/self/fd/1 /dev/stdout; exec \"$0\" \"$@\"",
+     ln -s /proc/self/fd /dev/fd; ln -s /proc/self/fd/0 /dev/stdin; \
+     ln -s /proc/self/fd/1 /dev/stdout; ln -s /proc/self/fd/2 /dev/stderr; exec \"$0\" \"$@\"",
 ];
 
 #[test]
@@ -241,6 +247,48 @@ fn a_device_and_standard_output_are_written_to_and_never_replaced() {
     }
     let (code, _, err) = with_info(Relay::under(OWN_DEVICES), Path::new("/dev/disk")).run(b"key\n");
     assert_eq!(code, 1, "{err}");
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_log_on_standard_output_or_error_gets_the_line_at_its_end_and_a_socket_gets_it_too() {
+    needs_root();
+    let folder = Folder::new("log");
+    let log = folder.file("log");
+    let before = "what the log held before, and keeps\n";
+    for path in ["/dev/stdout", "/dev/fd/1", "/dev/stderr", "/proc/self/fd/2"] {
+        fs::write(&log, before).unwrap();
+        let stream = File::options().append(true).open(&log).unwrap();
+        let starter = with_info(Relay::under(OWN_DEVICES), Path::new(path));
+        let number = if path.ends_with("stderr") || path.ends_with('2') { 2 } else { 1 };
+        let starter = starter.command(|command| give(command, stream.as_raw_fd(), number));
+        let mut relay = starter.spawn(std::process::Stdio::piped());
+        wait_for(|| fs::read_to_string(&log).unwrap().contains("\"pid\":"));
+        relay.signal(libc::SIGTERM);
+        assert_eq!(relay.exit_code(), 0);
+        let text = fs::read_to_string(&log).unwrap();
+        assert!(text.starts_with(&format!("{before}{{\"port\":")), "{path}: {text}");
+        assert!(text.contains(&format!(",\"pid\":{}}}\n", relay.pid())), "{path}: {text}");
+    }
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let starter = with_info(Relay::under(OWN_DEVICES), Path::new("/dev/stdout"));
+    let relay = starter.command(|command| give(command, theirs.as_raw_fd(), 1)).start();
+    ours.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut text = String::new();
+    BufReader::new(ours).read_line(&mut text).unwrap();
+    assert_eq!(text, line(&relay));
+    end(relay);
+}
+
+/// The relay has this descriptor of the test under another number.
+fn give(command: &mut std::process::Command, fd: i32, number: i32) {
+    let dup = move || {
+        // SAFETY: dup2(2) is safe to call between fork and exec.
+        unsafe { libc::dup2(fd, number) };
+        Ok(())
+    };
+    // SAFETY: the closure does no more than that.
+    unsafe { command.pre_exec(dup) };
 }
 
 #[test]
