@@ -433,6 +433,13 @@ fn a_connection_that_is_refused_at_the_end_is_refused_by_the_kernel() {
     assert!(quiet(&client.stream, SECOND / 4), "the exchange goes on");
 }
 
+/// How often a process has waited for something; also for being continued.
+fn switches(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches:")).unwrap();
+    line.rsplit('\t').next().unwrap().parse().unwrap()
+}
+
 /// Waits until a process is stopped by a signal.
 fn wait_until_stopped(pid: u32) {
     wait_for(|| {
@@ -452,16 +459,21 @@ fn in_the_background_of_a_terminal_it_waits_with_echo_on() {
     use std::io::Write;
     let (mut main, name) = terminal();
     let folder = Folder::new("jobs");
-    let [info, pid, go] = ["info", "pid", "go"].map(|name| folder.file(name));
-    let path = std::ffi::CString::new(go.to_str().unwrap()).unwrap();
-    // SAFETY: the path is a valid C string.
-    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    let [info, pid] = ["info", "pid"].map(|name| folder.file(name));
+    // A FIFO for each step: the writer of the last one may not have closed it yet.
+    let steps = [1, 2, 3].map(|step| folder.file(&step.to_string()));
+    for step in &steps {
+        let path = std::ffi::CString::new(step.to_str().unwrap()).unwrap();
+        // SAFETY: the path is a valid C string.
+        assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    }
+    let [first, second, third] = [0, 1, 2].map(|step| steps[step].display());
     let script = format!(
-        "set -m; {} --server-info {} & echo $! > {}; read x < {go}; fg %1; bg %1; read x < {go}; fg %1",
+        "set -m; {} --server-info {} & echo $! > {}; read x < {first}; fg %1; \
+         read x < {second}; bg %1; read x < {third}; fg %1",
         super::support::relay::binary(),
         info.display(),
         pid.display(),
-        go = go.display(),
     );
     let tty = std::fs::File::options().read(true).write(true).open(&name).unwrap();
     let mut shell = Command::new("sh");
@@ -482,14 +494,19 @@ fn in_the_background_of_a_terminal_it_waits_with_echo_on() {
     let pid: u32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
     wait_until_stopped(pid);
     assert!(has_echo(&main), "the shell's user types blindly");
-    fs::write(&go, "\n").unwrap();
+    fs::write(&steps[0], "\n").unwrap();
     shows(&mut main, "API key");
     wait_for(|| !has_echo(&main));
     // Ctrl-Z; the shell lets it go on in the background, where it stops again.
     main.write_all(&[26]).unwrap();
     wait_for(|| has_echo(&main));
     wait_until_stopped(pid);
-    fs::write(&go, "\n").unwrap();
+    let before = switches(pid);
+    fs::write(&steps[1], "\n").unwrap();
+    wait_for(|| switches(pid) > before);
+    // A shell that continues it while it is about to stop would wait for ever.
+    wait_until_stopped(pid);
+    fs::write(&steps[2], "\n").unwrap();
     shows(&mut main, "API key");
     wait_for(|| !has_echo(&main));
     main.write_all(b"sk-key\n").unwrap();
