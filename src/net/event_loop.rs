@@ -2,8 +2,7 @@
 //! sessions, act on deadlines.
 //!
 //! Each socket is registered once, for both directions and edge-triggered. [`super::socket`]
-//! remembers what events said until a read or a write shows that it no longer holds, so nothing is
-//! ever registered again.
+//! remembers readiness until a read or a write clears it, so no socket is registered again.
 
 mod accept;
 mod cause;
@@ -66,7 +65,7 @@ pub struct EventLoop {
     allowed_users: Option<AllowedUsers>,
     sandbox: Sandbox,
     signals: Signals,
-    /// A signal of this pass that ends the relay.
+    /// The signal of this pass that ends the relay.
     signalled: Option<EndSignal>,
     grace: Duration,
     server_info: Option<ServerInfo>,
@@ -77,7 +76,7 @@ pub struct EventLoop {
     state: LoopState,
     buffers: Buffers,
     turns: Turns,
-    /// Unowned upstream connections that events of this pass have named.
+    /// Unowned upstream connections that had an event in this pass.
     unowned_ready: Vec<SlotId>,
     /// Connections between accept and admission. Empty outside of [`EventLoop::accept`].
     accepted: VecDeque<Accepted>,
@@ -89,7 +88,8 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// Does all that can fail. Returns once the other threads run and have confined themselves.
+    /// Sets everything up that can fail. Returns once the other threads run and have confined
+    /// themselves.
     pub fn new(setup: LoopSetup) -> io::Result<EventLoop> {
         let poll = Poll::new()?;
         let mut listeners = Vec::new();
@@ -208,7 +208,7 @@ impl EventLoop {
             self.expire(now);
             self.log_refusals(now);
             // After the turns, so that a request that came together with a signal is served.
-            if self.end(now).is_break() {
+            if self.advance_drain(now).is_break() {
                 return Ok(self.failed.map_or(Ok(()), Err));
             }
         }
@@ -232,7 +232,7 @@ impl EventLoop {
         Some(next.saturating_duration_since(now))
     }
 
-    /// Notes what an event says.
+    /// Records the readiness that an event reports, and queues the session that it concerns.
     fn note(&mut self, event: &Event, now: Instant) {
         match event.token() {
             token if LISTENERS.contains(&token) => {
@@ -241,8 +241,8 @@ impl EventLoop {
                 }
                 self.accepting.note_event();
             }
-            SIGNALS => self.take_signals(),
-            CONNECTOR => self.dialed(),
+            SIGNALS => self.note_signals(),
+            CONNECTOR => self.receive_replies(),
             token => match SlotId::of(token) {
                 (id, Side::Client) => self.note_client(id, event, now),
                 (id, Side::Upstream) => self.note_upstream(id, event),
@@ -260,7 +260,7 @@ impl EventLoop {
             // upstream connection that this session leaves.
             self.run_session(id, now, Session::take_turn);
         } else {
-            self.wants_turn(id);
+            self.queue_turn(id);
         }
     }
 
@@ -270,13 +270,13 @@ impl EventLoop {
         };
         up.note(event);
         match up.owner() {
-            Some(owner) => self.wants_turn(owner),
+            Some(owner) => self.queue_turn(owner),
             None => self.unowned_ready.push(id),
         }
     }
 
     /// Queues a session for a turn in this pass.
-    fn wants_turn(&mut self, id: SlotId) {
+    fn queue_turn(&mut self, id: SlotId) {
         if let Some(session) = self.sessions.get(id) {
             self.turns.push(session.client.user, id, session.load);
         }

@@ -1,4 +1,4 @@
-//! What the sessions of the loop share, and what one of them gets for its turn.
+//! The state that all sessions share, and the context of one turn.
 
 use std::time::Instant;
 
@@ -17,25 +17,25 @@ use crate::http1::gather::GatherList;
 use crate::process::credential::Credential;
 use crate::process::token::ClientToken;
 
-/// What all sessions share.
+/// The state that all sessions share.
 pub struct LoopState {
-    /// How the upstream is reached.
+    /// How upstream connections are made.
     pub origin: Origin,
     /// The key.
     pub credential: Credential,
     /// Upstream connections.
     pub upstreams: Slots<Upstream>,
-    /// The idle ones among them, and at most one that is being made ahead of a request.
+    /// The idle ones among them, and the preconnect.
     pub pool: Pool,
-    /// When to look at which connection again.
+    /// When each connection has to be looked at without an event.
     pub deadlines: Deadlines,
-    /// Where sockets are registered.
+    /// Registers sockets with the poll.
     pub registry: Registry,
     /// The output of one step of an exchange.
     pub outgoing: GatherList,
-    /// The Date of responses.
+    /// The Date field of local responses.
     pub date: DateClock,
-    /// `--client-token-file`.
+    /// The token of `--client-token-file`.
     pub client_token: Option<ClientToken>,
     /// Bytes of all request heads that are buffered.
     pub head_bytes: usize,
@@ -51,7 +51,7 @@ pub struct LoopState {
     pub shutdown: bool,
 }
 
-/// Memory for reads and for TLS: filled and emptied within one turn.
+/// The scratch buffers for reads and TLS. They are filled and emptied within one turn.
 pub struct Buffers {
     /// Reads from clients.
     pub client: Scratch,
@@ -59,9 +59,9 @@ pub struct Buffers {
     pub upstream: TlsScratch,
 }
 
-/// One turn of a session at the loop.
+/// The context of one turn of a session.
 pub struct Turn<'a> {
-    /// What all sessions share.
+    /// The state that all sessions share.
     pub state: &'a mut LoopState,
     /// The time of this pass of the loop.
     pub now: Instant,
@@ -70,16 +70,15 @@ pub struct Turn<'a> {
 }
 
 impl LoopState {
-    /// A connection made ahead of a request would serve this user's next one: none is idle, and
-    /// none is being made already.
+    /// A preconnect would serve this user's next request: no usable connection is idle, and no
+    /// preconnect is being made.
     pub fn needs_preconnect(&mut self, user: UserIndex, now: Instant) -> bool {
         self.requests_left > 0
             && !self.pool.is_preconnecting()
             && !self.pool.is_ready(user, &mut self.upstreams, now)
     }
 
-    /// Takes an unowned connection a step further. An idle one receives session tickets, or its
-    /// end.
+    /// Advances an unowned connection. An idle one receives session tickets, or its end.
     pub fn advance_unowned(&mut self, id: SlotId, scratch: &mut TlsScratch, now: Instant) {
         let LoopState { origin, upstreams, pool, deadlines, registry, .. } = self;
         let Some(up) = upstreams.get(id).filter(|up| up.owner().is_none()) else {
@@ -90,7 +89,7 @@ impl LoopState {
         if up.advance(origin, registry, scratch, now).is_err()
             || up.connection().is_some_and(|up| !up.is_still_idle(scratch))
         {
-            // The next request has another connection made, and its client is told of a failure.
+            // The next request makes another connection. If that fails, its client gets the error.
             pool.forget(id);
             upstreams.remove(id);
         } else if !up.is_ready() {

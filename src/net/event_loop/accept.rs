@@ -51,7 +51,7 @@ impl EventLoop {
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => listener.is_waiting = false,
-                    // This client has gone again; another one may wait.
+                    // This client has left; another one may wait.
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     // Out of descriptors or memory: without a pause the loop would spin.
                     _ => {
@@ -126,7 +126,7 @@ impl EventLoop {
         (Admission::Serve, user)
     }
 
-    /// Asks the kernel for the user of each connection, where users are told apart.
+    /// Asks the kernel for the user of each connection, if `--allow-uid` is given.
     fn identify(&mut self, index: usize, now: Instant) {
         let EventLoop { allowed_users, listeners, accepted, accepting, .. } = self;
         let (Some(users), Some(listener)) = (allowed_users, listeners.get(index)) else {

@@ -1,4 +1,4 @@
-//! Why the relay ends, and how long it waits.
+//! Why the relay drains, and until when.
 
 use std::time::Instant;
 

@@ -14,13 +14,13 @@ use crate::net::slots::{Side, SlotId};
 use crate::process::sys;
 
 impl EventLoop {
-    /// The way to the connector.
+    /// The link to the connector.
     pub fn link(&self) -> &Link {
         &self.state.origin.link
     }
 
-    /// Writes to the `--server-info` file where the relay listens, and passes the file to the
-    /// connector. Not earlier: publishing may replace the file by another one.
+    /// Writes the port to the `--server-info` file, and passes the file to the connector. The order
+    /// matters: writing may replace the file by another one.
     pub fn publish(&mut self) -> io::Result<()> {
         let Some(info) = &mut self.server_info else {
             return Ok(());
@@ -32,14 +32,14 @@ impl EventLoop {
         Ok(())
     }
 
-    /// The connector has replied, or is gone.
-    pub(super) fn dialed(&mut self) {
+    /// Takes the replies of the connector, or notes that it has ended.
+    pub(super) fn receive_replies(&mut self) {
         loop {
             match self.state.origin.link.receive() {
                 Ok(None) => return,
                 Ok(Some(dialed)) => match SlotId::of(Token(dialed.id as usize)) {
                     (id, Side::Upstream) => self.settle(id, dialed.result),
-                    // Only upstream connections are asked for.
+                    // The loop asks for upstream connections only.
                     (_, Side::Client) => {}
                 },
                 Err(failed) => return self.connector_failed(failed),
@@ -54,7 +54,7 @@ impl EventLoop {
             Some(up) if up.is_dialing() => {
                 up.dialed(result);
                 match up.owner() {
-                    Some(owner) => self.wants_turn(owner),
+                    Some(owner) => self.queue_turn(owner),
                     None => self.unowned_ready.push(id),
                 }
             }

@@ -1,5 +1,5 @@
-//! The end of the relay: the port is closed, exchanges under way go on, and those that take longer
-//! than `--grace` are cut off.
+//! The drain: the port is closed, exchanges under way continue, and those that take longer than
+//! `--grace` are cut off.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -12,9 +12,9 @@ use crate::net::session::AfterTurn;
 use crate::process::signals::EndSignal;
 
 impl EventLoop {
-    /// Notes the signals that have come. The signals of one pass count as one, the most urgent: a
-    /// supervisor may send SIGHUP right behind SIGTERM.
-    pub(super) fn take_signals(&mut self) {
+    /// Records the signals that have come. The signals of one pass count as one, the most urgent: a
+    /// supervisor may send SIGHUP right after SIGTERM.
+    pub(super) fn note_signals(&mut self) {
         for signal in self.signals.take() {
             if matches!(self.signalled, None | Some(EndSignal::HangUp)) {
                 self.signalled = Some(signal);
@@ -22,9 +22,9 @@ impl EventLoop {
         }
     }
 
-    /// Begins to drain if there is a cause. Breaks when no exchange is left to wait for, or at a
+    /// Begins the drain if there is a cause. Breaks when no exchange is under way any more, or at a
     /// second signal.
-    pub(super) fn end(&mut self, now: Instant) -> ControlFlow<()> {
+    pub(super) fn advance_drain(&mut self, now: Instant) -> ControlFlow<()> {
         let cause = match self.signalled.take() {
             Some(signal) => Some(DrainCause::Signal(signal)),
             None if self.failed.is_some() => Some(DrainCause::ConnectorFailed),
@@ -37,7 +37,7 @@ impl EventLoop {
         };
         let end = match cause.filter(|again| drain.is_cut_short_by(*again, now)) {
             Some(again) => again.name(),
-            None => match self.busy() {
+            None => match self.count_busy() {
                 0 => drain.cause.name(),
                 _ if now >= drain.by => "--grace",
                 _ => return ControlFlow::Continue(()),
@@ -64,14 +64,14 @@ impl EventLoop {
             });
         }
         let (begun, by) = (now, now + self.grace);
-        let drain = Drain { cause, begun, by, exchanges: self.busy() };
+        let drain = Drain { cause, begun, by, exchanges: self.count_busy() };
         self.drain = Some(drain);
         self.state.log.event(&report::drain(cause.name(), drain.exchanges, self.grace));
         drain
     }
 
-    /// Exchanges under way.
-    fn busy(&mut self) -> usize {
+    /// The number of exchanges under way.
+    fn count_busy(&mut self) -> usize {
         let ids = self.sessions.ids().into_iter();
         ids.filter(|id| self.sessions.get(*id).is_some_and(|session| session.is_busy())).count()
     }
@@ -79,7 +79,7 @@ impl EventLoop {
     /// Ends all sessions.
     fn cut_off(&mut self, cause: &'static str, drain: Drain, now: Instant) {
         self.log_refusals_now();
-        let busy = self.busy();
+        let busy = self.count_busy();
         for id in self.sessions.ids() {
             self.run_session(id, now, |session, turn, _| session.cut_off(turn));
         }

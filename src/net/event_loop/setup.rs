@@ -1,4 +1,4 @@
-//! What the start hands over to the loop.
+//! The parts that the start gives to the loop.
 
 use crate::connector::link::Link;
 use crate::http1::request::Policy;
@@ -15,11 +15,11 @@ use crate::process::signals::Signals;
 use crate::process::token::ClientToken;
 use crate::process::upstream_users::UpstreamUsers;
 
-/// All that the loop is made of.
+/// The parts that the loop needs.
 pub struct LoopSetup {
     /// One or two listeners on loopback.
     pub listeners: Vec<std::net::TcpListener>,
-    /// The service manager, which hears that requests are served and that the relay drains.
+    /// Tells the service manager that requests are served, and later that the relay drains.
     pub notifier: Notifier,
     /// The signals that end the relay.
     pub signals: Signals,
@@ -27,23 +27,23 @@ pub struct LoopSetup {
     pub server_info: Option<ServerInfo>,
     /// The key.
     pub credential: Credential,
-    /// TLS; `None` for a plain upstream.
+    /// The TLS configuration; `None` if the upstream is in plain HTTP.
     pub tls: Option<TlsConnector>,
-    /// The socket to the connector.
+    /// The link to the connector.
     pub link: Link,
-    /// The request to the egress proxy.
+    /// The request to the egress proxy; `None` if there is no proxy.
     pub proxy: Option<ConnectRequest>,
-    /// The users who may hold the other end of an upstream connection, where that matters.
+    /// The users who may hold the other end of an upstream connection; `None` if any user may.
     pub upstream_users: Option<UpstreamUsers>,
     /// Which requests are allowed beyond the one route.
     pub policy: Policy,
-    /// Numbers and times.
+    /// Limits and timeouts.
     pub settings: Settings,
     /// The form of lines on stderr: text, or JSON with `--access-log`.
     pub form: Form,
-    /// `--allow-uid`.
+    /// The users of `--allow-uid`; `None` if every user may connect.
     pub allowed_users: Option<AllowedUsers>,
-    /// `--client-token-file`.
+    /// The token of `--client-token-file`.
     pub client_token: Option<ClientToken>,
     /// Confines each thread.
     pub sandbox: Sandbox,

@@ -9,9 +9,9 @@ use crate::net::timeouts::CONNECT;
 use crate::net::upstream::Upstream;
 
 impl EventLoop {
-    /// Preconnects, because a client has connected: DNS, TCP and TLS pass while the client writes
-    /// its request. At most one such connection is made at a time. If it ends unused it is not
-    /// replaced, so that the upstream sees no connections without a client.
+    /// Preconnects, because a client has connected: lookup, TCP and TLS handshake run while the
+    /// client writes its request. At most one preconnect is made at a time. One that ends unused is
+    /// not replaced, so that the upstream sees no connections without a client.
     pub(super) fn preconnect(&mut self, user: UserIndex, now: Instant) {
         if !self.state.needs_preconnect(user, now) {
             return;
@@ -24,7 +24,7 @@ impl EventLoop {
         }
     }
 
-    /// Advances the unowned connections that events have named.
+    /// Advances the unowned connections that had an event.
     pub(super) fn advance_all_unowned(&mut self, now: Instant) {
         while let Some(id) = self.unowned_ready.pop() {
             self.state.advance_unowned(id, &mut self.buffers.upstream, now);

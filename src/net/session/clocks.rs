@@ -1,8 +1,8 @@
 //! How long each side may take: the clocks of one session, without I/O.
 //!
-//! A clock shows since when its side has been silent. Bytes of a body move it on, and so does the
-//! end of a head. Parts of a head do not: a head has one time for all of it. The session says which
-//! side is waited for; the clocks say until when.
+//! A clock holds the time at which its side last acted. Bytes of a body reset the clock, and so
+//! does the end of a head. Parts of a head do not: one limit covers the whole head. The session
+//! says which side has to act; the clocks say until when.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::net::timeouts::{KEEP_ALIVE, LINGER, Timeouts};
 pub(super) enum ClientDuty {
     /// Nothing: the upstream has to act.
     Nothing,
-    /// Send the rest of a request head. The first one is due from the moment of accept.
+    /// Send the rest of a request head. The time for the first head begins at accept.
     Head,
     /// Send more of the request body.
     Body,
@@ -31,11 +31,11 @@ pub(super) struct Clocks {
     client_active_at: Instant,
     /// When bytes of a response were last handed to the client's socket, or taken by it.
     client_took_at: Instant,
-    /// From when on the upstream is waited for.
+    /// When the upstream's time began.
     upstream_active_at: Instant,
     /// When the upstream last sent or took bytes.
     upstream_last_byte: Instant,
-    /// How long the client's body may still pause.
+    /// For how long in total the request body may still pause.
     patience: Duration,
 }
 
@@ -73,13 +73,13 @@ impl Clocks {
         self.upstream_active_at = now;
     }
 
-    /// Restores the whole time that the next request body may pause.
+    /// Gives the next request body its full patience.
     pub(super) fn restore_patience(&mut self, timeouts: &Timeouts) {
         self.patience = timeouts.patience();
     }
 
-    /// Bytes of a request body have come. The pause before them is deducted, and the bytes buy back
-    /// some of the time. Call it before [`Clocks::client_acted`].
+    /// Bytes of a request body have come. The pause before them is deducted from the patience, and
+    /// the bytes restore some of it. Call this before [`Clocks::client_acted`].
     pub(super) fn body_came(&mut self, bytes: usize, timeouts: &Timeouts, now: Instant) {
         let paused = now.saturating_duration_since(self.client_active_at);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);

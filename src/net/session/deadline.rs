@@ -1,4 +1,4 @@
-//! What a session does when a side has not acted in time.
+//! What happens when a side of a session does not act in time.
 
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ impl Session {
         self.take_turn(turn, buffers)
     }
 
-    /// Ends what has taken too long.
+    /// Acts on each side that has exceeded its time.
     fn expire(&mut self, turn: &mut Turn<'_>) -> Result<(), Closed> {
         if self.client_by(turn.state).is_some_and(|when| turn.now >= when) {
             self.expire_client(turn)?;
@@ -71,7 +71,7 @@ impl Session {
         }
     }
 
-    /// When the exchange is next called slow in the log.
+    /// When the log next reports the exchange as slow.
     fn slow_by(&self, state: &LoopState) -> Option<Instant> {
         let is_logged = state.log.has_exchanges() && self.is_busy();
         is_logged.then_some(self.times.slow_at)
@@ -117,7 +117,7 @@ impl Session {
         self.upstream.and_then(|id| state.upstreams.get(id)).is_none_or(|up| up.is_drained())
     }
 
-    /// Has the loop look at the session again at its earliest deadline.
+    /// Sets the earliest deadline, at which the loop calls [`Session::on_deadline`].
     pub(super) fn set_deadline(&self, state: &mut LoopState) {
         let times = [self.client_by(state), self.upstream_by(state), self.slow_by(state)];
         if let Some(when) = times.into_iter().flatten().min() {

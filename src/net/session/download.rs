@@ -1,4 +1,4 @@
-//! From the upstream to the client; and responses of the relay's own to refusals and faults.
+//! Moves the response to the client, and sends local responses to refusals and faults.
 
 use std::io::{self, IoSlice};
 
@@ -13,8 +13,8 @@ use crate::net::slots::{DeadlineSlot, Side, SlotId};
 use crate::net::upstream::StreamEnd;
 
 impl Session {
-    /// Reads from the upstream, once all that it sent before is with the client. Before the request
-    /// is sent, takes its connection a step further.
+    /// Reads from the upstream once, unless earlier bytes still wait for the client. While the
+    /// request waits for its connection, advances that connection.
     pub(super) fn pump_response(
         &mut self,
         turn: &mut Turn<'_>,
@@ -65,7 +65,7 @@ impl Session {
         }
         match self.exchange.state() {
             // The final head is still awaited: neither an interim response nor a part of a head
-            // moves the clock. After an interim response the final head starts again.
+            // resets the clock. After an interim response, the final head has not begun.
             State::Uploading(_) | State::Awaiting => {
                 if self.response_head.is_empty() {
                     self.response_start = ResponseStart::AfterRequest;
@@ -78,8 +78,9 @@ impl Session {
         Ok(Progress::Moved)
     }
 
-    /// While the rest of a request goes up behind its response: an upstream that ends the
-    /// connection, or sends more, reads no more of the request.
+    /// Watches the upstream while the rest of a request is uploaded after its response. An upstream
+    /// that ends the connection, or sends more bytes, reads no more of the request: the upload
+    /// stops.
     fn watch_upload(
         &mut self,
         id: SlotId,
@@ -97,8 +98,8 @@ impl Session {
         Progress::Moved
     }
 
-    /// Gives bytes from the upstream to the exchange and sends its output. Returns how many bytes
-    /// are used up; the others are the beginning of a head.
+    /// Gives bytes from the upstream to the exchange and sends its output. Returns the number of
+    /// consumed bytes. The remaining bytes are the beginning of a head.
     fn response_bytes(
         &mut self,
         bytes: &[u8],
@@ -134,7 +135,7 @@ impl Session {
                 }
             };
         }
-        // Bytes behind the end of a response belong to no request.
+        // Bytes after the end of a response belong to no request.
         let is_exact = at == bytes.len() && end == StreamEnd::NotYet;
         if self.exchange.state().is_uploading() {
             if !is_exact {
@@ -148,7 +149,7 @@ impl Session {
         Ok(bytes.len())
     }
 
-    /// The upstream has ended the connection before the end of the response, or as its end.
+    /// The upstream has ended the connection, inside the response or to mark its end.
     fn response_ended(&mut self, end: StreamEnd, turn: &mut Turn<'_>) -> Result<(), Closed> {
         if let StreamEnd::Refused(fault) = end {
             return self.fault(fault, turn);
@@ -186,7 +187,7 @@ impl Session {
         }
     }
 
-    /// Closes the upstream connection behind a response.
+    /// Closes the upstream connection after a response.
     fn close_upstream(&mut self, state: &mut LoopState) {
         let Some(id) = self.upstream.take() else {
             return;
@@ -208,20 +209,21 @@ impl Session {
         }
     }
 
-    /// [`Session::answer_fault`], where the input has not been taken out.
+    /// Calls [`Session::respond_to_fault`] and consumes the input. Not for a caller that has taken
+    /// the input out of the session.
     pub(super) fn fault(
         &mut self,
         fault: UpstreamFault,
         turn: &mut Turn<'_>,
     ) -> Result<(), Closed> {
-        let used = self.answer_fault(fault, turn)?;
+        let used = self.respond_to_fault(fault, turn)?;
         self.input.consume(used);
         Ok(())
     }
 
-    /// Responds for an upstream that gives no usable response. If a response has begun, resets the
-    /// client's connection instead. Returns the bytes of client input that are used up.
-    pub(super) fn answer_fault(
+    /// Sends the local response to a fault of the upstream. If a response has begun, resets the
+    /// client's connection instead. Returns the number of consumed bytes of client input.
+    pub(super) fn respond_to_fault(
         &mut self,
         fault: UpstreamFault,
         turn: &mut Turn<'_>,
@@ -251,7 +253,7 @@ impl Session {
         match self.exchange.refuse(reject, &mut turn.state.outgoing) {
             FaultOutcome::Responded { .. } => {
                 self.release_upstream(turn.state);
-                // A client that has left misses nothing.
+                // The write fails only if the client has left.
                 let _ = self.write_output(&[], turn.state);
                 Ok(())
             }
@@ -259,7 +261,7 @@ impl Session {
         }
     }
 
-    /// Sends the gathered output, ranges of `input` among it, to the client.
+    /// Sends the gathered output to the client. Its segments may be ranges of `input`.
     pub(super) fn send_to_client(
         &mut self,
         input: &[u8],
@@ -272,7 +274,7 @@ impl Session {
         self.write_output(input, turn.state).map_err(|_| self.abort(End::ClientClosed, turn))
     }
 
-    /// Writes the gathered output to the client's socket, and keeps what finds no room there.
+    /// Writes the gathered output to the client's socket, and keeps the bytes that do not fit.
     fn write_output(&mut self, input: &[u8], state: &LoopState) -> io::Result<()> {
         if let [segment] = state.outgoing.segments() {
             let bytes = state.outgoing.bytes(*segment, input);

@@ -1,4 +1,4 @@
-//! What follows a response: the rest of its request, the next exchange, or the end.
+//! After a response: the rest of its request, the next exchange, or the end of the connection.
 
 use super::{Closed, End, LoopState, Phase, Progress, Session, Times, Turn};
 use crate::http1::exchange::State;
@@ -14,7 +14,7 @@ impl Session {
         self.release_upstream(state);
     }
 
-    /// Ends the exchange once its response is with the client and its request has been read.
+    /// Ends the exchange once its response has been sent and its request has been read.
     pub(super) fn pump_end(&mut self, turn: &mut Turn<'_>) -> Result<Progress, Closed> {
         let State::Complete { rest } = self.exchange.state() else {
             return Ok(Progress::Waiting);
@@ -24,15 +24,15 @@ impl Session {
         }
         let has_whole_request = rest.is_none();
         if rest.is_upload() {
-            // The response was early. Some clients find the end of a response only by the end of
-            // the connection, so it is not kept back until the upload has ended.
+            // The response was early. Some clients see the end of a response only when the
+            // connection ends, so the relay ends its side now and not after the upload.
             if self.exchange.is_last() && self.phase == Phase::Serving {
                 self.phase = Phase::WriteEnded;
                 self.socket.shutdown_write();
             }
             return Ok(Progress::Waiting);
         }
-        // Behind an early response the last bytes of the request may wait for room.
+        // After an early response, the last bytes of the request may still be queued.
         if let Some(up) = self.upstream.and_then(|id| turn.state.upstreams.get(id)) {
             up.flush();
             if !up.is_drained() {
@@ -76,8 +76,8 @@ impl Session {
         self.times = Times::new(turn.now);
     }
 
-    /// Reads and drops input: bytes that nobody has read turn the end of the connection into a
-    /// reset, which destroys a response that the client has not read yet.
+    /// Reads and drops input. A socket that is closed with unread input sends a reset, which
+    /// destroys a response that the client has not read yet.
     pub(super) fn drop_input(
         &mut self,
         turn: &mut Turn<'_>,

@@ -1,4 +1,4 @@
-//! What a session gives up for others: its place, or the request head that it has buffered.
+//! Makes room for other sessions: gives up the place, or the buffered request head.
 
 use std::time::Instant;
 
@@ -10,8 +10,8 @@ use crate::net::buffer::Backlog;
 use crate::net::slots::SlotId;
 
 impl Session {
-    /// The session as one that can be closed for another: no request is under way or waits to be
-    /// read, and no response waits for the client.
+    /// This session as one that can be closed for another: no request is under way or waits to be
+    /// read, and no response waits for the client. `None` if that is not so.
     pub fn as_idle(&self) -> Option<IdleConnection<SlotId>> {
         let since = match self.exchange.state() {
             _ if self.is_lingering() => self.clocks.client_active_at(),
@@ -19,7 +19,7 @@ impl Session {
             State::Idle => self.idle_since,
             // The upstream still reads the request.
             State::Complete { rest: Rest::Upload(_) } => return None,
-            // A client that has its response does not keep the place by the rest of its request.
+            // A client that has its response cannot keep the place by sending more of its request.
             State::Complete { .. } => self.times.begun,
             State::Waiting(_)
             | State::Uploading(_)

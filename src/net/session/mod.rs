@@ -91,13 +91,13 @@ pub struct Session {
     pub head_bytes: usize,
 }
 
-/// How far the end of the connection has come.
+/// Whether the connection serves exchanges or is ending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Exchanges are served.
     Serving,
-    /// The last response is with the client, and so is the end of the connection. The rest of its
-    /// request still goes upstream.
+    /// The last response has been sent, and so has the end of the relay's side (FIN). The rest of
+    /// the request still goes upstream.
     WriteEnded,
     /// The last exchange is over. Input is dropped until the client ends the connection, so that no
     /// reset destroys the response on its way.
@@ -182,7 +182,7 @@ impl Session {
         self.phase == Phase::Lingering
     }
 
-    /// An exchange is under way, or a response has not been written to its end.
+    /// An exchange is under way, or a response has not been written completely.
     pub fn is_busy(&self) -> bool {
         let has_request = !matches!(self.exchange.state(), State::Idle);
         !self.is_lingering() && (has_request || !self.output.is_empty())
@@ -249,7 +249,7 @@ impl Session {
             | State::Responding { .. } => true,
             State::Idle | State::Complete { .. } => false,
         };
-        // A client that has left reads no response, so the upstream is not to make one.
+        // A client that has left reads no response, so its request is cancelled.
         if is_under_way && self.socket.is_read_closed() {
             self.disown_upstream(turn, &mut buffers.upstream);
             return Err(self.abort(End::ClientClosed, turn));
@@ -279,7 +279,7 @@ impl Session {
         Ok(())
     }
 
-    /// Resets the connection, so that a response that is not whole does not look like one.
+    /// Resets the connection, so that a truncated response does not look complete.
     fn abort(&mut self, end: End, turn: &mut Turn<'_>) -> Closed {
         self.log_end(end, turn);
         let _ = sys::reset_on_close(self.socket.fd());
@@ -291,7 +291,7 @@ impl Session {
         AfterTurn::Close
     }
 
-    /// Gives up the upstream connection, and cancels what is under way on it.
+    /// Gives up the upstream connection, and cancels the exchange on it.
     fn release_upstream(&mut self, state: &mut LoopState) {
         if let Some(id) = self.upstream.take()
             && let Some(up) = state.upstreams.get(id)
@@ -301,9 +301,9 @@ impl Session {
         }
     }
 
-    /// Leaves the upstream connection that a request waited for to the next request, because the
-    /// client has left and the connection has carried nothing. Without this, each request that is
-    /// cancelled early would cost the upstream a connection.
+    /// Keeps the upstream connection that a request waited for as the preconnect for the next
+    /// request, because the client has left and the connection has carried nothing. Without this,
+    /// each request that is cancelled early would cost the upstream a connection.
     fn disown_upstream(&mut self, turn: &mut Turn<'_>, scratch: &mut TlsScratch) {
         let (state, now) = (&mut *turn.state, turn.now);
         let is_waiting = matches!(self.exchange.state(), State::Waiting(_));

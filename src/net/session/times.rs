@@ -1,4 +1,4 @@
-//! What the access log says of the course of an exchange.
+//! The times of one exchange, for the access log.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ pub(super) struct Times {
     pub(super) tls_resumed: Option<bool>,
     /// The address that the upstream connection leads to.
     pub(super) address: Option<SocketAddr>,
-    /// When the exchange is next called slow.
+    /// When the log next reports the exchange as slow.
     pub(super) slow_at: Instant,
 }
 

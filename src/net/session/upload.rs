@@ -1,4 +1,4 @@
-//! From the client to the upstream.
+//! Moves the request to the upstream.
 
 use super::{Buffers, Closed, End, Progress, ResponseStart, Session, Times, Turn};
 use crate::http1::exchange::{Continue, RequestStep, Rest, State};
@@ -14,7 +14,7 @@ use crate::net::upstream::{Sent, Upstream};
 use crate::process::credential::SearchPosition;
 
 impl Session {
-    /// Reads from the client, once all that it sent before has gone upstream.
+    /// Reads from the client once, unless earlier bytes still wait for the upstream.
     pub(super) fn pump_request(
         &mut self,
         turn: &mut Turn<'_>,
@@ -56,7 +56,7 @@ impl Session {
 
     /// Sends the bytes that the upstream connection had no room for.
     fn flush_upstream(&mut self, turn: &mut Turn<'_>) {
-        // While the request waits for its connection, the handshake is flushed elsewhere.
+        // While the request waits for its connection, `advance_upstream` flushes the handshake.
         if matches!(self.exchange.state(), State::Waiting(_)) {
             return;
         }
@@ -75,7 +75,7 @@ impl Session {
         }
     }
 
-    /// The upstream connection takes no bytes yet.
+    /// The upstream connection cannot take bytes yet.
     fn is_upstream_blocked(&self, turn: &mut Turn<'_>) -> bool {
         let Some(up) = self.upstream.and_then(|id| turn.state.upstreams.get(id)) else {
             return false;
@@ -100,7 +100,8 @@ impl Session {
     fn note_input(&mut self, bytes: usize, turn: &mut Turn<'_>) {
         let timeouts = &turn.state.timeouts;
         match self.exchange.state() {
-            // A head has its time once: from its first byte on, or the first one from accept on.
+            // One limit covers a whole head. It begins with the first byte of the head, or at
+            // accept for the first head of the connection.
             State::Idle => {
                 self.clocks.restore_patience(timeouts);
                 if self.input.is_empty() {
@@ -136,8 +137,8 @@ impl Session {
         }
     }
 
-    /// Gives bytes from the client to the exchange and sends its output. Returns how many bytes are
-    /// used up.
+    /// Gives bytes from the client to the exchange and sends its output. Returns the number of
+    /// consumed bytes.
     fn request_bytes(
         &mut self,
         bytes: &[u8],
@@ -190,14 +191,14 @@ impl Session {
                         self.send_continue(turn)?;
                         return Ok(at + used);
                     }
-                    // Nothing was sent, so nothing can be done twice on another connection.
+                    // Nothing was sent, so the request can be sent on another connection.
                     Sent::ConnectionStale => {
                         if let Some(rollback) = rollback {
                             self.exchange = rollback;
                         }
                     }
                     Sent::ConnectionFailed => {
-                        self.answer_fault(UpstreamFault::Closed, turn)?;
+                        self.respond_to_fault(UpstreamFault::Closed, turn)?;
                         return Ok(at + used);
                     }
                 },
@@ -239,8 +240,8 @@ impl Session {
         self.send_to_client(&[], turn)
     }
 
-    /// Sends the gathered output, ranges of `input` among it, to the upstream. A head without a
-    /// connection takes one from the pool.
+    /// Sends the gathered output to the upstream. Its segments may be ranges of `input`. A head
+    /// without a connection takes one from the pool.
     fn send_to_upstream(
         &mut self,
         input: &[u8],
@@ -268,7 +269,7 @@ impl Session {
         up.send_body(&state.outgoing, input, scratch)
     }
 
-    /// Sends a head, and the part of its body that has come, on this connection.
+    /// Sends a head, and the part of the body that has arrived, on this connection.
     fn send_head(
         &mut self,
         id: SlotId,
@@ -304,8 +305,8 @@ impl Session {
         sent
     }
 
-    /// Takes over the connection that is being made ahead of a request, or begins one. Returns the
-    /// bytes of input that are used up if that fails at once.
+    /// Takes over the preconnect, or begins a connection. If that fails at once, sends the local
+    /// response. Returns the number of consumed bytes of input.
     fn connect(&mut self, turn: &mut Turn<'_>, scratch: &mut TlsScratch) -> Result<usize, Closed> {
         let (state, now, owner) = (&mut *turn.state, turn.now, self.id);
         let limit = state.timeouts.upstream.map_or(CONNECT, |limit| limit.min(CONNECT));
@@ -320,11 +321,11 @@ impl Session {
         }
         match self.advance_upstream(turn, scratch) {
             Ok(()) => Ok(0),
-            Err(fault) => self.answer_fault(fault, turn),
+            Err(fault) => self.respond_to_fault(fault, turn),
         }
     }
 
-    /// Takes the connection that the request waits for a step further.
+    /// Advances the connection that the request waits for.
     pub(super) fn advance_upstream(
         &mut self,
         turn: &mut Turn<'_>,
