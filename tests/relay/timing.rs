@@ -245,6 +245,23 @@ fn a_client_that_pauses_its_upload_does_not_use_up_the_upstreams_time() {
 }
 
 #[test]
+fn a_client_that_does_not_take_its_response_does_not_use_up_the_upstreams_time() {
+    // More than the sockets between the two hold.
+    const SIZE: usize = 32 << 20;
+    let upstream = Upstream::plain(|peer| {
+        while peer.request().is_some() {
+            peer.write(ok(&"x".repeat(SIZE)));
+        }
+    });
+    let relay = Relay::to(&upstream.url()).args(["--upstream-timeout", "1"]).start();
+    let mut client = relay.connect();
+    client.send(post("", "{}"));
+    pace(SECOND * 5 / 2);
+    let response = client.response();
+    assert_eq!((response.status, response.body.len()), (200, SIZE));
+}
+
+#[test]
 fn an_upstream_that_does_not_take_an_upload_is_504() {
     let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {

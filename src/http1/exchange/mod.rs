@@ -721,10 +721,13 @@ mod tests {
 
     #[test]
     fn an_early_final_response_ends_the_upload_and_the_upstream_connection() {
-        for (length, closes) in [(limits::DROP, false), (limits::DROP + 1, true)] {
+        let rests = [(limits::DROP, false), (limits::DROP + 1, true)];
+        let cases = [400, 401, 500, 503].map(|status| rests.map(|rest| (status, rest)));
+        for (status, (length, closes)) in cases.into_iter().flatten() {
             let mut exchange = begun(&format!("{HEAD}Content-Length: {length}\r\n\r\n"));
             assert_eq!(state(&exchange), "uploading");
-            let seen = respond(&mut exchange, b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n", 100);
+            let head = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n");
+            let seen = respond(&mut exchange, head.as_bytes(), 100);
             assert_eq!(seen.to_client.contains("Connection: close\r\n"), closes);
             let rest = if closes { "complete, discarding" } else { "complete, dropping" };
             assert_eq!((state(&exchange), exchange.is_last()), (rest, closes));
@@ -742,7 +745,7 @@ mod tests {
 
     #[test]
     fn an_early_success_or_redirect_lets_the_upload_go_on_in_any_order() {
-        for status in [200, 204, 302] {
+        for status in [200, 204, 302, 399] {
             // The response ends first, or the request does.
             for response_first in [true, false] {
                 let mut exchange = begun(&format!("{HEAD}Content-Length: 4\r\n\r\nab"));
