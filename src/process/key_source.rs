@@ -5,23 +5,13 @@ use std::fs::{self, File};
 use std::io;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use super::credential::{Credential, KeyCopy, KeyError, KeyForm};
+use super::key_readers::KeyReaders;
 use super::sys::{self, Standard};
 use super::terminal::Prompt;
-
-/// The users who can read the file of `--key-file`, apart from its owner and root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyReaders {
-    /// No other user, or the file is a pipe.
-    Owner,
-    /// The file's group.
-    Group,
-    /// Every local user.
-    Everyone,
-}
 
 /// Why `--key-file` cannot be used.
 #[derive(Debug)]
@@ -47,20 +37,23 @@ impl fmt::Display for KeyFileError {
 }
 
 /// Checks whether the file can be opened, and who can read it. Reads nothing, and opens no pipe: a
-/// process that writes to the pipe would take this open for the reader.
-pub fn look(path: &Path) -> Result<KeyReaders, KeyFileError> {
+/// process that writes to the pipe would take this open for the reader. `user` is the uid of
+/// `--user`.
+pub fn look(path: &Path, user: Option<u32>) -> Result<KeyReaders, KeyFileError> {
     let metadata = fs::metadata(path).map_err(KeyFileError::Open)?;
     if metadata.is_file() {
-        File::open(path).map_err(KeyFileError::Open)?;
-    } else if !metadata.file_type().is_fifo() {
-        return Err(KeyFileError::Kind);
+        let file = File::open(path).map_err(KeyFileError::Open)?;
+        return Ok(KeyReaders::of(&file, &metadata, user));
     }
-    Ok(readers(&metadata))
+    match metadata.file_type().is_fifo() {
+        true => Ok(KeyReaders::Nobody),
+        false => Err(KeyFileError::Kind),
+    }
 }
 
 /// Opens the file as stdin and follows links. [`read`] then reads the key from stdin as usual. Call
-/// this before any change of user.
-pub fn open(path: &Path) -> Result<KeyReaders, KeyFileError> {
+/// this before any change of user. `user` is the uid of `--user`.
+pub fn open(path: &Path, user: Option<u32>) -> Result<KeyReaders, KeyFileError> {
     let fits = |metadata: &fs::Metadata| metadata.is_file() || metadata.file_type().is_fifo();
     // The kind is checked before the file is opened, because opening a device can have side
     // effects.
@@ -73,29 +66,7 @@ pub fn open(path: &Path) -> Result<KeyReaders, KeyFileError> {
         return Err(KeyFileError::Kind);
     }
     sys::replace(Standard::Input, file.as_fd()).map_err(KeyFileError::Open)?;
-    Ok(readers(&metadata))
-}
-
-impl KeyReaders {
-    /// A warning, if other users can read the file.
-    pub fn warning(self, path: &Path) -> Option<String> {
-        let (readers, change) = match self {
-            KeyReaders::Owner => return None,
-            KeyReaders::Group => ("its group", "g-r"),
-            KeyReaders::Everyone => ("every local user", "go-r"),
-        };
-        let path = path.display();
-        Some(format!("--key-file {path} can be read by {readers}; chmod {change} it"))
-    }
-}
-
-fn readers(metadata: &fs::Metadata) -> KeyReaders {
-    match metadata.mode() {
-        _ if !metadata.is_file() => KeyReaders::Owner,
-        mode if mode & 0o004 != 0 => KeyReaders::Everyone,
-        mode if mode & 0o040 != 0 => KeyReaders::Group,
-        _ => KeyReaders::Owner,
-    }
+    Ok(KeyReaders::of(&file, &metadata, user))
 }
 
 /// Reads the key from stdin. At a terminal, a prompt asks for the key.
@@ -157,9 +128,9 @@ mod tests {
     #[test]
     fn only_files_and_pipes_will_do() {
         for path in ["/", "/dev/null", "/dev/zero"] {
-            assert!(matches!(open(Path::new(path)), Err(KeyFileError::Kind)), "{path}");
+            assert!(matches!(open(Path::new(path), None), Err(KeyFileError::Kind)), "{path}");
         }
-        let missing = open(Path::new("/nowhere/key"));
+        let missing = open(Path::new("/nowhere/key"), None);
         assert!(matches!(missing, Err(KeyFileError::Open(_))));
     }
 }

@@ -10,6 +10,7 @@ pub mod egress;
 #[cfg(feature = "relay")]
 pub mod filter;
 pub mod harden;
+pub mod key_readers;
 pub mod key_source;
 #[cfg(feature = "relay")]
 pub mod landlock;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::confine::{ReadBack, Sandbox};
 use super::harden::{Beginning, HardenError};
-use super::key_source::KeyReaders;
+use super::key_readers::KeyReaders;
 use super::sys::{ProtectionKey, Sealed, SecretMemory};
 
 /// Everything that the start line says about protections.
@@ -148,14 +148,16 @@ impl Requirement {
         self.missing(before_the_key(beginning, sandbox))
     }
 
-    /// Checks that not every local user can read the key file.
+    /// Checks that neither every local user nor one that is not concerned can read the key file.
     pub fn key_file(self, readers: KeyReaders) -> Result<(), Unmet> {
-        match readers {
-            KeyReaders::Owner | KeyReaders::Group => Ok(()),
-            KeyReaders::Everyone => {
-                self.missing(vec!["a key file that not everybody can read (chmod o-r it)".into()])
+        let missing = match readers {
+            KeyReaders::Nobody | KeyReaders::Group => return Ok(()),
+            KeyReaders::User(uid) => {
+                format!("a key file that user {uid} cannot read (chown or setfacl it)")
             }
-        }
+            KeyReaders::Everyone => "a key file that not everybody can read (chmod o-r it)".into(),
+        };
+        self.missing(vec![missing])
     }
 
     /// Checks that no inherited descriptor is left open.

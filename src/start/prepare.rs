@@ -50,7 +50,7 @@ impl<'a> Forked<'a> {
             Some(path) => Some(read_token(path, &mut warnings)?),
             None => None,
         };
-        open_key_file(config, &mut warnings)?;
+        open_key_file(config, user.map(|(uid, _)| uid), &mut warnings)?;
         let left_open = harden::close_inherited(handover.end(), connector.fd());
         requirement.inherited(left_open.as_deref())?;
         warnings.extend(left_open);
@@ -146,12 +146,16 @@ fn raise_open_files(config: &Config) -> Result<OpenFiles, StartError> {
 
 /// Opens `--key-file` as stdin. With `--check` the file is only inspected. A missing file is then a
 /// warning, because the machine that runs the relay may have another one.
-fn open_key_file(config: &Config, warnings: &mut Vec<String>) -> Result<(), StartError> {
+fn open_key_file(
+    config: &Config,
+    user: Option<u32>,
+    warnings: &mut Vec<String>,
+) -> Result<(), StartError> {
     let Some(path) = &config.key_file else {
         return Ok(());
     };
     if config.check {
-        match key_source::look(path) {
+        match key_source::look(path, user) {
             Ok(readers) => {
                 config.requirement().key_file(readers)?;
                 if let Some(warning) = readers.warning(path) {
@@ -164,7 +168,7 @@ fn open_key_file(config: &Config, warnings: &mut Vec<String>) -> Result<(), Star
         }
         return Ok(());
     }
-    let readers = key_source::open(path)
+    let readers = key_source::open(path, user)
         .map_err(|error| format!("--key-file {}: {error}", path.display()))?;
     config.requirement().key_file(readers)?;
     warnings.extend(readers.warning(path));

@@ -417,6 +417,77 @@ fn a_key_file_that_others_can_read_is_warned_about() {
     assert!(code != 0 && err.contains("a key file that not everybody can read"), "{err}");
 }
 
+/// Gives a user the permission to read a file, as systemd does with a credential (acl(5)).
+fn let_read(path: &str, uid: u32) {
+    let entry = |tag: u16, permissions: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let (none, version) = (u32::MAX, 2u32.to_le_bytes().to_vec());
+    let entries = [
+        entry(0x01, 4, none),
+        entry(0x02, 4, uid),
+        entry(0x04, 0, none),
+        entry(0x10, 4, none),
+        entry(0x20, 0, none),
+    ];
+    let list = [version, entries.concat()].concat();
+    let path = std::ffi::CString::new(path).unwrap();
+    let name = c"system.posix_acl_access";
+    // SAFETY: the kernel reads two strings and so many bytes, which outlive the call.
+    let set = unsafe {
+        libc::setxattr(path.as_ptr(), name.as_ptr(), list.as_ptr().cast(), list.len(), 0)
+    };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_key_file_of_another_user_is_warned_about_and_a_credential_of_systemds_is_not() {
+    needs_root();
+    const RELAY: u32 = 65_532;
+    const AGENT: u32 = 65_533;
+    let (folder, key) = (Folder::new(), marker_key());
+    std::fs::set_permissions(&folder.0, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let [theirs, own, credential, list] =
+        ["theirs", "own", "credential", "list"].map(|name| folder.file(name, 0o400, &key));
+    for (file, owner) in [(&theirs, AGENT), (&own, RELAY)] {
+        std::os::unix::fs::chown(file, Some(owner), None).unwrap();
+    }
+    let_read(&credential, RELAY);
+    let_read(&list, AGENT);
+    // Whether the user is changed by the relay or by the one who starts it.
+    let user = ["--user", "65532:65532"];
+    for (file, args, readers) in [
+        (&theirs, &[][..], Some("user 65533")),
+        (&list, &[], Some("user 65533")),
+        (&credential, &[], Some("user 65532")),
+        (&own, &user, None),
+        (&credential, &user, None),
+        (&list, &user, Some("user 65533")),
+    ] {
+        let args = [args, &["--key-file", file]].concat();
+        let mut relay = with_key_file(&Upstream::answering(ok("fine")), &key, &args);
+        relay.signal(libc::SIGTERM);
+        assert_eq!(relay.exit_code(), 0);
+        let output = String::from_utf8(relay.output()).unwrap();
+        let want = readers.map(|readers| format!("{file} can be read by {readers}"));
+        assert_eq!(output.contains("can be read by"), want.is_some(), "{file}: {output}");
+        assert!(want.is_none_or(|want| output.contains(&want)), "{file}: {output}");
+    }
+    let starter = Relay::bare().run_by(RELAY).key(&key).args(["--key-file", &credential]);
+    let mut relay = starter.start();
+    relay.signal(libc::SIGTERM);
+    assert_eq!(relay.exit_code(), 0);
+    let output = String::from_utf8(relay.output()).unwrap();
+    assert!(!output.contains("can be read by"), "{output}");
+    for file in [&theirs, &list] {
+        let strict = ["--require-hardening", "--key-file", file];
+        let (code, _, err) = Relay::bare().args(strict).run(b"sk-on-stdin\n");
+        assert_eq!(code, 14, "{err}");
+        assert!(err.contains("a key file that user 65533 cannot read"), "{err}");
+    }
+}
+
 #[test]
 fn what_is_no_key_file_is_refused_with_the_reason() {
     let folder = Folder::new();

@@ -86,6 +86,20 @@ pub fn read_link_at(folder: BorrowedFd<'_>, name: &CStr) -> io::Result<Vec<u8>> 
     Ok(target)
 }
 
+/// fgetxattr(2): the access control list of a file, as the kernel writes it (acl(5)). `None` if the
+/// file has none but its mode.
+pub fn access_list(file: BorrowedFd<'_>) -> Option<Vec<u8>> {
+    // XATTR_SIZE_MAX, the limit of the kernel.
+    let mut list = vec![0; 65_536];
+    let name = c"system.posix_acl_access".as_ptr();
+    let (at, len) = (list.as_mut_ptr().cast(), list.len());
+    // SAFETY: the name is a string, and the kernel writes at most `len` bytes; both outlive the
+    // call.
+    let n = unsafe { libc::fgetxattr(file.as_raw_fd(), name, at, len) };
+    list.truncate(usize::try_from(n).ok()?);
+    Some(list)
+}
+
 /// geteuid(2): the uid that the kernel checks.
 pub fn effective_user() -> u32 {
     // SAFETY: this reads a number of the process; no memory is involved.
