@@ -16,10 +16,10 @@ use crate::http1::refused_route::RefusedRoute;
 use crate::process::confine::Sandbox;
 use crate::process::filter::Thread;
 
-/// The line of one exchange. Its only text that the upstream chose is `request_id`, and every byte
-/// of that has been checked.
+/// The line of one exchange. `request_id` is the only text that the upstream chose; [`RequestId`]
+/// restricts its bytes.
 pub struct Line {
-    /// Whether the exchange goes on or has ended.
+    /// Whether the exchange is still under way or has ended.
     pub stage: Stage,
     /// The number of the client connection, counted since the start of the program.
     pub connection: u64,

@@ -1,18 +1,19 @@
-//! Which connections get a place. Decided once for each connection, before its session exists.
+//! Which connections get a place. The decision is made once for each connection, before its session
+//! exists.
 //!
-//! `--max-connections` is the number of places. A user who is alone may hold all of them but for a
-//! small reserve; as soon as others come, each is left a fair share. A full table makes room by
-//! closing a connection without a request, never one with a request under way.
+//! `--max-connections` is the number of places. One user alone may hold all of them except a small
+//! reserve. As soon as other users connect, each gets a fair share. When no place is free, an idle
+//! connection may be closed, but never a connection with a request under way.
 
 use std::time::Instant;
 
 use super::limits::{OVERLOADED_LINGERING, REFUSED_LINGERING, REFUSED_USERS, RESERVE};
 use super::timeouts::{IDLE_BEFORE_EVICTION, REFUSALS, WAITING_USER};
 
-/// What becomes of an accepted connection.
+/// The decision about an accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It has a place.
+    /// It gets a place.
     Serve,
     /// Its local user may not use the relay.
     UserRefused,
@@ -20,22 +21,21 @@ pub enum Admission {
     Overloaded,
 }
 
-/// A local user who may use the relay: an index into the users of `--allow-uid`, or 0 if users are
-/// not told apart.
+/// A local user who may use the relay: an index into the users of `--allow-uid`, or 0 without that
+/// flag.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UserIndex(pub usize);
 
-/// Who is at the other end of a client connection, and what it was admitted as. Decided once,
-/// before a session exists.
+/// A client connection: its user, and the decision about it. Made once, before a session exists.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
-    /// What becomes of the connection.
+    /// The decision about the connection.
     pub admission: Admission,
     /// The user at the other end.
     pub user: UserIndex,
-    /// The id of that user, if `--allow-uid` tells users apart.
+    /// The uid of that user; `None` without `--allow-uid`.
     pub uid: Option<u32>,
-    /// The number of the connection since the start of the program.
+    /// The number of the connection, counted since the start of the program.
     pub number: u64,
 }
 
@@ -65,13 +65,13 @@ pub struct Places {
     shares: Vec<Share>,
     refused: usize,
     overloaded: usize,
-    /// Before this moment no connection can have been idle for long enough to be closed. It spares
-    /// a search of the table for each connection that comes while all places are busy.
+    /// Before this time, no connection has been idle long enough to be closed. Without this field,
+    /// each connection that arrives while all places are busy would cost a search of the table.
     none_idle_before: Option<Instant>,
 }
 
 impl Places {
-    /// `limit` places for so many users.
+    /// `limit` places for this number of users.
     pub fn new(limit: usize, users: usize) -> Places {
         Places {
             limit,
@@ -97,16 +97,16 @@ impl Places {
         others.map(|(_, share)| reserve.saturating_sub(share.held)).sum()
     }
 
-    /// A user who is alone may hold every place. As soon as another user is at work, each user may
-    /// hold half of the places that the others leave, and always an equal share of all places.
+    /// One user alone may hold every place. As soon as another user is active, each user may hold
+    /// half of the places that the others leave, and always an equal share of all places.
     fn is_within_share(&self, user: UserIndex, now: Instant) -> bool {
         let own = self.shares[user.0].held;
-        let is_at_work = |share: &Share| {
+        let is_active = |share: &Share| {
             let waits = |at: Instant| now.saturating_duration_since(at) < WAITING_USER;
             share.held > 0 || share.refused_at.is_some_and(waits)
         };
         let others = self.shares.iter().enumerate().filter(|(index, _)| *index != user.0);
-        let others = others.filter(|(_, share)| is_at_work(share)).count();
+        let others = others.filter(|(_, share)| is_active(share)).count();
         if others == 0 {
             return true;
         }
@@ -149,7 +149,7 @@ impl Places {
         best.map(|(_, candidate)| candidate.id)
     }
 
-    /// Counts a connection that has been admitted as this.
+    /// Counts a new connection with this decision.
     pub fn enter(&mut self, admission: Admission, user: UserIndex) {
         *self.count(admission) += 1;
         if admission == Admission::Serve {
@@ -157,7 +157,7 @@ impl Places {
         }
     }
 
-    /// Counts a connection that had been admitted as this and has ended.
+    /// Counts the end of a connection with this decision.
     pub fn leave(&mut self, admission: Admission, user: UserIndex) {
         *self.count(admission) -= 1;
         if admission == Admission::Serve {
@@ -179,8 +179,8 @@ impl Places {
         self.shares[user.0].refused_at = Some(now);
     }
 
-    /// One more connection that was admitted as this can linger. Few without a place do at one
-    /// time: others get their refusal and are closed at once.
+    /// One more connection with this decision can linger. Few connections without a place may
+    /// linger at one time. Further ones get their refusal and are closed at once.
     pub fn can_linger(&self, admission: Admission) -> bool {
         match admission {
             Admission::Serve => true,
@@ -193,7 +193,8 @@ impl Places {
 /// Connections of refused users that are not in the log yet.
 #[derive(Default)]
 pub struct Refusals {
-    /// By user id. `None` counts unknown users, and all users beyond [`REFUSED_USERS`].
+    /// The count of each uid. `None` is for unknown users, and for all users beyond
+    /// [`REFUSED_USERS`].
     counts: Vec<(Option<u32>, u64)>,
     due: Option<Instant>,
 }

@@ -10,10 +10,11 @@ thread_local! {
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes that wait for a connection. It is empty most of the time, and then owns no memory.
+/// Bytes that wait to be sent or parsed. A backlog is empty most of the time, and then owns no
+/// memory.
 ///
-/// It has no bound of its own: callers add to it only while it is empty or below a bound, and no
-/// more than one read has brought (see [`super::limits`]).
+/// A backlog has no bound of its own. Callers add the bytes of one read at most, and only while the
+/// backlog is empty or below a bound (see [`super::limits`]).
 #[derive(Default)]
 pub struct Backlog {
     bytes: Vec<u8>,
@@ -42,7 +43,7 @@ impl Backlog {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Takes `n` bytes from the front.
+    /// Removes `n` bytes from the front.
     pub fn consume(&mut self, n: usize) {
         self.start += n;
         debug_assert!(self.start <= self.bytes.len());
@@ -51,14 +52,15 @@ impl Backlog {
         }
     }
 
-    /// Moves the bytes out, together with their memory.
+    /// Moves the bytes out, so that the owner of the backlog can be borrowed while they are parsed.
+    /// [`Backlog::put_back`] moves them in again.
     pub fn take(&mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.drain(..std::mem::take(&mut self.start));
         bytes
     }
 
-    /// Returns what [`Backlog::take`] has moved out, without its first `used` bytes.
+    /// Moves the bytes of [`Backlog::take`] in again, without the first `used` bytes.
     pub fn put_back(&mut self, bytes: Vec<u8>, used: usize) {
         debug_assert!(self.is_empty());
         self.bytes = bytes;
@@ -108,22 +110,23 @@ impl Scratch {
         &mut self.bytes[..self.len]
     }
 
-    /// All the room behind the bytes, at least `n`. [`Scratch::add`] counts what is written there.
-    pub fn room(&mut self, n: usize) -> &mut [u8] {
+    /// The unfilled bytes, `n` of them at least. [`Scratch::add`] counts the bytes that are written
+    /// there.
+    pub fn unfilled(&mut self, n: usize) -> &mut [u8] {
         if self.bytes.len() - self.len < n {
             self.bytes.resize(self.len + n, 0);
         }
         &mut self.bytes[self.len..]
     }
 
-    /// Counts bytes that were written into [`Scratch::room`].
+    /// Counts bytes that were written into [`Scratch::unfilled`] as added.
     pub fn add(&mut self, n: usize) {
         self.len += n;
     }
 
     /// Adds bytes.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+        self.unfilled(bytes.len())[..bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len();
     }
 }

@@ -35,7 +35,7 @@ pub struct CheckSetup {
     /// The TLS configuration, and the verifier that records the certificate; `None` for an upstream
     /// in plain HTTP.
     pub tls: Option<(TlsConnector, Arc<RecordingVerifier>)>,
-    /// The link to the connector, the process that connects.
+    /// The link to the connector.
     pub link: Link,
     /// The request to the egress proxy; `None` if there is no proxy.
     pub proxy: Option<ConnectRequest>,
@@ -70,7 +70,9 @@ impl fmt::Display for CheckError {
             CheckError::Step(step, fault) => {
                 write!(f, "{step}: {}{}", fault.response(), advice(*fault))
             }
-            CheckError::Poll(error) => write!(f, "cannot wait for the connection: {error}"),
+            CheckError::Poll(error) => {
+                write!(f, "cannot wait for the connection ({error}); try again")
+            }
         }
     }
 }
@@ -86,16 +88,16 @@ fn advice(fault: UpstreamFault) -> &'static str {
         }
         UpstreamFault::TlsExpired => " Check the clock of this machine.",
         UpstreamFault::TlsBadCertificate => {
-            " It has to be for servers (TLS Web Server Authentication), of X.509 version 3, signed \
-             with SHA-256 or better, and by an issuer that may sign for this name."
+            " It has to be a server certificate (TLS Web Server Authentication) of X.509 version 3, \
+             signed with SHA-256 or better by an issuer that may sign for this name."
         }
         UpstreamFault::TlsClientCertificate => {
-            " Ask for an address at which the key alone is enough, or put a proxy with the \
-             certificate between."
+            " Ask for an address that needs no client certificate, or use an upstream proxy that \
+             has the certificate."
         }
         UpstreamFault::TlsFailed | UpstreamFault::Closed => {
-            " Check that the port in --upstream-url speaks TLS 1.2 or 1.3, and that a proxy lets TLS \
-             through as it is."
+            " Check that the port in --upstream-url speaks TLS 1.2 or 1.3, and that no proxy changes \
+             the TLS connection."
         }
         UpstreamFault::ProxyDns
         | UpstreamFault::ProxyUnreachable
@@ -201,8 +203,8 @@ impl Check {
         }
         say(
             "ok",
-            "but whether the key is good shows with the first request alone: an empty one through the \
-             relay, -d '{}', gets 400 if it is and 401 if not",
+            "only a request tests the key: an empty one through the relay, -d '{}', gets 400 if the \
+             key is valid and 401 if not",
         );
         Ok(())
     }
@@ -249,7 +251,7 @@ impl Check {
         };
         let Some(Certificate { issuer, not_after: (year, month, day) }) = Certificate::read(&shown)
         else {
-            return say("certificate", "not understood");
+            return say("certificate", "cannot be parsed");
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let today = now.as_secs() / 86_400;

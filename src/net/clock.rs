@@ -35,14 +35,14 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Keeps the Date of responses: the system's clock is read once a second, at most.
+/// Makes the value of the Date field. The system's clock is read once a second at most.
 #[derive(Default)]
 pub struct DateClock {
     due: Option<Instant>,
 }
 
 impl DateClock {
-    /// The date, if its second is another than that of the last date returned.
+    /// The date, if a new second has begun since the last date was returned.
     pub fn renew(&mut self, now: Instant) -> Option<HttpDate> {
         if self.due.is_some_and(|due| now < due) {
             return None;
@@ -54,8 +54,8 @@ impl DateClock {
     }
 }
 
-/// A moment as HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT`. By its seconds since 1970; a year
-/// has four digits.
+/// Formats seconds since 1970 as an HTTP date (RFC 9110 §5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// Later years than 9999 become the last second of 9999.
 fn http_date(seconds: u64) -> HttpDate {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] =
@@ -79,7 +79,7 @@ fn http_date(seconds: u64) -> HttpDate {
     text
 }
 
-/// Days since 1970-01-01 as year, month and day of the Gregorian calendar.
+/// Converts days since 1970-01-01 to year, month and day of the Gregorian calendar.
 fn civil(days: u64) -> (u64, u64, u64) {
     // Years begin in March, so that the leap day is the last of its year.
     let days = days + 719_468;
@@ -94,7 +94,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
-/// The opposite of `civil`; 0 before 1970.
+/// Converts year, month and day to days since 1970-01-01. Earlier dates become 0.
 pub fn days(year: u64, month: u64, day: u64) -> u64 {
     let year = year.saturating_sub(u64::from(month <= 2));
     let (era, year_of_era) = (year / 400, year % 400);

@@ -1,9 +1,9 @@
-//! When to look at a connection again: a heap with at most one entry for each slot.
+//! The deadlines of all connections: a heap with at most one entry for each slot.
 //!
-//! Entries are lazy. An entry is never later than the deadline of its connection; if it comes up
-//! too early, it is set again. Each byte that moves extends a deadline, and that costs a write to a
-//! field of the connection, not to the heap. A connection that ends leaves its entry for the next
-//! connection in its slot, so the heap does not grow.
+//! Entries are lazy. An entry is never later than the deadline of its connection. An entry that
+//! expires too early is set again. Each byte that moves extends a deadline, and that costs a write
+//! to a field of the connection, not to the heap. A connection that ends leaves its entry to the
+//! next connection in its slot, so the heap does not grow.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ pub struct Deadlines {
 }
 
 impl Deadlines {
-    /// Has `slot` come up at `when` or earlier.
+    /// Makes `slot` expire at `when` or earlier.
     pub fn set(&mut self, slot: DeadlineSlot, when: Instant) {
         if self.index.len() <= slot.position() {
             self.index.resize(slot.position() + 1, None);
@@ -37,12 +37,12 @@ impl Deadlines {
         }
     }
 
-    /// When the earliest entry comes up.
+    /// When the earliest entry expires.
     pub fn next(&self) -> Option<Instant> {
         self.heap.first().map(|(when, _)| *when)
     }
 
-    /// Removes an entry that has come up, and returns its slot.
+    /// Removes an entry that has expired, and returns its slot.
     pub fn expired(&mut self, now: Instant) -> Option<DeadlineSlot> {
         let (when, slot) = *self.heap.first()?;
         if when > now {

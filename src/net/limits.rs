@@ -1,5 +1,5 @@
-//! Every bound on bytes and counts in this room. The bounds on what a message may contain are in
-//! [`crate::http1::limits`]; how long anything may take is in [`super::timeouts`].
+//! Every bound of `net` on bytes and counts. The bounds on the contents of a message are in
+//! [`crate::http1::limits`], the durations in [`super::timeouts`].
 
 use std::ops::RangeInclusive;
 
@@ -32,7 +32,7 @@ pub const READS_PER_TURN: usize = 2;
 /// A turn also ends after this many bytes (about 50 µs of work). A small request waits for at most
 /// one such turn in each direction.
 pub const BYTES_PER_TURN: usize = 2 * RECORD;
-/// Turns of one user in one pass of the loop, if `--allow-uid` tells users apart.
+/// Turns of one user in one pass of the loop, if `--allow-uid` names several users.
 pub const TURNS_PER_USER: usize = 16;
 
 // Client connections.
@@ -46,7 +46,7 @@ pub const REFUSED_LINGERING: usize = 8;
 pub const OVERLOADED_LINGERING: usize = 32;
 /// One part in this many of an equal share of the places is kept free for each user.
 pub const RESERVE: usize = 16;
-/// Users whose refusals are counted one by one before they are logged.
+/// Users whose refusals are counted separately in one line of the log.
 pub const REFUSED_USERS: usize = 8;
 
 // Upstream connections.
@@ -65,5 +65,5 @@ pub const KEPT_BUFFERS: usize = 4;
 pub const KEPT_BUFFER_SIZES: RangeInclusive<usize> = 1024..=16 * 1024;
 /// Bytes of log lines that wait for stderr.
 pub const LOG_QUEUE: usize = 64 * 1024;
-/// The longest response that `--probe` reads, in bytes. That of a relay has a few hundred.
+/// The longest response that `--probe` reads, in bytes. The response of a relay has a few hundred.
 pub const PROBE_RESPONSE: u64 = 4096;

@@ -1,12 +1,12 @@
-//! Notices that the machine has slept. [`Instant`] does not count that time, so idle connections
-//! would look younger than they are, although the networks between may have forgotten them.
+//! Detects that the machine has slept. [`Instant`] does not count that time, so idle connections
+//! would look younger than they are, although the network on the way may have dropped them.
 
 use std::time::{Duration, Instant};
 
 use super::timeouts::SHORTEST_SLEEP;
 use crate::process::sys;
 
-/// Compares the clock that stops while the machine sleeps with the one that does not.
+/// Compares the clock that stops while the machine sleeps with the clock that does not.
 pub struct SleepWatch {
     awake: Instant,
     passed: Duration,
@@ -18,8 +18,8 @@ impl SleepWatch {
         SleepWatch { awake: now, passed: sys::time_since_boot() }
     }
 
-    /// How long the machine has slept since the last sleep that this has told. `now` was read just
-    /// before.
+    /// How long the machine has slept since the last sleep that was returned. `now` must have been
+    /// read just before.
     pub fn slept(&mut self, now: Instant) -> Option<Duration> {
         self.compare(now, sys::time_since_boot())
     }

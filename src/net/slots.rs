@@ -3,7 +3,7 @@
 
 use mio::Token;
 
-/// The name of an entry. A later entry in the same place has another id.
+/// The id of an entry. A later entry in the same place has another id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotId {
     /// The place in the table.
@@ -128,7 +128,7 @@ impl<T> Slots<T> {
         self.slots[id.index as usize].value = Some(value);
     }
 
-    /// Ends an id. Its value has been taken, or is dropped here.
+    /// Removes an entry. Drops its value, unless the value has been taken out.
     pub fn remove(&mut self, id: SlotId) {
         if let Some(slot) = self.slots.get_mut(id.index as usize)
             && slot.generation == id.generation

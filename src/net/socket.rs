@@ -24,7 +24,7 @@ pub struct Socket {
     has_urgent: bool,
 }
 
-/// What a read has brought.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
     /// This many bytes; not 0.
@@ -43,12 +43,12 @@ impl Socket {
         Socket { stream, readable, writable, read_closed: false, has_urgent: false }
     }
 
-    /// With what an earlier event has said: whether the other side will send no more.
-    pub fn read_closed(self, read_closed: bool) -> Socket {
+    /// Sets whether an earlier event has reported the end of input.
+    pub fn with_read_closed(self, read_closed: bool) -> Socket {
         Socket { read_closed, ..self }
     }
 
-    /// Notes what an event says.
+    /// Records the readiness that an event reports.
     pub fn note(&mut self, event: &Event) {
         self.has_urgent |= event.is_priority();
         self.readable |= event.is_readable()
@@ -59,7 +59,7 @@ impl Socket {
         self.read_closed |= event.is_read_closed() || event.is_error();
     }
 
-    /// A read would bring something.
+    /// A read may return something.
     pub fn is_readable(&self) -> bool {
         self.readable
     }
@@ -75,13 +75,13 @@ impl Socket {
         self.stream.peer_addr().ok()
     }
 
-    /// Its own address and the one at the other end, while it is connected.
+    /// The local and the remote address, while the socket is connected.
     pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
         Some((self.stream.local_addr().ok()?, self.remote()?))
     }
 
-    /// No byte and no end has come, as a system call tells; an event may not have told of them yet.
-    /// What has come can be read.
+    /// Asks the kernel whether anything has come that no event has reported yet. Returns whether
+    /// neither a byte nor an end has come. Otherwise the socket is readable from now on.
     pub fn is_silent(&mut self) -> bool {
         let looked = self.stream.peek(&mut [0]);
         self.readable |= looked.is_ok();
@@ -94,8 +94,9 @@ impl Socket {
             match self.stream.read(buffer) {
                 Ok(0) => return ReadOutcome::End,
                 Ok(n) => {
-                    // A short read has emptied the socket: the next byte makes an event. But the
-                    // end, once announced, makes none, nor do the bytes behind an urgent mark.
+                    // A short read has emptied the socket, and the next byte causes an event. But
+                    // an end that was announced causes none, and neither do bytes behind an urgent
+                    // mark.
                     self.readable = n == buffer.len() || self.read_closed || self.has_urgent;
                     return ReadOutcome::Bytes(n);
                 }
@@ -108,9 +109,9 @@ impl Socket {
     }
 
     /// Writes several slices with one call. Returns 0 if there is no room now.
-    pub fn write_vectored(&mut self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
-        let wanted = runs.iter().map(|run| run.len()).sum();
-        self.write_with(wanted, |stream| stream.write_vectored(runs))
+    pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let wanted = slices.iter().map(|slice| slice.len()).sum();
+        self.write_with(wanted, |stream| stream.write_vectored(slices))
     }
 
     fn write_with(

@@ -1,5 +1,5 @@
-//! Every duration in this room, with the defaults of the flags. Durations of the process that
-//! connects are in [`crate::connector`].
+//! Every duration of `net`, and the defaults of the flags. The durations of the connector are in
+//! [`crate::connector`].
 
 use std::time::Duration;
 
@@ -30,15 +30,15 @@ pub const POOL_IDLE: Duration = Duration::from_secs(55);
 /// The shortest sleep of the machine that counts. The two clocks are not read at the same instant,
 /// and the process may be stopped in between.
 pub const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
-/// When messages to the connector that found no room are sent again. The connector reads all the
+/// When messages to the connector that did not fit are sent again. The connector reads all the
 /// time.
 pub const RESEND_TO_CONNECTOR: Duration = Duration::from_millis(5);
 
-// The log, and the end.
+// The log, and the end of the relay.
 
-/// An exchange that takes this long gets a line that calls it slow.
+/// An exchange that takes this long is reported as slow.
 pub const SLOW: Duration = Duration::from_secs(60);
-/// The time between two such lines of one exchange.
+/// The time until a slow exchange is reported again.
 pub const SLOW_AGAIN: Duration = Duration::from_secs(300);
 /// Refused connections are logged together, this long after the first.
 pub const REFUSALS: Duration = Duration::from_secs(1);

@@ -1,9 +1,9 @@
 //! The scheduler: which session gets a turn next.
 //!
 //! Each local user has two queues, and the users take turns, so that the sessions of one do not
-//! hold up those of another. In one pass of the loop every ready session gets a turn (with several
-//! users, so many of each), and one bulk session at most: a small request waits for at most one
-//! session that moves much.
+//! delay those of another. In one pass of the loop every ready session gets a turn (with several
+//! users, [`TURNS_PER_USER`] of each at most), and one bulk session at most. So a small request
+//! waits for at most one session that transfers bulk data.
 
 use std::collections::VecDeque;
 
@@ -25,10 +25,10 @@ pub struct Turns {
     users: Vec<Queues>,
     /// The user who comes first in the next pass.
     first: usize,
-    /// The turns of this pass that are still to come.
+    /// The remaining turns of this pass.
     pass: VecDeque<SlotId>,
-    /// The id that waits, by its index. An id of a session that has ended is replaced by the next
-    /// id of the same index.
+    /// For each index, the id that waits. The id of a session that has ended is replaced by the
+    /// next id with the same index.
     waiting: Vec<Option<SlotId>>,
 }
 
@@ -39,7 +39,7 @@ struct Queues {
 }
 
 impl Turns {
-    /// For so many users.
+    /// Empty queues for this number of users.
     pub fn new(users: usize) -> Turns {
         let users = std::iter::repeat_with(Queues::default).take(users.max(1)).collect();
         Turns { users, first: 0, pass: VecDeque::new(), waiting: Vec::new() }
@@ -90,7 +90,7 @@ impl Turns {
         let mut order = (0..count).map(|offset| (first + offset) % count);
         if let Some(user) = order.find(|user| !self.users[*user].bulk.is_empty()) {
             self.pass.extend(self.users[user].bulk.pop_front());
-            // The user of this bulk turn is the last to have the next one.
+            // The user of this bulk turn comes last in the next pass.
             self.first = (user + 1) % count;
         }
     }

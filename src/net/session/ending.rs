@@ -83,7 +83,7 @@ impl Session {
         turn: &mut Turn<'_>,
         read: &mut Scratch,
     ) -> Result<Progress, Closed> {
-        match self.socket.read(&mut read.room(CLIENT_READ)[..CLIENT_READ]) {
+        match self.socket.read(&mut read.unfilled(CLIENT_READ)[..CLIENT_READ]) {
             ReadOutcome::Bytes(n) => {
                 turn.bytes_read += n;
                 Ok(Progress::Moved)

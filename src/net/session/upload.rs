@@ -32,7 +32,7 @@ impl Session {
         }
         let Buffers { client: read, upstream: scratch } = buffers;
         read.clear();
-        match self.socket.read(&mut read.room(CLIENT_READ)[..CLIENT_READ]) {
+        match self.socket.read(&mut read.unfilled(CLIENT_READ)[..CLIENT_READ]) {
             ReadOutcome::Bytes(n) => {
                 read.add(n);
                 turn.bytes_read += n;

@@ -113,13 +113,13 @@ impl Tls {
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => loop {
-                    match data.encode(out.room(0)) {
+                    match data.encode(out.unfilled(0)) {
                         Ok(n) => {
                             out.add(n);
                             break;
                         }
                         Err(EncodeError::InsufficientSize(e)) => {
-                            out.room(e.required_size);
+                            out.unfilled(e.required_size);
                         }
                         Err(EncodeError::AlreadyEncoded) => break,
                     }
@@ -157,7 +157,7 @@ impl Tls {
         if self.conn.wants_write()
             && let status = self.conn.process_tls_records(&mut [])
             && let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state
-            && let Ok(n) = data.encode(out.room(RECORD_OVERHEAD * 4))
+            && let Ok(n) = data.encode(out.unfilled(RECORD_OVERHEAD * 4))
         {
             out.add(n);
         }
@@ -176,7 +176,7 @@ impl Tls {
             return Err(UpstreamFault::Closed);
         };
         loop {
-            match traffic.encrypt(plain, out.room(needed)) {
+            match traffic.encrypt(plain, out.unfilled(needed)) {
                 Ok(n) => {
                     out.add(n);
                     return Ok(());
@@ -192,7 +192,7 @@ impl Tls {
         if !self.failed
             && let Ok(ConnectionState::WriteTraffic(mut traffic)) =
                 self.conn.process_tls_records(&mut self.partial_record).state
-            && let Ok(n) = traffic.queue_close_notify(out.room(RECORD_OVERHEAD * 4))
+            && let Ok(n) = traffic.queue_close_notify(out.unfilled(RECORD_OVERHEAD * 4))
         {
             out.add(n);
         }

@@ -348,7 +348,7 @@ fn shake_hands(
 ) -> Result<Handshake, UpstreamFault> {
     loop {
         tls.resume(&mut scratch.ciphertext_in);
-        let read = channel.socket.read(scratch.ciphertext_in.room(LONGEST_RECORD));
+        let read = channel.socket.read(scratch.ciphertext_in.unfilled(LONGEST_RECORD));
         if let ReadOutcome::Bytes(n) = read {
             scratch.ciphertext_in.add(n);
         }

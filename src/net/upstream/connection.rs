@@ -242,7 +242,7 @@ impl Connection {
                 tls.resume(ciphertext_in);
                 // A message of the handshake may take several records: always room for one more.
                 let more = size.saturating_sub(ciphertext_in.bytes().len()).max(RECORD);
-                let read = channel.socket.read(&mut ciphertext_in.room(more)[..more]);
+                let read = channel.socket.read(&mut ciphertext_in.unfilled(more)[..more]);
                 if let ReadOutcome::Bytes(n) = read {
                     ciphertext_in.add(n);
                 }
@@ -262,7 +262,7 @@ impl Connection {
                     (Ok(PeerState::Open) | Err(_), _) => StreamEnd::CutOff,
                 }
             }
-            None => match channel.socket.read(&mut plaintext_in.room(size)[..size]) {
+            None => match channel.socket.read(&mut plaintext_in.unfilled(size)[..size]) {
                 ReadOutcome::Bytes(n) => {
                     plaintext_in.add(n);
                     StreamEnd::NotYet
