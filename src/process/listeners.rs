@@ -4,7 +4,7 @@
 //! listen on one that is left free.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 
 use super::sys;
@@ -69,6 +69,18 @@ impl Listeners {
                 }
             }
         }
+    }
+
+    /// The loopback address that is not held although this machine has it.
+    pub fn unheld(&self) -> Option<IpAddr> {
+        let [socket] = &self.sockets[..] else {
+            return None;
+        };
+        let other: IpAddr = match socket.local_addr().ok()? {
+            SocketAddr::V4(_) => Ipv6Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv4Addr::LOCALHOST.into(),
+        };
+        UdpSocket::bind((other, 0)).is_ok().then_some(other)
     }
 
     /// Whether one loopback address is held alone.

@@ -20,6 +20,7 @@ mod prepare;
 mod stderr;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
@@ -206,6 +207,15 @@ impl Plan<'_> {
         }
         if listeners.is_alone() && !self.handover.is_activated() {
             notes.push("127.0.0.1 only, as there is no ::1".into());
+        }
+        if self.handover.is_activated()
+            && let Some(address) = listeners.unheld()
+        {
+            let address = SocketAddr::new(address, listeners.port);
+            notes.push(format!(
+                "ANOTHER USER MAY LISTEN ON {address}, which clients of \"localhost\" may try (add \
+                 ListenStream={address})"
+            ));
         }
         if self.settings.max_connections < self.config.settings.max_connections {
             let lowered = self.settings.max_connections;

@@ -1,6 +1,6 @@
 //! Tests the addresses that the relay listens on, and sockets from systemd.
 
-use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -175,23 +175,41 @@ fn sockets_that_systemd_hands_over_are_served() {
         return;
     }
     let upstream = Upstream::answering(ok("fine"));
-    for arguments in [&[][..]] as [&[&str]; 1] {
-        let (sockets, port) = loopback_pair();
-        let copies: Vec<OwnedFd> = sockets.iter().map(|fd| fd.try_clone().unwrap()).collect();
-        let mut relay = activated(sockets, "$$").upstream(&upstream.url()).args(arguments).start();
+    let (sockets, port) = loopback_pair();
+    let copy = || sockets.iter().map(|fd| fd.try_clone().unwrap()).collect();
+    // One relay after the other, as systemd starts them.
+    for _ in 0..2 {
+        let mut relay = activated(copy(), "$$").upstream(&upstream.url()).start();
         assert_eq!(relay.port, port);
         for mut client in [relay.connect(), connect_v6(port)] {
-            let status = client.send(post("", "{}")).response().status;
-            assert_eq!(status, if arguments.is_empty() || is_root() { 200 } else { 403 });
+            assert_eq!(client.send(post("", "{}")).response().status, 200);
         }
+        assert!(!relay.output_line("protections: ").contains("ANOTHER USER"));
         // What is inside is not told to anybody, and the port stays systemd's.
         if let Ok(variables) = std::fs::read(format!("/proc/{}/environ", relay.pid())) {
             assert!(!variables.windows(7).any(|word| word == b"LISTEN_"));
         }
         relay.signal(libc::SIGTERM);
         assert_eq!(relay.exit_code(), 0);
-        assert!(TcpListener::bind(("127.0.0.1", port)).is_err());
-        drop(copies);
+        for address in [IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()] {
+            assert!(TcpListener::bind((address, port)).is_err(), "the port is free");
+        }
+    }
+}
+
+#[test]
+fn a_loopback_address_that_systemd_does_not_hold_is_named() {
+    if !has_v6() {
+        return;
+    }
+    let [v4, v6] = [IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()];
+    for (held, other) in [(v4, v6), (v6, v4)] {
+        let socket = TcpListener::bind((held, 0)).unwrap();
+        let address = SocketAddr::new(other, socket.local_addr().unwrap().port());
+        let relay = activated(vec![socket.into()], "$$").start();
+        let line = relay.output_line("protections: ");
+        assert!(line.contains(&format!("ANOTHER USER MAY LISTEN ON {address}")), "{line}");
+        assert!(line.contains(&format!("add ListenStream={address}")), "{line}");
     }
 }
 
