@@ -106,7 +106,7 @@ fn a_plain_upstream_on_loopback_is_connected_to() {
     assert_eq!((code, err.as_str()), (0, ""));
     assert_eq!(text(&lines, "tls"), "none: the upstream is plain HTTP");
     // What it cannot tell.
-    assert!(text(&lines, "ok").contains("whether the key is good"), "{lines:?}");
+    assert!(text(&lines, "ok").contains("only a request tests the key"), "{lines:?}");
     assert_eq!(told.wait(), Some(Vec::new()));
 }
 
