@@ -48,6 +48,7 @@ fn sources() -> Vec<Source> {
     let read = |path: PathBuf| {
         let text = fs::read_to_string(&path).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let code = if path.ends_with("testing.rs") && is_for_tests(&path) { "" } else { code };
         let code: String =
             code.lines().map(|line| without_comment(line).to_owned() + "\n").collect();
         Source { name: path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), code }
@@ -55,6 +56,15 @@ fn sources() -> Vec<Source> {
     let sources: Vec<Source> = files.into_iter().map(read).collect();
     assert!(sources.len() > 20, "the sources were not found");
     sources
+}
+
+/// The module that declares this file compiles it for unit tests alone.
+fn is_for_tests(path: &Path) -> bool {
+    let folder = path.parent().unwrap();
+    let parents = [folder.join("mod.rs"), folder.with_extension("rs")];
+    let parent = parents.iter().find_map(|parent| fs::read_to_string(parent).ok()).unwrap();
+    let line = parent.split_once("#[cfg(test)]\n").map(|(_, rest)| rest.lines().next().unwrap());
+    line.is_some_and(|line| line.ends_with("mod testing;"))
 }
 
 /// Up to a `//` that does not stand inside a URL.

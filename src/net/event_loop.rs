@@ -28,10 +28,9 @@ use self::listener::{Accepted, Accepting, Listener};
 pub use self::setup::LoopSetup;
 use super::access_log::Log;
 use super::admission::{Places, Refusals};
-use super::buffer::{Scratch, TlsScratch};
 use super::clock::DateClock;
 use super::deadlines::Deadlines;
-use super::limits::{CLIENT_READ, OVERLOADED_LINGERING, REFUSED_LINGERING, UPSTREAM_READ};
+use super::limits::{OVERLOADED_LINGERING, REFUSED_LINGERING};
 use super::loop_state::{Buffers, LoopState, Turn};
 use super::session::{AfterTurn, Session};
 use super::sleep::SleepWatch;
@@ -130,15 +129,6 @@ impl EventLoop {
             timeouts: settings.timeouts,
             shutdown: false,
         };
-        let buffers = Buffers {
-            client: Scratch::new(CLIENT_READ),
-            upstream: TlsScratch {
-                ciphertext_in: Scratch::new(UPSTREAM_READ),
-                plaintext_in: Scratch::new(UPSTREAM_READ),
-                ciphertext_out: Scratch::new(2 * CLIENT_READ),
-                record: Scratch::new(0),
-            },
-        };
         Ok(EventLoop {
             poll,
             listeners,
@@ -154,7 +144,7 @@ impl EventLoop {
             refusals: Refusals::default(),
             sessions: Slots::new(settings.max_connections + lingering),
             state,
-            buffers,
+            buffers: Buffers::default(),
             turns: Turns::new(users),
             unowned_ready: Vec::new(),
             accepted: VecDeque::new(),

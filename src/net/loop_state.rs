@@ -9,6 +9,7 @@ use super::admission::UserIndex;
 use super::buffer::{Scratch, TlsScratch};
 use super::clock::DateClock;
 use super::deadlines::Deadlines;
+use super::limits::{CLIENT_READ, UPSTREAM_READ};
 use super::slots::{DeadlineSlot, Side, SlotId, Slots};
 use super::timeouts::Timeouts;
 use super::upstream::pool::Pool;
@@ -59,6 +60,21 @@ pub struct Buffers {
     pub upstream: TlsScratch,
 }
 
+/// Buffers with room for the largest reads.
+impl Default for Buffers {
+    fn default() -> Buffers {
+        Buffers {
+            client: Scratch::new(CLIENT_READ),
+            upstream: TlsScratch {
+                ciphertext_in: Scratch::new(UPSTREAM_READ),
+                plaintext_in: Scratch::new(UPSTREAM_READ),
+                ciphertext_out: Scratch::new(2 * CLIENT_READ),
+                record: Scratch::new(0),
+            },
+        }
+    }
+}
+
 /// The context of one turn of a session.
 pub struct Turn<'a> {
     /// The state that all sessions share.
@@ -104,3 +120,6 @@ impl LoopState {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod testing;

@@ -125,3 +125,147 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::net::loop_state::testing::{MOMENT, SECOND};
+    use crate::net::session::testing::{HEAD, REQUEST, RESPONSE, Served};
+    use crate::net::timeouts::KEEP_ALIVE;
+
+    fn client_time(served: &Served) -> Duration {
+        served.net.state.timeouts.client
+    }
+
+    fn upstream_time(served: &Served) -> Duration {
+        served.net.state.timeouts.upstream.unwrap()
+    }
+
+    #[test]
+    fn a_client_without_a_request_keeps_the_connection_for_keep_alive_and_no_longer() {
+        let (mut served, _upstream) = Served::kept();
+        assert_eq!(served.pass(KEEP_ALIVE - MOMENT), AfterTurn::Wait);
+        assert_eq!(served.pass(MOMENT), AfterTurn::Close);
+        let Served { session, mut client, .. } = served;
+        drop(session);
+        assert_eq!(client.rest().as_deref(), Some(""), "an end without a word");
+    }
+
+    #[test]
+    fn a_first_head_has_the_clients_time_from_accept_and_a_later_one_from_its_first_byte() {
+        for (mut served, first_word) in [(Served::new(), ""), (Served::kept().0, "P")] {
+            let limit = client_time(&served);
+            assert_eq!(served.pass(limit - MOMENT), AfterTurn::Wait);
+            served.client.send("P");
+            served.until(|session| !session.input.is_empty());
+            let rest = if first_word.is_empty() { MOMENT } else { limit };
+            assert_eq!(served.pass(rest - MOMENT), AfterTurn::Wait);
+            assert!(served.client.is_silent());
+            served.client.send("O");
+            served.until(|session| session.input.bytes().len() == 2);
+            served.pass(MOMENT);
+            served.client.read_until("\"request_timeout\"}}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_pauses_is_408_after_the_clients_time() {
+        let (mut served, mut upstream) = Served::asked(HEAD);
+        let limit = client_time(&served);
+        for byte in ["a", "b", "c"] {
+            assert_eq!(served.pass(limit - MOMENT), AfterTurn::Wait);
+            let before = served.session.exchange.bytes_in;
+            served.client.send(byte);
+            served.until(|session| session.exchange.bytes_in > before);
+        }
+        assert_eq!(served.pass(limit - MOMENT), AfterTurn::Wait);
+        assert!(served.client.is_silent());
+        served.pass(MOMENT);
+        served.client.read_until("\"request_timeout\"}}");
+        assert_eq!(upstream.rest(), None, "half a body is cut off by a reset");
+    }
+
+    #[test]
+    fn a_client_is_not_blamed_for_an_upstream_that_takes_no_body() {
+        let length = 1 << 30;
+        let request = HEAD.replace(": 10", &format!(": {length}"));
+        let (mut served, _upstream) = Served::asked(&request);
+        let id = served.session.upstream.unwrap();
+        while served.net.state.upstreams.get(id).unwrap().is_drained() {
+            served.client.send([b'x'; 65_536]);
+            while served.net.events(Duration::ZERO, &mut served.session.socket) {
+                while served.turn() == AfterTurn::Again {}
+            }
+        }
+        let limit = client_time(&served);
+        served.pass(limit);
+        let client_by = served.session.client_by(&served.net.state);
+        assert_eq!(client_by, Some(served.net.now + limit), "its time begins again");
+        assert!(served.client.is_silent());
+        // The upstream is: it has had half of its time, and gets no more.
+        let left = upstream_time(&served) - limit;
+        served.pass(left - MOMENT);
+        assert!(served.client.is_silent());
+        served.pass(MOMENT);
+        served.client.read_until("\"upstream_timeout\"}}");
+    }
+
+    #[test]
+    fn a_client_has_its_time_to_take_the_rest_of_a_response_however_late_the_response_was() {
+        let (mut served, mut upstream) = Served::asked(REQUEST);
+        let limit = client_time(&served);
+        assert_eq!(served.pass(limit + SECOND), AfterTurn::Wait);
+        let filled = served.fill_client();
+        upstream.send(RESPONSE);
+        served.until(|session| matches!(session.exchange.state(), State::Complete { .. }));
+        assert!(served.session.output.bytes().ends_with(b"fine"));
+        served.pass(limit - MOMENT);
+        served.drain_client(filled);
+        served.until(|session| session.served);
+        assert!(!served.session.exchange.is_last());
+        served.client.read_until("\r\n\r\nfine");
+    }
+
+    #[test]
+    fn a_client_that_does_not_take_a_response_in_its_time_gets_all_of_it_and_the_end() {
+        let (mut served, mut upstream) = Served::asked(REQUEST);
+        let filled = served.fill_client();
+        upstream.send(RESPONSE);
+        served.until(|session| matches!(session.exchange.state(), State::Complete { .. }));
+        let limit = client_time(&served);
+        assert_eq!(served.pass(limit), AfterTurn::Wait);
+        assert_eq!(served.session.client_by(&served.net.state), None, "it may take for ever");
+        served.drain_client(filled);
+        served.until(Session::is_lingering);
+        assert!(served.client.rest().unwrap().ends_with("\r\n\r\nfine"));
+    }
+
+    #[test]
+    fn an_upstream_that_is_silent_for_its_time_is_504() {
+        let (mut served, mut upstream) = Served::asked(REQUEST);
+        let limit = upstream_time(&served);
+        served.pass(limit - MOMENT);
+        assert!(served.client.is_silent());
+        served.pass(MOMENT);
+        served.client.read_until("\"upstream_timeout\"}}");
+        upstream.read_until("\r\n\r\n");
+        assert_eq!(upstream.rest(), None, "what is under way is cancelled by a reset");
+    }
+
+    #[test]
+    fn an_upstream_that_is_not_read_because_of_the_client_is_not_blamed() {
+        let (mut served, mut upstream) = Served::asked(REQUEST);
+        let filled = served.fill_client();
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n");
+        served.until(|session| !session.output.is_empty());
+        let limit = upstream_time(&served);
+        assert_eq!(served.pass(limit), AfterTurn::Wait);
+        assert_eq!(served.pass(limit - MOMENT), AfterTurn::Wait);
+        served.drain_client(filled);
+        upstream.send("fine");
+        served.until(|session| session.served);
+        assert!(served.client.read_until("fine").starts_with("HTTP/1.1 200 "));
+    }
+}

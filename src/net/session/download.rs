@@ -287,3 +287,126 @@ impl Session {
         sent.map(|sent| keep_rest(slices, sent, &mut self.output))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::net::loop_state::testing::arrives;
+    use crate::net::session::testing::{HEAD, REQUEST, RESPONSE, Served};
+
+    /// Whether the upstream connection is in the pool after this exchange.
+    fn is_pooled(request: &str, response: &str) -> bool {
+        let (mut served, mut upstream) = Served::asked(request);
+        upstream.read_until("\r\n\r\n");
+        upstream.send(response);
+        served.until(|session| session.served || session.is_lingering());
+        let text = served.client.read_until("fine");
+        assert!(text.contains("HTTP/1.1 200 "), "{text}");
+        !served.net.state.pool.is_empty()
+    }
+
+    #[test]
+    fn an_upstream_connection_is_kept_behind_a_response_that_ends_exactly_and_says_nothing_else() {
+        let but = |from: &str, to: &str| RESPONSE.replace(from, to);
+        let whole_body = HEAD.to_owned() + "0123456789";
+        assert!(is_pooled(REQUEST, RESPONSE));
+        assert!(is_pooled(&whole_body, RESPONSE));
+        assert!(is_pooled(REQUEST, &("HTTP/1.1 103 Early Hints\r\n\r\n".to_owned() + RESPONSE)));
+        for response in [
+            but("Content", "Connection: close\r\nContent"),
+            but("HTTP/1.1", "HTTP/1.0"),
+            but("fine", "fine\r\n"),
+            but("fine", "fineHTTP/1.1 200 OK\r\n"),
+        ] {
+            assert!(!is_pooled(REQUEST, &response), "{response}");
+        }
+    }
+
+    #[test]
+    fn an_upstream_connection_is_not_kept_if_the_response_began_before_the_request_had_ended() {
+        let (mut served, mut upstream) = Served::asked(HEAD);
+        upstream.read_until("\r\n\r\n");
+        upstream.send(RESPONSE);
+        served.until(|session| matches!(session.exchange.state(), State::Complete { .. }));
+        served.client.read_until("fine");
+        served.client.send("0123456789");
+        served.until(|session| session.served);
+        upstream.read_until("0123456789");
+        assert!(served.net.state.pool.is_empty() && served.net.state.upstreams.is_empty());
+    }
+
+    #[test]
+    fn a_head_that_begins_before_the_end_of_the_request_counts_as_early_to_its_end() {
+        let (mut served, mut upstream) = Served::asked(HEAD);
+        upstream.read_until("\r\n\r\n");
+        let (first, rest) = RESPONSE.split_at(10);
+        upstream.send(first);
+        served.until(|session| !session.response_head.is_empty());
+        served.client.send("0123456789");
+        served.until(|session| !session.exchange.state().is_uploading());
+        upstream.send(rest);
+        served.until(|session| session.served);
+        assert!(served.net.state.pool.is_empty());
+    }
+
+    #[test]
+    fn a_response_that_breaks_off_resets_the_client_and_one_that_never_began_is_502() {
+        for (response, has_begun) in [
+            ("", false),
+            ("HTTP/1.1 200 OK\r\n", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfin", true),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n", true),
+        ] {
+            let (mut served, mut upstream) = Served::asked(REQUEST);
+            upstream.read_until("\r\n\r\n");
+            upstream.send(response);
+            upstream.0.shutdown(std::net::Shutdown::Write).unwrap();
+            if has_begun {
+                let (_, mut client) = served.until_closed();
+                assert_eq!(client.rest(), None, "{response}");
+            } else {
+                served.until(|session| session.served);
+                served.client.read_until("\"upstream_closed\"}}");
+                assert!(!served.session.exchange.is_last(), "the connection stays");
+            }
+        }
+    }
+
+    #[test]
+    fn the_upstream_is_read_only_while_the_client_takes_what_came() {
+        let (mut served, mut upstream) = Served::asked(REQUEST);
+        upstream.read_until("\r\n\r\n");
+        let filled = served.fill_client();
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n");
+        served.until(|session| !session.output.is_empty());
+        let waiting = served.session.output.bytes().len();
+        upstream.send([b'x'; 100_000]);
+        arrives(&mut served.net.state.upstreams, served.session.upstream.unwrap());
+        served.net.events(Duration::ZERO, &mut served.session.socket);
+        for _ in 0..10 {
+            served.turn();
+        }
+        assert_eq!(served.session.output.bytes().len(), waiting);
+        served.drain_client(filled);
+        served.until(|session| session.exchange.bytes_out == 100_000);
+    }
+
+    #[test]
+    fn a_response_with_the_key_is_cut_off_before_the_key_is_whole() {
+        const KEY: &str = "sk-0123456789abcdef";
+        let (mut served, mut upstream) = Served::asked(REQUEST);
+        upstream.read_until("\r\n\r\n");
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n");
+        upstream.send(&KEY[..5]);
+        served.until(|session| session.exchange.bytes_out == 5);
+        upstream.send(&KEY[5..]);
+        let (_, mut client) = served.until_closed();
+        let (mut seen, mut buffer) = (Vec::<u8>::new(), [0; 4096]);
+        while let Ok(n @ 1..) = std::io::Read::read(&mut client.0, &mut buffer) {
+            seen.extend(&buffer[..n]);
+        }
+        assert!(!seen.windows(KEY.len()).any(|window| window == KEY.as_bytes()));
+    }
+}

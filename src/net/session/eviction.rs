@@ -75,3 +75,110 @@ impl Session {
         self.close(turn.state)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::loop_state::testing::SECOND;
+    use crate::net::session::testing::{HEAD, REQUEST, RESPONSE, Served};
+
+    /// Since when the session counts as idle.
+    fn idle_since(served: &Served) -> Option<Instant> {
+        served.session.as_idle().map(|idle| idle.since)
+    }
+
+    #[test]
+    fn a_connection_can_be_closed_for_another_unless_a_request_is_under_way() {
+        let mut served = Served::new();
+        let accepted = served.net.now;
+        let (_, mut upstream) = served.net.idle_upstream();
+        assert_eq!(idle_since(&served), Some(accepted));
+        served.client.send(&REQUEST[..9]);
+        served.until(|session| !session.input.is_empty());
+        assert_eq!(idle_since(&served), Some(accepted), "half a head is no request");
+        served.client.send(&REQUEST[9..]);
+        served.until(|session| session.upstream.is_some());
+        assert_eq!(idle_since(&served), None, "a response is awaited");
+        let filled = served.fill_client();
+        upstream.send(RESPONSE);
+        served.until(|session| !session.output.is_empty());
+        assert_eq!(idle_since(&served), None, "a response waits for the client");
+        served.net.now += SECOND;
+        served.drain_client(filled);
+        served.until(|session| session.served);
+        assert_eq!(idle_since(&served), Some(served.net.now));
+    }
+
+    #[test]
+    fn a_request_that_has_come_and_is_not_read_yet_keeps_the_connection() {
+        let mut served = Served::new();
+        served.client.send("P");
+        served.client_comes();
+        assert_eq!(idle_since(&served), None);
+    }
+
+    #[test]
+    fn the_rest_of_a_refused_request_keeps_no_place() {
+        let mut served = Served::new();
+        let begun = served.net.now + SECOND;
+        served.net.now = begun;
+        served.client.send(HEAD.replace("/v1/responses", "/v1/other"));
+        served.until(|session| session.exchange.status.is_some());
+        served.net.now += SECOND;
+        assert_eq!(idle_since(&served), Some(begun));
+    }
+
+    #[test]
+    fn a_request_that_is_still_uploaded_behind_its_response_keeps_its_place() {
+        let (mut served, mut upstream) = Served::asked(HEAD);
+        upstream.send(RESPONSE);
+        let is_complete = |session: &Session| {
+            matches!(session.exchange.state(), State::Complete { rest: Rest::Upload(_) })
+        };
+        served.until(is_complete);
+        served.client.read_until("fine");
+        assert_eq!(idle_since(&served), None);
+    }
+
+    /// Closes a session for another one. Returns what its client reads.
+    fn evicted(mut served: Served) -> String {
+        assert_eq!(served.act(|session, turn, _| session.evict(turn)), AfterTurn::Close);
+        let Served { session, mut client, .. } = served;
+        drop(session);
+        client.rest().unwrap()
+    }
+
+    #[test]
+    fn a_client_that_loses_its_place_within_a_head_is_told_so_and_any_other_is_not() {
+        assert_eq!(evicted(Served::new()), "");
+        assert_eq!(evicted(Served::kept().0), "");
+        let mut served = Served::new();
+        served.client.send("POST /");
+        served.until(|session| !session.input.is_empty());
+        assert!(evicted(served).contains("\"request_timeout\""));
+    }
+
+    #[test]
+    fn heads_that_are_buffered_count_while_they_wait_and_can_be_dropped() {
+        let mut served = Served::new();
+        served.client.send(&REQUEST[..9]);
+        served.until(|session| !session.input.is_empty());
+        assert_eq!(served.session.buffered_head(), 9);
+        assert_eq!(served.session.head_since(), Some(served.net.now));
+        served.act(|session, turn, buffers| session.drop_head(turn, buffers));
+        assert_eq!(served.session.buffered_head(), 0);
+        served.client.read_until("\"request_timeout\"}}");
+
+        // A whole head that waits for an upstream connection.
+        let mut served = Served::new();
+        served.client.send(REQUEST);
+        served.until(|session| matches!(session.exchange.state(), State::Waiting(_)));
+        assert_eq!(served.session.buffered_head(), REQUEST.len());
+        assert_eq!(served.session.head_since(), None, "the client has done its part");
+        served.act(|session, turn, buffers| session.drop_head(turn, buffers));
+        served.client.read_until("\"too_many_connections\"}}");
+
+        let (served, _upstream) = Served::asked(HEAD);
+        assert_eq!(served.session.buffered_head(), 0, "a head that was sent");
+    }
+}

@@ -328,3 +328,6 @@ impl Session {
         self.close(turn.state)
     }
 }
+
+#[cfg(test)]
+mod testing;

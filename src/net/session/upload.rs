@@ -349,3 +349,150 @@ impl Session {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Shutdown;
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::net::loop_state::testing::{FarEnd, arrives};
+    use crate::net::session::testing::{HEAD, REQUEST, RESPONSE, Served};
+    use crate::net::session::{AfterTurn, Session};
+    use crate::process::sys;
+
+    fn is_waiting(session: &Session) -> bool {
+        matches!(session.exchange.state(), State::Waiting(_))
+    }
+
+    fn head_count(upstream: &FarEnd) -> usize {
+        upstream.0.set_nonblocking(true).unwrap();
+        let mut bytes = [0; 4096];
+        let n = std::io::Read::read(&mut &upstream.0, &mut bytes).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..n]).matches("POST ").count()
+    }
+
+    #[test]
+    fn a_request_goes_out_once_on_another_connection_if_a_pooled_one_proves_dead() {
+        let mut served = Served::new();
+        let (alive, other) = served.net.idle_upstream();
+        let (dead, reset) = served.net.idle_upstream();
+        served.client.send(REQUEST);
+        served.client_comes();
+        // No event tells of this end before the head is written.
+        sys::reset_on_close(reset.0.as_fd()).unwrap();
+        drop(reset);
+        arrives(&mut served.net.state.upstreams, dead);
+        served.turn();
+        assert_eq!(served.session.upstream, Some(alive));
+        assert!(served.net.state.upstreams.get(dead).is_none());
+        assert_eq!(served.net.state.requests_left, u64::MAX - 1);
+        assert_eq!(head_count(&other), 1);
+    }
+
+    #[test]
+    fn a_request_without_a_connection_waits_and_a_fault_is_told() {
+        let mut served = Served::new();
+        served.client.send(REQUEST);
+        served.until(is_waiting);
+        let id = served.session.upstream.unwrap();
+        let up = served.net.state.upstreams.get(id).unwrap();
+        assert!(up.is_dialing() && up.owner() == Some(served.session.id));
+        up.dialed(Err(UpstreamFault::Refused));
+        served.turn();
+        served.client.read_until("\"upstream_refused\"}}");
+        assert!(served.net.state.upstreams.is_empty());
+        assert!(served.session.input.is_empty(), "the head is used up");
+    }
+
+    #[test]
+    fn a_connection_that_is_made_ahead_is_taken_over_with_the_whole_time_for_a_new_one() {
+        let mut served = Served::new();
+        let begun = served.net.now;
+        let state = &mut served.net.state;
+        let preconnect = state
+            .upstreams
+            .insert(|id| Some(Upstream::new(id.token(Side::Upstream), None, begun, CONNECT)));
+        state.pool.set_preconnect(preconnect);
+        served.net.now += CONNECT / 2;
+        served.client.send(REQUEST);
+        served.until(is_waiting);
+        assert_eq!(served.session.upstream, preconnect);
+        let up = served.net.state.upstreams.get(preconnect.unwrap()).unwrap();
+        assert_eq!(up.owner(), Some(served.session.id));
+        assert_eq!(up.wakes_at(), Some(served.net.now + CONNECT));
+        assert!(!served.net.state.pool.is_preconnecting());
+    }
+
+    #[test]
+    fn a_connection_may_take_no_longer_than_the_upstream_may_be_silent() {
+        let mut served = Served::new();
+        let limit = CONNECT / 2;
+        served.net.state.timeouts.upstream = Some(limit);
+        served.client.send(REQUEST);
+        served.until(is_waiting);
+        let id = served.session.upstream.unwrap();
+        let wakes_at = served.net.state.upstreams.get(id).unwrap().wakes_at();
+        assert_eq!(wakes_at, Some(served.net.now + limit));
+    }
+
+    #[test]
+    fn a_client_that_leaves_while_its_request_waits_leaves_its_connection_to_the_next() {
+        let mut served = Served::new();
+        served.client.send(REQUEST);
+        served.until(is_waiting);
+        let id = served.session.upstream.unwrap();
+        served.client.0.shutdown(Shutdown::Write).unwrap();
+        let (mut net, _client) = served.until_closed();
+        assert!(net.state.pool.is_preconnect(id));
+        assert_eq!(net.state.upstreams.get(id).unwrap().owner(), None);
+    }
+
+    #[test]
+    fn a_client_that_leaves_while_its_request_is_under_way_cancels_it() {
+        for request in [REQUEST, HEAD] {
+            let (served, mut upstream) = Served::asked(request);
+            upstream.read_until("\r\n\r\n");
+            served.client.0.shutdown(Shutdown::Write).unwrap();
+            let (net, mut client) = served.until_closed();
+            assert!(net.state.upstreams.is_empty() && net.state.pool.is_empty());
+            assert_eq!((upstream.rest(), client.rest()), (None, None), "both ends by a reset");
+        }
+    }
+
+    #[test]
+    fn a_client_that_waits_for_a_100_gets_it_when_its_head_is_on_its_way() {
+        let mut served = Served::new();
+        served.client.send(HEAD.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n"));
+        served.until(is_waiting);
+        assert!(served.client.is_silent(), "no upstream has the head");
+        let (mut served, mut upstream) =
+            Served::asked(&HEAD.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n"));
+        upstream.read_until("\r\n\r\n");
+        served.client.read_until("HTTP/1.1 100 Continue\r\n\r\n");
+        served.client.send("0123456789");
+        served.until(|session| !session.exchange.state().is_uploading());
+        upstream.read_until("0123456789");
+        upstream.send(RESPONSE);
+        served.until(|session| session.served);
+        served.client.read_until("fine");
+    }
+
+    #[test]
+    fn the_next_request_is_not_read_before_the_response_is_with_the_client() {
+        let (mut served, mut upstream) = Served::asked(REQUEST);
+        upstream.read_until("\r\n\r\n");
+        let filled = served.fill_client();
+        served.client.send(REQUEST);
+        served.client_comes();
+        served.turn();
+        assert!(served.session.socket.is_readable() && served.session.input.is_empty());
+        upstream.send(RESPONSE);
+        served.until(|session| !session.output.is_empty());
+        while served.turn() == AfterTurn::Again {}
+        assert_eq!(head_count(&upstream), 0);
+        served.drain_client(filled);
+        served.until(|session| session.request == 2 && session.upstream.is_some());
+        assert_eq!(head_count(&upstream), 1);
+    }
+}

@@ -189,11 +189,11 @@ impl Pool {
 mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsRawFd;
     use std::time::Duration;
 
     use super::*;
     use crate::net::buffer::Scratch;
+    use crate::net::loop_state::testing::arrives;
     use crate::net::socket::Socket;
     use crate::net::timeouts::POOL_IDLE;
     use crate::net::upstream::{Channel, Connection};
@@ -261,14 +261,6 @@ mod tests {
         fn next_pass(&mut self) {
             self.now += Duration::from_millis(1);
         }
-    }
-
-    /// Waits until the socket of a connection has something to read.
-    fn arrives(upstreams: &mut Slots<Upstream>, id: SlotId) {
-        let fd = upstreams.connection(id).unwrap().socket().fd().as_raw_fd();
-        let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
-        crate::process::sys::child::poll(&mut fds, Some(Duration::from_secs(20))).unwrap();
-        assert_ne!(fds[0].revents, 0, "nothing comes");
     }
 
     #[test]
