@@ -7,11 +7,14 @@ use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::connector::{Etc, children, connector};
 use super::lifecycle::Folder;
 use super::support::relay::{descriptors, emulated};
-use super::support::{Client, Relay, Upstream, needs_root, ok, post, skipped, wait_for};
+use super::support::{
+    Client, DEADLINE, Relay, Upstream, needs_root, ok, pace, post, skipped, wait_for,
+};
 
 /// An argument of a call.
 #[derive(Clone, Copy, Debug)]
@@ -113,15 +116,24 @@ fn tracer() {
         status
     };
     trace(libc::PTRACE_SEIZE, 0, 0);
-    trace(libc::PTRACE_INTERRUPT, 0, 0);
-    assert!(libc::WIFSTOPPED(wait()));
     // SAFETY: plain memory for the kernel to fill.
     let mut before: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-    trace(libc::PTRACE_GETREGS, 0, std::ptr::from_mut(&mut before) as u64);
-    // It waits in a system call, so the instruction for one stands right before.
-    let instruction = before.rip - 2;
-    let code = trace(libc::PTRACE_PEEKTEXT, instruction, 0);
-    assert_eq!(code & 0xffff, SYSCALL, "a thread that waits");
+    let begun = Instant::now();
+    let (instruction, code) = loop {
+        trace(libc::PTRACE_INTERRUPT, 0, 0);
+        assert!(libc::WIFSTOPPED(wait()));
+        trace(libc::PTRACE_GETREGS, 0, std::ptr::from_mut(&mut before) as u64);
+        // A thread that waits is in a system call, so the instruction for one stands right before.
+        let instruction = before.rip - 2;
+        let code = trace(libc::PTRACE_PEEKTEXT, instruction, 0);
+        if code & 0xffff == SYSCALL {
+            break (instruction, code);
+        }
+        // It is still at work for the last request.
+        assert!(begun.elapsed() < DEADLINE, "the thread does not wait");
+        trace(libc::PTRACE_CONT, 0, 0);
+        pace(Duration::from_millis(1));
+    };
     let mut results: Vec<i64> = Vec::new();
     for line in script.lines() {
         // Below the red zone.

@@ -13,6 +13,11 @@ use super::support::{Client, Peer, Relay, Upstream, needs_root, ok, pace, post, 
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
+/// The kernel counts the descriptors that are on their way between processes by user, against the
+/// limit on open files of the sender. As this user, a connector whose limit a test lowers does not
+/// share that count with the connectors of other tests.
+const OWN_USER: [&str; 2] = ["--user", "65529:65529"];
+
 /// Sets the limit on open files of a process that runs, by a process of the same user: root may
 /// lack the right to do so.
 fn limit_files(pid: u32, count: usize) {
@@ -95,7 +100,7 @@ fn a_connector_without_a_descriptor_for_a_connection_says_so_and_goes_on() {
         return;
     }
     let upstream = Upstream::answering(ok("fine"));
-    let relay = Relay::to(&upstream.url()).start();
+    let relay = Relay::to(&upstream.url()).args(OWN_USER).start();
     let pid = connector(&relay);
     // Before a client comes, for whom a connection would be made in advance.
     limit_files(pid, 4);
@@ -117,7 +122,7 @@ fn a_lookup_that_finds_no_descriptor_says_so_and_the_next_one_is_made() {
     let etc = Etc::new("no-descriptor");
     etc.put("hosts", "127.0.0.1 upstream.test\n");
     let url = format!("http://upstream.test:{}/", upstream.port);
-    let relay = etc.start(Relay::to(&url).args(["--allow-plaintext-upstream"]));
+    let relay = etc.start(Relay::to(&url).args(OWN_USER).args(["--allow-plaintext-upstream"]));
     let pid = connector(&relay);
     // Before a client comes, for whom a connection would be made in advance.
     limit_files(pid, 4);
@@ -155,11 +160,10 @@ fn too_many_descriptors_on_their_way_are_told_and_are_no_end() {
     if emulated() {
         return;
     }
-    // The kernel counts those of one user, whichever process sends them. Another relay has some on
-    // their way, as its loop does not take them.
+    // Another relay has some on their way, as its loop does not take them.
     let (listener, queue) = hanging(HERE, 0);
     let port = listener.local_addr().unwrap().port();
-    let full = Relay::to(&format!("http://127.0.0.1:{port}/")).start();
+    let full = Relay::to(&format!("http://127.0.0.1:{port}/")).args(OWN_USER).start();
     let mut waiting: Vec<_> = (0..8).map(|_| full.connect()).collect();
     waiting.iter_mut().for_each(|client| {
         client.send(post("", "{}"));
@@ -172,7 +176,7 @@ fn too_many_descriptors_on_their_way_are_told_and_are_no_end() {
     wait_for(|| slow.connections() >= 8 && descriptors(connector(&full)).len() == 4);
 
     let upstream = Upstream::answering(ok("fine"));
-    let relay = Relay::to(&upstream.url()).start();
+    let relay = Relay::to(&upstream.url()).args(OWN_USER).start();
     limit_files(connector(&relay), 5);
     let mut client = relay.connect();
     client.send(post("", "{}"));
