@@ -20,13 +20,16 @@ const EACH_WAY: [Leaves; 3] = [Leaves::Closes, Leaves::ShutsDown, Leaves::Resets
 /// With a shutdown alone the client still listens: it is returned.
 fn leave(mut client: Client, leaves: Leaves) -> Option<Client> {
     match leaves {
-        Leaves::Closes => None,
+        Leaves::Closes => {
+            client.finish_first();
+            None
+        }
         Leaves::Resets => {
             reset_on_close(&client.stream);
             None
         }
         Leaves::ShutsDown => {
-            client.finish();
+            client.finish_first();
             Some(client)
         }
     }

@@ -139,6 +139,15 @@ fn no_copy_of_the_key_is_readable_after_a_thousand_requests() {
     }
 }
 
+/// Tells the threads that look at this flag to end when the value is dropped.
+struct EndsThem<'a>(&'a AtomicBool);
+
+impl Drop for EndsThem<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
 fn no_copy_of_the_key_is_readable_while_64_are_under_way() {
@@ -150,6 +159,8 @@ fn no_copy_of_the_key_is_readable_while_64_are_under_way() {
         let needles = Needles::new(relay.key.as_bytes());
         let (ended, port) = (AtomicBool::new(false), relay.port);
         thread::scope(|scope| {
+            // Whether the test fails or not, its threads end.
+            let ending = EndsThem(&ended);
             for _ in 0..64 {
                 scope.spawn(|| {
                     let mut client = Client::connect(port);
@@ -162,7 +173,7 @@ fn no_copy_of_the_key_is_readable_while_64_are_under_way() {
             let hits: Vec<Hit> = (0..200)
                 .flat_map(|_| scan_again(relay.pid(), &needles, &mut clean).unwrap().hits)
                 .collect();
-            ended.store(true, Ordering::SeqCst);
+            drop(ending);
             // While a record is sealed, rustls has it in a buffer of its own, where the ciphertext
             // takes its place: a microsecond, and some more in a debug build. See SECURITY.md.
             let sealing = upstream.url().starts_with("https") && hits.len() <= 20;

@@ -138,6 +138,11 @@ fn settle(other: &mut Client) {
     assert_eq!(refused.status, 403);
 }
 
+/// The client leaves, and whatever comes to the relay later comes behind that.
+fn leave(mut client: Client) {
+    client.finish_first();
+}
+
 /// A client whose request waits for an upstream connection.
 fn waiting(relay: &Relay, other: &mut Client) -> Client {
     let mut client = relay.connect();
@@ -156,7 +161,7 @@ fn clients_that_leave_before_the_connection_stands_leave_it_to_the_next() {
     let relay = Relay::to(&url).start();
     let mut other = relay.connect();
     for _ in 0..20 {
-        drop(waiting(&relay, &mut other));
+        leave(waiting(&relay, &mut other));
         settle(&mut other);
     }
     let near = accepted(&link);
@@ -177,7 +182,7 @@ fn of_the_connections_that_clients_leave_behind_one_is_kept() {
     let mut other = relay.connect();
     let clients: Vec<Client> = (0..CLIENTS).map(|_| waiting(&relay, &mut other)).collect();
     let links: Vec<TcpStream> = (0..CLIENTS).map(|_| accepted(&link)).collect();
-    drop(clients);
+    clients.into_iter().for_each(leave);
     settle(&mut other);
     let has_ended = |link: &&TcpStream| comes(*link, libc::POLLHUP, Duration::ZERO);
     wait_for(|| links.iter().filter(has_ended).count() >= CLIENTS - 1);
@@ -200,7 +205,7 @@ fn a_connection_that_clients_leave_is_given_up_in_time() {
     let first = accepted(&link);
     while !comes(&first, libc::POLLHUP | libc::POLLRDHUP, Duration::from_millis(500)) {
         assert!(begun.elapsed() < DEADLINE, "each departure gives it more time");
-        drop(waiting(&relay, &mut other));
+        leave(waiting(&relay, &mut other));
     }
     assert!(begun.elapsed() >= CONNECT, "given up after {:?}", begun.elapsed());
 }
@@ -222,7 +227,7 @@ fn a_departure_and_a_connect_in_one_batch_need_no_further_connection() {
         let mut next = None;
         for act in order {
             match act {
-                "leaves" => drop(leaving.take()),
+                "leaves" => leaving.take().into_iter().for_each(leave),
                 _ => next = Some(relay.connect()),
             }
         }

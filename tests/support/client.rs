@@ -2,11 +2,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant, SystemTime};
 
 use codex_responses_api_proxy::net::clock::{Timestamp, days};
 
-use super::DEADLINE;
+use super::{DEADLINE, wait_for};
 
 /// One client connection. Each read and write waits for at most [`DEADLINE`].
 pub struct Client {
@@ -148,6 +149,20 @@ pub fn body(head: &str, read: &mut dyn FnMut(usize) -> Vec<u8>) -> Option<Vec<u8
     }
 }
 
+/// The state of a connection whose FIN has not been acknowledged (`TCP_FIN_WAIT1` of Linux).
+const FIN_WAIT_1: u8 = 4;
+
+/// The state of a connection: the first byte of `struct tcp_info`.
+fn tcp_state(stream: &TcpStream) -> u8 {
+    let (mut state, mut size) = (0u8, 1);
+    let (fd, at) = (stream.as_raw_fd(), (&raw mut state).cast());
+    // SAFETY: the kernel writes one byte into memory that outlives the call.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, at, &mut size) };
+    assert_eq!((result, size), (0, 1), "TCP_INFO");
+    state
+}
+
 impl Client {
     /// Sends `count` small requests one after another. Returns how long each took, shortest first.
     pub fn times(&mut self, count: usize) -> Vec<Duration> {
@@ -185,6 +200,14 @@ impl Client {
     /// Sends FIN. The client can still read.
     pub fn finish(&mut self) -> &mut Client {
         self.stream.shutdown(Shutdown::Write).unwrap();
+        self
+    }
+
+    /// Sends FIN and waits until the kernel of the other side has it, so that nothing that is sent
+    /// later, on whichever connection, comes before it.
+    pub fn finish_first(&mut self) -> &mut Client {
+        self.finish();
+        wait_for(|| tcp_state(&self.stream) != FIN_WAIT_1);
         self
     }
 

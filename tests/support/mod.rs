@@ -5,6 +5,7 @@ pub mod gate;
 pub mod relay;
 pub mod skip;
 pub mod upstream;
+pub mod watchdog;
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -47,8 +48,8 @@ pub fn read_until(from: &mut (impl Read + AsFd), text: &str) -> Option<Vec<u8>> 
     Some(seen)
 }
 
-/// Checks a condition every 2 ms until it holds. This is only for the state of other processes in
-/// /proc, whose changes cause no event.
+/// Checks a condition every 2 ms until it holds. This is only for the state of other processes and
+/// of the kernel, whose changes cause no event.
 #[track_caller]
 pub fn wait_for(done: impl Fn() -> bool) {
     let start = Instant::now();

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, Once, OnceLock};
 
 use super::skip::{is_root, remove_at_exit, skipped};
+use super::watchdog::watch;
 use super::{Client, DEADLINE, certs, comes, wait_for};
 
 /// The path of the program under test: the program that was built with the tests, or
@@ -109,6 +110,7 @@ impl Relay {
 
     /// A relay that this tool runs, for example a tracer.
     pub fn under(tool: &[&str]) -> Starter {
+        watch();
         raise_open_files();
         let binary = binary();
         let words: Vec<&str> = tool.iter().copied().chain([binary.as_str()]).collect();
@@ -502,10 +504,14 @@ pub fn descriptors(pid: u32) -> Vec<(i64, PathBuf)> {
     links.collect()
 }
 
-/// The children of a process, their children, and so on.
-fn descendants(pid: u32) -> Vec<u32> {
-    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let children = list.unwrap_or_default();
-    let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-    children.flat_map(|pid: u32| [vec![pid], descendants(pid)].concat()).collect()
+/// The children of a process, whichever of its threads started them, their children, and so on.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let lists = threads.filter_map(|thread| {
+        std::fs::read_to_string(thread.ok()?.path().join("children")).ok()
+    });
+    let children: Vec<u32> = lists
+        .flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>())
+        .collect();
+    children.into_iter().flat_map(|pid| [vec![pid], descendants(pid)].concat()).collect()
 }
