@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::support::{Client, End, Gate, Peer, Relay, Upstream, ok, post, reset_on_close};
 
+/// At once, on a busy machine too: an exchange that is not cancelled goes on without end.
+const SOON: Duration = Duration::from_secs(5);
+
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 /// How a client leaves.
@@ -127,7 +130,7 @@ fn a_client_that_leaves_cancels_the_upstream_exchange_at_once() {
             let start = Instant::now();
             leave_and_hear_the_end(client, leaves);
             cancelled.wait();
-            assert!(start.elapsed() < Duration::from_secs(1), "{point:?}, {leaves:?}");
+            assert!(start.elapsed() < SOON, "{point:?}, {leaves:?}");
         }
     }
 }
@@ -155,7 +158,7 @@ fn of_two_clients_that_leave_while_the_upstream_is_being_connected_one_ends_that
         let start = Instant::now();
         clients.into_iter().for_each(|client| leave_and_hear_the_end(client, leaves));
         cancelled.wait();
-        assert!(start.elapsed() < Duration::from_secs(1), "{leaves:?}");
+        assert!(start.elapsed() < SOON, "{leaves:?}");
         let second = cancelled.wait_within(Duration::from_millis(100));
         assert_eq!(second, None, "{leaves:?}: none is kept");
     }
@@ -180,6 +183,6 @@ fn a_client_that_leaves_while_it_reads_slowly_cancels_too() {
         let start = Instant::now();
         leave_and_hear_the_end(client, leaves);
         cancelled.wait();
-        assert!(start.elapsed() < Duration::from_secs(5), "{leaves:?}");
+        assert!(start.elapsed() < SOON, "{leaves:?}");
     }
 }

@@ -8,6 +8,7 @@ use std::process::Stdio;
 
 use super::lifecycle::Folder;
 use super::proxy::{ESTABLISHED, HERE, fake, join};
+use super::support::port::closed_port;
 use super::support::relay::Starter;
 use super::support::upstream::Kind;
 use super::support::{Gate, Relay, Upstream, certs};
@@ -131,8 +132,9 @@ fn a_certificate_that_does_not_hold_is_named_with_its_issuer_and_what_to_do() {
 
 #[test]
 fn what_cannot_be_reached_is_named() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let lines = fails(Relay::to(&format!("https://127.0.0.1:{port}/")), "connect", "refused");
+    let closed = closed_port();
+    let lines =
+        fails(Relay::to(&format!("https://127.0.0.1:{}/", closed.port)), "connect", "refused");
     assert_eq!(text(&lines, "addresses"), "127.0.0.1");
     let lines = fails(Relay::to("https://name.invalid/"), "addresses", "could not be resolved");
     assert!(lines.iter().all(|line| !["addresses", "connected"].contains(&line.0.as_str())));
@@ -176,8 +178,7 @@ fn an_egress_proxy_is_gone_through_and_named() {
         let lines = fails(through(proxy.port), "proxy", want);
         assert!(!format!("{lines:?}").contains("MARKER"));
     }
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    fails(through(free), "connect", "HTTPS_PROXY");
+    fails(through(closed_port().port), "connect", "HTTPS_PROXY");
     let (code, _, err) = check(Relay::to(&url).env("HTTPS_PROXY", "socks5://127.0.0.1:1"));
     assert!(code == 2 && err.contains("HTTPS_PROXY: SOCKS"), "{err}");
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use codex_responses_api_proxy::cli::flags::{FLAGS, Section};
 
 use super::key::terminal;
+use super::support::port::free_port;
 use super::support::relay::emulated;
 use super::support::upstream::memory_file;
 use super::support::{Client, Relay, Upstream, certs, ok, post, skipped};
@@ -204,8 +205,9 @@ fn the_variables_name_roots_too_and_the_flag_wins() {
 
 #[test]
 fn a_port_that_is_asked_for_is_taken_and_one_in_use_is_told() {
-    let relay = Relay::bare().start();
-    let port = relay.port.to_string();
+    let port = free_port().to_string();
+    let relay = Relay::bare().args(["--port", &port]).start();
+    assert_eq!(relay.port.to_string(), port);
     let (code, _, err) = Relay::bare().args(["--port", &port]).run(b"key\n");
     assert_eq!(code, 1);
     assert!(err.contains(&format!("cannot listen on 127.0.0.1:{port}: ")), "{err}");

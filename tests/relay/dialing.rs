@@ -294,7 +294,7 @@ fn an_address_that_hangs_is_overtaken_after_250_ms() {
     let begun = Instant::now();
     assert_eq!(ask(&mut relay.connect()), (200, "here".into()));
     let took = begun.elapsed();
-    let (least, most) = (Duration::from_millis(240), Duration::from_secs(2));
+    let (least, most) = (Duration::from_millis(240), Duration::from_secs(8));
     assert!(took > least && took < most, "{took:?} for {} that hang", hanging_ones.len());
 }
 

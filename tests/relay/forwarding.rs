@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::support::port::closed_port;
 use super::support::upstream::{Kind, memory_file};
 use super::support::{End, Gate, Peer, Relay, Request, Upstream, certs, ok, post, quiet, wait_for};
 
@@ -304,16 +305,18 @@ fn path_and_query_are_those_of_the_url() {
 fn bridge(port: u16) -> u16 {
     let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).expect("IPv6 on loopback");
     let own = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        let (near, _) = listener.accept().unwrap();
-        let far = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        let (mut from, mut to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+    let pass = |mut from: TcpStream, mut to: TcpStream| {
         std::thread::spawn(move || {
             let _ = copy(&mut from, &mut to);
             let _ = to.shutdown(Shutdown::Write);
-        });
-        let _ = copy(&mut &far, &mut &near);
-        let _ = near.shutdown(Shutdown::Write);
+        })
+    };
+    std::thread::spawn(move || {
+        for near in listener.incoming().map_while(Result::ok) {
+            let far = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            pass(near.try_clone().unwrap(), far.try_clone().unwrap());
+            pass(far, near);
+        }
     });
     own
 }
@@ -416,8 +419,8 @@ fn a_client_that_expects_100_and_sends_all_the_same_needs_none() {
 
 #[test]
 fn a_client_that_waits_for_100_is_not_told_to_go_on_where_the_upstream_is_not_there() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let relay = Relay::to(&format!("https://localhost:{port}/")).start();
+    let closed = closed_port();
+    let relay = Relay::to(&format!("https://localhost:{}/", closed.port)).start();
     let mut client = relay.connect();
     let answer = client.send(EXPECT).response();
     assert_eq!((answer.status, answer.code()), (502, "upstream_refused"));
@@ -554,7 +557,7 @@ fn stands_quiet(port: u16) -> bool {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     table.lines().skip(1).any(|line| {
         let column: Vec<_> = line.split_whitespace().collect();
-        column[2].ends_with(&format!(":{port:04X}"))
+        column[2] == format!("0100007F:{port:04X}")
             && column[3] == "01"
             && column[4].ends_with(":00000000")
     })

@@ -276,8 +276,8 @@ fn the_heads_of_all_clients_together_are_bounded() {
 }
 
 /// Sends a body in parts of so many bytes, one each tenth of a second; its status.
-fn drip(relay: &Relay, parts: usize, size: usize) -> u16 {
-    let mut client = relay.connect();
+fn drip(port: u16, parts: usize, size: usize) -> u16 {
+    let mut client = Client::connect(port);
     let body = "x".repeat(parts * size);
     let request = post("", &body);
     client.send(&request[..request.len() - body.len()]);
@@ -299,11 +299,15 @@ fn a_body_comes_at_a_rate_or_not_at_all() {
         }
     });
     let relay = Relay::to(&upstream.url()).args(["--client-timeout", "1"]).start();
+    let port = relay.port;
     let rate = limits::UPLOAD_RATE as usize / 10;
     // Each byte is in time, and all of them together are not.
     let parts = 10 * limits::UPLOAD_PATIENCE as usize + 20;
-    assert_eq!(drip(&relay, parts, 1), 408);
-    assert_eq!(drip(&relay, parts, 4 * rate), 200);
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| drip(port, parts, 1));
+        assert_eq!(drip(port, parts, 4 * rate), 200);
+        assert_eq!(slow.join().unwrap(), 408);
+    });
 }
 
 fn client_length(head: &str) -> usize {
@@ -324,12 +328,12 @@ fn a_client_that_waits_for_the_upstream_may_wait() {
         }
     });
     // Once the upstream reads, the client has its time again: on a busy machine it needs some.
-    let relay = Relay::to(&upstream.url()).args(["--client-timeout", "6"]).start();
+    let relay = Relay::to(&upstream.url()).args(["--client-timeout", "3"]).start();
     let mut client = relay.connect();
     let body = "x".repeat(32 << 20);
     let mut stream = client.stream.try_clone().unwrap();
     let sender = std::thread::spawn(move || stream.write_all(post("", &body).as_bytes()));
-    pace(Duration::from_secs(8));
+    pace(Duration::from_secs(4));
     tell.signal();
     sender.join().unwrap().unwrap();
     assert_eq!(client.response().status, 200);

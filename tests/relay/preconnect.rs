@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use codex_responses_api_proxy::net::timeouts::CONNECT;
 
+use super::support::port::closed_port;
 use super::support::{Client, DEADLINE, Gate, Relay, Upstream, comes, ok, post, wait_for};
 
 /// An upstream that tells of each connection once its handshake is done, and answers.
@@ -246,10 +247,8 @@ fn a_departure_and_a_connect_in_one_batch_need_no_further_connection() {
 
 #[test]
 fn one_that_fails_is_no_one_s_error_until_somebody_asks() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
-    let mut relay = Relay::to(&format!("https://localhost:{port}/v1/responses")).start();
+    let closed = closed_port();
+    let mut relay = Relay::to(&format!("https://localhost:{}/v1/responses", closed.port)).start();
     let mut client = relay.connect();
     let refused = client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
     assert_eq!(refused.status, 403);

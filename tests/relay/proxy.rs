@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::memory::scanner::{Needles, scan};
 use super::memory::{may_read, none};
+use super::support::port::closed_port;
 use super::support::relay::{Starter, random_hex};
 use super::support::upstream::memory_file;
 use super::support::{Client, DEADLINE, Gate, Relay, Upstream, ok, post, read_until, skipped};
@@ -165,8 +166,8 @@ fn a_real_proxy_is_shown_the_credentials_and_refuses_others() {
 #[test]
 fn a_real_proxy_that_cannot_reach_the_upstream_is_502() {
     let Some(proxy) = Tinyproxy::start(None) else { return };
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    for url in [format!("https://{HERE}:{closed}/"), format!("https://{ELSEWHERE}/")] {
+    let closed = closed_port();
+    for url in [format!("https://{HERE}:{}/", closed.port), format!("https://{ELSEWHERE}/")] {
         fails(&mut through(proxy.port, &url).start().connect(), 502, "proxy_refused");
     }
 }
@@ -237,9 +238,9 @@ fn the_variables_are_read_as_curl_reads_them() {
 #[test]
 fn a_loopback_upstream_is_reached_without_the_proxy() {
     let upstream = Upstream::answering(ok("hello"));
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let dead = closed_port();
     for host in ["localhost", "127.0.0.1"] {
-        let relay = through(dead, &upstream.url_at(host)).start();
+        let relay = through(dead.port, &upstream.url_at(host)).start();
         assert_eq!(relay.connect().send(post("", "{}")).response().text(), "hello");
     }
 }
@@ -344,8 +345,12 @@ fn a_proxy_that_is_silent_or_out_of_reach_is_told_apart_from_the_upstream() {
         through(mute.port, "https://upstream.test/").args(["--upstream-timeout", "1"]).start();
     fails(&mut relay.connect(), 504, "upstream_connect_timeout");
 
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    fails(&mut through(dead, "https://upstream.test/").start().connect(), 502, "proxy_unreachable");
+    let dead = closed_port();
+    fails(
+        &mut through(dead.port, "https://upstream.test/").start().connect(),
+        502,
+        "proxy_unreachable",
+    );
 
     let relay = Relay::to("https://upstream.test/")
         .env("https_proxy", "http://no-such-host.invalid:3128")

@@ -4,11 +4,13 @@
 use std::process::Command;
 
 use super::lifecycle::Folder;
+use super::support::port::free_port;
 use super::support::relay::{binary, emulated};
 use super::support::{Upstream, needs_root, ok, skipped};
 
 /// Runs a script of bash in a folder of its own; returns what it prints. The program is on its
-/// PATH, the upstream's URL in `$UPSTREAM`. What it starts and leaves behind, it has to end itself.
+/// PATH, the upstream's URL in `$UPSTREAM`, a port to listen on in `$FREE_PORT`. What it starts and
+/// leaves behind, it has to end itself.
 fn script(name: &str, text: &str) -> Option<String> {
     let have = |tool: &str| Command::new(tool).arg("--version").output().is_ok();
     if emulated() || !["bash", "curl", "jq"].into_iter().all(have) {
@@ -28,6 +30,7 @@ fn script(name: &str, text: &str) -> Option<String> {
         .args(["60", "bash", "-euo", "pipefail", "-c", text])
         .env("PATH", path)
         .env("UPSTREAM", upstream.url())
+        .env("FREE_PORT", free_port().to_string())
         .current_dir(&folder.0)
         .output()
         .unwrap();
@@ -80,7 +83,7 @@ fn the_key_on_the_second_line_of_a_descriptor_and_a_port_of_the_callers() {
     prints(
         "third",
         "printf 'first\\nkey\\n' > key; exec 3< key; read -r line <&3
-         port=$(python3 -c 'import socket; s = socket.socket(); s.bind((\"127.0.0.1\", 0)); print(s.getsockname()[1])' 2> /dev/null || echo 18617)
+         port=$FREE_PORT
          (umask 077; ulimit -l 64 2> /dev/null || :
              exec codex-responses-api-proxy --port $port --upstream-url $UPSTREAM --server-info info \\
                  <&3 2> err) & child=$!
@@ -187,7 +190,7 @@ fn a_port_that_another_program_holds_open_for_it() {
     }
     prints(
         "activate",
-        "port=$(python3 -c 'import socket; s = socket.socket(); s.bind((\"127.0.0.1\", 0)); print(s.getsockname()[1])' 2> /dev/null || echo 18618)
+        "port=$FREE_PORT
          echo key > key
          systemd-socket-activate -l 127.0.0.1:$port $(command -v codex-responses-api-proxy) \\
              --upstream-url $UPSTREAM < key 2> err & child=$!

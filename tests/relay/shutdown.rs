@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::lifecycle::{Folder, SHUTDOWN, halfway, idle};
+use super::support::port::free_port;
 use super::support::relay::{Starter, emulated, end_of, ends};
 use super::support::{End, Relay, Upstream, comes, needs_root, ok, pace, post, quiet, wait_for};
 
@@ -51,11 +52,12 @@ fn the_port_and_the_file_are_free_for_the_next_relay_while_the_last_one_waits() 
     let info = folder.file("info");
     let with_info =
         |starter: Starter| starter.args(["--server-info", info.to_str().unwrap(), "--grace", "60"]);
-    let (_upstream, mut old, mut client, go) = halfway(|url| with_info(Relay::to(url)).start());
+    let port = free_port().to_string();
+    let starter = |url: &str| with_info(Relay::to(url)).args(["--port", &port]);
+    let (_upstream, mut old, mut client, go) = halfway(|url| starter(url).start());
     old.signal(libc::SIGTERM);
     folder.wait_for("info", str::is_empty);
     assert!(super::support::quiet(&client.stream, Duration::ZERO), "it has waited by then");
-    let port = old.port.to_string();
     let new = with_info(Relay::bare()).args(["--port", &port]).start();
     let want = format!("{{\"port\":{port},\"pid\":{}}}\n", new.pid());
     assert_eq!(fs::read_to_string(&info).unwrap(), want);
@@ -68,7 +70,8 @@ fn the_port_and_the_file_are_free_for_the_next_relay_while_the_last_one_waits() 
 
 #[test]
 fn what_takes_longer_than_the_grace_is_cut_off_visibly() {
-    for (grace, least, most) in [(None, 900, 2500), (Some("2"), 1900, 4000), (Some("0"), 0, 800)] {
+    let (one, two) = (", waiting for up to 1 s", ", waiting for up to 2 s");
+    for (grace, least, waits) in [(None, 900, one), (Some("2"), 1900, two), (Some("0"), 0, "")] {
         let flag = grace.map(|grace| ["--grace", grace]).into_iter().flatten();
         let (_upstream, mut relay, mut client, _go) =
             halfway(|url| Relay::to(url).args(flag).start());
@@ -76,8 +79,10 @@ fn what_takes_longer_than_the_grace_is_cut_off_visibly() {
         relay.signal(libc::SIGTERM);
         client.expect_end(End::Reset);
         assert_eq!(relay.exit_code(), 0);
+        // Not much longer, on a busy machine too.
         let took = start.elapsed().as_millis();
-        assert!((least..most).contains(&took), "{grace:?}: {took} ms");
+        assert!((least..least + 5_000).contains(&took), "{grace:?}: {took} ms");
+        assert_eq!(said(&relay, "ending"), format!("SIGTERM, 1 exchange under way{waits}"));
         assert_eq!(said(&relay, "ended"), "--grace, 1 exchange cut off");
     }
 }
@@ -89,7 +94,7 @@ fn with_nothing_under_way_it_ends_at_once_and_says_so() {
     let start = Instant::now();
     relay.signal(libc::SIGTERM);
     assert_eq!(relay.exit_code(), 0);
-    assert!(start.elapsed() < SECOND);
+    assert!(start.elapsed() < 10 * SECOND);
     assert_eq!(said(&relay, "ending"), "SIGTERM, 0 exchanges");
 }
 

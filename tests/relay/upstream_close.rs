@@ -38,15 +38,23 @@ fn end(peer: &mut Peer) -> String {
 
 /// An upstream that reads a request, says this and tells how the connection ended.
 fn telling(tls: bool, says: &'static str) -> (Upstream, Gate<String>) {
+    let (upstream, _, told) = telling_of_both(tls, says);
+    (upstream, told)
+}
+
+/// The same; before that, it tells that the connection is usable.
+fn telling_of_both(tls: bool, says: &'static str) -> (Upstream, Gate, Gate<String>) {
+    let (begin, begun) = Gate::pair();
     let (tell, told) = Gate::pair();
     let script = move |peer: &mut Peer| {
+        begin.signal();
         if peer.request().is_some() {
             peer.write(says);
         }
         let end = end(peer);
         tell.pass(end);
     };
-    (if tls { Upstream::tls(script) } else { Upstream::plain(script) }, told)
+    (if tls { Upstream::tls(script) } else { Upstream::plain(script) }, begun, told)
 }
 
 /// The head of a response and the first bytes of its body.
@@ -128,13 +136,13 @@ fn a_timeout_of_the_upstream_leaves_no_port_in_time_wait() {
 fn close_notify_is_sent_when_the_relay_ends() {
     // One connection is idle, one has an exchange on it, one is unowned.
     for signals in [&[libc::SIGTERM][..], &[libc::SIGTERM, libc::SIGINT]] {
-        let (upstream, told) = telling(true, BEGUN);
+        let (upstream, begun, told) = telling_of_both(true, BEGUN);
         let mut relay = Relay::to(&upstream.url()).start();
         let mut client = relay.connect();
         client.send(post("", "{}"));
         client.head();
         let _other = relay.connect();
-        wait_for(|| upstream.connections() == 2);
+        (0..2).for_each(|_| begun.wait());
         for signal in signals {
             relay.signal(*signal);
         }

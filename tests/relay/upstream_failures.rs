@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use super::support::port::closed_port;
 use super::support::upstream::{CLOSE, CUT, Kind, RESET};
 use super::support::{Client, End, Relay, Upstream, certs, ok, post};
 
@@ -31,11 +32,8 @@ fn a_name_that_does_not_resolve_is_502() {
 
 #[test]
 fn a_refused_connection_is_502() {
-    let upstream = Upstream::answering(ok("hello"));
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    assert_ne!(port, upstream.port);
-    drop(listener);
+    let closed = closed_port();
+    let port = closed.port;
     for url in [format!("https://127.0.0.1:{port}/"), format!("http://localhost:{port}/")] {
         fails(&mut Relay::to(&url).start().connect(), 502, "upstream_refused");
     }

@@ -157,8 +157,7 @@ fn tcp_state(stream: &TcpStream) -> u8 {
     let (mut state, mut size) = (0u8, 1);
     let (fd, at) = (stream.as_raw_fd(), (&raw mut state).cast());
     // SAFETY: the kernel writes one byte into memory that outlives the call.
-    let result =
-        unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, at, &mut size) };
+    let result = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, at, &mut size) };
     assert_eq!((result, size), (0, 1), "TCP_INFO");
     state
 }

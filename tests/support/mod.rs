@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod gate;
+pub mod port;
 pub mod relay;
 pub mod skip;
 pub mod upstream;

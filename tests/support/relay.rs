@@ -507,9 +507,8 @@ pub fn descriptors(pid: u32) -> Vec<(i64, PathBuf)> {
 /// The children of a process, whichever of its threads started them, their children, and so on.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
-    let lists = threads.filter_map(|thread| {
-        std::fs::read_to_string(thread.ok()?.path().join("children")).ok()
-    });
+    let lists = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
     let children: Vec<u32> = lists
         .flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>())
         .collect();
