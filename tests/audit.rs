@@ -197,7 +197,7 @@ fn the_errors_page_says_once_what_to_do_about_each_error_code_and_exit_code() {
 
 /// A test for each exit code, and how the test names the code. 134, 139 and 159 are what a shell
 /// makes of a signal.
-const EXIT_CODES: [(&str, &str, &str); 17] = [
+const EXIT_CODES: [(&str, &str, &str); 18] = [
     ("0", "shutdown::with_nothing_under_way_it_ends_at_once_and_says_so", "0"),
     ("1", "command_line::what_keeps_it_from_starting_is_told_with_what_to_do", "1"),
     ("2", "command_line::what_keeps_it_from_starting_is_told_with_what_to_do", "2"),
@@ -212,6 +212,7 @@ const EXIT_CODES: [(&str, &str, &str); 17] = [
     ("14", "hardening::a_missing_layer_is_named_with_its_cause", "14"),
     ("15", "hardening::a_change_of_user_under_suid_dumpable_ends_the_start", "15"),
     ("16", "connector::when_it_is_killed_who_waits_gets_502_and_the_relay_ends", "16"),
+    ("17", "command_line::what_keeps_it_from_starting_is_told_with_what_to_do", "17"),
     ("134", "sandbox::a_relay_without_memory_says_so_and_ends_by_sigabrt", "SIGABRT"),
     ("139", "hardening::a_start_without_room_for_files_or_stack_says_so", "SIGSEGV"),
     (

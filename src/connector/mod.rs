@@ -265,7 +265,7 @@ fn confine(
     match child::end_with(parent) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => child::end_now(0),
-        Err(_) => return Err(HardenError::NewPrivileges),
+        Err(_) => return Err(HardenError::ParentDeathSignal),
     }
     let confinement = Confinement::new(if sandbox { Sandbox::new(port) } else { Sandbox::off() });
     let read_back = confinement.connector(port)?;

@@ -32,10 +32,13 @@ pub enum HardenError {
     Incomplete,
     /// `--user` was given, and this kernel makes a process dumpable when its user changes.
     SuidDumpable,
+    /// `PR_SET_PDEATHSIG` failed, so the connector might outlive the relay.
+    ParentDeathSignal,
 }
 
 impl HardenError {
-    /// The exit code. 6 is not used: the reference has it for a step on macOS.
+    /// The exit code. 6 is not used: the reference has it for a step on macOS. 16 is that of a
+    /// connector that has ended.
     pub fn exit_code(self) -> u8 {
         match self {
             HardenError::Dumpable => 5,
@@ -48,6 +51,7 @@ impl HardenError {
             HardenError::SecretMemory => 13,
             HardenError::Incomplete => 14,
             HardenError::SuidDumpable => 15,
+            HardenError::ParentDeathSignal => 17,
         }
     }
 
@@ -64,6 +68,7 @@ impl HardenError {
             HardenError::SecretMemory,
             HardenError::Incomplete,
             HardenError::SuidDumpable,
+            HardenError::ParentDeathSignal,
         ]
         .into_iter()
         .find(|error| error.exit_code() == code)
@@ -105,6 +110,10 @@ impl fmt::Display for HardenError {
                 "--user: with the sysctl fs.suid_dumpable=1 a process is open to others while it \
                  changes its user; set it to 0 (sysctl -w fs.suid_dumpable=0), or start the relay as \
                  that user"
+            }
+            HardenError::ParentDeathSignal => {
+                "cannot have the connector end with the relay (PR_SET_PDEATHSIG); let prctl(2) through \
+                 in the container's seccomp profile"
             }
         })
     }

@@ -361,6 +361,7 @@ fn what_keeps_it_from_starting_is_told_with_what_to_do() {
         (prctl(libc::PR_SET_DUMPABLE), 5, "; let prctl(2) through"),
         (without(libc::SYS_prlimit64, None), 7, "; let setrlimit(2) and prlimit(2) through"),
         (prctl(libc::PR_SET_NO_NEW_PRIVS), 8, "; let prctl(2) through"),
+        (prctl(libc::PR_SET_PDEATHSIG), 17, "(PR_SET_PDEATHSIG); let prctl(2) through"),
         (start(&["--user", "1"]).refusing(libc::SYS_setgroups, None, libc::EPERM), 9, "as root"),
         (without(libc::SYS_capset, None), 10, "; let capset(2) and prctl(2) through"),
         (without(libc::SYS_signalfd4, None), 1, "; raise ulimit -n"),

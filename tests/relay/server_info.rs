@@ -143,6 +143,25 @@ fn a_file_that_is_a_mount_of_its_own_is_written_in_place() {
     assert_eq!(fs::read(&shared).unwrap(), b"");
 }
 
+/// As in a container whose root is read-only, and whose server-info file is a mount.
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_file_in_a_folder_that_is_read_only_is_written_in_place() {
+    needs_root();
+    let (folder, other) = (Folder::new("read-only"), Folder::new("writable"));
+    let (info, shared) = (folder.file("info"), other.file("shared"));
+    fs::write(&info, "").unwrap();
+    fs::write(&shared, "").unwrap();
+    let mounting = "mount --bind \"$0\" \"$0\"; mount -o remount,bind,ro \"$0\"; \
+                    mount --bind \"$1\" \"$2\"; shift 2; exec \"$@\"";
+    let tool = ["unshare", "--mount", "sh", "-ec", mounting];
+    let paths = [&folder.0, &shared, &info].map(|path| path.to_str().unwrap());
+    let relay = with_info(Relay::under(&[&tool[..], &paths].concat()), &info).start();
+    assert_eq!(fs::read_to_string(&shared).unwrap(), line(&relay));
+    end(relay);
+    assert_eq!(fs::read(&shared).unwrap(), b"");
+}
+
 /// It becomes known only when the new file is to be renamed that this is impossible.
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
