@@ -73,6 +73,12 @@ pub fn parse(
         let is_alone = given.iter().filter(|is_given| **is_given).count() == 1;
         return if is_alone { Ok(Command::Probe(port)) } else { Err(UsageError::ProbeAndMore) };
     }
+    if config.rotate && config.key_file.is_some() {
+        return Err(UsageError::RotatedKeyFile);
+    }
+    if config.key_max_age.is_some() && !config.rotate {
+        return Err(UsageError::AgeWithoutRotation);
+    }
     let upstream = &config.upstream;
     let is_clear = upstream.scheme == Scheme::Http && !upstream.is_loopback();
     if is_clear && !config.allow_plaintext_upstream {

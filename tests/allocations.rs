@@ -17,6 +17,7 @@ use codex_responses_api_proxy::net::settings::Settings;
 use codex_responses_api_proxy::net::tls::{Recording, RootStore, TlsConnector};
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::credential::{Credential, KeyForm};
+use codex_responses_api_proxy::process::key_ring::KeyRing;
 use codex_responses_api_proxy::process::signals::{SessionOrigin, Signals};
 use codex_responses_api_proxy::process::upstream_users::Reach;
 
@@ -104,12 +105,14 @@ fn start(upstream: &Upstream) -> u16 {
             notifier: Default::default(),
             signals: Signals::take_over(SessionOrigin::Own).unwrap(),
             server_info: None,
-            credential: Credential::read(
+            keys: Credential::read(
                 b"POST / HTTP/1.1\r\nAuthorization: Bearer ",
                 KeyForm::Word,
                 read,
             )
+            .map(KeyRing::fixed)
             .unwrap_or_else(|_| panic!("the key")),
+            key_input: None,
             tls: TlsConnector::new(roots, Recording::Off).ok().map(|(connector, _)| connector),
             link,
             proxy: None,

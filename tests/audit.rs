@@ -109,6 +109,10 @@ fn the_key_has_two_uses_with_one_caller_each() {
     // One in the file for each of TLS and plaintext upstreams, in one function.
     assert_eq!(calls(".splice_into("), ["net/upstream/connection.rs"; 2]);
     assert_eq!(calls(".reflected("), ["net/session/download.rs"]);
+    // The ring passes a comparison on to each key that it holds, and compares a fresh key.
+    assert_eq!(calls(".is_in("), ["process/key_ring.rs"; 2]);
+    assert_eq!(calls("current.is("), ["process/key_ring.rs"]);
+    assert_eq!(calls(".load_other("), ["process/key_ring.rs"]);
 }
 
 #[test]
@@ -270,12 +274,17 @@ fn what_holds_the_key_cannot_be_shown_copied_or_reached_into() {
     let sources = sources();
     for (file, name) in [
         ("process/credential.rs", "Credential"),
+        ("process/credential.rs", "KeyPages"),
+        ("process/key_ring.rs", "KeyRing"),
+        ("process/key_ring.rs", "Rotation"),
         ("process/egress.rs", "ConnectRequest"),
         ("process/sys/secret_pages.rs", "SecretPages"),
     ] {
         let code = &sources.iter().find(|source| source.name == file).unwrap().code;
-        let at = code.find(&format!("pub struct {name} {{")).unwrap();
-        let before = code[..at].trim_end().lines().next_back().unwrap_or_default();
+        let at = code.find(&format!("struct {name} {{")).unwrap();
+        // The lines above the one with the name.
+        let above = code[..at].rsplit_once('\n').map_or("", |(above, _)| above);
+        let before = above.trim_end().lines().next_back().unwrap_or_default();
         assert!(!before.contains("derive"), "{name} derives something");
         for capability in ["Debug", "Display", "Clone", "Deref", "AsRef", "Borrow"] {
             for source in &sources {

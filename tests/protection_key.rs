@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use codex_responses_api_proxy::process::credential::{Credential, KeyForm, SearchPosition};
+use codex_responses_api_proxy::process::key_ring::{KeyRing, LineForm, TakenKey, Terms};
 use codex_responses_api_proxy::process::sys::ProtectionKey;
 
 const KEY: &[u8] = b"sk-proj-Qx7fK2mN9vB4cZ1aLw8eRt5yU3iO6pS0dHgJkXbVnMqWzTyRuEoPaIsD";
@@ -19,16 +20,33 @@ const REFUSED: i32 = 44;
 const OTHER_FAULT: i32 = 45;
 const LET_THROUGH: i32 = 46;
 
-const WAYS: [&str; 7] =
-    ["read", "write", "read tables", "read after use", "thread", "handler", "kernel"];
+const WAYS: [&str; 8] =
+    ["read", "write", "read tables", "read after use", "rotation", "thread", "handler", "kernel"];
 
-fn credential() -> Credential {
+const PREFIX: &[u8] = b"POST / HTTP/1.1\r\nAuthorization: Bearer ";
+
+fn keys() -> KeyRing {
     let mut key = KEY;
     let read = |buffer: &mut [u8]| std::io::Read::read(&mut key, buffer);
-    match Credential::read(b"POST / HTTP/1.1\r\nAuthorization: Bearer ", KeyForm::Word, read) {
-        Ok(credential) => credential,
+    match Credential::read(PREFIX, KeyForm::Word, read) {
+        Ok(credential) => KeyRing::fixed(credential),
         Err(error) => panic!("{error}"),
     }
+}
+
+/// The key is the second that was read.
+fn rotated_keys() -> KeyRing {
+    let lines = [b"sk-the-first-of-two-keys\n", KEY, b"\n"].concat();
+    let mut lines = &lines[..];
+    let mut read = |buffer: &mut [u8]| std::io::Read::read(&mut lines, &mut buffer[..30]);
+    let terms = Terms { max_age: None, line: LineForm::Key };
+    let Ok(mut keys) = KeyRing::rotating(PREFIX, KeyForm::Word, terms, &mut read) else {
+        panic!("no first key");
+    };
+    while keys.take().key != Some(TakenKey::Fresh) {
+        assert!(keys.read(&mut read).is_ok_and(|n| n > 0), "no second key");
+    }
+    keys
 }
 
 /// What is done while the pages are open.
@@ -90,8 +108,8 @@ fn read(at: *const u8) {
 #[ignore = "a child of the test below"]
 fn child() {
     let way = std::env::var("WAY").expect("a way");
-    let mut credential = credential();
-    if credential.protection_key() == ProtectionKey::Missing {
+    let mut keys = keys();
+    if keys.protection_key() == ProtectionKey::Missing {
         assert_eq!(tagged_pages(), None);
         return;
     }
@@ -113,12 +131,18 @@ fn child() {
         "read tables" => read(last),
         "read after use" => {
             let mut position = SearchPosition::default();
-            assert!(!credential.reflected(&mut position, b"nothing of it"));
-            assert!(credential.reflected(&mut position, KEY));
-            credential.splice_into(&body, &mut Sink(|| ())).expect("taken");
-            let failing = credential.splice_into(&body, &mut &mut [0_u8; 1][..]);
+            assert!(!keys.reflected(&mut position, b"nothing of it"));
+            assert!(keys.reflected(&mut position, KEY));
+            keys.current().splice_into(&body, &mut Sink(|| ())).expect("taken");
+            let failing = keys.current().splice_into(&body, &mut &mut [0_u8; 1][..]);
             assert!(failing.is_err());
             read(first);
+        }
+        "rotation" => {
+            drop(keys);
+            let mut keys = rotated_keys();
+            keys.current().splice_into(&body, &mut Sink(|| ())).expect("taken");
+            read(tagged_pages().expect("pages with a protection key").0);
         }
         "thread" => {
             let first = FIRST.load(Ordering::Relaxed).expose_provenance();
@@ -128,7 +152,7 @@ fn child() {
         "handler" => {
             // SAFETY: runs the handler, while the pages are open to the thread that it interrupts.
             let raise = || unsafe { assert_eq!(libc::raise(libc::SIGUSR1), 0) };
-            credential.splice_into(&body, &mut Sink(raise)).expect("taken");
+            keys.current().splice_into(&body, &mut Sink(raise)).expect("taken");
         }
         _ => {
             let (_reader, writer) = std::io::pipe().expect("pipe");
@@ -146,7 +170,7 @@ fn child() {
 #[test]
 fn the_keys_pages_are_closed_but_in_use() {
     let program = std::env::current_exe().expect("this program");
-    let protection_key = credential().protection_key();
+    let protection_key = keys().protection_key();
     let has_keys = std::fs::read_to_string("/proc/cpuinfo")
         .is_ok_and(|text| text.split_whitespace().any(|word| word == "ospke"));
     assert_eq!(

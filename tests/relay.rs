@@ -41,6 +41,7 @@ mod relay {
     mod reference_scripts;
     mod reflection;
     mod responses;
+    mod rotation;
     mod routing;
     mod sandbox;
     mod server_info;

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use codex_responses_api_proxy::process::credential::{Credential, KeyForm, SearchPosition};
+use codex_responses_api_proxy::process::key_ring::KeyRing;
 
 /// The end of one piece of a response, and the next.
 struct Case {
@@ -78,13 +79,13 @@ fn trap(each: bool) {
 
 /// Instructions of the search in each case's piece.
 fn count(key: &[u8], cases: &[Case]) -> Vec<u64> {
-    let mut credential = credential(key);
+    let mut keys = KeyRing::fixed(credential(key));
     let mut search = |case: &Case| {
         let mut position = SearchPosition::default();
-        let before = credential.reflected(&mut position, &case.before);
+        let before = keys.reflected(&mut position, &case.before);
         STEPS.store(0, Ordering::Relaxed);
         trap(true);
-        let found = credential.reflected(&mut position, &case.piece);
+        let found = keys.reflected(&mut position, &case.piece);
         trap(false);
         assert!(!before && !found, "what must not be found was: {}", case.name);
         STEPS.load(Ordering::Relaxed)

@@ -20,6 +20,7 @@ use codex_responses_api_proxy::http1::url::UpstreamUrl;
 use codex_responses_api_proxy::process::credential::{
     Credential, KeyError, KeyForm, SearchPosition,
 };
+use codex_responses_api_proxy::process::key_ring::KeyRing;
 
 pub use exchange::exchange;
 use strict::{Field, Parsed};
@@ -366,11 +367,12 @@ pub fn key_intake(data: &[u8]) {
     };
     let (must, must_not) = (holds(found), !holds(not_found + 1));
     assert!(credential.is_searched_for() != part.is_empty());
+    let mut keys = KeyRing::fixed(credential);
     for ends in [vec![text.len()], ends.clone(), (1..=text.len()).collect()] {
         let (mut position, mut at, mut got) = (SearchPosition::default(), 0, false);
         for end in ends.into_iter().chain([text.len()]) {
             let end = end.clamp(at, text.len());
-            got |= !got && credential.reflected(&mut position, &text[at..end]);
+            got |= !got && keys.reflected(&mut position, &text[at..end]);
             at = end;
         }
         assert!(got || !must, "the search finds too little");

@@ -2,12 +2,14 @@
 
 use std::ffi::CString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::http1::auth_header::AuthHeader;
 use crate::http1::request::Policy;
 use crate::http1::url::UpstreamUrl;
 use crate::net::settings::Settings;
 use crate::process::credential::KeyForm;
+use crate::process::key_ring::{LineForm, Terms};
 use crate::process::protections::Requirement;
 
 /// All settings of the relay.
@@ -54,6 +56,10 @@ pub struct Config {
     pub client_token_file: Option<PathBuf>,
     /// The file to read the key from, instead of stdin.
     pub key_file: Option<PathBuf>,
+    /// Each further line on stdin replaces the key.
+    pub rotate: bool,
+    /// How long a key is used after it was read. Only with `rotate`.
+    pub key_max_age: Option<Duration>,
     /// The user to change to.
     pub user: Option<UserAndGroup>,
     /// Refuse to start without memfd_secret(2).
@@ -74,6 +80,11 @@ impl Config {
             (false, true) => Requirement::SecretMemory,
             (false, false) => Requirement::WhatTheKernelHas,
         }
+    }
+
+    /// With `--rotate`: how further keys are read, and how long each is used.
+    pub fn rotation(&self) -> Option<Terms> {
+        self.rotate.then_some(Terms { max_age: self.key_max_age, line: LineForm::Key })
     }
 
     /// A warning about a valid URL that is most likely a mistake: the URL is a base URL, not an
@@ -152,6 +163,8 @@ impl Default for Config {
             upstream_uids: UpstreamUids::Named(Vec::new()),
             client_token_file: None,
             key_file: None,
+            rotate: false,
+            key_max_age: None,
             user: None,
             require_secret_memory: false,
             require_hardening: false,

@@ -1,6 +1,8 @@
 //! The table of flags. The parser and `--help` use this table. So do the tests that compare the
 //! flags in a document with those of the program.
 
+use std::time::Duration;
+
 use super::config::{Config, UpstreamUids};
 use super::usage_error::UsageError;
 use super::value::Value;
@@ -187,6 +189,9 @@ fn distance(from: &str, to: &str) -> usize {
     rows[from.len()][to.len()]
 }
 
+/// The largest value of `--key-max-age`: a year, in seconds.
+const LONGEST_KEY_AGE: u64 = 365 * 86_400;
+
 /// Every flag, in the order of `--help`.
 pub const FLAGS: &[Flag] = &[
     Flag {
@@ -346,6 +351,27 @@ pub const FLAGS: &[Flag] = &[
         help: "read the key from this file instead of stdin",
         action: Action::Value(|config, value| {
             config.key_file = Some(value.path()?);
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "rotate",
+        letter: None,
+        value: "",
+        repeatable: false,
+        section: Section::Upstream,
+        help: "let each further line on stdin replace the key",
+        action: Action::Switch(|config| config.rotate = true),
+    },
+    Flag {
+        name: "key-max-age",
+        letter: None,
+        value: "SECONDS",
+        repeatable: false,
+        section: Section::Upstream,
+        help: "with --rotate: respond 503 when no line has come for so long (default: never)",
+        action: Action::Value(|config, value| {
+            config.key_max_age = Some(Duration::from_secs(value.number(1, LONGEST_KEY_AGE)?));
             Ok(())
         }),
     },

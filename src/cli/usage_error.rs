@@ -31,6 +31,10 @@ pub enum UsageError {
     AnyAndMore(&'static str),
     /// `--probe` is given together with other flags.
     ProbeAndMore,
+    /// `--rotate` and `--key-file` are given together.
+    RotatedKeyFile,
+    /// `--key-max-age` is given without `--rotate`.
+    AgeWithoutRotation,
     /// The URL of `--upstream-url` cannot be used.
     Url(UrlError),
     /// The upstream is `http://` on a host that is not loopback, without
@@ -72,6 +76,12 @@ impl fmt::Display for UsageError {
             }
             UsageError::ProbeAndMore => {
                 f.write_str("--probe tests a running relay and starts none; remove the other flags")
+            }
+            UsageError::RotatedKeyFile => f.write_str(
+                "--rotate reads each key from stdin; leave --key-file out and write the lines to stdin",
+            ),
+            UsageError::AgeWithoutRotation => {
+                f.write_str("--key-max-age needs --rotate, which lets a fresh key come")
             }
             UsageError::Url(error) => write!(f, "--upstream-url: {error}"),
             UsageError::Plaintext => f.write_str(

@@ -46,6 +46,9 @@ pub const RECORD: usize = 16 * 1024;
 pub const KEY: usize = 1024;
 /// Bytes of the API key with `--allow-token68`.
 pub const TOKEN68: usize = 8 * 1024;
+/// Keys that are in memory at one time with `--rotate`: the current one, older ones that exchanges
+/// under way carry, and always room for a fresh one.
+pub const KEY_SETS: usize = 8;
 /// Bytes of the value of `--auth-header`.
 pub const AUTH_HEADER: usize = 128;
 /// Client connections at one time, unless `--max-connections` says otherwise.

@@ -29,6 +29,8 @@ pub enum Reject {
     ClientToken,
     /// `--max-requests` requests have been forwarded.
     RequestLimit,
+    /// The key is older than `--key-max-age`.
+    KeyExpired,
     /// The head or the next part of the body did not arrive in time.
     Timeout,
     /// The request line is too long.
@@ -87,6 +89,9 @@ pub enum UpstreamFault {
     Timeout,
     /// The response contains the key.
     CredentialReflected,
+    /// The key that the request carried was replaced so many times that it can be looked for in the
+    /// response no longer.
+    KeyReplaced,
     /// The response is encoded, so the key could not be found in it.
     Encoded,
     /// The egress proxy's name does not resolve.
@@ -157,6 +162,8 @@ const fn row(cause: Cause) -> Row {
             "This relay asks for its client token: Authorization: Bearer TOKEN."),
         Reject(R::RequestLimit) => ("429 Too Many Requests", "request_limit_reached",
             "This relay has forwarded as many requests as --max-requests allows."),
+        Reject(R::KeyExpired) => ("503 Service Unavailable", "key_expired",
+            "The key is older than --key-max-age, and no fresh one has come; try again later."),
         Reject(R::Timeout) => ("408 Request Timeout", "request_timeout",
             "The request did not arrive in time."),
         Reject(R::UriTooLong) => ("414 URI Too Long", "uri_too_long",
@@ -212,6 +219,8 @@ const fn row(cause: Cause) -> Row {
             "The upstream did not respond within --upstream-timeout."),
         Fault(F::CredentialReflected) => ("502 Bad Gateway", "credential_reflected",
             "The upstream's response was withheld: it contains the credential."),
+        Fault(F::KeyReplaced) => ("502 Bad Gateway", "key_replaced",
+            "The key of this request was replaced too often for its response to be searched for it."),
         Fault(F::Encoded) => ("502 Bad Gateway", "upstream_encoded",
             "The upstream's response was withheld: it is encoded, so the credential could not be \
              found in it."),
@@ -237,6 +246,7 @@ impl Reject {
             // RFC 9110 §15.5.22: the response names a protocol that is supported.
             Reject::WebSocket => "Upgrade: HTTP/1.1\r\nConnection: Upgrade\r\n",
             Reject::TooManyConnections => "Retry-After: 1\r\n",
+            Reject::KeyExpired => "Retry-After: 5\r\n",
             // RFC 9110 §15.5.2: the response names the authentication scheme.
             Reject::ClientToken => "WWW-Authenticate: Bearer\r\n",
             _ => "",
@@ -254,6 +264,7 @@ impl Reject {
                 | Reject::CrossSite
                 | Reject::ClientToken
                 | Reject::RequestLimit
+                | Reject::KeyExpired
                 | Reject::WebSocket
         )
     }

@@ -67,8 +67,8 @@ pub type TokenCheck<'a> = dyn Fn(&[u8]) -> bool + 'a;
 pub struct RequestContext<'a> {
     /// An upstream connection can take the head now.
     pub upstream_ready: bool,
-    /// No further request is forwarded: `--max-requests`.
-    pub exhausted: bool,
+    /// Why no request is forwarded now, whatever it says.
+    pub closed: Option<Reject>,
     /// The check of the client token, if one is required.
     pub token: Option<&'a TokenCheck<'a>>,
 }
@@ -137,8 +137,7 @@ pub fn judge(
         (Some(reject), _) => Err(reject),
         (None, Route::Responses) if !has_token(authorization, context) => Err(Reject::ClientToken),
         (None, Route::Responses) if expectation == Some(false) => Err(Reject::ExpectationFailed),
-        (None, Route::Responses) if context.exhausted => Err(Reject::RequestLimit),
-        (None, Route::Responses) => Ok(Route::Responses),
+        (None, Route::Responses) => context.closed.map_or(Ok(Route::Responses), Err),
         (None, Route::Shutdown) if policy.http_shutdown => {
             if has_token(authorization, context) {
                 Ok(Route::Shutdown)
@@ -328,9 +327,10 @@ mod tests {
             "GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n",
             "POST /v1/responses HTTP/1.1\r\nHost: a.b\r\n\r\n",
         );
-        let exhausted = RequestContext { exhausted: true, ..RequestContext::default() };
-        assert_eq!(ask(&post(""), exhausted), Err(Reject::RequestLimit));
-        assert_eq!(ask(shutdown, exhausted), Ok(Route::Shutdown));
+        let closed =
+            RequestContext { closed: Some(Reject::RequestLimit), ..RequestContext::default() };
+        assert_eq!(ask(&post(""), closed), Err(Reject::RequestLimit));
+        assert_eq!(ask(shutdown, closed), Ok(Route::Shutdown));
         let token =
             RequestContext { token: Some(&|token| token == b"t"), ..RequestContext::default() };
         assert_eq!(ask(shutdown, token), Err(Reject::ClientToken));

@@ -56,6 +56,8 @@ pub struct Line {
     pub error_code: Option<&'static str>,
     /// The route that a refused request asked for.
     pub refused_route: Option<RefusedRoute>,
+    /// The generation of the key that the request carried, with `--rotate`.
+    pub key_generation: Option<u64>,
     /// The client's uid, if `--allow-uid` makes the relay ask the kernel for it.
     pub uid: Option<u32>,
     /// How the exchange ended: `complete`, an `error.code`, or the way it was cut off. Lines of
@@ -239,6 +241,9 @@ fn format(line: &Line, now: SystemTime, out: &mut Vec<u8>) -> io::Result<()> {
     if let Some(route) = line.refused_route {
         write!(out, ",\"refused_route\":\"{}\"", route.name())?;
     }
+    if let Some(generation) = line.key_generation {
+        write!(out, ",\"key_generation\":{generation}")?;
+    }
     if let Some(uid) = line.uid {
         write!(out, ",\"uid\":{uid}")?;
     }
@@ -287,6 +292,7 @@ mod tests {
             retry_after: None,
             error_code: None,
             refused_route: None,
+            key_generation: None,
             uid: None,
             end: "client_closed",
         };
@@ -310,6 +316,7 @@ mod tests {
             retry_after: Some(20),
             error_code: Some("upstream_closed"),
             refused_route: Some(RefusedRoute::Models),
+            key_generation: Some(2),
             uid: Some(1000),
             ..line
         };
@@ -320,7 +327,7 @@ mod tests {
             text.ends_with(
                 "\"reused\":true,\"tls_resumed\":false,\"upstream\":\"192.0.2.1:443\",\
                  \"upstream_request_id\":\"req_1-Z\",\"retry_after\":20,\
-                 \"error_code\":\"upstream_closed\",\"refused_route\":\"models\",\"uid\":1000,\
+                 \"error_code\":\"upstream_closed\",\"refused_route\":\"models\",\"key_generation\":2,\"uid\":1000,\
                  \"end\":\"client_closed\""
             ),
             "{text}"

@@ -8,7 +8,9 @@ mod accept;
 mod cause;
 mod dialing;
 mod drain;
+mod key_reader;
 mod listener;
+mod rotation;
 mod setup;
 mod unowned;
 
@@ -24,6 +26,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use self::cause::Drain;
+use self::key_reader::{KEY_INPUT, KeyReader};
 use self::listener::{Accepted, Accepting, Listener};
 pub use self::setup::LoopSetup;
 use super::access_log::Log;
@@ -82,6 +85,8 @@ pub struct EventLoop {
     accepting: Accepting,
     drain: Option<Drain>,
     sleep: SleepWatch,
+    /// Where further keys come from, with `--rotate`.
+    key_reader: Option<KeyReader>,
     /// The connector has ended before the relay.
     failed: Option<ConnectorFailed>,
 }
@@ -105,6 +110,10 @@ impl EventLoop {
         for (fd, token) in [(signals.as_raw_fd(), SIGNALS), (link.as_raw_fd(), CONNECTOR)] {
             poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
         }
+        let key_reader = setup
+            .key_input
+            .map(|input| KeyReader::new(input, poll.registry(), Instant::now()))
+            .transpose()?;
         let settings = setup.settings;
         let users = setup.allowed_users.as_ref().map_or(1, AllowedUsers::count);
         let lingering = REFUSED_LINGERING + OVERLOADED_LINGERING;
@@ -114,7 +123,7 @@ impl EventLoop {
             (Origin { tls, link, proxy, users: upstream_users }, poll.registry().try_clone()?);
         let state = LoopState {
             origin,
-            credential: setup.credential,
+            keys: setup.keys,
             upstreams: Slots::new(2 * settings.max_connections + lingering),
             pool: Pool::new(settings.max_connections, users),
             deadlines: Deadlines::default(),
@@ -151,6 +160,7 @@ impl EventLoop {
             accepting: Accepting::AfterEvent,
             drain: None,
             sleep: SleepWatch::new(Instant::now()),
+            key_reader,
             failed: None,
         })
     }
@@ -189,6 +199,8 @@ impl EventLoop {
             for event in &events {
                 self.note(event, now);
             }
+            // Between two requests: no session has its turn.
+            self.renew_key(now);
             self.advance_all_unowned(now);
             // Before the turns: a turn may take the only idle upstream connection, and then a
             // client that is accepted in the same pass would have another one made.
@@ -196,6 +208,8 @@ impl EventLoop {
             self.give_turns(now);
             self.bound_heads(now);
             self.expire(now);
+            // At once: the next pass may be far.
+            self.state.keys.retire();
             self.log_refusals(now);
             // After the turns, so that a request that came together with a signal is served.
             if self.advance_drain(now).is_break() {
@@ -217,7 +231,8 @@ impl EventLoop {
         let refusals = self.refusals.due();
         let drain = self.drain.map(|drain| drain.by);
         let unsent = self.state.origin.link.has_unsent().then_some(now + RESEND_TO_CONNECTOR);
-        let next = [self.state.deadlines.next(), paused, drain, refusals, unsent];
+        let key = self.key_due(now);
+        let next = [self.state.deadlines.next(), paused, drain, refusals, unsent, key];
         let next = next.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now))
     }
@@ -233,6 +248,11 @@ impl EventLoop {
             }
             SIGNALS => self.note_signals(),
             CONNECTOR => self.receive_replies(),
+            KEY_INPUT => {
+                if let Some(reader) = &mut self.key_reader {
+                    reader.note_event();
+                }
+            }
             token => match SlotId::of(token) {
                 (id, Side::Client) => self.note_client(id, event, now),
                 (id, Side::Upstream) => self.note_upstream(id, event),

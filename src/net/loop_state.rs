@@ -15,15 +15,16 @@ use super::timeouts::Timeouts;
 use super::upstream::pool::Pool;
 use super::upstream::{Origin, Upstream};
 use crate::http1::gather::GatherList;
-use crate::process::credential::Credential;
+use crate::http1::local_response::Reject;
+use crate::process::key_ring::KeyRing;
 use crate::process::token::ClientToken;
 
 /// The state that all sessions share.
 pub struct LoopState {
     /// How upstream connections are made.
     pub origin: Origin,
-    /// The key.
-    pub credential: Credential,
+    /// The key, and older ones that exchanges under way carry.
+    pub keys: KeyRing,
     /// Upstream connections.
     pub upstreams: Slots<Upstream>,
     /// The idle ones among them, and the preconnect.
@@ -86,6 +87,17 @@ pub struct Turn<'a> {
 }
 
 impl LoopState {
+    /// Why no request is forwarded now.
+    pub fn closed(&self) -> Option<Reject> {
+        if self.requests_left == 0 {
+            Some(Reject::RequestLimit)
+        } else if self.keys.is_expired() {
+            Some(Reject::KeyExpired)
+        } else {
+            None
+        }
+    }
+
     /// A preconnect would serve this user's next request: no usable connection is idle, and no
     /// preconnect is being made.
     pub fn needs_preconnect(&mut self, user: UserIndex, now: Instant) -> bool {

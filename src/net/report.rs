@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::clock::Timestamp;
 use crate::http1::url::{Scheme, UpstreamUrl};
+use crate::process::key_ring::Terms;
 use crate::process::protections::Protections;
 
 /// Whether text on stderr is coloured.
@@ -46,6 +47,8 @@ pub struct Started<'a> {
     pub port: u16,
     /// The upstream that requests are forwarded to.
     pub upstream: &'a UpstreamUrl,
+    /// With `--rotate`: how further keys are read.
+    pub rotation: Option<Terms>,
     /// Clients have to send the client token.
     pub needs_token: bool,
     /// `--grace`, reported in whole seconds.
@@ -69,20 +72,27 @@ impl Started<'_> {
         let callers = protections.callers.to_string();
         let grace = self.grace.as_secs();
         let protections = protections.to_string();
+        let rotation = self.rotation.map_or(String::new(), |terms| format!(", {terms}"));
         let key = if self.needs_token { "the client token" } else { "anything" };
         let text = format!(
             "{listening}\nrelay: version {version}, pid {pid}, port {port}, upstream {upstream}, open to \
-             {callers}, grace {grace} s\nclients: base URL http://127.0.0.1:{port}/v1, {key} as API key\nprotections: \
+             {callers}, grace {grace} s{rotation}\nclients: base URL http://127.0.0.1:{port}/v1, {key} as API key\nprotections: \
              {protections}"
         );
-        Event::new("start", text)
+        let event = Event::new("start", text)
             .string("version", version)
             .number("pid", pid.into())
             .number("port", (*port).into())
             .string("upstream", &upstream)
             .string("open_to", &callers)
             .number("grace_s", grace)
-            .string("protections", &protections)
+            .string("protections", &protections);
+        match self.rotation {
+            None => event,
+            Some(Terms { max_age, .. }) => event
+                .string("rotation", "stdin")
+                .optional("key_max_age_s", max_age.map(|age| age.as_secs())),
+        }
     }
 }
 
@@ -126,6 +136,39 @@ pub fn end(cause: &str, exchanges: usize) -> Event {
     let text =
         format!("codex-responses-api-proxy ended: {cause}, {exchanges} exchange{plural} cut off");
     Event::new("end", text).string("cause", cause).number("cut_off", exchanges as u64)
+}
+
+/// The event `key_rotated`: requests carry a fresh key from now on. The first key has generation 1.
+pub fn key_rotated(generation: u64, is_searched: bool) -> Event {
+    let searched = match is_searched {
+        true => "",
+        false => ", which is too short (fewer than 16 bytes) to be looked for in responses",
+    };
+    let text = format!("codex-responses-api-proxy: requests carry key {generation} now{searched}");
+    Event::new("key_rotated", text).number("key_generation", generation)
+}
+
+/// The event `key_refused`: so many lines on stdin are no keys, and the text says why.
+pub fn key_refused(text: &str, lines: u64) -> Event {
+    let text = format!("codex-responses-api-proxy: warning: stdin: {text}");
+    Event::new("key_refused", text).number("lines", lines)
+}
+
+/// The event `key_expired`: requests get a 503 until a fresh key comes.
+pub fn key_expired() -> Event {
+    let text = "codex-responses-api-proxy: warning: the key has expired; requests get a 503 until a \
+                fresh one comes on stdin";
+    Event::new("key_expired", text)
+}
+
+/// The event `key_input_ended`: no further key can come.
+pub fn key_input_ended(error: Option<&io::Error>) -> Event {
+    let text = match error {
+        None => "stdin has ended".to_owned(),
+        Some(error) => format!("warning: stdin cannot be read any more ({error})"),
+    };
+    let text = format!("codex-responses-api-proxy: {text}; the key stays as it is");
+    Event::new("key_input_ended", text)
 }
 
 /// The form of the lines on stderr.

@@ -34,6 +34,11 @@ pub const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
 /// time.
 pub const RESEND_TO_CONNECTOR: Duration = Duration::from_millis(5);
 
+// The key.
+
+/// How long stdin is not read after a read from it (`--rotate`).
+pub const KEY_PAUSE: Duration = Duration::from_millis(10);
+
 // The log, and the end of the relay.
 
 /// An exchange that takes this long is reported as slow.

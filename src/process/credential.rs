@@ -11,186 +11,45 @@
 //! The block ends where the writable pages begin. So the block and the bytes behind it form one
 //! slice, which is encrypted as one TLS record. The key never moves, and no second copy is made.
 //!
-//! Two functions alone read the key once it is in place for requests: [`Credential::splice_into`]
-//! hands the bytes to a sink, and [`Credential::reflected`] compares them.
-//! [`Credential::wipe_copies`] compares them once at the start. Where the machine has protection
-//! keys, all these pages are closed between uses.
+//! One function alone hands the bytes of the key out, once it is in place for requests:
+//! [`Credential::splice_into`], to a sink. `is_in` compares them with responses, for
+//! [`KeyRing::reflected`](super::key_ring::KeyRing::reflected); `is` with a line on stdin, for
+//! `--rotate`; and [`Credential::wipe_copies`] with other copies, once at the start. Where the
+//! machine has protection keys, all these pages are closed between uses.
 
+mod form;
+mod lines;
+mod position;
 mod search;
 
-use std::fmt;
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
 
 use zeroize::Zeroize;
 
-pub use search::SearchPosition;
+pub use form::{KeyError, KeyForm, Misfit};
+pub(crate) use lines::{Lines, Settled};
+pub use position::SearchPosition;
 
 use self::search::Search;
 use super::sys::{self, ProtectedPages, ProtectionKey, SecretMemory, SecretPages};
 use crate::http1::limits;
 
-/// The form of keys that are accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyForm {
-    /// ASCII letters, digits, `-` and `_`: the keys that the reference implementation accepts.
-    Word,
-    /// token68 (RFC 9110 §11.2), which equals b64token (RFC 6750 §2.1). This form also allows `.`,
-    /// `~`, `+` and `/`, and `=` at the end. A JWT has this form.
-    Token68,
-}
-
-impl KeyForm {
-    /// The most bytes that a key of this form may have.
-    const fn longest(self) -> usize {
-        match self {
-            KeyForm::Word => limits::KEY - "Bearer ".len(),
-            KeyForm::Token68 => limits::TOKEN68,
-        }
-    }
-
-    /// The position, counted from 0, of the first byte that a key of this form may not have.
-    fn misfit(self, key: &[u8]) -> Option<usize> {
-        let (word, marks): (_, &[u8]) = match self {
-            KeyForm::Word => (key, b"-_"),
-            KeyForm::Token68 => {
-                let end = key.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
-                (&key[..end], b"-._~+/")
-            }
-        };
-        let fits = |byte: &u8| byte.is_ascii_alphanumeric() || marks.contains(byte);
-        word.iter().position(|byte| !fits(byte)).or(word.is_empty().then_some(0))
-    }
-}
-
-/// Why a key does not fit its form. The value names the kind of a byte, never the byte itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Misfit {
-    /// The text begins with `Bearer `.
-    Scheme,
-    /// The text begins with `NAME=`.
-    Variable,
-    /// The text begins with a UTF-8 byte order mark.
-    ByteOrderMark,
-    /// `--allow-token68` would allow the whole key.
-    Token68,
-    /// The position of the byte, counted from 1, and its kind.
-    Byte(usize, &'static str),
-}
-
-impl Misfit {
-    fn of(form: KeyForm, key: &[u8], at: usize) -> Misfit {
-        let name =
-            key.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'_').count();
-        if key.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"Bearer ")) {
-            Misfit::Scheme
-        } else if key.starts_with("\u{feff}".as_bytes()) {
-            Misfit::ByteOrderMark
-        } else if name > 2 && key.get(name) == Some(&b'=') && name + 1 < key.len() {
-            Misfit::Variable
-        } else if form == KeyForm::Word && KeyForm::Token68.misfit(key).is_none() {
-            Misfit::Token68
-        } else {
-            let kind = match key[at] {
-                b' ' => "a space",
-                b'\t' => "a tab",
-                b'"' | b'\'' | b'`' => "a quotation mark",
-                b'.' | b'~' | b'+' | b'/' | b'=' => "one of . ~ + / =",
-                0..32 | 127 => "a control character",
-                128.. => "not ASCII",
-                _ => "a punctuation mark",
-            };
-            Misfit::Byte(at + 1, kind)
-        }
-    }
-}
-
-impl fmt::Display for Misfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Misfit::Scheme => f.write_str("it begins with \"Bearer \"; give the key alone"),
-            Misfit::Variable => f.write_str("it begins with NAME=; give the value alone"),
-            Misfit::ByteOrderMark => {
-                f.write_str("it begins with a byte order mark; save the file without one")
-            }
-            Misfit::Token68 => f.write_str(
-                "add --allow-token68 to accept '.', '~', '+', '/' and '=' (in a JWT, for example)",
-            ),
-            Misfit::Byte(at, kind) => write!(f, "byte {at} is {kind}; give the key alone"),
-        }
-    }
-}
-
-/// Why no key could be read. The texts say how to fix the problem. No text contains a byte that was
-/// read.
-#[derive(Debug)]
-pub enum KeyError {
-    /// The first line of the input is empty.
-    Empty,
-    /// The key is longer than its form allows.
-    TooLong(KeyForm),
-    /// A byte is not allowed in a key of this form.
-    BadCharacter(KeyForm, Misfit),
-    /// read(2) failed.
-    Read(io::Error),
-    /// The kernel provides neither secret nor locked memory.
-    Memory(io::Error),
-    /// The kernel returned no random numbers, which the search for the key needs.
-    Random(io::Error),
-}
-
-impl fmt::Display for KeyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            KeyError::Empty => f.write_str(
-                "API key must be provided via stdin (e.g. printenv OPENAI_API_KEY | \
-                 env -u OPENAI_API_KEY codex-responses-api-proxy)",
-            ),
-            KeyError::TooLong(form) => {
-                let more = match form {
-                    KeyForm::Word => {
-                        "; add --allow-token68 to accept a longer one (a JWT, for example)"
-                    }
-                    KeyForm::Token68 => "",
-                };
-                write!(f, "API key is too large: at most {} bytes{more}", form.longest())
-            }
-            KeyError::BadCharacter(KeyForm::Word, misfit) => {
-                write!(f, "API key may only contain ASCII letters, numbers, '-' or '_'; {misfit}")
-            }
-            KeyError::BadCharacter(KeyForm::Token68, misfit) => write!(
-                f,
-                "API key may only contain ASCII letters, numbers, '-', '.', '_', '~', '+' or '/', and \
-                 '=' at its end; {misfit}"
-            ),
-            KeyError::Read(error) => write!(
-                f,
-                "cannot read the API key from stdin: {error}; give it through a pipe or from a file"
-            ),
-            KeyError::Memory(error) => write!(
-                f,
-                "no memory that can hold the API key safely ({error}); raise the limit on locked memory \
-                 (ulimit -l) to {} KiB or more",
-                locked_kib(sys::page_size())
-            ),
-            KeyError::Random(error) => write!(
-                f,
-                "no random numbers ({error}); let getrandom(2) through in the container's seccomp \
-                 profile"
-            ),
-        }
-    }
-}
-
-/// The most locked memory, in KiB, that all secrets of a relay need, rounded up to a power of two.
-/// The sum covers the longest key with the longest URL, one TLS record and the search tables, a
-/// client token, and the credentials of an egress proxy. `page` is the page size in bytes.
-pub fn locked_kib(page: usize) -> usize {
+/// The most locked memory, in KiB, that all secrets of a relay with `sets` sets of pages for keys
+/// need, rounded up to a power of two. The sum covers for each set the longest key with the longest
+/// URL, one TLS record and the search tables; the lines of further keys; a client token, and the
+/// credentials of an egress proxy. `page` is the page size in bytes.
+pub fn locked_kib(page: usize, sets: usize) -> usize {
     let block = limits::URL + limits::AUTH_HEADER + 128 + limits::TOKEN68;
-    let sizes = [block, limits::RECORD + search::SPACE, 1024, 8 * 1024];
-    let whole: usize = sizes.iter().map(|size| size.next_multiple_of(page)).sum();
-    whole.next_power_of_two() / 1024
+    let pages =
+        |sizes: &[usize]| sizes.iter().map(|size| size.next_multiple_of(page)).sum::<usize>();
+    let lines = if sets > 1 { limits::TOKEN68 + LINE_END } else { 0 };
+    let set = pages(&[block, limits::RECORD + search::SPACE]);
+    (sets * set + pages(&[lines, 1024, 8 * 1024])).next_power_of_two() / 1024
 }
+
+/// Bytes of a CR and a newline behind the longest key.
+pub(crate) const LINE_END: usize = 2;
 
 /// The place where another copy of the key was found and wiped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,17 +60,93 @@ pub enum KeyCopy<'a> {
     Arguments,
 }
 
+/// Secret pages with room for one key, and no key in them.
+pub(crate) struct KeyPages {
+    pages: ProtectedPages,
+    memory: SecretMemory,
+    /// The offset at which a block ends and the pages that stay writable begin.
+    scratch: usize,
+}
+
 /// The key, in secret pages that are wiped when it is dropped.
 pub struct Credential {
     pages: ProtectedPages,
     memory: SecretMemory,
-    /// The offset at which the block begins.
-    block: usize,
     /// The offset at which the block ends and the writable pages begin.
     scratch: usize,
+    contents: Contents,
+}
+
+/// Where what lies in the pages.
+struct Contents {
+    /// The offset at which the block begins.
+    block: usize,
     /// The range of the key, which lies inside the block.
     key: Range<usize>,
     search: Search,
+}
+
+/// What has been read behind the line of the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Behind {
+    /// Nothing but line ends.
+    Nothing,
+    /// More text.
+    Text,
+}
+
+impl KeyPages {
+    /// The kind of memory that the pages are.
+    pub(crate) fn memory(&self) -> SecretMemory {
+        self.memory
+    }
+
+    /// Maps pages for a key of this form behind a prefix of this length. `page` is the page size in
+    /// bytes, or a multiple of it.
+    pub(crate) fn new(page: usize, prefix: usize, form: KeyForm) -> io::Result<KeyPages> {
+        let scratch = (prefix + form.longest() + LINE_END).next_multiple_of(page);
+        let pages = SecretPages::of(page, scratch + limits::RECORD + search::SPACE)?;
+        let memory = pages.memory();
+        Ok(KeyPages { pages: ProtectedPages::new(pages), memory, scratch })
+    }
+
+    /// Whether every byte is zero.
+    #[cfg(test)]
+    pub(crate) fn is_wiped(&mut self) -> bool {
+        self.pages.open().bytes().iter().all(|byte| *byte == 0)
+    }
+
+    /// Writes a block with this prefix and key, and makes it read-only. The key must have been
+    /// checked. After an error the pages are wiped and unmapped.
+    pub(crate) fn load(mut self, prefix: &[u8], key: &[u8]) -> Result<Credential, KeyError> {
+        let mut open = self.pages.open();
+        let (block, rest) = open.writable().split_at_mut(self.scratch);
+        let contents = fill(block, &mut rest[limits::RECORD..], prefix, key)?;
+        open.make_read_only(self.scratch).map_err(no_memory)?;
+        drop(open);
+        let KeyPages { pages, memory, scratch } = self;
+        Ok(Credential { pages, memory, scratch, contents })
+    }
+}
+
+/// Writes the block so that it ends where its pages end, and the tables of the search.
+fn fill(
+    block: &mut [u8],
+    tables: &mut [u8],
+    prefix: &[u8],
+    line: &[u8],
+) -> Result<Contents, KeyError> {
+    let key = block.len() - line.len() - 2..block.len() - 2;
+    let start = key.start - prefix.len();
+    let search = Search::new(line, tables).map_err(KeyError::Random)?;
+    block[start..key.start].copy_from_slice(prefix);
+    block[key.clone()].copy_from_slice(line);
+    block[key.end..].copy_from_slice(b"\r\n");
+    Ok(Contents { block: start, key, search })
+}
+
+fn no_memory(error: io::Error) -> KeyError {
+    KeyError::Memory(error, locked_kib(sys::page_size(), 1))
 }
 
 impl Credential {
@@ -221,8 +156,17 @@ impl Credential {
     pub fn read(
         prefix: &[u8],
         form: KeyForm,
-        mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
+        source: impl FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> Result<Credential, KeyError> {
+        Credential::read_first(prefix, form, source).map(|(credential, _)| credential)
+    }
+
+    /// As [`Credential::read`]. Tells also what was read behind the key, and is dropped.
+    pub(crate) fn read_first(
+        prefix: &[u8],
+        form: KeyForm,
+        mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> Result<(Credential, Behind), KeyError> {
         Credential::read_into(sys::page_size(), prefix, form, &mut source)
     }
 
@@ -232,36 +176,24 @@ impl Credential {
         prefix: &[u8],
         form: KeyForm,
         source: &mut impl FnMut(&mut [u8]) -> io::Result<usize>,
-    ) -> Result<Credential, KeyError> {
-        let longest = form.longest();
-        let scratch = (prefix.len() + longest + 2).next_multiple_of(page);
-        let mut pages = SecretPages::of(page, scratch + limits::RECORD + search::SPACE)
-            .map_err(KeyError::Memory)?;
+    ) -> Result<(Credential, Behind), KeyError> {
+        let empty = KeyPages::new(page, prefix.len(), form).map_err(no_memory)?;
+        let KeyPages { mut pages, memory, scratch } = empty;
 
         // Every error from here on drops the pages. Dropping the pages wipes them.
-        let (block, rest) = pages.writable().split_at_mut(scratch);
+        let mut open = pages.open();
+        let (block, rest) = open.writable().split_at_mut(scratch);
         let (read, tables) = rest.split_at_mut(limits::RECORD);
-        let length = read_line(&mut read[..longest + 2], source)?
-            .filter(|length| *length <= longest)
-            .ok_or(KeyError::TooLong(form))?;
-        let line = &read[..length];
-        if line.is_empty() {
-            return Err(KeyError::Empty);
-        }
-        if let Some(at) = form.misfit(line) {
-            return Err(KeyError::BadCharacter(form, Misfit::of(form, line, at)));
-        }
-        let key = scratch - length - 2..scratch - 2;
-        let start = key.start - prefix.len();
-        let search = Search::new(line, tables).map_err(KeyError::Random)?;
-        block[start..key.start].copy_from_slice(prefix);
-        block[key.clone()].copy_from_slice(line);
-        block[key.end..].copy_from_slice(b"\r\n");
+        let buffer = &mut read[..form.longest() + LINE_END];
+        let mut lines = Lines::default();
+        let line = first_line(&mut lines, buffer, form, source)?;
+        form.check(&buffer[line.clone()])?;
+        let contents = fill(block, tables, prefix, &buffer[line])?;
+        let behind = if lines.has_more(buffer) { Behind::Text } else { Behind::Nothing };
         read.zeroize();
-        pages.make_read_only(scratch).map_err(KeyError::Memory)?;
-        let memory = pages.memory();
-        let pages = ProtectedPages::new(pages);
-        Ok(Credential { pages, memory, block: start, scratch, key, search })
+        open.make_read_only(scratch).map_err(no_memory)?;
+        drop(open);
+        Ok((Credential { pages, memory, scratch, contents }, behind))
     }
 
     /// The kind of memory that the key lies in.
@@ -277,7 +209,7 @@ impl Credential {
     /// Whether responses are searched for the key. A short key is not searched for, because any
     /// text might contain it.
     pub fn is_searched_for(&self) -> bool {
-        self.search.is_on()
+        self.contents.search.is_on()
     }
 
     /// Looks for the key in the environment and the arguments of this process, and wipes each copy.
@@ -287,7 +219,7 @@ impl Credential {
     pub fn wipe_copies(&mut self, mut found: impl FnMut(KeyCopy<'_>)) {
         const LONG: usize = 16;
         let pages = self.pages.open();
-        let key = &pages.bytes()[self.key.clone()];
+        let key = &pages.bytes()[self.contents.key.clone()];
         let is_copy = |text: &[u8]| match key.len() {
             ..LONG => text == key,
             _ => text.windows(key.len()).any(|window| window == key),
@@ -312,7 +244,7 @@ impl Credential {
         after: &[IoSlice<'_>],
         sink: &mut impl Write,
     ) -> io::Result<usize> {
-        let room = limits::RECORD - (self.scratch - self.block);
+        let room = limits::RECORD - (self.scratch - self.contents.block);
         let mut pages = self.pages.open();
         let scratch = &mut pages.writable()[..room];
         let mut taken = 0;
@@ -321,7 +253,7 @@ impl Credential {
             scratch[taken..taken + n].copy_from_slice(&run[..n]);
             taken += n;
         }
-        let record = &pages.bytes()[self.block..self.scratch + taken];
+        let record = &pages.bytes()[self.contents.block..self.scratch + taken];
         match sink.write(record)? {
             n if n == record.len() => Ok(taken),
             _ => Err(io::ErrorKind::WriteZero.into()),
@@ -329,38 +261,65 @@ impl Credential {
     }
 
     /// Looks for the key in the next piece of a response. `credential/search.rs` says how many
-    /// bytes of the key are found, and which facts the running time depends on.
-    pub fn reflected(&mut self, position: &mut SearchPosition, piece: &[u8]) -> bool {
+    /// bytes of the key are found, and which facts the running time depends on. The position does
+    /// not move: several keys may be looked for.
+    pub(crate) fn is_in(&mut self, position: &SearchPosition, piece: &[u8]) -> bool {
         let mut pages = self.pages.open();
         let (block, rest) = pages.split_mut();
-        self.search.finds(&block[self.key.clone()], &mut rest[limits::RECORD..], position, piece)
+        let Contents { key, search, .. } = &mut self.contents;
+        search.finds(&block[key.clone()], &mut rest[limits::RECORD..], position, piece)
+    }
+
+    /// Writes a block with the same prefix and another key into other pages.
+    pub(crate) fn load_other(
+        &mut self,
+        pages: KeyPages,
+        key: &[u8],
+    ) -> Result<Credential, KeyError> {
+        let prefix = self.contents.block..self.contents.key.start;
+        pages.load(&self.pages.open().bytes()[prefix], key)
+    }
+
+    /// Whether this is the key, in a time that does not depend on where they differ.
+    pub(crate) fn is(&mut self, other: &[u8]) -> bool {
+        let pages = self.pages.open();
+        let key = &pages.bytes()[self.contents.key.clone()];
+        key.len() == other.len() && key.iter().zip(other).fold(0, |all, (x, y)| all | (x ^ y)) == 0
+    }
+
+    /// Wipes all of the pages. After an error they are unmapped.
+    pub(crate) fn wipe(self) -> io::Result<KeyPages> {
+        let Credential { mut pages, memory, scratch, .. } = self;
+        let mut open = pages.open();
+        open.make_writable()?;
+        open.writable().zeroize();
+        drop(open);
+        Ok(KeyPages { pages, memory, scratch })
     }
 }
 
-/// Reads to the first newline or the end of the input. Returns the length of the line without its
-/// line ends, or `None` if the line does not fit into the buffer. The buffer may also hold bytes
-/// from behind the newline; the caller wipes the buffer.
-fn read_line(
+/// Reads to the first newline or the end of the input. Returns the range of the line in the buffer,
+/// which may also hold bytes from behind the newline; the caller wipes the buffer.
+pub(crate) fn first_line(
+    lines: &mut Lines,
     buffer: &mut [u8],
+    form: KeyForm,
     source: &mut impl FnMut(&mut [u8]) -> io::Result<usize>,
-) -> Result<Option<usize>, KeyError> {
-    let mut filled = 0;
-    let end = loop {
-        if filled == buffer.len() {
-            return Ok(None);
+) -> Result<Range<usize>, KeyError> {
+    loop {
+        if let Some(line) = lines.next(buffer) {
+            return Ok(line);
         }
-        let n = match source(&mut buffer[filled..]) {
-            Ok(0) => break filled,
-            Ok(n) => n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+        if lines.settle(buffer) == Settled::TooLong {
+            return Err(KeyError::TooLong(form));
+        }
+        match lines.read(buffer, source) {
+            Ok(0) => return Ok(lines.end(buffer).unwrap_or_default()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(KeyError::Read(error)),
-        };
-        if let Some(at) = buffer[filled..filled + n].iter().position(|byte| *byte == b'\n') {
-            break filled + at;
         }
-        filled += n;
-    };
-    Ok(Some(buffer[..end].iter().rposition(|byte| *byte != b'\r').map_or(0, |last| last + 1)))
+    }
 }
 
 #[cfg(test)]
@@ -394,6 +353,12 @@ mod tests {
 
     fn token68(input: &[u8]) -> Result<Credential, KeyError> {
         Credential::read(PREFIX, KeyForm::Token68, pieces([input]))
+    }
+
+    fn is_in(credential: &mut Credential, position: &mut SearchPosition, piece: &[u8]) -> bool {
+        let found = credential.is_in(position, piece);
+        position.advance(piece);
+        found
     }
 
     fn record(credential: &mut Credential, after: &[&[u8]]) -> (usize, Vec<u8>) {
@@ -518,7 +483,9 @@ mod tests {
 
     #[test]
     fn the_limit_on_locked_memory_that_is_named_is_enough() {
-        assert_eq!([4, 16, 64].map(|kib| locked_kib(kib * 1024)), [64, 128, 256]);
+        assert_eq!([4, 16, 64].map(|kib| locked_kib(kib * 1024, 1)), [64, 128, 256]);
+        let rotating = [4, 16, 64].map(|kib| locked_kib(kib * 1024, limits::KEY_SETS));
+        assert_eq!(rotating, [512, 512, 2048]);
     }
 
     #[test]
@@ -560,7 +527,7 @@ mod tests {
         let mut credential = token68(jwt.as_bytes()).ok().unwrap();
         assert!(credential.is_searched_for());
         let mut found =
-            |text: &str| credential.reflected(&mut SearchPosition::default(), text.as_bytes());
+            |text: &str| is_in(&mut credential, &mut SearchPosition::default(), text.as_bytes());
         assert!(found(&jwt) && found(signature) && found(&signature[20..]));
         // Another token of the same issuer shares only the public parts, so it is no match.
         assert!(!found(&format!("{head}.{claims}.x")) && !found(&signature[28..]));
@@ -641,8 +608,8 @@ mod tests {
                 let mut position = SearchPosition::default();
                 let (first, second) = key.as_bytes().split_at(cut);
                 assert!(
-                    credential.reflected(&mut position, first)
-                        || credential.reflected(&mut position, second),
+                    is_in(&mut credential, &mut position, first)
+                        || is_in(&mut credential, &mut position, second),
                     "{} bytes, cut at {cut}",
                     key.len()
                 );
@@ -654,7 +621,7 @@ mod tests {
     fn short_keys_are_not_searched_for() {
         let mut credential = intake(b"012345678901234").ok().unwrap();
         assert!(!credential.is_searched_for());
-        assert!(!credential.reflected(&mut SearchPosition::default(), b"012345678901234"));
+        assert!(!is_in(&mut credential, &mut SearchPosition::default(), b"012345678901234"));
         assert!(intake(b"0123456789012345").ok().unwrap().is_searched_for());
     }
 
@@ -667,7 +634,7 @@ mod tests {
                 (KeyForm::Word, b"sk-0123456789abcdef".to_vec()),
             ] {
                 let read = Credential::read_into(page, PREFIX, form, &mut pieces([&key[..]]));
-                let mut credential = read.ok().unwrap();
+                let (mut credential, _) = read.ok().unwrap();
                 let block = PREFIX.len() + key.len() + 2;
                 let after = vec![b'x'; limits::RECORD];
                 let (taken, out) = record(&mut credential, &[&after]);
@@ -675,7 +642,7 @@ mod tests {
                 assert!(out[PREFIX.len()..].starts_with(&key), "another key, {page}");
                 assert!(credential.scratch.is_multiple_of(page));
                 assert!(credential.pages.open().len().is_multiple_of(page));
-                assert!(credential.reflected(&mut SearchPosition::default(), &key));
+                assert!(is_in(&mut credential, &mut SearchPosition::default(), &key));
             }
         }
     }

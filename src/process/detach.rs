@@ -72,6 +72,15 @@ pub enum StartOutcome {
     Died(String),
 }
 
+/// What becomes of stdin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdin {
+    /// It is replaced by `/dev/null`.
+    Left,
+    /// Further keys come from it (`--rotate`).
+    Kept,
+}
+
 /// Where the result of the start is reported: stderr or, with `--detach`, the waiting parent.
 #[derive(Default)]
 pub struct ParentReport {
@@ -82,8 +91,8 @@ pub struct ParentReport {
 
 impl ParentReport {
     /// With `--detach`, begins a session of its own and replaces the standard descriptors by
-    /// `/dev/null`; stderr stays if it is a regular file. Call this before the process is confined.
-    pub fn leave(&mut self) -> io::Result<()> {
+    /// `/dev/null`; stderr stays if it is a regular file, and stdin if keys come from there. Call this before the process is confined.
+    pub fn leave(&mut self, stdin: Stdin) -> io::Result<()> {
         if !self.has_parent {
             return Ok(());
         }
@@ -91,7 +100,10 @@ impl ParentReport {
         let null = File::options().read(true).write(true).open("/dev/null");
         let null = null.map_err(|error| io::Error::other(format!("/dev/null: {error}")))?;
         sys::new_session()?;
-        sys::replace(Standard::Input, null.as_fd())?;
+        match stdin {
+            Stdin::Left => sys::replace(Standard::Input, null.as_fd())?,
+            Stdin::Kept => {}
+        }
         sys::replace(Standard::Output, null.as_fd())?;
         if !is_stderr_kept() {
             sys::replace(Standard::Error, null.as_fd())?;

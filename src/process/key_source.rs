@@ -4,12 +4,13 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::io::IsTerminal;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use super::credential::{Credential, KeyCopy, KeyError, KeyForm};
+use super::credential::{Behind, Credential, KeyCopy, KeyError, KeyForm};
 use super::key_readers::KeyReaders;
+use super::key_ring::KeyRing;
 use super::sys::{self, Standard};
 use super::terminal::Prompt;
 
@@ -69,14 +70,38 @@ pub fn open(path: &Path, user: Option<u32>) -> Result<KeyReaders, KeyFileError> 
     Ok(KeyReaders::of(&file, &metadata, user))
 }
 
-/// Reads the key from stdin. At a terminal, a prompt asks for the key.
-pub fn read(prefix: &[u8], form: KeyForm) -> Result<Credential, KeyError> {
+/// Reads the key from stdin. At a terminal, a prompt asks for the key. Returns also a warning if
+/// more lines are there already.
+pub fn read(prefix: &[u8], form: KeyForm) -> Result<(KeyRing, Option<String>), KeyError> {
     let stdin = io::stdin();
-    if stdin.is_terminal() {
+    let (credential, behind) = if stdin.is_terminal() {
         let mut prompt = Prompt::new(stdin.as_fd()).map_err(KeyError::Read)?;
-        Credential::read(prefix, form, |buffer| prompt.read(buffer))
+        Credential::read_first(prefix, form, |buffer| prompt.read(buffer))
     } else {
-        Credential::read(prefix, form, |buffer| sys::read(stdin.as_fd(), buffer))
+        Credential::read_first(prefix, form, read_stdin)
+    }?;
+    let warning = match behind {
+        Behind::Nothing => None,
+        Behind::Text => Some(
+            "the key is the first line of its input, and the rest is ignored; with --rotate, each \
+             further line on stdin replaces the key"
+                .to_owned(),
+        ),
+    };
+    Ok((KeyRing::fixed(credential), warning))
+}
+
+/// Reads once from stdin. Waits for bytes even if another process has set O_NONBLOCK on what stdin
+/// refers to.
+pub(super) fn read_stdin(buffer: &mut [u8]) -> io::Result<usize> {
+    let stdin = io::stdin();
+    loop {
+        match sys::read(stdin.as_fd(), buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                sys::wait_readable([stdin.as_raw_fd(); 2])?;
+            }
+            read => return read,
+        }
     }
 }
 

@@ -10,7 +10,9 @@ pub mod egress;
 #[cfg(feature = "relay")]
 pub mod filter;
 pub mod harden;
+pub mod key_input;
 pub mod key_readers;
+pub mod key_ring;
 pub mod key_source;
 #[cfg(feature = "relay")]
 pub mod landlock;

@@ -72,7 +72,7 @@ impl std::fmt::Display for TokenError {
                 f,
                 "cannot be kept in locked memory ({error}); raise the limit on it (ulimit -l) to {} \
                  KiB or more",
-                locked_kib(sys::page_size())
+                locked_kib(sys::page_size(), 1)
             ),
         }
     }

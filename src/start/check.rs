@@ -1,6 +1,7 @@
 //! `--check`: reports the protections of this machine, and then makes one connection ([`Check`]).
 
 use codex_responses_api_proxy::connector;
+use codex_responses_api_proxy::http1::limits;
 use codex_responses_api_proxy::http1::url::{Scheme, UpstreamUrl};
 use codex_responses_api_proxy::net::check::{self, Check, CheckSetup};
 use codex_responses_api_proxy::net::tls::{Recording, TlsConnector};
@@ -28,6 +29,9 @@ impl Prepared<'_> {
         if let Some(mistake) = config.likely_mistake() {
             check::say("warning", &mistake);
         }
+        if let Some(terms) = config.rotation() {
+            check::say("rotation", &terms.to_string());
+        }
         if proxy.is_some() {
             check::say("proxy", &format!("{host}:{port}"));
         }
@@ -36,9 +40,10 @@ impl Prepared<'_> {
             let path = path.display();
             check::say("roots", &format!("built in, and {name} {path}{separator}{skipped_roots}"));
         }
-        // The size that the key needs.
-        let pages = SecretPages::new(locked_kib(sys::page_size()) * 512)
-            .map_err(|error| KeyError::Memory(error).to_string())?;
+        // The size that the keys need.
+        let kib = locked_kib(sys::page_size(), if config.rotate { limits::KEY_SETS } else { 1 });
+        let pages = SecretPages::new(kib * 512)
+            .map_err(|error| KeyError::Memory(error, kib).to_string())?;
         let memory = pages.memory();
         let protection_key = ProtectedPages::new(pages).protection_key();
         config.requirement().memory(memory)?;

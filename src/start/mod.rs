@@ -34,11 +34,12 @@ use codex_responses_api_proxy::net::settings::Settings;
 use codex_responses_api_proxy::net::tls::{Recording, RootStore, TlsConnector};
 use codex_responses_api_proxy::process::allowed_users::AllowedUsers;
 use codex_responses_api_proxy::process::confine::Sandbox;
-use codex_responses_api_proxy::process::credential::Credential;
 use codex_responses_api_proxy::process::detach::ParentReport;
 use codex_responses_api_proxy::process::egress::ConnectRequest;
 use codex_responses_api_proxy::process::filter::Descriptors;
 use codex_responses_api_proxy::process::harden::{self, Beginning};
+use codex_responses_api_proxy::process::key_input::KeyInput;
+use codex_responses_api_proxy::process::key_ring::KeyRing;
 use codex_responses_api_proxy::process::key_source;
 use codex_responses_api_proxy::process::listeners::Listeners;
 use codex_responses_api_proxy::process::protections::{Callers, Protections};
@@ -107,7 +108,8 @@ pub struct Keyed<'a> {
     plan: Plan<'a>,
     /// `None` if the upstream is in plain HTTP.
     tls: Option<TlsConnector>,
-    credential: Credential,
+    keys: KeyRing,
+    key_input: Option<KeyInput>,
 }
 
 /// The port is open, the privileges are gone, and all threads run.
@@ -173,14 +175,27 @@ impl<'a> Prepared<'a> {
             Scheme::Https => Some(TlsConnector::new(roots, Recording::Off).map_err(tls_failed)?.0),
         };
         let prefix = request::prefix(&config.upstream, &config.auth_header);
-        let mut credential = key_source::read(prefix.as_bytes(), config.key_form)
-            .map_err(|error| error.to_string())?;
+        let (prefix, form) = (prefix.as_bytes(), config.key_form);
+        let (mut keys, key_input) = match config.rotation() {
+            None => {
+                let read = key_source::read(prefix, form).map_err(|error| error.to_string())?;
+                let (keys, warning) = read;
+                plan.warnings.extend(warning);
+                (keys, None)
+            }
+            Some(terms) => {
+                let begun = KeyInput::begin(prefix, form, terms);
+                let begun = begun.map_err(|error| error.to_string())?;
+                plan.warnings.extend(begun.warnings);
+                (begun.keys, begun.input)
+            }
+        };
         key_source::release_stdin(config.key_file.is_some()).map_err(|error| {
             format!("cannot close the key's file ({error}); give the key through a pipe")
         })?;
-        plan.warnings.extend(key_source::wipe_copies(&mut credential));
-        config.requirement().memory(credential.memory())?;
-        Ok(Keyed { plan, tls, credential })
+        plan.warnings.extend(key_source::wipe_copies(keys.current()));
+        config.requirement().memory(keys.memory())?;
+        Ok(Keyed { plan, tls, keys, key_input })
     }
 }
 
@@ -230,7 +245,7 @@ impl<'a> Keyed<'a> {
     /// Takes over the signals, opens the port and the server-info file, drops the privileges, and
     /// starts the threads, which confine themselves.
     pub fn listen(self, stderr: Stderr) -> Result<Listening<'a>, StartError> {
-        let Keyed { mut plan, tls, credential } = self;
+        let Keyed { mut plan, tls, mut keys, key_input } = self;
         let config = plan.config;
         let session = if config.detach { SessionOrigin::Own } else { SessionOrigin::Inherited };
         let signals = Signals::take_over(session)
@@ -253,9 +268,9 @@ impl<'a> Keyed<'a> {
         });
         let so_far = ProtectionsSoFar {
             beginning: plan.beginning,
-            memory: credential.memory(),
-            protection_key: credential.protection_key(),
-            search: match credential.is_searched_for() {
+            memory: keys.memory(),
+            protection_key: keys.protection_key(),
+            search: match keys.current().is_searched_for() {
                 true => "responses searched for the key",
                 false => "responses not searched for the key (shorter than 16 bytes)",
             },
@@ -268,7 +283,8 @@ impl<'a> Keyed<'a> {
             notifier: plan.notifier,
             signals,
             server_info,
-            credential,
+            keys,
+            key_input,
             tls,
             link: plan.connector.link(),
             proxy: plan.next_hop.proxy,
@@ -292,7 +308,7 @@ impl<'a> Listening<'a> {
         let Listening { config, mut event_loop, port, so_far, warnings } = self;
         let ProtectionsSoFar { beginning, memory, protection_key, search, user, sandbox, notes } =
             so_far;
-        parent.leave().map_err(|error| format!("--detach: {error}"))?;
+        parent.leave(event_loop.stdin()).map_err(|error| format!("--detach: {error}"))?;
         let pid = std::process::id();
         sys::prefault_code();
         let sealed = sys::seal_program();
@@ -328,6 +344,7 @@ impl Confined<'_> {
         let started = Started {
             port: self.port,
             upstream: &self.config.upstream,
+            rotation: self.config.rotation(),
             needs_token: self.config.client_token_file.is_some(),
             grace: self.config.settings.grace,
             protections: &self.protections,

@@ -13,6 +13,7 @@ use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::egress::{Egress, EgressError};
 use codex_responses_api_proxy::process::filter::Descriptors;
 use codex_responses_api_proxy::process::harden;
+use codex_responses_api_proxy::process::key_input::KeyInput;
 use codex_responses_api_proxy::process::key_source;
 use codex_responses_api_proxy::process::service_manager::Notifier;
 use codex_responses_api_proxy::process::sys;
@@ -152,6 +153,9 @@ fn open_key_file(
     warnings: &mut Vec<String>,
 ) -> Result<(), StartError> {
     let Some(path) = &config.key_file else {
+        if config.rotate && !config.check {
+            KeyInput::can_be_stdin().map_err(|error| usage(error.to_string()))?;
+        }
         return Ok(());
     };
     if config.check {

@@ -1,13 +1,15 @@
 //! Searches for the key in the memory of the relay, as an attacker with root would.
 
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::support::relay::{Starter, emulated, marker_key};
 use super::support::upstream::Kind;
-use super::support::{Client, Peer, Relay, Upstream, certs, needs_root, ok, post, skipped};
+use super::support::{
+    Client, Gate, Peer, Relay, Upstream, certs, needs_root, ok, post, skipped, wait_for,
+};
 
 #[path = "../../examples/memory/mod.rs"]
 pub mod scanner;
@@ -262,6 +264,76 @@ fn without_secret_memory_there_is_exactly_one_copy_and_the_start_line_says_so() 
             line.starts_with("VmFlags:") && has("lo") && has("dd") && has("wf")
         }));
     }
+}
+
+/// Writes a line to a relay with `--rotate` and waits until it is the key.
+fn replace(relay: &Relay, mut stdin: &ChildStdin, key: &str) {
+    writeln!(stdin, "{key}").unwrap();
+    relay.line_with("requests carry key ");
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn no_copy_of_any_key_is_readable_after_rotations() {
+    for upstream in upstreams() {
+        let (relay, mut stdin) = Relay::to(&upstream.url()).args(["--rotate"]).start_with_stdin();
+        if !may_read(&relay) {
+            return;
+        }
+        let mut keys = vec![relay.key.clone()];
+        for _ in 0..12 {
+            ask(&mut relay.connect(), "", "{}");
+            let key = marker_key();
+            // In pieces, with a line that is refused before it.
+            write!(stdin, "{} is no key\n{}", marker_key(), &key[..20]).unwrap();
+            relay.line_with("is refused");
+            replace(&relay, &stdin, &key[20..]);
+            keys.push(key);
+        }
+        ask(&mut relay.connect(), "", "{}");
+        for key in &keys {
+            none(&scan(relay.pid(), &Needles::new(key.as_bytes())).unwrap());
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_key_that_was_replaced_is_wiped_when_the_last_exchange_that_carried_it_has_ended() {
+    let (go, gate) = Gate::pair();
+    let upstream = Upstream::tls(move |peer| {
+        while let Some(request) = peer.request() {
+            if !request.fields("x-stream").is_empty() {
+                peer.write("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nbe");
+                gate.wait();
+                peer.write("come");
+            } else {
+                peer.write(ok("fine"));
+            }
+        }
+    });
+    // Locked pages can be read, so that it shows what lies there.
+    let starter = without_secret_memory(Relay::to(&upstream.url()).args(["--rotate"]));
+    let (relay, stdin) = starter.start_with_stdin();
+    if !may_read(&relay) {
+        return;
+    }
+    let copies = |key: &str| scan(relay.pid(), &Needles::new(key.as_bytes())).unwrap().hits.len();
+    let keys = [relay.key.clone(), marker_key(), marker_key()];
+    assert_eq!(copies(&keys[0]), 1);
+    let mut stream = relay.connect();
+    stream.send(post("X-Stream: 1\r\n", "{}")).head();
+    replace(&relay, &stdin, &keys[1]);
+    assert_eq!((copies(&keys[0]), copies(&keys[1])), (1, 1), "both are needed");
+    // The second is carried by none when the third comes.
+    assert_eq!(ask(&mut relay.connect(), "", "{}"), 200);
+    replace(&relay, &stdin, &keys[2]);
+    assert_eq!((copies(&keys[0]), copies(&keys[1]), copies(&keys[2])), (1, 0, 1));
+    go.signal();
+    assert_eq!(stream.take(6), b"become");
+    // In the same pass, though nothing else happens.
+    wait_for(|| copies(&keys[0]) == 0);
+    assert_eq!((copies(&keys[1]), copies(&keys[2])), (0, 1));
 }
 
 #[test]

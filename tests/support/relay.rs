@@ -184,6 +184,24 @@ impl Relay {
         status.code().unwrap_or_else(|| -status.signal().unwrap_or(0))
     }
 
+    /// Waits until it listens.
+    pub fn listening(self) -> Relay {
+        let mut relay = self;
+        let line = relay.line();
+        if line.starts_with('{') {
+            // With --access-log the event `start` is one line of JSON.
+            relay.port = port_of_start(&line);
+            return relay;
+        }
+        let port = line.strip_prefix("codex-responses-api-proxy listening on 127.0.0.1:");
+        relay.port = port.unwrap_or_else(|| panic!("not listening: {line}")).parse().unwrap();
+        for start in ["relay: ", "clients: ", "protections: "] {
+            let line = relay.line();
+            assert!(line.starts_with(start), "{line}");
+        }
+        relay
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -316,20 +334,20 @@ impl Starter {
 
     /// Starts the relay and waits until it listens.
     pub fn start(self) -> Relay {
-        let mut relay = self.spawn(Stdio::piped());
-        let line = relay.line();
-        if line.starts_with('{') {
-            // With --access-log the event `start` is one line of JSON.
-            relay.port = port_of_start(&line);
-            return relay;
-        }
-        let port = line.strip_prefix("codex-responses-api-proxy listening on 127.0.0.1:");
-        relay.port = port.unwrap_or_else(|| panic!("not listening: {line}")).parse().unwrap();
-        for start in ["relay: ", "clients: ", "protections: "] {
-            let line = relay.line();
-            assert!(line.starts_with(start), "{line}");
-        }
-        relay
+        self.spawn(Stdio::piped()).listening()
+    }
+
+    /// Starts the relay, writes the key and a newline to its stdin, which stays open, and waits
+    /// until it listens.
+    pub fn start_with_stdin(mut self) -> (Relay, ChildStdin) {
+        let (relay, mut stdin) = self.spawn_without_key(Stdio::piped());
+        writeln!(stdin, "{}", relay.key).unwrap();
+        (relay.listening(), stdin)
+    }
+
+    /// Starts the relay with this as stdin, and waits until it listens.
+    pub fn start_on(mut self, stdin: impl Into<Stdio>) -> Relay {
+        self.spawn_on(stdin.into(), Stdio::piped()).0.listening()
     }
 
     /// Starts the relay without waiting. The key is written to its stdin.
@@ -344,7 +362,12 @@ impl Starter {
 
     /// Starts the relay with an open stdin to which nothing has been written.
     pub fn spawn_without_key(&mut self, stderr: Stdio) -> (Relay, ChildStdin) {
-        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
+        let (relay, stdin) = self.spawn_on(Stdio::piped(), stderr);
+        (relay, stdin.unwrap())
+    }
+
+    fn spawn_on(&mut self, stdin: Stdio, stderr: Stdio) -> (Relay, Option<ChildStdin>) {
+        self.command.stdin(stdin).stdout(Stdio::piped()).stderr(stderr);
         let mut child = self.command.spawn().unwrap();
         let output = Arc::new(Mutex::new(Vec::new()));
         let (tell, lines) = channel();
@@ -370,7 +393,7 @@ impl Starter {
                 drop(prints);
             });
         }
-        let stdin = child.stdin.take().unwrap();
+        let stdin = child.stdin.take();
         let key = self.key.clone();
         (Relay { child, port: 0, key, lines, output, printing, status: None }, stdin)
     }

@@ -7,8 +7,9 @@ use crate::net::settings::Settings;
 use crate::net::tls::TlsConnector;
 use crate::process::allowed_users::AllowedUsers;
 use crate::process::confine::Sandbox;
-use crate::process::credential::Credential;
 use crate::process::egress::ConnectRequest;
+use crate::process::key_input::KeyInput;
+use crate::process::key_ring::KeyRing;
 use crate::process::server_info::ServerInfo;
 use crate::process::service_manager::Notifier;
 use crate::process::signals::Signals;
@@ -25,8 +26,10 @@ pub struct LoopSetup {
     pub signals: Signals,
     /// The `--server-info` file, which is emptied when the port is closed.
     pub server_info: Option<ServerInfo>,
-    /// The key.
-    pub credential: Credential,
+    /// The key, and with `--rotate` the pages for further ones.
+    pub keys: KeyRing,
+    /// Where further keys come from.
+    pub key_input: Option<KeyInput>,
     /// The TLS configuration; `None` if the upstream is in plain HTTP.
     pub tls: Option<TlsConnector>,
     /// The link to the connector.

@@ -24,6 +24,7 @@ use crate::net::upstream::pool::Pool;
 use crate::net::upstream::{Channel, Connection, Origin, Upstream};
 use crate::process::confine::Sandbox;
 use crate::process::credential::{Credential, KeyForm};
+use crate::process::key_ring::KeyRing;
 use crate::process::sys::child::poll;
 use crate::process::sys::fd_passing::message_pair;
 
@@ -67,7 +68,7 @@ impl Loop {
         outgoing.set_date(date.renew(now).unwrap());
         let state = LoopState {
             origin: Origin { tls: None, link: Rc::new(Link::new(ours)), proxy: None, users: None },
-            credential: credential.ok().unwrap(),
+            keys: KeyRing::fixed(credential.ok().unwrap()),
             upstreams: Slots::new(8),
             pool: Pool::new(8, 1),
             deadlines: Deadlines::default(),

@@ -110,8 +110,8 @@ impl Session {
         while at < bytes.len() && self.awaits_response() {
             let state = &mut *turn.state;
             state.outgoing.clear();
-            let (credential, search) = (&mut state.credential, &mut self.search);
-            let mut is_reflected = |segment: &[u8]| credential.reflected(search, segment);
+            let (keys, search) = (&mut state.keys, &mut self.search);
+            let mut is_reflected = |segment: &[u8]| keys.reflected(search, segment);
             let (used, step) = self.exchange.receive_response(
                 &bytes[at..],
                 &mut state.outgoing,
@@ -202,7 +202,7 @@ impl Session {
     }
 
     /// The request has begun to go upstream, and its response is not complete.
-    fn awaits_response(&self) -> bool {
+    pub(super) fn awaits_response(&self) -> bool {
         match self.exchange.state() {
             State::Uploading(_) | State::Awaiting | State::Responding { .. } => true,
             State::Idle | State::Waiting(_) | State::Complete { .. } => false,

@@ -50,6 +50,7 @@ impl Session {
             error_code: exchange.code,
             refused_route: exchange.refused_route,
             uid: self.client.uid,
+            key_generation: times.key_generation,
             end,
         });
     }

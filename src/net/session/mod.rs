@@ -37,9 +37,10 @@ use super::socket::Socket;
 use super::turns::Load;
 use crate::http1::exchange::{Exchange, State};
 use crate::http1::limits;
-use crate::http1::local_response::Reject;
+use crate::http1::local_response::{Reject, UpstreamFault};
 use crate::http1::request::Policy;
 use crate::process::credential::SearchPosition;
+use crate::process::key_ring::Carried;
 use crate::process::sys;
 use clocks::Clocks;
 use times::Times;
@@ -76,6 +77,8 @@ pub struct Session {
     output: Backlog,
     /// How far the response has been searched for the key.
     search: SearchPosition,
+    /// The key that the exchange carried, until no more of its response can come.
+    carried: Option<Carried>,
     response_start: ResponseStart,
     clocks: Clocks,
     times: Times,
@@ -162,6 +165,7 @@ impl Session {
             response_head: Backlog::default(),
             output: Backlog::default(),
             search: SearchPosition::default(),
+            carried: None,
             response_start: ResponseStart::AfterRequest,
             clocks: Clocks::new(now),
             times: Times::new(now),
@@ -216,6 +220,20 @@ impl Session {
         }
     }
 
+    /// The response that is awaited may contain the key of this generation.
+    pub fn carries(&self, generation: u64) -> bool {
+        self.carried.as_ref().is_some_and(|carried| carried.generation() == generation)
+    }
+
+    /// Ends the exchange, because its key can be looked for no longer.
+    pub fn end_with_its_key(&mut self, turn: &mut Turn<'_>, buffers: &mut Buffers) -> AfterTurn {
+        self.carried = None;
+        match self.fault(UpstreamFault::KeyReplaced, turn) {
+            Ok(()) => self.take_turn(turn, buffers),
+            Err(Closed) => self.close(turn.state),
+        }
+    }
+
     /// Moves all that can be moved, within the bounds of one turn.
     pub fn take_turn(&mut self, turn: &mut Turn<'_>, buffers: &mut Buffers) -> AfterTurn {
         let mut after = AfterTurn::Again;
@@ -229,6 +247,9 @@ impl Session {
                 }
                 Err(Closed) => return self.close(turn.state),
             }
+        }
+        if !self.awaits_response() {
+            self.carried = None;
         }
         let is_bulk = turn.bytes_read >= limits::RECORD || !self.output.is_empty();
         self.load = if is_bulk { Load::Bulk } else { Load::Light };

@@ -20,6 +20,8 @@ pub(super) struct Times {
     pub(super) tls_resumed: Option<bool>,
     /// The address that the upstream connection leads to.
     pub(super) address: Option<SocketAddr>,
+    /// The generation of the key that the request carried, with `--rotate`.
+    pub(super) key_generation: Option<u64>,
     /// When the log next reports the exchange as slow.
     pub(super) slow_at: Instant,
 }
@@ -33,6 +35,7 @@ impl Times {
             reused: false,
             tls_resumed: None,
             address: None,
+            key_generation: None,
             slow_at: begun + SLOW,
         }
     }

@@ -165,7 +165,7 @@ impl Session {
                 state.client_token.as_ref().map(|token| |shown: &[u8]| token.matches(shown));
             let context = RequestContext {
                 upstream_ready: is_ready,
-                exhausted: state.requests_left == 0,
+                closed: state.closed(),
                 token: is_token.as_ref().map(|is_token| is_token as _),
             };
             let (used, step) =
@@ -282,7 +282,7 @@ impl Session {
             return Sent::ConnectionStale;
         };
         up.wake(self.id);
-        let sent = up.send_head(&state.outgoing, input, &mut state.credential, scratch);
+        let sent = up.send_head(&state.outgoing, input, state.keys.current(), scratch);
         match sent {
             Sent::Flushed | Sent::Queued => {}
             Sent::ConnectionStale | Sent::ConnectionFailed => {
@@ -294,6 +294,10 @@ impl Session {
         self.upstream = Some(id);
         state.requests_left -= 1;
         self.search = SearchPosition::default();
+        self.carried = Some(state.keys.carry());
+        if state.keys.is_rotating() {
+            self.times.key_generation = Some(state.keys.carry().generation());
+        }
         self.response_start = ResponseStart::AfterRequest;
         self.times.reused = up.used_before();
         up.used_by = Some(self.client.user);

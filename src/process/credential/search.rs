@@ -40,6 +40,7 @@ use std::ops::Range;
 
 use zeroize::Zeroize;
 
+use super::position::{SEAM, SearchPosition};
 use crate::process::sys;
 use crate::process::sys::windows::{self, BLOCK, FILTER_BYTES, Factors, HashFilter};
 
@@ -54,9 +55,6 @@ const NARROW_KEY: usize = 31;
 const LONGEST: usize = 1024;
 /// The fewest bytes of a part of a token that is searched for on its own.
 const LONG_PART: usize = 32;
-/// Bytes of a response that are kept for the next piece: one fewer than the number that is always
-/// found.
-const SEAM: usize = 30;
 /// The number of collisions after which new factors are drawn. With a key of 164 bytes, about one
 /// window in 3,300 collides in text that is not chosen for that purpose.
 const COLLISIONS: u32 = 64;
@@ -76,25 +74,6 @@ const OFFSETS: Range<usize> = FILTER.end..FILTER.end + 2 * PLACES;
 
 /// Bytes of secret pages that the tables need.
 pub(super) const SPACE: usize = OFFSETS.end;
-
-/// The progress of a search: the last bytes of the response so far.
-pub struct SearchPosition {
-    seam: [u8; SEAM],
-}
-
-impl Default for SearchPosition {
-    /// The position at the beginning of a response. No key contains a zero byte, so zeros match
-    /// nothing.
-    fn default() -> SearchPosition {
-        SearchPosition { seam: [0; SEAM] }
-    }
-}
-
-impl Drop for SearchPosition {
-    fn drop(&mut self) {
-        self.seam.zeroize();
-    }
-}
 
 /// How a key is searched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +148,7 @@ impl Search {
         &mut self,
         key: &[u8],
         space: &mut [u8],
-        position: &mut SearchPosition,
+        position: &SearchPosition,
         piece: &[u8],
     ) -> bool {
         if self.method == Method::Off {
@@ -189,14 +168,7 @@ impl Search {
         joint[..SEAM].copy_from_slice(&position.seam);
         joint[SEAM..SEAM + joined].copy_from_slice(&piece[..joined]);
         let found = finds(&joint) | (piece.len() > SEAM && finds(piece));
-        match piece.last_chunk() {
-            Some(last) => position.seam = *last,
-            None => position.seam.copy_from_slice(&joint[joined..joined + SEAM]),
-        }
         joint.zeroize();
-        if found {
-            position.seam.zeroize();
-        }
         if self.collisions >= COLLISIONS {
             // Without random numbers the old factors and tables stay.
             let _ = self.draw(key, space);
@@ -423,12 +395,20 @@ mod tests {
             Searched { key, space, search }
         }
 
+        fn finds_in(&mut self, position: &mut SearchPosition, piece: &[u8]) -> bool {
+            let found = self.search.finds(&self.key, &mut self.space, position, piece);
+            if found {
+                position.wipe()
+            } else {
+                position.advance(piece)
+            }
+            found
+        }
+
         /// Whether the key is found in a response that arrives in these pieces.
         fn finds<'a>(&mut self, pieces: impl IntoIterator<Item = &'a [u8]>) -> bool {
             let mut position = SearchPosition::default();
-            pieces
-                .into_iter()
-                .any(|piece| self.search.finds(&self.key, &mut self.space, &mut position, piece))
+            pieces.into_iter().any(|piece| self.finds_in(&mut position, piece))
         }
     }
 
@@ -515,8 +495,8 @@ mod tests {
             let mut searched = Searched::new(key(len));
             let mut position = SearchPosition::default();
             let mut passed = 0;
-            for byte in searched.key.chunks(1) {
-                if searched.search.finds(&searched.key, &mut searched.space, &mut position, byte) {
+            for byte in key(len).chunks(1) {
+                if searched.finds_in(&mut position, byte) {
                     break;
                 }
                 passed += 1;

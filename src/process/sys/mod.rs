@@ -62,7 +62,7 @@ pub use signals::{
     raise_in_group, unblock,
 };
 pub use sockets::{
-    CLIENT_BUFFER, UPSTREAM_UNSENT, bound_buffers, is_tcp_listener, listen_for_bursts,
+    CLIENT_BUFFER, UPSTREAM_UNSENT, bound_buffers, is_tcp_listener, listen_for_bursts, receive,
     reset_on_close, send, set_stream_options, set_upstream_options, socket_diagnosis,
 };
 pub use terminal::{QuietTerminal, has_terminal, is_in_foreground};

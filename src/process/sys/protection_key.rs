@@ -56,9 +56,10 @@ impl ProtectedPages {
 }
 
 impl Drop for ProtectedPages {
-    /// Opens the pages, so that their own drop can wipe them. The key closes after that.
+    /// Opens the pages, so that their own drop can wipe them. After that the key is as it was:
+    /// other pages may be open.
     fn drop(&mut self) {
-        self.key.open();
+        self.key.open_until_drop();
     }
 }
 
@@ -109,6 +110,7 @@ mod register {
         pub(crate) fn open(&self) -> SavedPkru {
             SavedPkru
         }
+        pub(crate) fn open_until_drop(&mut self) {}
     }
 
     impl SavedPkru {
@@ -125,12 +127,18 @@ mod register {
 
     /// The process's protection key, as the two bits of PKRU that deny reads and writes. Zero if
     /// there is no key.
-    pub(super) struct Pkey(u32);
+    pub(super) struct Pkey {
+        bits: u32,
+        /// What is restored when it is dropped.
+        saved: SavedPkru,
+    }
 
     /// The value of PKRU before a change. `None` if nothing was changed.
     pub(super) struct SavedPkru(Option<u32>);
 
     impl Pkey {
+        const NONE: Pkey = Pkey { bits: 0, saved: SavedPkru(None) };
+
         /// Assigns the pages to the key, and closes them.
         pub(super) fn of(pages: &SecretPages) -> Pkey {
             static KEY: OnceLock<Option<u32>> = OnceLock::new();
@@ -142,38 +150,40 @@ mod register {
                 u32::try_from(key).ok().filter(|key| (1..16).contains(key))
             });
             let Some(number) = number else {
-                return Pkey(0);
+                return Pkey::NONE;
             };
             match pages.tag(number) {
                 Ok(()) => {
-                    let key = Pkey(0b11 << (2 * number));
-                    write(read() | key.0);
-                    key
+                    let bits = 0b11 << (2 * number);
+                    write(read() | bits);
+                    Pkey { bits, saved: SavedPkru(None) }
                 }
-                Err(_) => Pkey(0),
+                Err(_) => Pkey::NONE,
             }
         }
 
         pub(super) fn is_none(&self) -> bool {
-            self.0 == 0
+            self.bits == 0
         }
 
         #[inline]
         pub(super) fn open(&self) -> SavedPkru {
-            if self.0 == 0 {
+            if self.bits == 0 {
                 return SavedPkru(None);
             }
             let before = read();
-            write(before & !self.0);
+            write(before & !self.bits);
             SavedPkru(Some(before))
+        }
+
+        pub(super) fn open_until_drop(&mut self) {
+            self.saved = self.open();
         }
     }
 
     impl Drop for Pkey {
         fn drop(&mut self) {
-            if self.0 != 0 {
-                write(read() | self.0);
-            }
+            self.saved.restore();
         }
     }
 

@@ -200,15 +200,21 @@ impl SecretPages {
         // SAFETY: takes write permission from pages of our own, to which no reference exists.
         check(unsafe { libc::mprotect(self.data().cast(), len, libc::PROT_READ) }).map(|_| ())
     }
+
+    /// Makes all pages writable again.
+    pub fn make_writable(&mut self) -> io::Result<()> {
+        let both = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: gives write permission back to pages of our own; no reference exists any more.
+        check(unsafe { libc::mprotect(self.data().cast(), self.len, both) })?;
+        self.read_only = 0;
+        Ok(())
+    }
 }
 
 /// Wipes the pages, then unmaps them.
 impl Drop for SecretPages {
     fn drop(&mut self) {
-        let both = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: gives write permission back to pages of our own; no reference exists any more.
-        if unsafe { libc::mprotect(self.data().cast(), self.len, both) } == 0 {
-            self.read_only = 0;
+        if self.make_writable().is_ok() {
             zeroize::Zeroize::zeroize(self.writable());
         }
         // SAFETY: unmaps our own mapping; no reference into it exists any more.

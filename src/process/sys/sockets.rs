@@ -113,3 +113,11 @@ pub fn send(fd: BorrowedFd<'_>, question: &[u8]) -> io::Result<usize> {
     let n = unsafe { libc::send(fd.as_raw_fd(), start, len, libc::MSG_NOSIGNAL) };
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
+
+/// recv(2) on a connected socket, once, without waiting.
+pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let (start, len) = (buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: the kernel writes at most `len` bytes into memory that is ours alone.
+    let n = unsafe { libc::recv(fd.as_raw_fd(), start, len, libc::MSG_DONTWAIT) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}

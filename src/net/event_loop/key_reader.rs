@@ -1,0 +1,83 @@
+//! Where the lines of further keys come from, as the loop sees it.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use crate::process::key_input::KeyInput;
+
+/// The token of stdin.
+pub(super) const KEY_INPUT: Token = Token(usize::MAX - 5);
+
+/// Where further keys come from.
+pub(super) struct KeyReader {
+    input: KeyInput,
+    state: Readiness,
+    /// It is not read before this moment.
+    paused_until: Instant,
+}
+
+/// What is known of the input.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Readiness {
+    /// An event will tell when there is something to read.
+    Waiting,
+    /// There is something to read.
+    Readable,
+}
+
+impl KeyReader {
+    pub(super) fn new(input: KeyInput, registry: &Registry, now: Instant) -> io::Result<KeyReader> {
+        let reader = KeyReader { input, state: Readiness::Waiting, paused_until: now };
+        reader.register(registry)?;
+        Ok(reader)
+    }
+
+    fn register(&self, registry: &Registry) -> io::Result<()> {
+        let fd = self.input.as_raw_fd();
+        registry.register(&mut SourceFd(&fd), KEY_INPUT, Interest::READABLE)
+    }
+
+    /// Registers anew: if there is more to read, an event says so. Reading on until nothing is left
+    /// could wait, because O_NONBLOCK need not be set. It is not due before `paused_until`.
+    pub(super) fn register_again(
+        &mut self,
+        registry: &Registry,
+        paused_until: Instant,
+    ) -> io::Result<()> {
+        let fd = self.input.as_raw_fd();
+        registry.deregister(&mut SourceFd(&fd))?;
+        self.state = Readiness::Waiting;
+        self.paused_until = paused_until;
+        self.register(registry)
+    }
+
+    /// It is not read again.
+    pub(super) fn deregister(self, registry: &Registry) {
+        let fd = self.input.as_raw_fd();
+        let _ = registry.deregister(&mut SourceFd(&fd));
+    }
+
+    /// What is read.
+    pub(super) fn input(&self) -> KeyInput {
+        self.input
+    }
+
+    /// There is nothing to read until the next event.
+    pub(super) fn note_end(&mut self) {
+        self.state = Readiness::Waiting;
+    }
+
+    /// An event says that there is something to read.
+    pub(super) fn note_event(&mut self) {
+        self.state = Readiness::Readable;
+    }
+
+    /// When to read next; `None` after the next event.
+    pub(super) fn due(&self) -> Option<Instant> {
+        (self.state == Readiness::Readable).then_some(self.paused_until)
+    }
+}

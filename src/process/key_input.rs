@@ -1,0 +1,149 @@
+//! stdin with `--rotate`: the lines of further keys, read without ever waiting for them.
+//!
+//! What stdin refers to may be shared with other processes. So O_NONBLOCK is never set on it: a
+//! pipe is opened once more, and a socket is read with MSG_DONTWAIT. Each read follows an event, so
+//! a pipe that cannot be opened once more does not block either, unless another process reads the
+//! same pipe.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+
+use super::credential::{KeyError, KeyForm};
+use super::key_ring::{Ended, KeyRing, Terms};
+use super::key_source::read_stdin;
+use super::sys::{self, Standard};
+
+/// The source of further keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyInput {
+    /// A pipe, which ends once and for all.
+    Pipe,
+    /// A pipe with a name. It ends when its last writer closes it, and another writer may come.
+    NamedPipe,
+    /// A socket.
+    Socket,
+}
+
+/// What a start with `--rotate` has read.
+pub struct Begun {
+    /// The keys.
+    pub keys: KeyRing,
+    /// Where further keys come from. `None` if stdin was read to its end, as a file is.
+    pub input: Option<KeyInput>,
+    /// Lines that were refused.
+    pub warnings: Vec<String>,
+}
+
+/// stdin is a terminal: a line would be shown as it is typed, and a relay in the background would
+/// be stopped when it reads.
+pub struct Terminal;
+
+impl fmt::Display for Terminal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "--rotate does not read from a terminal, which would show the keys; give the lines \
+             through a pipe",
+        )
+    }
+}
+
+impl KeyInput {
+    /// Fails if stdin is a terminal.
+    pub fn can_be_stdin() -> Result<(), Terminal> {
+        if io::stdin().is_terminal() { Err(Terminal) } else { Ok(()) }
+    }
+
+    /// Reads the first key from stdin, and the further lines that are there already. A file is read
+    /// to its end.
+    pub fn begin(prefix: &[u8], form: KeyForm, terms: Terms) -> Result<Begun, KeyError> {
+        let mut keys = KeyRing::rotating(prefix, form, terms, read_stdin)?;
+        let mut warnings = Vec::new();
+        take(&mut keys, &mut warnings);
+        let input = KeyInput::of_stdin().map_err(KeyError::Read)?;
+        if input.is_none() {
+            loop {
+                match keys.read(read_stdin) {
+                    Ok(0) => break,
+                    Ok(_) => take(&mut keys, &mut warnings),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(KeyError::Read(error)),
+                }
+            }
+            if keys.end() == Ended::WithinLine {
+                warnings.push(format!("stdin: {CUT}"));
+            }
+        }
+        Ok(Begun { keys, input, warnings })
+    }
+
+    /// Finds out what stdin is. `None` for what is read to its end at once.
+    fn of_stdin() -> io::Result<Option<KeyInput>> {
+        let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let metadata = stdin.metadata()?;
+        let kind = metadata.file_type();
+        if kind.is_socket() {
+            return Ok(Some(KeyInput::Socket));
+        }
+        if !kind.is_fifo() {
+            return Ok(None);
+        }
+        // The same pipe, with flags of its own. Where that is not permitted, stdin stays as it is.
+        let again = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open("/proc/self/fd/0");
+        if let Ok(again) = again
+            && again.metadata().is_ok_and(|other| is_same(&other, &metadata))
+        {
+            sys::replace(Standard::Input, again.as_fd())?;
+        }
+        // Pipes without a name all lie on one file system of the kernel's.
+        let unnamed = File::from(std::os::fd::OwnedFd::from(io::pipe()?.0)).metadata()?;
+        let is_named = unnamed.dev() != metadata.dev();
+        Ok(Some(if is_named { KeyInput::NamedPipe } else { KeyInput::Pipe }))
+    }
+
+    /// Reads once, without waiting.
+    pub fn read(self, buffer: &mut [u8]) -> io::Result<usize> {
+        let stdin = io::stdin();
+        match self {
+            KeyInput::Pipe | KeyInput::NamedPipe => sys::read(stdin.as_fd(), buffer),
+            KeyInput::Socket => sys::receive(stdin.as_fd(), buffer),
+        }
+    }
+}
+
+impl AsRawFd for KeyInput {
+    fn as_raw_fd(&self) -> RawFd {
+        io::stdin().as_raw_fd()
+    }
+}
+
+/// What is said of an input that ends within a line.
+pub const CUT: &str = "the last line has no end and is ignored";
+
+fn is_same(one: &std::fs::Metadata, other: &std::fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+fn take(keys: &mut KeyRing, warnings: &mut Vec<String>) {
+    let taken = keys.take();
+    if let Some(error) = &taken.refused {
+        warnings.push(format!("stdin: {}", refusal(error, taken.refused_lines)));
+    }
+}
+
+/// Says why lines are no keys. No text contains a byte of them.
+pub fn refusal(error: &KeyError, lines: u64) -> String {
+    let reason = match error {
+        KeyError::Empty => "it is empty".to_owned(),
+        error => error.to_string(),
+    };
+    match lines {
+        1 => format!("a line is refused and the key stays as it is: {reason}"),
+        lines => format!("{lines} lines are refused, the last one because: {reason}"),
+    }
+}
