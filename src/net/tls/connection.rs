@@ -70,34 +70,34 @@ impl Tls {
         self.conn.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// Begins a read: clears `wire` and moves the partial record of the last read into it.
-    pub fn resume(&mut self, wire: &mut Scratch) {
-        wire.clear();
-        wire.push(&self.partial_record);
+    /// Begins a read: clears `ciphertext_in` and moves the partial record of the last read into it.
+    pub fn resume(&mut self, ciphertext_in: &mut Scratch) {
+        ciphertext_in.clear();
+        ciphertext_in.push(&self.partial_record);
         self.partial_record = Vec::new();
     }
 
-    /// Decrypts the records in `wire`. Adds the plaintext to `plain`, and bytes that have to be
-    /// sent to the upstream to `out`. A partial record at the end is kept. After an error the
-    /// connection is unusable; `out` may then contain an alert.
+    /// Decrypts the records in `ciphertext_in`. Adds the plaintext to `plaintext_in`, and bytes
+    /// that have to be sent to the upstream to `ciphertext_out`. A partial record at the end is
+    /// kept. After an error the connection is unusable; `ciphertext_out` may then contain an alert.
     pub fn decrypt(
         &mut self,
-        wire: &mut Scratch,
-        plain: &mut Scratch,
-        out: &mut Scratch,
+        ciphertext_in: &mut Scratch,
+        plaintext_in: &mut Scratch,
+        ciphertext_out: &mut Scratch,
     ) -> Result<PeerState, UpstreamFault> {
-        let result = self.decrypt_records(wire, plain, out);
+        let result = self.decrypt_records(ciphertext_in, plaintext_in, ciphertext_out);
         self.failed |= result.is_err();
         result
     }
 
     fn decrypt_records(
         &mut self,
-        wire: &mut Scratch,
-        plain: &mut Scratch,
-        out: &mut Scratch,
+        ciphertext_in: &mut Scratch,
+        plaintext_in: &mut Scratch,
+        ciphertext_out: &mut Scratch,
     ) -> Result<PeerState, UpstreamFault> {
-        let bytes = wire.bytes_mut();
+        let bytes = ciphertext_in.bytes_mut();
         let mut at = 0;
         let mut closed = false;
         loop {
@@ -108,18 +108,18 @@ impl Tls {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
                         let record = record.map_err(|_| UpstreamFault::Closed)?;
-                        plain.push(record.payload);
+                        plaintext_in.push(record.payload);
                         at += record.discard;
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => loop {
-                    match data.encode(out.unfilled(0)) {
+                    match data.encode(ciphertext_out.unfilled(0)) {
                         Ok(n) => {
-                            out.add(n);
+                            ciphertext_out.add(n);
                             break;
                         }
                         Err(EncodeError::InsufficientSize(e)) => {
-                            out.unfilled(e.required_size);
+                            ciphertext_out.unfilled(e.required_size);
                         }
                         Err(EncodeError::AlreadyEncoded) => break,
                     }
@@ -134,10 +134,11 @@ impl Tls {
                     closed = true;
                     done = true;
                 }
+                // More bytes are needed. (The type has further states, which no client reaches.)
                 Ok(_) => done = true,
                 Err(error) => {
                     let fault = self.fault_of(&error);
-                    self.alert(out);
+                    self.push_alert(ciphertext_out);
                     return Err(fault);
                 }
             }
@@ -153,32 +154,37 @@ impl Tls {
     /// Adds the alert that reports an error to the upstream, if rustls has queued one. Otherwise
     /// rustls must not be called again, because it would continue to read. It would panic if it had
     /// begun to join the parts of a handshake message: the buffer no longer contains them.
-    fn alert(&mut self, out: &mut Scratch) {
+    fn push_alert(&mut self, ciphertext_out: &mut Scratch) {
         if self.conn.wants_write()
             && let status = self.conn.process_tls_records(&mut [])
             && let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state
-            && let Ok(n) = data.encode(out.unfilled(RECORD_OVERHEAD * 4))
+            && let Ok(n) = data.encode(ciphertext_out.unfilled(RECORD_OVERHEAD * 4))
         {
-            out.add(n);
+            ciphertext_out.add(n);
         }
     }
 
-    /// Encrypts `plain` into records and adds them to `out`. Requires [`Tls::is_ready`]. Fails with
-    /// [`UpstreamFault::Closed`] if the connection can encrypt nothing more.
-    pub fn encrypt(&mut self, plain: &[u8], out: &mut Scratch) -> Result<(), UpstreamFault> {
+    /// Encrypts `plaintext` into records and adds them to `ciphertext_out`. Requires
+    /// [`Tls::is_ready`]. Fails with [`UpstreamFault::Closed`] if the connection can encrypt
+    /// nothing more.
+    pub fn encrypt(
+        &mut self,
+        plaintext: &[u8],
+        ciphertext_out: &mut Scratch,
+    ) -> Result<(), UpstreamFault> {
         if self.failed {
             return Err(UpstreamFault::Closed);
         }
-        let mut needed = plain.len() + (plain.len() / limits::RECORD + 1) * RECORD_OVERHEAD;
+        let mut needed = plaintext.len() + (plaintext.len() / limits::RECORD + 1) * RECORD_OVERHEAD;
         // rustls expects every byte that it has not consumed, so it gets the partial record again.
         let status = self.conn.process_tls_records(&mut self.partial_record);
         let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state else {
             return Err(UpstreamFault::Closed);
         };
         loop {
-            match traffic.encrypt(plain, out.unfilled(needed)) {
+            match traffic.encrypt(plaintext, ciphertext_out.unfilled(needed)) {
                 Ok(n) => {
-                    out.add(n);
+                    ciphertext_out.add(n);
                     return Ok(());
                 }
                 Err(EncryptError::InsufficientSize(e)) => needed = e.required_size,
@@ -187,14 +193,14 @@ impl Tls {
         }
     }
 
-    /// Adds a close_notify alert to `out`, if the connection can still send one.
-    pub fn close(&mut self, out: &mut Scratch) {
+    /// Adds a close_notify alert to `ciphertext_out`, if the connection can still send one.
+    pub fn close(&mut self, ciphertext_out: &mut Scratch) {
         if !self.failed
             && let Ok(ConnectionState::WriteTraffic(mut traffic)) =
                 self.conn.process_tls_records(&mut self.partial_record).state
-            && let Ok(n) = traffic.queue_close_notify(out.unfilled(RECORD_OVERHEAD * 4))
+            && let Ok(n) = traffic.queue_close_notify(ciphertext_out.unfilled(RECORD_OVERHEAD * 4))
         {
-            out.add(n);
+            ciphertext_out.add(n);
         }
     }
 

@@ -41,10 +41,17 @@ pub enum RootsError {
 impl fmt::Display for RootsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RootsError::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            RootsError::Unreadable(error) => write!(
+                f,
+                "cannot be read: {error}; name a file that the user who starts the relay may read"
+            ),
             RootsError::Bad(error) => error.fmt(f),
-            RootsError::Empty => f.write_str("holds no certificate in PEM form"),
-            RootsError::TooLong => f.write_str("is longer than 16 MiB, too long for certificates"),
+            RootsError::Empty => {
+                f.write_str("contains no certificate in PEM form; name a file that contains one")
+            }
+            RootsError::TooLong => {
+                f.write_str("is longer than 16 MiB; name a file that contains certificates only")
+            }
         }
     }
 }

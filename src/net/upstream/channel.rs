@@ -1,4 +1,4 @@
-//! A connected socket and the bytes that it had no room for.
+//! A connected socket, and the bytes that wait to be sent on it.
 
 use std::io::{self, IoSlice};
 
@@ -9,14 +9,14 @@ use crate::net::socket::Socket;
 /// The socket of an upstream connection, with its output.
 pub struct Channel {
     pub(super) socket: Socket,
-    /// Bytes that were handed over and that the socket has not taken yet.
+    /// Bytes that the socket has not taken yet.
     pub(super) output: Backlog,
-    /// A write has failed. What the upstream has sent can still be read.
+    /// A write has failed. Bytes from the upstream can still be read.
     write_failed: bool,
 }
 
 impl Channel {
-    /// Nothing waits to be sent.
+    /// A channel without output.
     pub fn new(socket: Socket) -> Channel {
         Channel { socket, output: Backlog::default(), write_failed: false }
     }
@@ -26,12 +26,12 @@ impl Channel {
         self.write_failed
     }
 
-    /// Notes that a write has failed, if this one has.
+    /// Records whether a write has failed.
     pub fn note_write(&mut self, result: io::Result<()>) {
         self.write_failed |= result.is_err();
     }
 
-    /// Sends bytes; those that the socket has no room for wait in the output.
+    /// Sends bytes. Bytes that the socket does not take wait in the output.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         send(&mut self.socket, &mut self.output, bytes)
     }
@@ -43,8 +43,7 @@ impl Channel {
         Ok(())
     }
 
-    /// Sends what waits in the output. If the write fails, the output is dropped: reading tells why
-    /// the upstream takes no more.
+    /// Sends the output. If the write fails, the output is dropped; a read then shows the reason.
     pub fn flush(&mut self) {
         if self.output.is_empty() {
             return;

@@ -30,22 +30,22 @@ use crate::process::upstream_users::{FarEnd, UpstreamUsers};
 
 /// A connection that is not usable yet.
 pub struct Connecting {
-    /// What the poll and the connector call it.
+    /// The id of the connection for the poll and for the connector.
     token: Token,
     /// The session that waits for it; `None` for a preconnect.
     pub(super) owner: Option<SlotId>,
     begun: Instant,
     /// When its session asked for it; for a preconnect, when it was begun.
     requested_at: Instant,
-    /// When it is given up.
+    /// When the attempt is given up.
     pub(super) deadline: Instant,
-    /// What it is connected to: the upstream, or the egress proxy.
+    /// The address of the upstream or of the egress proxy, once known.
     pub(super) address: Option<SocketAddr>,
-    /// `None` only while [`Step::advance`] has it.
+    /// `None` only during [`Step::advance`].
     step: Option<Step>,
 }
 
-/// What it waits for.
+/// The step that is under way.
 #[expect(clippy::large_enum_variant, reason = "each connection lies in a box of its own")]
 enum Step {
     /// Nothing has been done yet.
@@ -64,14 +64,14 @@ enum Step {
     Handshaking(Channel, Tls),
 }
 
-/// What a step has led to. A step that fails is kept, so that its socket can still be reset.
+/// The outcome of a step. A step that fails is kept, so that its socket can still be reset.
 enum StepOutcome {
     Waiting(Step),
     Usable(Channel, Option<Tls>),
     Failed(Step, UpstreamFault),
 }
 
-/// How far a handshake is.
+/// The state of a handshake.
 enum Handshake {
     Waiting,
     Complete,
@@ -82,12 +82,12 @@ enum Handshake {
 enum LastFlight {
     /// No head waits: they are sent now.
     Alone,
-    /// They leave in one packet with the head that waits for the connection.
+    /// They are sent in one packet with the head that waits for the connection.
     WithHead,
 }
 
 impl Connecting {
-    /// A connection that is to be made; [`Connecting::advance`] begins.
+    /// A new connection. [`Connecting::advance`] begins to make it.
     pub fn new(token: Token, owner: Option<SlotId>, now: Instant, limit: Duration) -> Connecting {
         Connecting {
             token,
@@ -105,7 +105,7 @@ impl Connecting {
         matches!(self.step, Some(Step::Dialing(_)))
     }
 
-    /// Takes the connector's reply; [`Connecting::advance`] goes on from there.
+    /// Takes the connector's reply. [`Connecting::advance`] continues from there.
     pub fn dialed(&mut self, result: Result<(TcpStream, SocketAddr), UpstreamFault>) {
         if let Some(Step::Dialing(pending)) = &mut self.step {
             pending.settle();
@@ -138,7 +138,8 @@ impl Connecting {
         }
     }
 
-    /// The socket, registered or not, if an end by reset would tell the other side something.
+    /// The socket, registered or not; `None` if there is none, or if the other side has ended the
+    /// connection, so that a reset would have no effect.
     pub(super) fn resettable(&self) -> Option<BorrowedFd<'_>> {
         match &self.step {
             Some(Step::Dialed(stream)) => Some(stream.as_fd()),
@@ -146,7 +147,7 @@ impl Connecting {
         }
     }
 
-    /// Notes what an event says.
+    /// Records the readiness that an event reports.
     pub fn note(&mut self, event: &Event) {
         match &mut self.step {
             None | Some(Step::New | Step::Dialing(_) | Step::Dialed(_) | Step::Failed(_)) => {}
@@ -171,7 +172,7 @@ impl Connecting {
         }
     }
 
-    /// From now on the session `owner` waits for it, for as long as for one begun now.
+    /// Assigns it to the session `owner`, with the time limit of a new connection.
     pub(super) fn adopt(&mut self, owner: SlotId, now: Instant, limit: Duration) {
         self.owner = Some(owner);
         self.requested_at = now;
@@ -184,13 +185,13 @@ impl Connecting {
         self.deadline = self.begun + CONNECT;
     }
 
-    /// The machine has slept: that time counts too.
+    /// Counts the time for which the machine has slept.
     pub(super) fn has_slept(&mut self, slept: Duration) {
         self.deadline = self.deadline.checked_sub(slept).unwrap_or(self.requested_at);
     }
 
-    /// Goes as far as possible without waiting. Returns the connection once it is usable; this
-    /// value is then used up.
+    /// Advances as far as possible without waiting. Returns the connection once it is usable, and
+    /// must not be called after that.
     pub fn advance(
         &mut self,
         origin: &mut Origin,
@@ -223,7 +224,8 @@ impl Connecting {
         }
     }
 
-    /// Whose fault it is, and whether the name should be looked up again.
+    /// Attributes a fault to the upstream or to the proxy. If the addresses may be the reason, asks
+    /// the connector to look the name up again.
     fn blame(&self, fault: UpstreamFault, origin: &Origin) -> UpstreamFault {
         let (has_socket, is_past_proxy) = match self.step {
             None | Some(Step::New | Step::Dialing(_) | Step::Dialed(_) | Step::Failed(_)) => {
@@ -232,8 +234,8 @@ impl Connecting {
             Some(Step::Tunneling(_)) => (true, false),
             Some(Step::Reached(_) | Step::Handshaking(..)) => (true, true),
         };
-        // The name may lead elsewhere by now. The connector knows what it could not connect to; it
-        // does not know what happened later, and what took too long.
+        // The name may lead elsewhere by now. The connector knows which connections failed, but not
+        // what happened on them later, and not what took too long.
         if has_socket || fault == UpstreamFault::ConnectTimeout {
             origin.link.doubt();
         }
@@ -289,7 +291,7 @@ impl Step {
                     },
                 },
                 Step::Handshaking(mut channel, mut tls) => {
-                    return match shake_hands(&mut channel, &mut tls, last_flight, scratch) {
+                    return match advance_handshake(&mut channel, &mut tls, last_flight, scratch) {
                         Ok(Handshake::Waiting) => {
                             StepOutcome::Waiting(Step::Handshaking(channel, tls))
                         }
@@ -319,9 +321,9 @@ fn register(
     Ok(socket)
 }
 
-/// Checks who holds the other end. Once for each connection: it stays with its owner, who may hand
-/// it on to others. A connection that fails the check is reset: an orderly end would tell a
-/// stranger that the relay has looked, and would leave a port in TIME_WAIT for each request.
+/// Checks who holds the other end. One check is enough: only that owner can pass the connection on
+/// to others. A connection that fails the check is reset. An orderly end would show a stranger that
+/// the relay has checked, and would leave a port in TIME_WAIT for each request.
 fn check_far_end(users: &mut UpstreamUsers, socket: &Socket) -> Result<(), UpstreamFault> {
     let far_end = match socket.addresses() {
         Some((local, remote)) => users.far_end(local, remote),
@@ -339,8 +341,8 @@ fn check_far_end(users: &mut UpstreamUsers, socket: &Socket) -> Result<(), Upstr
     })
 }
 
-/// Takes the handshake as far as possible without waiting.
-fn shake_hands(
+/// Advances the handshake as far as possible without waiting.
+fn advance_handshake(
     channel: &mut Channel,
     tls: &mut Tls,
     last_flight: LastFlight,

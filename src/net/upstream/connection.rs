@@ -27,29 +27,29 @@ pub struct Connection {
     channel: Channel,
     /// `None` for a plain upstream.
     tls: Option<Tls>,
-    /// The session that it works for; `None` while it is idle.
+    /// The session that it is assigned to; `None` while it is idle.
     pub(super) owner: Option<SlotId>,
     /// The user whose exchanges it has carried; `None` if it has carried none.
     pub used_by: Option<UserIndex>,
     /// When it became idle for the last time; `None` if it never was.
     idle_since: Option<Instant>,
-    /// While it is idle: when it is closed.
+    /// When it is closed unless it is used; `None` while it is in use.
     pub(super) idle_until: Option<Instant>,
-    /// What it is connected to: the upstream, or the egress proxy.
+    /// The address of the upstream or of the egress proxy.
     pub address: Option<SocketAddr>,
     /// When a session asked for it; for a preconnect, when it was begun.
     pub requested_at: Instant,
 }
 
-/// What has become of bytes that were to be sent.
+/// The outcome of sending bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// The socket has taken all of them.
     Flushed,
     /// The rest waits for room in the socket.
     Queued,
-    /// None was taken, by a connection that has been idle: the upstream had closed it. The request
-    /// may go out on another connection.
+    /// The connection had been idle and has taken no byte: the upstream had closed it. The request
+    /// may be sent on another connection.
     ConnectionStale,
     /// The connection has failed. The upstream may have read a part.
     ConnectionFailed,
@@ -58,7 +58,7 @@ pub enum Sent {
 /// Whether and how the upstream has ended its side of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamEnd {
-    /// It has not; more may come.
+    /// It has not ended it; more bytes may come.
     NotYet,
     /// In order: with a close_notify alert, or without TLS with the end of the stream.
     Orderly,
@@ -109,50 +109,51 @@ impl Connection {
         self.idle_since.is_some()
     }
 
-    /// All bytes that were handed over have gone to the socket.
+    /// The socket has taken all bytes.
     pub fn is_drained(&self) -> bool {
         self.channel.output.is_empty()
     }
 
-    /// Bytes that were handed over and that the socket had no room for.
+    /// The number of bytes that the socket has not taken yet.
     pub(super) fn unsent(&self) -> usize {
         self.channel.output.bytes().len()
     }
 
-    /// Everything that came has been read to its end, so nothing of it can be taken for a part of a
-    /// later response.
+    /// All received bytes have been read, and no partial record is left. So no byte can be mistaken
+    /// for a part of a later response.
     pub fn is_quiet(&self) -> bool {
         !self.has_news() && self.is_between_records()
     }
 
-    /// No part of a further record has come.
+    /// No part of a further record has been read.
     pub fn is_between_records(&self) -> bool {
         self.tls.as_ref().is_none_or(Tls::is_between_records)
     }
 
-    /// Something has come that has not been read.
+    /// Bytes or the end may have come that have not been read.
     pub fn has_news(&self) -> bool {
         self.channel.socket.is_readable()
     }
 
-    /// Notes what an event says.
+    /// Records the readiness that an event reports.
     pub fn note(&mut self, event: &Event) {
         self.channel.socket.note(event);
     }
 
-    /// The socket, if an end by reset would tell the upstream something.
+    /// The socket; `None` if the upstream has ended its side, so that a reset would have no effect.
     pub(super) fn resettable(&self) -> Option<BorrowedFd<'_>> {
         let socket = &self.channel.socket;
         (!socket.is_read_closed()).then(|| socket.fd())
     }
 
-    /// Sends bytes that wait. If that fails, reading tells why.
+    /// Sends bytes that wait. If that fails, a read shows the reason.
     pub fn flush(&mut self) {
         self.channel.flush();
     }
 
-    /// Sends the request head (the credential block first) and the body bytes behind it. The last
-    /// bytes of the handshake, if they wait, go out in front. Requires that nothing else waits.
+    /// Sends the request head, which begins with the credential block, and the body bytes that
+    /// follow it. The last bytes of the handshake are sent before them, if they wait. Requires that
+    /// no other bytes wait.
     pub fn send_head(
         &mut self,
         list: &GatherList,
@@ -162,7 +163,7 @@ impl Connection {
     ) -> Sent {
         match self.write_head(list, input, credential, scratch) {
             Ok(()) => self.output_state(),
-            // Of a head that was written in part, the upstream has read bytes.
+            // If a part of the head was written, the upstream may have read it.
             Err(error) if self.was_idle() && error.kind() != ErrorKind::WriteZero => {
                 Sent::ConnectionStale
             }
@@ -170,7 +171,8 @@ impl Connection {
         }
     }
 
-    /// An error means that nothing was sent, except `WriteZero`: then a part of the head was.
+    /// Writes the head. After an error nothing was sent, except after `WriteZero`: then a part of
+    /// the head was.
     fn write_head(
         &mut self,
         list: &GatherList,
@@ -196,7 +198,8 @@ impl Connection {
                 let taken = credential.splice_into(after, &mut channel.socket)?;
                 IoSlice::advance_slices(&mut after, taken);
                 for slice in after.iter() {
-                    // The upstream has bytes of the request: from here on only its response counts.
+                    // The upstream has the beginning of the request. From here on a failed write is
+                    // no failure of the request: the response decides.
                     let sent = channel.send(slice);
                     channel.note_write(sent);
                 }
@@ -205,8 +208,8 @@ impl Connection {
         }
     }
 
-    /// Sends a part of the body. Requires that nothing waits. After a failed write the bytes are
-    /// dropped: the response tells whether the upstream needed them.
+    /// Sends a part of the body. Requires that no bytes wait. After a failed write the bytes are
+    /// dropped: the response shows whether the upstream needed them.
     pub fn send_body(&mut self, list: &GatherList, input: &[u8], scratch: &mut TlsScratch) -> Sent {
         let Connection { channel, tls, .. } = self;
         if !channel.has_failed() {
@@ -240,7 +243,7 @@ impl Connection {
         match tls {
             Some(tls) => {
                 tls.resume(ciphertext_in);
-                // A message of the handshake may take several records: always room for one more.
+                // A handshake message may span several records, so one more record always fits.
                 let more = size.saturating_sub(ciphertext_in.bytes().len()).max(RECORD);
                 let read = channel.socket.read(&mut ciphertext_in.unfilled(more)[..more]);
                 if let ReadOutcome::Bytes(n) = read {
@@ -274,13 +277,13 @@ impl Connection {
         }
     }
 
-    /// Works for the session `owner` from now on.
+    /// Assigns the connection to the session `owner`.
     pub fn wake(&mut self, owner: SlotId) {
         self.owner = Some(owner);
         self.idle_until = None;
     }
 
-    /// Is idle from now on. Returns when it is to be closed.
+    /// Marks the connection as idle. Returns when it is closed.
     pub fn rest(&mut self, now: Instant) -> Instant {
         let until = now + POOL_IDLE;
         self.owner = None;
@@ -289,24 +292,25 @@ impl Connection {
         until
     }
 
-    /// The machine has slept: that time counts as idle time.
+    /// Counts the time for which the machine has slept as idle time.
     pub(super) fn has_slept(&mut self, slept: Duration) {
         if let Some(until) = &mut self.idle_until {
             *until = until.checked_sub(slept).unwrap_or(self.requested_at);
         }
     }
 
-    /// It can take a request. A connection that became idle before `now`, when all events were
-    /// read, can, because no event told of anything. Any other is looked at once more.
+    /// The connection can take a request. If it became idle before this pass of the loop, the
+    /// events of the pass have reported nothing on it. If it became idle in this pass, it is
+    /// checked again.
     pub fn is_still_usable(&mut self, scratch: &mut TlsScratch, now: Instant) -> bool {
         self.idle_since.is_none_or(|since| since < now)
             || self.channel.socket.is_silent()
             || self.is_still_idle(scratch)
     }
 
-    /// Reads what has come on an idle connection: session tickets and key updates are taken in. The
-    /// connection is still good if nothing else has come, and not more of them than it reads in one
-    /// turn.
+    /// Reads from an idle connection, and processes session tickets and key updates. The connection
+    /// is still usable if nothing else has come, and no more than [`IDLE_READS_PER_TURN`] reads
+    /// return.
     pub fn is_still_idle(&mut self, scratch: &mut TlsScratch) -> bool {
         for _ in 0..IDLE_READS_PER_TURN {
             if !self.has_news() {

@@ -44,13 +44,13 @@ pub enum Upstream {
 }
 
 impl Upstream {
-    /// A connection that is to be made for the session `owner`, or as a preconnect;
-    /// [`Upstream::advance`] begins.
+    /// A new connection for the session `owner`, or a preconnect. [`Upstream::advance`] begins to
+    /// make it.
     pub fn new(token: Token, owner: Option<SlotId>, now: Instant, limit: Duration) -> Upstream {
         Upstream::Connecting(Connecting::new(token, owner, now, limit))
     }
 
-    /// Goes on towards a usable connection, as far as possible without waiting.
+    /// Advances a connection that is being made, as far as possible without waiting.
     pub fn advance(
         &mut self,
         origin: &mut Origin,
@@ -87,7 +87,8 @@ impl Upstream {
         }
     }
 
-    /// Takes the connector's reply, if it is waited for; [`Upstream::advance`] goes on from there.
+    /// Takes the connector's reply, if it is waited for. [`Upstream::advance`] continues from
+    /// there.
     pub fn dialed(&mut self, result: Result<(TcpStream, SocketAddr), UpstreamFault>) {
         if let Upstream::Connecting(connecting) = self {
             connecting.dialed(result);
@@ -102,7 +103,7 @@ impl Upstream {
         }
     }
 
-    /// The session that it is made for or works for; `None` for a preconnect and while it is idle.
+    /// The session that it is assigned to; `None` for a preconnect and while it is idle.
     pub fn owner(&self) -> Option<SlotId> {
         match self {
             Upstream::Connecting(connecting) => connecting.owner,
@@ -110,7 +111,7 @@ impl Upstream {
         }
     }
 
-    /// What it is connected to: the upstream, or the egress proxy.
+    /// The address of the upstream or of the egress proxy, once known.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Upstream::Connecting(connecting) => connecting.address,
@@ -126,8 +127,7 @@ impl Upstream {
         }
     }
 
-    /// When to look at it without an event: while it is being made, to give up; while it is idle,
-    /// to close it.
+    /// When it is given up, while it is being made, or closed, while it is idle.
     pub fn wakes_at(&self) -> Option<Instant> {
         match self {
             Upstream::Connecting(connecting) => Some(connecting.deadline),
@@ -135,7 +135,7 @@ impl Upstream {
         }
     }
 
-    /// Notes what an event says.
+    /// Records the readiness that an event reports.
     pub fn note(&mut self, event: &Event) {
         match self {
             Upstream::Connecting(connecting) => connecting.note(event),
@@ -151,7 +151,7 @@ impl Upstream {
         }
     }
 
-    /// Bytes that the socket had no room for.
+    /// The number of bytes that the socket has not taken yet.
     pub fn unsent(&self) -> usize {
         match self {
             Upstream::Connecting(connecting) => connecting.unsent(),
@@ -164,7 +164,7 @@ impl Upstream {
         self.unsent() == 0
     }
 
-    /// The session `owner` waits for it from now on, for as long as for one begun now.
+    /// Assigns it to the session `owner`, with the time limit of a new connection.
     pub fn adopt(&mut self, owner: SlotId, now: Instant, limit: Duration) {
         match self {
             Upstream::Connecting(connecting) => connecting.adopt(owner, now, limit),
@@ -183,7 +183,7 @@ impl Upstream {
         }
     }
 
-    /// The machine has slept: that time counts too.
+    /// Counts the time for which the machine has slept.
     pub fn has_slept(&mut self, slept: Duration) {
         match self {
             Upstream::Connecting(connecting) => connecting.has_slept(slept),
@@ -191,9 +191,9 @@ impl Upstream {
         }
     }
 
-    /// Has the connection end with a reset, because the upstream may still work for an exchange
-    /// that is cancelled. An orderly end would also leave a port in TIME_WAIT for each, until none
-    /// is left. If the upstream has ended its side already, no end leaves one.
+    /// Makes the connection end with a reset, because the upstream may still work on a cancelled
+    /// exchange. Orderly ends would also leave one port each in TIME_WAIT, until no port is left.
+    /// If the upstream has ended its side first, no port is left behind and no reset is needed.
     pub fn cancel(&mut self) {
         let fd = match self {
             Upstream::Connecting(connecting) => connecting.resettable(),

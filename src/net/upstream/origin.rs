@@ -1,4 +1,4 @@
-//! What all upstream connections of this process have in common.
+//! The parts that all upstream connections share.
 
 use std::rc::Rc;
 
@@ -9,9 +9,9 @@ use crate::process::upstream_users::UpstreamUsers;
 
 /// Where upstream connections lead, and how they are made.
 pub struct Origin {
-    /// TLS; `None` for a plain upstream.
+    /// The TLS configuration; `None` if the upstream is in plain HTTP.
     pub tls: Option<TlsConnector>,
-    /// The link to the process that connects to the upstream or to the proxy.
+    /// The link to the connector.
     pub link: Rc<Link>,
     /// The request for a tunnel, if there is an egress proxy.
     pub proxy: Option<ConnectRequest>,

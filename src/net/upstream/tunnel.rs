@@ -17,27 +17,27 @@ pub(super) struct Tunnel {
     progress: ScanProgress,
 }
 
-/// How far a tunnel is.
+/// The state of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TunnelProgress {
     /// The proxy has not responded yet.
     Waiting,
-    /// Bytes that are sent now go to the upstream.
+    /// The tunnel leads to the upstream.
     Open,
 }
 
 impl Tunnel {
-    /// A tunnel that has not been asked for yet.
+    /// A tunnel whose request has not been sent yet.
     pub(super) fn new(socket: Socket) -> Tunnel {
         Tunnel { socket, sent: 0, response: Vec::new(), progress: ScanProgress::default() }
     }
 
-    /// Goes as far as possible without waiting.
+    /// Advances as far as possible without waiting.
     pub(super) fn advance(
         &mut self,
         request: &ConnectRequest,
     ) -> Result<TunnelProgress, UpstreamFault> {
-        // If the proxy takes no more, its response tells why.
+        // If a write fails, the response of the proxy shows the reason.
         while let Ok(sent @ 1..) = request.write_from(self.sent, &mut self.socket) {
             self.sent += sent;
         }
@@ -51,7 +51,7 @@ impl Tunnel {
                 }
             }
             if let Some(len) = connect::response(&self.response, &mut self.progress)? {
-                // In a tunnel the relay speaks first. Bytes behind the response are not from the
+                // In a tunnel the relay speaks first, so bytes after the response are not from the
                 // upstream.
                 let is_well_formed = len == self.response.len() && request.is_whole(self.sent);
                 return if is_well_formed {
