@@ -82,8 +82,9 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_token_byte)
 }
 
-/// False for fields that this program reads, and for fields that describe the body, the response
-/// that is wanted or the origin of the request: a key in their place would break the request.
+/// Whether a field of this name can carry the key. Fields that this program reads cannot, and
+/// neither can fields about the body, the wanted response or the origin of the request: a key in
+/// their place would break the request.
 fn may_carry_the_key(name: &[u8]) -> bool {
     let begins = |with: &&str| {
         let start = name.get(..with.len());

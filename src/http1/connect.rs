@@ -3,8 +3,8 @@
 use super::head::{self, ScanProgress};
 use super::local_response::UpstreamFault;
 
-/// Reads the response. `Ok(None)`: more bytes are needed. `Ok(Some(n))`: the tunnel is open, and
-/// the head takes the first `n` bytes.
+/// Parses the response. `Ok(None)`: more bytes are needed. `Ok(Some(n))`: the tunnel is open, and
+/// the head is `n` bytes long.
 pub fn response(input: &[u8], progress: &mut ScanProgress) -> Result<Option<usize>, UpstreamFault> {
     // The framing of a successful response means nothing (RFC 9110 §9.3.6).
     let head = head::response(input, progress, |head| Ok((head.status, head.len)));

@@ -1,6 +1,6 @@
-//! Decimal numbers, read digit by digit: no sign, no white space, nothing else.
+//! Decimal numbers, parsed digit by digit: no sign and no white space is accepted.
 
-/// 1 to `most` digits and nothing else, within u64.
+/// Parses 1 to `most` digits and nothing else. `None` also if the number does not fit into u64.
 pub fn decimal(text: &[u8], most: usize) -> Option<u64> {
     if text.is_empty() || text.len() > most {
         return None;
@@ -11,7 +11,7 @@ pub fn decimal(text: &[u8], most: usize) -> Option<u64> {
     })
 }
 
-/// A port: 1 to 5 digits, 0 to 65535.
+/// Parses a port: 1 to 5 digits, 0 to 65535.
 pub fn port(text: &[u8]) -> Option<u16> {
     decimal(text, 5)?.try_into().ok()
 }

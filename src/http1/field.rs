@@ -1,5 +1,5 @@
-//! Field names and their meaning for a relay (RFC 9110 §7.6.1). `forward` decides which of them
-//! travel on.
+//! Field names and their meaning for a relay (RFC 9110 §7.6.1). `forward` decides which fields are
+//! forwarded.
 
 use super::digits;
 use super::limits;
@@ -32,8 +32,8 @@ pub fn is_value_byte(byte: u8) -> bool {
 }
 
 /// Two names differ only in case and in their marks: letters and digits are the same, in the same
-/// places. A gateway that passes fields on as variables makes one name of both: `Api_Key` and
-/// `api-key` become `HTTP_API_KEY`.
+/// places. A gateway that passes fields to a program as variables gives both the same name:
+/// `Api_Key` and `api-key` become `HTTP_API_KEY`.
 pub fn is_alike(name: &[u8], other: &[u8]) -> bool {
     if name.len() != other.len() {
         return false;
@@ -51,7 +51,7 @@ pub enum FieldName {
     Other,
     /// Belongs to one connection (RFC 9110 §7.6.1).
     HopByHop,
-    /// Credentials. A client's are replaced by the key.
+    /// Credentials. The key replaces the client's.
     Authorization,
     /// Names further fields that belong to this connection (RFC 9110 §7.6.1).
     Connection,
@@ -65,15 +65,15 @@ pub enum FieldName {
     Date,
     /// The client's expectation (RFC 9110 §10.1.1).
     Expect,
-    /// The host that is asked. The relay writes the upstream's.
+    /// The host that the request is for. The relay writes the upstream's.
     Host,
     /// The origin of the web page that sent the request.
     Origin,
-    /// A browser's word on whether the page is of the same site.
+    /// Whether the request comes from a page of the same site, as the browser says.
     SecFetchSite,
     /// Framing. The relay writes its own.
     TransferEncoding,
-    /// The protocol to change to. A WebSocket handshake is recognised by it.
+    /// The protocol to change to. A WebSocket handshake has this field.
     Upgrade,
     /// In a request, such a field would change the method or the target, or ask for a response that
     /// cannot be searched for the key.
@@ -157,7 +157,7 @@ fn is_same<const LEN: usize>(name: &[u8; LEN], known: &[u8; LEN]) -> bool {
     name.iter().zip(known).fold(0, |all, (x, y)| all | ((x | case(y)) ^ y)) == 0
 }
 
-/// The framing fields of one head, before [`Framing`](super::framing::Framing) judges them.
+/// The framing fields of one head. [`Framing`](super::framing::Framing) decides what they mean.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FramingFields {
     /// The number of Content-Length fields.
@@ -171,13 +171,13 @@ pub struct FramingFields {
 }
 
 impl FramingFields {
-    /// Notes a Content-Length field.
+    /// Records a Content-Length field.
     pub fn content_length(&mut self, value: &[u8]) {
         self.content_lengths += 1;
         self.length = digits::decimal(value, 20);
     }
 
-    /// Notes a Transfer-Encoding field.
+    /// Records a Transfer-Encoding field.
     pub fn transfer_encoding(&mut self, value: &[u8]) {
         self.transfer_encodings += 1;
         self.chunked = value.eq_ignore_ascii_case(b"chunked");
@@ -201,8 +201,8 @@ pub struct ConnectionOptions {
 }
 
 impl ConnectionOptions {
-    /// Notes a Connection field. An option that is not a token, or one option too many, is an
-    /// error; empty options count too.
+    /// Records a Connection field. An option that is not a token, or one option too many, is an
+    /// error. Empty options count too.
     pub fn note(&mut self, value: &[u8]) -> Result<(), InvalidOptions> {
         for option in members(value) {
             self.options += 1;

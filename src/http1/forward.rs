@@ -1,52 +1,52 @@
-//! Which fields travel on, in both directions, and the copying of those that do.
+//! Which fields are forwarded in each direction, and the copying of their lines.
 
 use super::field::{ConnectionOptions, FieldName, NamedFields};
 use super::gather::GatherList;
 use super::head::{Field, Fields};
 
-/// In which directions a field travels.
+/// The directions in which a field is forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Travels {
-    BothWays,
-    /// From the upstream to the client alone.
+enum Direction {
+    Both,
+    /// From the upstream to the client only.
     ToClient,
-    Nowhere,
+    None,
 }
 
 /// The one list for requests and responses.
-const fn travels(name: FieldName) -> Travels {
+const fn direction(name: FieldName) -> Direction {
     match name {
         FieldName::Other
         | FieldName::ContentEncoding
         | FieldName::ContentType
         | FieldName::Date
-        | FieldName::SecFetchSite => Travels::BothWays,
-        // A client's Authorization and Host are replaced by the relay's own. Its Expect is answered
-        // here, its Origin is refused, and the withheld ones would change what is asked for.
+        | FieldName::SecFetchSite => Direction::Both,
+        // The relay writes its own Authorization and Host. It meets a client's Expect itself and
+        // refuses a client's Origin. Withheld fields would change the meaning of the request.
         FieldName::Authorization
         | FieldName::Expect
         | FieldName::Host
         | FieldName::Origin
-        | FieldName::Withheld => Travels::ToClient,
-        // Connection and what belongs to it (RFC 9110 §7.6.1), framing, and names that a server
-        // may take for one of these.
+        | FieldName::Withheld => Direction::ToClient,
+        // Connection and the fields that belong to one connection (RFC 9110 §7.6.1), framing, and
+        // names that a server may take for one of these.
         FieldName::Connection
         | FieldName::ContentLength
         | FieldName::Disguised
         | FieldName::HopByHop
         | FieldName::TransferEncoding
-        | FieldName::Upgrade => Travels::Nowhere,
+        | FieldName::Upgrade => Direction::None,
     }
 }
 
-/// A client's field of this name goes to the upstream, unless Connection names it.
+/// A client's field of this name is forwarded, unless Connection names it.
 pub(super) const fn is_for_upstream(name: FieldName) -> bool {
-    matches!(travels(name), Travels::BothWays)
+    matches!(direction(name), Direction::Both)
 }
 
-/// An upstream's field of this name goes to the client, unless Connection names it.
+/// An upstream's field of this name is forwarded, unless Connection names it.
 pub(super) const fn is_for_client(name: FieldName) -> bool {
-    matches!(travels(name), Travels::BothWays | Travels::ToClient)
+    matches!(direction(name), Direction::Both | Direction::ToClient)
 }
 
 /// Adds the field lines that `keeps` accepts and that Connection does not name, in order and as

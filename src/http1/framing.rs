@@ -56,15 +56,15 @@ impl Framing {
 /// How a body is written for the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
-    /// As it is.
+    /// Without a transfer coding.
     Plain,
-    /// In chunks of the relay's own.
+    /// In chunks, whose sizes the relay chooses.
     Chunked,
 }
 
 impl Coding {
-    /// The coding of a body that is framed like this. A body whose length is not known beforehand
-    /// goes out in chunks, so that a cut is never taken for its end. HTTP/1.0 has no chunks.
+    /// The coding of a body with this framing. A body of unknown length is sent in chunks, so that
+    /// a truncated body does not look complete. HTTP/1.0 has no chunks.
     pub fn of(framing: Framing, http10: bool) -> Coding {
         match framing {
             Framing::Chunked | Framing::UntilClose if !http10 => Coding::Chunked,

@@ -36,8 +36,8 @@ impl GatherList {
         self.segments.clear();
     }
 
-    /// Sets the value of Date fields. Before the first call none are written, since this room has
-    /// no clock.
+    /// Sets the value of Date fields. Before the first call no Date field is written, because this
+    /// module has no clock.
     pub fn set_date(&mut self, date: HttpDate) {
         self.date = Some(date);
     }
@@ -97,7 +97,7 @@ impl GatherList {
         }
     }
 
-    /// Adds bytes of the relay's own.
+    /// Adds bytes that the relay writes itself.
     pub(crate) fn text(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;

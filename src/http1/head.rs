@@ -102,17 +102,17 @@ pub struct ScanProgress {
 }
 
 impl ScanProgress {
-    /// Parsing may give another result than before.
-    fn is_news(&mut self, head: &[u8]) -> bool {
-        let fresh = &head[self.checked.min(head.len())..];
-        let news = self.checked == 0
-            || (fresh.contains(&b'\n')
+    /// The head has to be parsed, because the result may differ from the last one.
+    fn must_parse(&mut self, head: &[u8]) -> bool {
+        let unchecked = &head[self.checked.min(head.len())..];
+        let must_parse = self.checked == 0
+            || (unchecked.contains(&b'\n')
                 && (self.parsed <= limits::HEAD_REPARSES * head.len() || self.is_whole(head)));
-        work::spend(fresh.len() + if news { head.len() } else { 0 });
-        if news {
+        work::spend(unchecked.len() + if must_parse { head.len() } else { 0 });
+        if must_parse {
             self.parsed += head.len();
         }
-        news
+        must_parse
     }
 
     /// The unchecked bytes contain an empty line.
@@ -123,11 +123,11 @@ impl ScanProgress {
 
     /// Checks a head whose end has not arrived: refuses it if it can never become well-formed.
     fn check(&mut self, head: &[u8]) -> Result<(), Reject> {
-        let fresh = self.checked.min(head.len());
+        let checked = self.checked.min(head.len());
         if !self.has_line {
-            let end = head[fresh..].iter().position(|byte| *byte == b'\n');
+            let end = head[checked..].iter().position(|byte| *byte == b'\n');
             self.has_line = end.is_some();
-            let line = end.map_or(head, |end| &head[..fresh + end]);
+            let line = end.map_or(head, |end| &head[..checked + end]);
             if line.strip_suffix(b"\r").unwrap_or(line).len() > limits::REQUEST_LINE {
                 return Err(Reject::UriTooLong);
             }
@@ -136,9 +136,9 @@ impl ScanProgress {
             return Err(Reject::HeadTooLarge);
         }
         // The byte before the first new one is checked with it, unless it ended a line.
-        let from = match head[..fresh] {
-            [] | [.., b'\n'] => fresh,
-            _ => fresh - 1,
+        let from = match head[..checked] {
+            [] | [.., b'\n'] => checked,
+            _ => checked - 1,
         };
         // The LF of a CR at the very end may still arrive.
         let settled = head[from..].strip_suffix(b"\r").unwrap_or(&head[from..]);
@@ -147,7 +147,7 @@ impl ScanProgress {
     }
 }
 
-/// Reads the request head at the front of `input` and hands it to `judge`.
+/// Parses the request head at the front of `input` and passes it to `judge`.
 ///
 /// `Ok(None)`: more bytes are needed. An error is reported as soon as it can be seen.
 pub fn request<'b, T>(
@@ -167,7 +167,7 @@ pub fn request<'b, T>(
         Some(b'\r' | b'\n') => return Err(Reject::Malformed),
         Some(_) => {}
     }
-    if !progress.is_news(head) {
+    if !progress.must_parse(head) {
         return progress.check(head).map(|()| None);
     }
     let mut headers: Headers<'b> = [const { MaybeUninit::uninit() }; limits::FIELDS];
@@ -206,7 +206,7 @@ pub fn request<'b, T>(
             (line, httparse::Error::Version)
                 if has_other_version(line, head.len() > line.len()) =>
             {
-                // The line may go on behind the version and be malformed after all.
+                // The line may continue after the version and be malformed after all.
                 return if head.contains(&b'\n') {
                     Err(Reject::VersionNotSupported)
                 } else {
@@ -218,7 +218,7 @@ pub fn request<'b, T>(
     }
 }
 
-/// Reads the response head at the front of `input` and hands it to `judge`.
+/// Parses the response head at the front of `input` and passes it to `judge`.
 ///
 /// `Ok(None)`: more bytes are needed.
 pub fn response<'b, T>(
@@ -233,7 +233,7 @@ pub fn response<'b, T>(
     if input[0] != b'H' {
         return Err(MalformedHead);
     }
-    if !progress.is_news(input) {
+    if !progress.must_parse(input) {
         return progress.check(input).map(|()| None).or(Err(MalformedHead));
     }
     let mut headers: Headers<'b> = [const { MaybeUninit::uninit() }; limits::FIELDS];
@@ -388,10 +388,10 @@ mod tests {
         let most = limits::HEAD_REPARSES * head.len();
         for (parsed, is_news) in [(most, true), (most + 1, false)] {
             let mut progress = ScanProgress { checked: 16, has_line: true, parsed };
-            assert_eq!(progress.is_news(head), is_news);
+            assert_eq!(progress.must_parse(head), is_news);
             // A whole head is always parsed.
             let mut progress = ScanProgress { checked: 16, has_line: true, parsed };
-            assert!(progress.is_news(&[&head[..], b"\r\n"].concat()));
+            assert!(progress.must_parse(&[&head[..], b"\r\n"].concat()));
         }
     }
 

@@ -1,4 +1,4 @@
-//! The Host field: a guard against web pages that are rebound to this address (DNS rebinding).
+//! The Host field: a guard against web pages whose name is rebound to this address (DNS rebinding).
 
 use super::digits;
 use super::work;
@@ -8,7 +8,7 @@ use super::work;
 pub enum HostKind {
     /// 127.0.0.0/8, `localhost`, `[::1]`, or a host that the operator allows; with any port.
     Loopback,
-    /// Some other host. A web page that is rebound to this address sends such a name.
+    /// Some other host. A web page whose name is rebound to this address sends it.
     Foreign,
     /// Not `uri-host [":" port]` (RFC 9110 §7.2).
     Invalid,

@@ -1,4 +1,4 @@
-//! Every response that this program gives itself: why, with which status, and in which words.
+//! Every local response: its reason, its status and its text.
 
 use core::fmt;
 
@@ -15,7 +15,7 @@ pub enum Reject {
     InvalidFraming,
     /// The chunked body is malformed (RFC 9112 §7.1).
     InvalidChunk,
-    /// Not the one route that is served.
+    /// The route is not the one that is served.
     RouteNotAllowed,
     /// Host does not name this machine.
     HostNotAllowed,
@@ -62,8 +62,8 @@ pub enum UpstreamFault {
     OutOfDescriptors,
     /// The connector process has ended.
     ConnectorFailed,
-    /// A secret would go in the clear to a process of this machine that does not belong to a
-    /// trusted user, as far as is known.
+    /// A secret would go in plaintext to a process of this machine that is not known to belong to a
+    /// trusted user.
     NotTrusted,
     /// The certificate is not signed by a trusted issuer.
     TlsUnknownIssuer,
@@ -73,7 +73,7 @@ pub enum UpstreamFault {
     TlsExpired,
     /// The certificate is not valid for another reason.
     TlsBadCertificate,
-    /// The upstream demands a client certificate.
+    /// The upstream requires a client certificate.
     TlsClientCertificate,
     /// The TLS handshake failed in some other way.
     TlsFailed,
@@ -98,7 +98,7 @@ pub enum UpstreamFault {
     ProxyDns,
     /// The egress proxy cannot be reached.
     ProxyUnreachable,
-    /// The egress proxy asks for credentials, or for other ones.
+    /// The egress proxy requires credentials, or other credentials.
     ProxyAuthRequired,
     /// The egress proxy opens no tunnel and responds with this status.
     ProxyRefused(u16),
@@ -108,7 +108,7 @@ pub enum UpstreamFault {
     ProxyTimeout,
 }
 
-/// A response of the relay's own. Everything in it is static text, but for one number.
+/// A response that the relay makes itself. It consists of static text and at most one number.
 #[derive(Clone, Copy, Debug)]
 pub struct LocalResponse {
     /// Status code and reason phrase.
@@ -123,7 +123,7 @@ pub struct LocalResponse {
     proxy_status: Option<u16>,
 }
 
-/// What a local response is about.
+/// The reason for a local response.
 #[derive(Clone, Copy)]
 enum Cause {
     Reject(Reject),
@@ -145,7 +145,7 @@ const fn row(cause: Cause) -> Row {
         Reject(R::InvalidHost) => ("400 Bad Request", "invalid_host",
             "The request needs exactly one valid Host field."),
         Reject(R::InvalidFraming) => ("400 Bad Request", "invalid_framing",
-            "Content-Length or Transfer-Encoding is repeated, unreadable, or contradicted."),
+            "Content-Length or Transfer-Encoding is repeated or malformed, or one contradicts the other."),
         Reject(R::InvalidChunk) => ("400 Bad Request", "invalid_chunk",
             "The chunked request body is malformed."),
         Reject(R::RouteNotAllowed) => ("403 Forbidden", "route_not_allowed",
@@ -157,9 +157,9 @@ const fn row(cause: Cause) -> Row {
         Reject(R::CrossSite) => ("403 Forbidden", "cross_site_request",
             "Web pages may not use this relay: Sec-Fetch-Site names another site."),
         Reject(R::UserNotAllowed) => ("403 Forbidden", "user_not_allowed",
-            "The local user of this connection is not one that --allow-uid names."),
+            "--allow-uid does not name the local user of this connection."),
         Reject(R::ClientToken) => ("401 Unauthorized", "client_token_required",
-            "This relay asks for its client token: Authorization: Bearer TOKEN."),
+            "This relay requires its client token: Authorization: Bearer TOKEN."),
         Reject(R::RequestLimit) => ("429 Too Many Requests", "request_limit_reached",
             "This relay has forwarded as many requests as --max-requests allows."),
         Reject(R::KeyExpired) => ("503 Service Unavailable", "key_expired",
@@ -190,21 +190,21 @@ const fn row(cause: Cause) -> Row {
         Fault(F::OutOfDescriptors) => ("502 Bad Gateway", "out_of_descriptors",
             "No file descriptor is left for a connection to the upstream."),
         Fault(F::ConnectorFailed) => ("502 Bad Gateway", "connector_failed",
-            "What connects to the upstream has ended unexpectedly, and the relay ends too."),
+            "The connector process has ended unexpectedly, so the relay ends too. Start it again."),
         Fault(F::NotTrusted) => ("502 Bad Gateway", "upstream_not_trusted",
-            "Nothing was sent: what listens at the loopback address of the upstream, or of the \
-             egress proxy, does not belong to a user whom the relay trusts. If it is the right \
-             program, name its user with --upstream-uid; if not, end it."),
+            "Nothing was sent: the program that listens at the loopback address of the upstream, or \
+             of the egress proxy, does not belong to a user whom the relay trusts. If it is the right \
+             program, name its user with --upstream-uid; otherwise end it."),
         Fault(F::TlsUnknownIssuer) => ("502 Bad Gateway", "upstream_tls_unknown_issuer",
-            "The upstream's certificate has an unknown issuer; a private CA is given with --ca-file."),
+            "The upstream's certificate has an unknown issuer; name a private CA with --ca-file."),
         Fault(F::TlsWrongName) => ("502 Bad Gateway", "upstream_tls_wrong_name",
             "The upstream's certificate is not valid for the name in --upstream-url."),
         Fault(F::TlsExpired) => ("502 Bad Gateway", "upstream_tls_expired",
             "The upstream's certificate is expired or not yet valid."),
         Fault(F::TlsBadCertificate) => ("502 Bad Gateway", "upstream_tls_bad_certificate",
-            "The upstream's certificate, or one of its issuers', may not be used for this."),
+            "The certificate of the upstream, or of one of its issuers, is not valid for this use."),
         Fault(F::TlsClientCertificate) => ("502 Bad Gateway", "upstream_tls_client_certificate",
-            "The upstream demands a client certificate, and this relay has none."),
+            "The upstream requires a client certificate, and this relay has none."),
         Fault(F::TlsFailed) => ("502 Bad Gateway", "upstream_tls_failed",
             "The TLS handshake with the upstream failed."),
         Fault(F::ConnectTimeout) => ("504 Gateway Timeout", "upstream_connect_timeout",
@@ -229,18 +229,18 @@ const fn row(cause: Cause) -> Row {
         Fault(F::ProxyUnreachable) => ("502 Bad Gateway", "proxy_unreachable",
             "The egress proxy could not be reached."),
         Fault(F::ProxyAuthRequired) => ("502 Bad Gateway", "proxy_auth_required",
-            "The egress proxy asks for other credentials than those in its URL (407)."),
+            "The egress proxy requires credentials other than those in its URL (407)."),
         Fault(F::ProxyRefused(_)) => ("502 Bad Gateway", "proxy_refused",
             "The egress proxy refused to connect to the upstream."),
         Fault(F::ProxyBadResponse) => ("502 Bad Gateway", "proxy_bad_response",
-            "The egress proxy gave no well-formed response to CONNECT."),
+            "The egress proxy sent no well-formed response to CONNECT."),
         Fault(F::ProxyTimeout) => ("504 Gateway Timeout", "proxy_timeout",
             "The egress proxy made no connection to the upstream in time."),
     }
 }
 
 impl Reject {
-    /// The response that says so.
+    /// The local response to the client.
     pub const fn response(self) -> LocalResponse {
         let fields = match self {
             // RFC 9110 §15.5.22: the response names a protocol that is supported.
@@ -281,7 +281,7 @@ impl UpstreamFault {
         }
     }
 
-    /// The response that says so.
+    /// The local response to the client.
     pub const fn response(self) -> LocalResponse {
         let proxy_status = match self {
             UpstreamFault::ProxyRefused(status) => Some(status),
@@ -292,7 +292,7 @@ impl UpstreamFault {
 }
 
 /// The text between a message and the proxy's status.
-const PROXY_SAID: &str = " It said ";
+const PROXY_STATUS: &str = " Its status is ";
 
 impl LocalResponse {
     const fn new(cause: Cause) -> LocalResponse {
@@ -308,13 +308,13 @@ impl LocalResponse {
         }
     }
 
-    /// Writes the response, on a connection that ends after it or not. The JSON body is left out in
-    /// a response to HEAD.
+    /// Writes the response. `close`: the connection ends after it. `is_head`: the request was HEAD,
+    /// so the JSON body is left out.
     pub fn write(&self, close: bool, is_head: bool, out: &mut GatherList) {
         const BODY: [&str; 3] =
             ["{\"error\":{\"message\":\"", "\",\"type\":\"proxy_error\",\"code\":\"", "\"}}\n"];
-        let said = if self.proxy_status.is_some() { PROXY_SAID } else { "" };
-        let (before, behind) = ([BODY[0], self.message, said], [BODY[1], self.code, BODY[2]]);
+        let status = if self.proxy_status.is_some() { PROXY_STATUS } else { "" };
+        let (before, behind) = ([BODY[0], self.message, status], [BODY[1], self.code, BODY[2]]);
         out.text(b"HTTP/1.1 ");
         out.text(self.status_line.as_bytes());
         out.text(b"\r\nContent-Type: application/json\r\n");
@@ -348,6 +348,6 @@ const fn digit(byte: u8) -> u16 {
 impl fmt::Display for LocalResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.message)?;
-        self.proxy_status.map_or(Ok(()), |status| write!(f, "{PROXY_SAID}{status}."))
+        self.proxy_status.map_or(Ok(()), |status| write!(f, "{PROXY_STATUS}{status}."))
     }
 }

@@ -3,7 +3,7 @@
 use super::digits;
 use super::limits;
 
-/// The upstream's name for a request: 1 to 64 bytes of `A-Z a-z 0-9 - _`.
+/// The id that the upstream gives a request: 1 to 64 bytes of `A-Z a-z 0-9 - _`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId {
     bytes: [u8; limits::REQUEST_ID],
@@ -13,8 +13,8 @@ pub struct RequestId {
 impl RequestId {
     /// `None` for a value with any other byte.
     fn of(value: &[u8]) -> Option<RequestId> {
-        let is_fine = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        if value.is_empty() || !value.iter().all(is_fine) {
+        let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if value.is_empty() || !value.iter().all(is_allowed) {
             return None;
         }
         let mut bytes = [0; limits::REQUEST_ID];
@@ -62,7 +62,7 @@ pub struct LoggedFields {
 }
 
 impl LoggedFields {
-    /// Notes a field, if it is one of the two.
+    /// Records a field, if it is one of the two.
     pub fn note(&mut self, name: &[u8], value: &[u8]) {
         match name.len() {
             12 if name.eq_ignore_ascii_case(b"x-request-id") => {

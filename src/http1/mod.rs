@@ -1,4 +1,4 @@
-//! The pure room: HTTP/1.x as bytes in and bytes out. No socket, clock, TLS or key.
+//! HTTP/1.x as bytes in and bytes out. This module has no socket, no clock, no TLS and no key.
 
 pub mod auth_header;
 pub mod chunked;

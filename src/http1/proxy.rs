@@ -33,7 +33,7 @@ pub enum ProxyUrlError {
     Scheme,
     /// A second `@`, a user name with a colon in it, or a control byte.
     Userinfo,
-    /// Host and port are followed by something.
+    /// Further bytes follow host and port.
     Path,
     /// Host, port or length.
     Url(UrlError),
@@ -42,14 +42,14 @@ pub enum ProxyUrlError {
 impl fmt::Display for ProxyUrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            ProxyUrlError::Https => "https:// proxies are not supported; name one by http://",
-            ProxyUrlError::Socks => "SOCKS proxies are not supported; name one by http://",
+            ProxyUrlError::Https => "https:// proxies are not supported; name an http:// proxy",
+            ProxyUrlError::Socks => "SOCKS proxies are not supported; name an http:// proxy",
             ProxyUrlError::Scheme => "the proxy's URL must begin with http://",
             ProxyUrlError::Userinfo => {
                 "the proxy's user name or password contains a character that must be percent-encoded"
             }
             ProxyUrlError::Path => {
-                "the proxy's URL must end behind host and port; a / in a password is %2F"
+                "the proxy's URL must end after host and port; write a / in a password as %2F"
             }
             ProxyUrlError::Url(error) => return error.fmt(f),
         })
@@ -145,7 +145,7 @@ pub fn is_exempt(no_proxy: &[u8], host: &Host) -> bool {
             })
 }
 
-/// `example.com` covers itself and all names below it. A dot before or behind it changes nothing.
+/// `example.com` covers itself and all names below it. A dot before or after it changes nothing.
 fn is_in_domain(name: &str, entry: &str) -> bool {
     let domain = entry.strip_suffix('.').unwrap_or(entry);
     let domain = domain.strip_prefix('.').unwrap_or(domain).as_bytes();

@@ -45,7 +45,7 @@ pub enum RefusedRoute {
 }
 
 impl RefusedRoute {
-    /// Compares the path. Only `/v1/responses` is told apart by its query.
+    /// Compares the path. The query matters only for `/v1/responses`.
     pub fn of(target: &[u8]) -> RefusedRoute {
         work::spend(target.len());
         let end = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());

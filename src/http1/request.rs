@@ -1,4 +1,4 @@
-//! Requests: which of them are accepted, and the head that goes upstream.
+//! Requests: which requests are accepted, and the head that is sent upstream.
 
 use super::auth_header::AuthHeader;
 use super::field::{self, ConnectionOptions, FieldName, FramingFields};
@@ -13,7 +13,7 @@ use super::refused_route::RefusedRoute;
 use super::target::Route;
 use super::url::UpstreamUrl;
 
-/// What a well-formed request head says.
+/// The contents of a well-formed request head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of the head, in any combination")]
 pub struct Request {
@@ -35,7 +35,7 @@ pub struct Request {
     pub is_head: bool,
 }
 
-/// What the operator has configured.
+/// The settings that decide about requests and responses.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Policy {
     /// `GET /shutdown` ends the relay.
@@ -47,7 +47,7 @@ pub struct Policy {
     pub dropped_fields: &'static [&'static [u8]],
     /// Hosts that a request may name, apart from this machine: `--allow-host`.
     pub allowed_hosts: &'static [&'static [u8]],
-    /// Responses that cannot be searched for the key are passed on: `--allow-encoded-responses`.
+    /// Responses that cannot be searched for the key are forwarded: `--allow-encoded-responses`.
     pub allow_encoded_responses: bool,
 }
 
@@ -62,7 +62,7 @@ impl Policy {
 /// Compares a token with the client token.
 pub type TokenCheck<'a> = dyn Fn(&[u8]) -> bool + 'a;
 
-/// The circumstances that decide on a request together with its own bytes.
+/// The circumstances that decide about a request, besides its own bytes.
 #[derive(Clone, Copy, Default)]
 pub struct RequestContext<'a> {
     /// An upstream connection can take the head now.
@@ -74,15 +74,15 @@ pub struct RequestContext<'a> {
 }
 
 impl RequestContext<'_> {
-    /// Without a client token and a limit.
+    /// A context without a client token and without a limit.
     pub fn ready(upstream_ready: bool) -> Self {
         RequestContext { upstream_ready, ..RequestContext::default() }
     }
 }
 
-/// Judges a head. For an acceptable `POST /v1/responses`, the upstream's head is added to `out`.
+/// Decides about a head. For an acceptable `POST /v1/responses`, adds the upstream's head to `out`.
 ///
-/// After an `Err` the end of the request is unknown; after a refusal inside `Ok` it is known.
+/// After an `Err` the end of the request is unknown. After a refusal inside `Ok` it is known.
 pub fn judge(
     head: &RequestHead<'_, '_>,
     policy: Policy,
@@ -110,7 +110,7 @@ pub fn judge(
                 websocket |= field::options(value).any(|p| p.eq_ignore_ascii_case(b"websocket"));
             }
             FieldName::Authorization => {
-                // Two of them count as none: it is unclear which one is meant.
+                // Two fields count as none, because it is unclear which one is meant.
                 authorization = Some(if authorization.is_none() { value } else { b"" });
             }
             FieldName::Origin => guard = guard.or(Some(Reject::OriginNotAllowed)),
@@ -173,9 +173,9 @@ fn has_token(authorization: Option<&[u8]>, context: &RequestContext<'_>) -> bool
         .is_some_and(|(scheme, token)| scheme.eq_ignore_ascii_case(b"Bearer ") && is_token(token))
 }
 
-/// The beginning of the upstream's head, up to the key. `process::credential` adds the key,
-/// [`judge`] the rest. The response is asked for without a coding, which could hide a reflected
-/// key.
+/// The beginning of the upstream's head, up to the key. `process::credential` adds the key, and
+/// [`judge`] adds the rest. The request accepts no content coding, because a coding could hide a
+/// reflected key.
 pub fn prefix(url: &UpstreamUrl, auth_header: &AuthHeader<'_>) -> String {
     format!(
         "POST {} HTTP/1.1\r\nHost: {}\r\nAccept-Encoding: identity\r\n{}",
@@ -199,7 +199,7 @@ fn write_upstream_head(
     forwarded_fields(&head.fields, names, connection, out, |known, name| {
         forward::is_for_upstream(known) && !policy.withholds(name)
     });
-    // Behind the Via of earlier hops (RFC 9110 §7.6.3), with the version that the client speaks.
+    // After the Via of earlier hops (RFC 9110 §7.6.3), with the version that the client speaks.
     out.text(if head.http10 { b"Via: 1.0 relay\r\n" } else { b"Via: 1.1 relay\r\n" });
     match framing {
         Framing::Chunked => out.text(b"Transfer-Encoding: chunked\r\n\r\n"),

@@ -1,4 +1,4 @@
-//! The upstream's response head: judged, and written for the client.
+//! The upstream's response head: whether it is acceptable, and the head that is sent to the client.
 
 use super::field::{self, ConnectionOptions, FieldName, FramingFields};
 use super::forward::{self, forwarded_fields};
@@ -9,7 +9,7 @@ use super::limits;
 use super::logged_fields::LoggedFields;
 use super::work;
 
-/// What a well-formed response head says.
+/// The contents of a well-formed response head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Response {
     /// 100 to 599.
@@ -35,8 +35,8 @@ pub struct ResponseContext {
     pub close: bool,
 }
 
-/// Judges a head and writes it for the client. Interim (1xx) heads get no framing fields; an
-/// HTTP/1.0 client gets no interim head at all.
+/// Decides about a head and writes it for the client. Interim (1xx) heads get no framing fields. An
+/// HTTP/1.0 client gets no interim head.
 pub fn judge(
     head: &ResponseHead<'_, '_>,
     context: ResponseContext,
@@ -115,7 +115,7 @@ fn is_coded(value: &[u8]) -> bool {
     field::options(value).any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// How the names of character sets begin in which letters and digits differ from ASCII.
+/// Beginnings of the names of character sets in which letters and digits differ from ASCII.
 const OTHER_BYTES: [&str; 20] = [
     "utf-16",
     "utf16",

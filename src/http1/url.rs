@@ -1,4 +1,4 @@
-//! The upstream URL, parsed strictly. What a browser would correct is refused.
+//! The upstream URL, parsed strictly. A URL that a browser would correct is refused.
 
 use core::fmt;
 
@@ -86,7 +86,7 @@ impl fmt::Display for UrlError {
             UrlError::TooLong => "the URL must not be longer than 4096 bytes",
             UrlError::Scheme => "the URL must begin with https:// (or http:// for a loopback host)",
             UrlError::Userinfo => {
-                "the URL must not contain a user name or password; the key comes through stdin"
+                "the URL must not contain a user name or password; give the key on stdin"
             }
             UrlError::Host => "the URL needs a host: a name, an IPv4 address or an [IPv6] address",
             UrlError::Port => "the port must be a number from 1 to 65535",
@@ -97,7 +97,7 @@ impl fmt::Display for UrlError {
 }
 
 impl UpstreamUrl {
-    /// The upstream unless `--upstream-url` names another.
+    /// The default of `--upstream-url`.
     pub fn openai() -> UpstreamUrl {
         UpstreamUrl {
             scheme: Scheme::Https,

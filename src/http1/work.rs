@@ -7,7 +7,7 @@ std::thread_local! {
     static STEPS: core::cell::Cell<u64> = const { core::cell::Cell::new(0) };
 }
 
-/// Counts steps. Every loop of this room whose length a client or the upstream decides calls it.
+/// Counts steps. Every loop of `http1` whose length a client or the upstream decides calls it.
 #[inline(always)]
 pub(super) fn spend(steps: usize) {
     #[cfg(debug_assertions)]

@@ -102,7 +102,9 @@ fn advice(fault: UpstreamFault) -> &'static str {
         UpstreamFault::ProxyDns
         | UpstreamFault::ProxyUnreachable
         | UpstreamFault::ProxyBadResponse => " Check HTTPS_PROXY.",
-        UpstreamFault::ProxyAuthRequired => " Put them there: http://USER:PASSWORD@HOST:PORT.",
+        UpstreamFault::ProxyAuthRequired => {
+            " Put them into HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT."
+        }
         UpstreamFault::ProxyRefused(_) | UpstreamFault::ProxyTimeout => {
             " Ask its administrator to allow the host of --upstream-url, or name it in NO_PROXY."
         }

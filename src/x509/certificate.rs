@@ -1,5 +1,6 @@
-//! Reads the issuer and the expiry date of a certificate for `--check`: a strict walk to two places
-//! in its DER (X.690, RFC 5280 §4.1). The result is shown to people; no decision depends on it.
+//! Reads the issuer and the expiry date of a certificate for `--check`: a strict parser of its DER
+//! (X.690, RFC 5280 §4.1) up to these two fields. The result is shown to people; no decision
+//! depends on it.
 
 /// Bytes of a name that are shown. X.520 allows no more in a common name.
 const NAME_SHOWN: usize = 64;
@@ -15,7 +16,7 @@ const VERSION: u8 = 0xa0;
 const COMMON_NAME: &[u8] = &[0x55, 4, 3];
 const ORGANISATION: &[u8] = &[0x55, 4, 10];
 
-/// What is shown of a certificate.
+/// The parts of a certificate that are shown.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Certificate {
     /// The issuer's common name, or else its organisation. Visible ASCII; other bytes are escaped.
@@ -105,12 +106,12 @@ fn date(validity: &mut &[u8]) -> Option<(u64, u64, u64)> {
     }
     let [year, month, day, hour, minute, second] = numbers;
     let century = century.unwrap_or(if year < 50 { 20 } else { 19 });
-    let sound = (1..=12).contains(&month)
+    let is_valid = (1..=12).contains(&month)
         && (1..=31).contains(&day)
         && hour < 24
         && minute < 60
         && second < 60;
-    sound.then_some((100 * century + year, month, day))
+    is_valid.then_some((100 * century + year, month, day))
 }
 
 fn two_digits(text: &[u8]) -> Option<u64> {

@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-/// What is wrong with a file, and in which line.
+/// The fault of a file, and its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PemError {
     /// The line, counted from 1.
@@ -12,7 +12,7 @@ pub struct PemError {
     pub fault: PemFault,
 }
 
-/// What can be wrong.
+/// The faults that a file can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PemFault {
     /// The line looks like the first or the last of a section, but does not end with five dashes.
@@ -30,13 +30,13 @@ pub enum PemFault {
 impl fmt::Display for PemError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.fault {
-            PemFault::Marker => "begins or ends a section, but not with five dashes at its end",
+            PemFault::Marker => "begins or ends a section, and lacks the five dashes at its end",
             PemFault::NoBegin => "ends a section that has not begun",
             PemFault::NoEnd => "begins a section that does not end",
-            PemFault::NotBase64 => "holds, or begins, what is not Base64",
+            PemFault::NotBase64 => "is not Base64, or begins a section that is not",
             PemFault::NotRoot => "begins a certificate that cannot be a root",
         };
-        write!(f, "line {} {what}", self.line)
+        write!(f, "line {} {what}; correct the file", self.line)
     }
 }
 

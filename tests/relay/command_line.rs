@@ -118,14 +118,17 @@ fn a_ca_file_that_cannot_be_used_is_named_with_the_line() {
     let one = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let lines = good.lines().count();
     for (pem, want) in [
-        (String::new(), "holds no certificate".to_owned()),
-        ("no PEM at all".into(), "holds no certificate".into()),
+        (String::new(), "contains no certificate".to_owned()),
+        ("no PEM at all".into(), "contains no certificate".into()),
         (one.into(), "line 1 begins a certificate that cannot be a root".into()),
         (
             good.replace("-----END", "!\n-----END"),
-            format!("line {lines} holds, or begins, what is not Base64"),
+            format!("line {lines} is not Base64, or begins a section that is not"),
         ),
-        (one.replace("AAAA", "AA=A"), "line 1 holds, or begins, what is not Base64".into()),
+        (
+            one.replace("AAAA", "AA=A"),
+            "line 1 is not Base64, or begins a section that is not".into(),
+        ),
         (good.clone() + &one[..33], format!("line {} begins a section that does", lines + 1)),
         (good[28..].to_owned(), format!("line {} ends a section that has not", lines - 1)),
     ] {

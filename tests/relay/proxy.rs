@@ -305,7 +305,7 @@ fn what_the_proxy_says_to_connect_is_told_apart() {
         assert_eq!((answer.status, answer.code()), (502, code), "{shown:?}");
         // A refusal carries its status number.
         if code == "proxy_refused" {
-            let said = format!("It said {}.\"", &shown[9..12]);
+            let said = format!("Its status is {}.\"", &shown[9..12]);
             assert!(answer.text().contains(&said), "{}", answer.text());
         }
     }

@@ -7,7 +7,7 @@
 //! | [`State::Uploading`] | body on its way | final head awaited |
 //! | [`State::Awaiting`] | request sent | final head awaited |
 //! | [`State::Responding`] | see [`Rest`] | body on its way |
-//! | [`State::Complete`] | see [`Rest`] | response handed over |
+//! | [`State::Complete`] | see [`Rest`] | response forwarded |
 //!
 //! ```text
 //! Idle ──► Waiting ──► Uploading ──► Awaiting ──► Responding ──► Complete ──► Idle
@@ -47,18 +47,18 @@ pub enum State {
     Idle,
     /// The head at the front of the input is acceptable and waits for an upstream connection.
     Waiting(Request),
-    /// The head has gone upstream, or begun to; the body follows.
+    /// The head has been forwarded; the body follows.
     Uploading(Transfer),
-    /// The whole request has gone upstream; no final response head has arrived.
+    /// The whole request has been forwarded; no final response head has arrived.
     Awaiting,
-    /// The final response head has been handed over; its body follows.
+    /// The final response head has been forwarded; its body follows.
     Responding {
         /// The response body.
         body: Transfer,
         /// What is left of the request.
         rest: Rest,
     },
-    /// The response has been handed over to its last byte.
+    /// The whole response has been forwarded.
     Complete {
         /// What is left of the request.
         rest: Rest,
@@ -81,17 +81,17 @@ impl State {
 pub enum Rest {
     /// Nothing: the request has been read to its end.
     None,
-    /// The body still goes upstream. This happens behind a status below 400 alone: behind an error
-    /// the upload ends (RFC 9112 §9.5).
+    /// The body still goes upstream. This happens only after a status below 400: an error ends the
+    /// upload (RFC 9112 §9.5).
     Upload(Transfer),
-    /// So many bytes are read and dropped; then the connection can be used again.
+    /// This number of bytes is read and dropped; then the connection can be used again.
     Drop(u64),
     /// All further bytes are dropped; the connection will not be used again.
     Discard,
 }
 
 impl Rest {
-    /// What becomes of the rest of a body that nothing will read. A short rest is dropped and the
+    /// The treatment of the rest of a body that is not forwarded. A short rest is dropped and the
     /// connection stays; otherwise the connection ends. A client that waits for a 100 may never
     /// send the body, so the meaning of its next byte would be unclear.
     fn of(left: &Body, expectation: Continue) -> Rest {
@@ -122,7 +122,7 @@ pub struct Transfer {
     coding: Coding,
 }
 
-/// How far a body has been passed on.
+/// Whether a body has been forwarded completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BodyProgress {
     Ended,
@@ -136,13 +136,13 @@ impl Transfer {
         (!left.is_end()).then_some(Transfer { left, coding })
     }
 
-    /// Passes on `input` from `at` on: up to the end of the body, or until `out` is full. `inspect`
-    /// is shown each range of data before it is added. `passed` counts bytes of data.
-    fn pass<F: From<ChunkFault>>(
+    /// Forwards `input` from `at` on: up to the end of the body, or until `out` is full. `inspect`
+    /// is shown each range of data before it is added. `forwarded` counts bytes of data.
+    fn forward<F: From<ChunkFault>>(
         &mut self,
         input: &[u8],
         at: &mut usize,
-        passed: &mut u64,
+        forwarded: &mut u64,
         out: &mut GatherList,
         mut inspect: impl FnMut(&[u8]) -> Result<(), F>,
     ) -> Result<BodyProgress, F> {
@@ -153,7 +153,7 @@ impl Transfer {
             if step.data > 0 {
                 let data = *at..*at + step.data;
                 inspect(&input[data.clone()])?;
-                *passed += step.data as u64;
+                *forwarded += step.data as u64;
                 if is_chunked {
                     out.hexadecimal(step.data as u64);
                     out.text(b"\r\n");
@@ -199,14 +199,14 @@ pub enum RequestStep {
     NeedUpstream,
     /// The output is for the upstream.
     Forward,
-    /// The output is a response of the relay's own.
+    /// The output is a local response.
     Respond,
     /// The output is the response to `GET /shutdown`; the relay shuts down now.
     RespondAndShutDown,
-    /// The request has been read; no input is needed until its response is complete.
+    /// The request has been read. No input is needed until its response is complete.
     Idle,
-    /// The body is malformed, and a final response has begun. The upstream connection is to be
-    /// given up and, unless the response is complete, the client's connection reset.
+    /// The body is malformed, and a final response has begun. The caller must give up the upstream
+    /// connection and, unless the response is complete, reset the client's connection.
     Broken,
 }
 
@@ -223,14 +223,14 @@ pub enum ResponseStep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum FaultOutcome {
-    /// The output is a response that says so. `used` bytes of the unused input are used up: the
-    /// head, if it was waiting.
+    /// The output is a local response.
     Responded {
-        /// Bytes of input.
+        /// The number of consumed bytes of input: the length of the head if it was waiting,
+        /// otherwise 0.
         used: usize,
     },
     /// A final response has begun, or no request has been read. Only a reset of the client's
-    /// connection shows that something is wrong.
+    /// connection can report the error.
     MustReset,
 }
 
@@ -257,13 +257,13 @@ pub struct Exchange {
     pub refused_route: Option<RefusedRoute>,
     /// The final status that was sent to the client.
     pub status: Option<u16>,
-    /// `error.code`, when the response was the relay's own.
+    /// The `error.code` of a local response.
     pub code: Option<&'static str>,
-    /// What the access log may repeat of the upstream's response.
+    /// The fields of the upstream's response that the access log may repeat.
     pub logged: LoggedFields,
-    /// Request body bytes that went upstream.
+    /// Request body bytes that were forwarded to the upstream.
     pub bytes_in: u64,
-    /// Response body bytes that went to the client.
+    /// Response body bytes that were forwarded to the client.
     pub bytes_out: u64,
 }
 
@@ -301,7 +301,8 @@ impl Exchange {
         self.is_last
     }
 
-    /// Ends the connection after this exchange. The response says so if its head is still to come.
+    /// Ends the connection after this exchange. The response says so, unless its head has been sent
+    /// already.
     pub fn make_last(&mut self) {
         self.is_last = true;
     }
@@ -311,12 +312,13 @@ impl Exchange {
         matches!(self.state, State::Complete { rest: Rest::None }) && !self.upstream_closes
     }
 
-    /// Whether the client waits for a 100. [`Exchange::send_continue`] is to follow the head.
+    /// Whether the client waits for a 100. If it does, the caller calls [`Exchange::send_continue`]
+    /// after it has sent the head.
     pub fn expectation(&self) -> Continue {
         self.expectation
     }
 
-    /// Gives the client the 100 that it waits for.
+    /// Writes the 100 (Continue) that the client waits for.
     pub fn send_continue(&mut self, out: &mut GatherList) {
         if self.expectation == Continue::Owed {
             self.expectation = Continue::SentByUs;
@@ -324,8 +326,8 @@ impl Exchange {
         }
     }
 
-    /// The upstream takes no more of a request whose response is complete. The rest of the body is
-    /// dropped, as behind a refusal.
+    /// Ends the upload of a request whose response is complete. The rest of the body is dropped, as
+    /// after a refusal.
     pub fn stop_upload(&mut self) {
         if let State::Complete { rest: Rest::Upload(body) } = &self.state {
             let rest = Rest::of(&body.left, self.expectation);
@@ -334,12 +336,12 @@ impl Exchange {
         }
     }
 
-    /// Starts over for the next request on the connection.
+    /// Begins the next exchange on the connection.
     pub fn next(&mut self) {
         *self = Exchange::new(self.policy);
     }
 
-    /// Answers for an upstream that gives no usable response.
+    /// Responds in place of an upstream that gives no usable response.
     pub fn fault(&mut self, fault: UpstreamFault, out: &mut GatherList) -> FaultOutcome {
         let (used, rest) = match &self.state {
             State::Waiting(request) => (request.len, request.unread_body()),
@@ -377,7 +379,7 @@ impl Exchange {
 }
 
 impl Request {
-    /// What becomes of a body of which nothing has been read.
+    /// The treatment of a body of which nothing has been read.
     fn unread_body(&self) -> Rest {
         let expectation =
             if self.expects_continue { Continue::Owed } else { Continue::NotExpected };

@@ -1,4 +1,4 @@
-//! What the client sends.
+//! Bytes from the client.
 
 use super::{BodyProgress, Continue, Exchange, RequestStep, Rest, State, Transfer};
 use crate::http1::chunked::ChunkFault;
@@ -10,9 +10,9 @@ use crate::http1::request::{self, RequestContext};
 use crate::http1::target::Route;
 
 impl Exchange {
-    /// Reads bytes from the client. `input` is everything that has arrived and is not used up.
-    /// Returns how many bytes are used up now. `out` must be empty; it is filled with ranges of
-    /// `input`.
+    /// Takes bytes from the client. `input` is everything that has arrived and is not consumed.
+    /// Returns the number of bytes that are consumed now. `out` must be empty; it is filled with
+    /// ranges of `input`.
     pub fn receive_request(
         &mut self,
         input: &[u8],
@@ -105,7 +105,7 @@ impl Exchange {
         }
     }
 
-    /// Passes a body on from `at` on. No final response has begun.
+    /// Forwards a body from `at` on. No final response has begun.
     fn upload(
         &mut self,
         mut body: Transfer,
@@ -114,11 +114,11 @@ impl Exchange {
         out: &mut GatherList,
     ) -> (usize, RequestStep) {
         let before = self.bytes_in;
-        let passed = body.pass(input, &mut at, &mut self.bytes_in, out, no_inspection);
+        let progress = body.forward(input, &mut at, &mut self.bytes_in, out, no_inspection);
         if self.bytes_in > before {
             self.client_sends();
         }
-        self.state = match passed {
+        self.state = match progress {
             Ok(BodyProgress::Continues) => State::Uploading(body),
             Ok(BodyProgress::Ended) => State::Awaiting,
             Err(ChunkFault) => {
@@ -139,18 +139,18 @@ impl Exchange {
 }
 
 impl Rest {
-    /// Reads bytes from a client whose response has begun.
+    /// Takes bytes from a client whose response has begun.
     fn receive(
         &mut self,
         input: &[u8],
-        passed: &mut u64,
+        forwarded: &mut u64,
         out: &mut GatherList,
     ) -> (usize, RequestStep) {
         match self {
             Rest::None => (0, RequestStep::Idle),
             Rest::Upload(body) => {
                 let mut at = 0;
-                match body.pass(input, &mut at, passed, out, no_inspection) {
+                match body.forward(input, &mut at, forwarded, out, no_inspection) {
                     Ok(BodyProgress::Continues) => {}
                     Ok(BodyProgress::Ended) => *self = Rest::None,
                     Err(ChunkFault) => {

@@ -1,4 +1,4 @@
-//! What the upstream sends.
+//! Bytes from the upstream.
 
 use super::{BodyProgress, Continue, Exchange, ResponseStep, Rest, State, Transfer};
 use crate::http1::chunked::ChunkFault;
@@ -10,10 +10,10 @@ use crate::http1::local_response::UpstreamFault;
 use crate::http1::response::{self, Response, ResponseContext};
 
 impl Exchange {
-    /// Reads bytes from the upstream and returns how many are used up: one interim head, or
+    /// Takes bytes from the upstream and returns the number of consumed bytes: one interim head, or
     /// everything that belongs to the response. `out` must be empty; it is filled with ranges of
     /// `input`. `reflects` is shown each head and each range of the body; it returns true to stop
-    /// the exchange. Bytes that belong to no response are not used up.
+    /// the exchange. Bytes that belong to no response are not consumed.
     pub fn receive_response(
         &mut self,
         input: &[u8],
@@ -74,10 +74,11 @@ impl Exchange {
         if head.status < 200 {
             return self.judge_interim(head, out);
         }
-        // A final response before the end of the request: the upstream connection serves no other
-        // request. An error ends the upload (RFC 9112 §9.5). This is decided before the head is
-        // written, since the head says whether the client's connection goes on. Behind a success or
-        // a redirect the upstream may still read: both directions flow until both have ended.
+        // After a final response before the end of the request, the upstream connection serves no
+        // other request. An error ends the upload (RFC 9112 §9.5). This is decided before the head
+        // is written, because the head says whether the client's connection stays open. After a
+        // success or a redirect the upstream may still read: both directions continue until both
+        // have ended.
         let rest = match &self.state {
             State::Uploading(body) => {
                 self.upstream_closes = true;
@@ -87,7 +88,11 @@ impl Exchange {
                     Rest::Upload(body.clone())
                 }
             }
-            _ => Rest::None,
+            State::Idle
+            | State::Waiting(_)
+            | State::Awaiting
+            | State::Responding { .. }
+            | State::Complete { .. } => Rest::None,
         };
         self.is_last |= matches!(rest, Rest::Discard);
         let response = self.judge_head(head, out)?;
@@ -146,24 +151,32 @@ impl Exchange {
         let State::Responding { body, rest } = &mut self.state else {
             return Ok(());
         };
-        let passed = body.pass(input, at, &mut self.bytes_out, out, |data| {
+        let progress = body.forward(input, at, &mut self.bytes_out, out, |data| {
             if reflects(data) { Err(UpstreamFault::CredentialReflected) } else { Ok(()) }
         });
-        if passed? == BodyProgress::Ended {
+        if progress? == BodyProgress::Ended {
             self.state = State::Complete { rest: rest.clone() };
         }
         Ok(())
     }
 
-    /// The upstream will send no more. `clean`: it said so itself, by close_notify or a plain FIN.
-    pub fn receive_end(&mut self, clean: bool, out: &mut GatherList) -> ResponseStep {
+    /// The upstream has ended its side of the connection. `is_orderly`: with close_notify or,
+    /// without TLS, with FIN.
+    pub fn receive_end(&mut self, is_orderly: bool, out: &mut GatherList) -> ResponseStep {
         match &self.state {
-            State::Responding { body, rest } if clean && matches!(body.left, Body::UntilClose) => {
+            State::Responding { body, rest }
+                if is_orderly && matches!(body.left, Body::UntilClose) =>
+            {
                 body.write_end(out);
                 self.state = State::Complete { rest: rest.clone() };
                 ResponseStep::Forward
             }
-            _ => ResponseStep::Fault(UpstreamFault::Closed),
+            State::Idle
+            | State::Waiting(_)
+            | State::Uploading(_)
+            | State::Awaiting
+            | State::Responding { .. }
+            | State::Complete { .. } => ResponseStep::Fault(UpstreamFault::Closed),
         }
     }
 }
