@@ -190,7 +190,7 @@ const fn row(cause: Cause) -> Row {
         Fault(F::OutOfDescriptors) => ("502 Bad Gateway", "out_of_descriptors",
             "No file descriptor is left for a connection to the upstream."),
         Fault(F::ConnectorFailed) => ("502 Bad Gateway", "connector_failed",
-            "The connector process has ended unexpectedly, so the relay ends too. Start it again."),
+            "The connector has ended unexpectedly, so the relay ends too. Start it again."),
         Fault(F::NotTrusted) => ("502 Bad Gateway", "upstream_not_trusted",
             "Nothing was sent: the program that listens at the loopback address of the upstream, or \
              of the egress proxy, does not belong to a user whom the relay trusts. If it is the right \

@@ -252,7 +252,7 @@ fn a_proxy_that_cannot_be_used_is_refused_at_start_with_the_reason() {
         ("HTTPS_PROXY", "socks5h://MARKER:MARKER@p:1", "SOCKS proxies are not supported"),
         ("ALL_PROXY", "socks4://MARKER@p", "SOCKS proxies are not supported"),
         ("all_proxy", "ftp://MARKER:MARKER@p", "must begin with http://"),
-        ("https_proxy", "http://MARKER:MAR/KER@p:1", "a / in a password is %2F"),
+        ("https_proxy", "http://MARKER:MAR/KER@p:1", "write a / in a password as %2F"),
         ("https_proxy", "http://MARKER:MAR@KER@p:1", "must be percent-encoded"),
         ("https_proxy", "MARKER:MARKER%0a@p:1", "must be percent-encoded"),
         ("https_proxy", "http://MARKER:MARKER@p:x", "the port must be a number"),
