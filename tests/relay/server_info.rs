@@ -106,6 +106,21 @@ fn in_place_a_relay_that_ends_leaves_its_successors_line_alone() {
     assert_eq!(fs::read(&info).unwrap(), b"");
 }
 
+/// A program that reads the file at any moment finds the old text or the whole line, never nothing.
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn in_place_the_line_is_written_before_the_rest_is_cut_off() {
+    needs_root();
+    let folder = prepared("order", &"x".repeat(100));
+    let info = folder.file("info");
+    // Without ftruncate(2) only the first of the two steps is done.
+    let starter = Relay::bare().refusing(libc::SYS_ftruncate, None, libc::EIO);
+    let (code, _, err) = with_info(starter, &info).run(b"key\n");
+    assert_eq!(code, 1, "{err}");
+    let text = fs::read_to_string(&info).unwrap();
+    assert!(text.starts_with("{\"port\":") && text.contains("}\nxxx"), "{text}");
+}
+
 /// The file belongs to the first relay's user, so the second one, of root, writes in place.
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
