@@ -46,6 +46,7 @@ mod relay {
     mod sandbox;
     mod server_info;
     mod shutdown;
+    mod system_calls;
     mod timing;
     mod truncation;
     mod upstream_close;
