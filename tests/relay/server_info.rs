@@ -367,8 +367,15 @@ fn nothing_is_made_where_another_user_can_change_the_way() {
     for place in [&foreign, &mine] {
         assert_eq!(fs::read_dir(place).unwrap().count(), 0, "something was made");
     }
-    // A file with a second name is not written to.
     let info = foreign.join("info");
+    // Nor is a file that a link there leads to.
+    fs::write(mine.join("precious"), "precious").unwrap();
+    symlink(mine.join("precious"), &info).unwrap();
+    let (code, ..) = with_info(Relay::bare(), &info).run(b"key\n");
+    assert_eq!(code, 1);
+    assert_eq!(fs::read_to_string(mine.join("precious")).unwrap(), "precious");
+    fs::remove_file(&info).unwrap();
+    // A file with a second name is not written to.
     fs::write(folder.file("precious"), "precious").unwrap();
     fs::hard_link(folder.file("precious"), &info).unwrap();
     let (code, ..) = with_info(Relay::bare(), &info).run(b"key\n");
