@@ -667,7 +667,7 @@ fn user_gives_every_id_and_group_up_and_stays_not_dumpable() {
 fn a_user_that_is_not_there_is_wrong_use() {
     for (user, text) in [
         ("no-such-user-here", "there is no user named"),
-        ("4294967290", "the group of 4294967290 is not known"),
+        ("4294967290", "the user database has no group for 4294967290"),
         ("", "--user"),
     ] {
         let (code, _, err) = Relay::bare().args(["--user", user]).run(b"");
