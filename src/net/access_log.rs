@@ -268,8 +268,43 @@ fn optional(
 mod tests {
     use std::time::UNIX_EPOCH;
 
+    use std::time::Instant;
+
     use super::*;
     use crate::http1::logged_fields::LoggedFields;
+
+    /// A log whose thread writes nothing.
+    fn stuck() -> Log {
+        let lines = Mutex::new(Lines::default());
+        Log { form: Form::Json, queue: Arc::new(Queue { lines, changed: Condvar::new() }) }
+    }
+
+    #[test]
+    fn lines_wait_up_to_the_bound_and_a_longer_queue_loses_lines_and_counts_them() {
+        let mut log = stuck();
+        log.add(|out| out.extend(vec![b'x'; LOG_QUEUE - 10]));
+        // The line break of the first line is one of the ten bytes.
+        log.add(|out| out.extend(b"0123456789"));
+        log.add(|out| out.extend(b"012345678"));
+        log.add(|out| out.push(b'0'));
+        let lines = log.queue.lock();
+        assert!(lines.waiting.ends_with(b"x\n012345678\n"));
+        assert_eq!((lines.waiting.len(), lines.lost), (LOG_QUEUE + 1, 2));
+        drop(lines);
+        log.queue.lock().waiting.clear();
+    }
+
+    #[test]
+    fn the_end_waits_for_a_stuck_log_no_longer_than_log_flush() {
+        let start = Instant::now();
+        drop(stuck());
+        assert!(start.elapsed() < LOG_FLUSH, "nothing waits to be written");
+        let mut log = stuck();
+        log.add(|out| out.push(b'x'));
+        let start = Instant::now();
+        drop(log);
+        assert!(start.elapsed() >= LOG_FLUSH);
+    }
 
     #[test]
     fn a_line_is_one_json_object() {

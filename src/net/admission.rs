@@ -275,6 +275,16 @@ mod tests {
     }
 
     #[test]
+    fn one_part_in_reserve_of_an_equal_share_is_kept_free_for_each_other_user() {
+        let now = Instant::now();
+        for (limit, kept) in [(2 * RESERVE - 1, 0), (2 * RESERVE, 1), (6 * RESERVE, 3)] {
+            let mut places = Places::new(limit, 2);
+            assert_eq!(take(&mut places, A, limit, now), limit - kept);
+            assert_eq!(take(&mut places, B, limit, now), kept);
+        }
+    }
+
+    #[test]
     fn everybody_gets_one_place_as_long_as_there_is_one() {
         let now = Instant::now();
         let mut places = Places::new(3, 4);

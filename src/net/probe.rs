@@ -125,6 +125,40 @@ mod tests {
         format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\n\r\n{body}").into()
     }
 
+    /// The outcome of a probe of a server that sends this and ends the connection.
+    fn outcome(response: &[u8]) -> Result<(), ProbeFault> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.read_exact(&mut [0; REQUEST.len()]).unwrap();
+                stream.write_all(response).unwrap();
+            });
+            ask(port)
+        })
+    }
+
+    #[test]
+    fn a_response_may_be_as_long_as_the_bound_and_no_longer() {
+        let of_length = |len: u64| {
+            let filler = len as usize - with("403 Forbidden", BODY).len();
+            with("403 Forbidden", &BODY.replace("Any.", &("Any.".to_owned() + &"x".repeat(filler))))
+        };
+        assert!(outcome(&of_length(PROBE_RESPONSE)).is_ok());
+        let too_long = outcome(&of_length(PROBE_RESPONSE + 1));
+        assert!(matches!(too_long, Err(ProbeFault::NotARelay)), "{too_long:?}");
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_is_waited_for_as_long_as_a_probe_may_take() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let start = Instant::now();
+        let silent = ask(listener.local_addr().unwrap().port());
+        assert!(matches!(silent, Err(ProbeFault::Silent)), "{silent:?}");
+        assert!(start.elapsed() >= PROBE);
+    }
+
     #[test]
     fn a_refusal_is_known_by_status_form_and_code() {
         assert!(is_refusal(&with("403 Forbidden", BODY)));

@@ -30,3 +30,17 @@ impl Default for Settings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::limits::CONNECTIONS;
+    use crate::net::timeouts::{CLIENT, GRACE};
+
+    #[test]
+    fn the_defaults_are_those_of_the_limits_and_timeouts() {
+        let Settings { max_connections, max_requests, timeouts, grace } = Settings::default();
+        assert_eq!((max_connections, max_requests), (CONNECTIONS, None));
+        assert_eq!((timeouts.client, timeouts.upstream, grace), (CLIENT, None, GRACE));
+    }
+}

@@ -55,6 +55,18 @@ mod tests {
     }
 
     #[test]
+    fn a_sleep_counts_from_the_shortest_one_on() {
+        let start = Instant::now();
+        let moment = Duration::from_nanos(1);
+        for (slept, want) in
+            [(SHORTEST_SLEEP - moment, None), (SHORTEST_SLEEP, Some(SHORTEST_SLEEP))]
+        {
+            let mut watch = SleepWatch { awake: start, passed: Duration::ZERO };
+            assert_eq!(watch.compare(start, slept), want);
+        }
+    }
+
+    #[test]
     fn short_sleeps_add_up() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut watch = SleepWatch { awake: start, passed: second };

@@ -1,6 +1,6 @@
 //! Accepts connections, and decides which of them get a place.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::Instant;
 
 use mio::net::TcpStream;
@@ -10,12 +10,10 @@ use super::listener::{Accepted, Accepting};
 use crate::http1::limits;
 use crate::http1::local_response::Reject;
 use crate::net::admission::{Admission, Client, UserIndex};
-use crate::net::limits::ACCEPTS_PER_PASS;
 use crate::net::report::Event;
 use crate::net::session::Session;
 use crate::net::slots::Side;
 use crate::net::socket::{EVENTS, Socket};
-use crate::net::timeouts::ACCEPT_BACKOFF;
 use crate::process::allowed_users::Identity;
 
 impl EventLoop {
@@ -27,7 +25,11 @@ impl EventLoop {
         self.accepting = Accepting::AfterEvent;
         for index in 0..self.listeners.len() {
             // All are accepted first, so that the kernel is asked for their users once.
-            self.accept_batch(index, now);
+            if let Some(listener) = self.listeners.get_mut(index)
+                && listener.accept_batch(&mut self.accepted).is_err()
+            {
+                self.accepting.back_off(now);
+            }
             self.identify(index, now);
             while let Some(accepted) = self.accepted.pop_front() {
                 self.admit(accepted.stream, accepted.identity, now);
@@ -35,31 +37,6 @@ impl EventLoop {
         }
         if self.listeners.iter().any(|listener| listener.is_waiting) {
             self.accepting.note_event();
-        }
-    }
-
-    fn accept_batch(&mut self, index: usize, now: Instant) {
-        for _ in 0..ACCEPTS_PER_PASS {
-            let listener = self.listeners.get_mut(index);
-            let Some(listener) = listener.filter(|listener| listener.is_waiting) else {
-                return;
-            };
-            match listener.socket.accept() {
-                Ok((stream, client)) => {
-                    let identity = Identity::Allowed(0);
-                    self.accepted.push_back(Accepted { stream, client, identity });
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => listener.is_waiting = false,
-                    // This client has left; another one may wait.
-                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                    // Out of descriptors or memory: without a pause the loop would spin.
-                    _ => {
-                        self.accepting.pause_until(now + ACCEPT_BACKOFF);
-                        return;
-                    }
-                },
-            }
         }
     }
 

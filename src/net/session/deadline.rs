@@ -8,7 +8,6 @@ use crate::http1::exchange::{Rest, State};
 use crate::http1::local_response::{Reject, UpstreamFault};
 use crate::net::access_log::Stage;
 use crate::net::slots::{DeadlineSlot, Side};
-use crate::net::timeouts::SLOW_AGAIN;
 
 impl Session {
     /// A deadline may have passed.
@@ -18,7 +17,7 @@ impl Session {
         }
         if self.slow_by(turn.state).is_some_and(|when| turn.now >= when) {
             self.log_line(Stage::Slow, "", turn);
-            self.times.slow_at = turn.now + SLOW_AGAIN;
+            self.times.reported_as_slow(turn.now);
         }
         self.take_turn(turn, buffers)
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::net::timeouts::SLOW;
+use crate::net::timeouts::{SLOW, SLOW_AGAIN};
 
 /// The times of one exchange, and the upstream connection that carried it.
 #[derive(Clone, Copy)]
@@ -38,5 +38,25 @@ impl Times {
             key_generation: None,
             slow_at: begun + SLOW,
         }
+    }
+
+    /// The log has reported the exchange as slow.
+    pub(super) fn reported_as_slow(&mut self, now: Instant) {
+        self.slow_at = now + SLOW_AGAIN;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exchange_is_slow_after_a_minute_and_then_each_time_that_slow_again_has_passed() {
+        let begun = Instant::now();
+        let mut times = Times::new(begun);
+        assert_eq!(times.slow_at, begun + SLOW);
+        let reported = begun + SLOW + Duration::from_secs(1);
+        times.reported_as_slow(reported);
+        assert_eq!(times.slow_at, reported + SLOW_AGAIN);
     }
 }

@@ -225,3 +225,89 @@ impl Tls {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::version::{TLS12, TLS13};
+
+    use super::*;
+    use crate::http1::limits::RECORD;
+    use crate::net::limits::{FULL_RECORD, LONGEST_RECORD};
+    use crate::net::tls::testing::{connected, connector, decrypt, receive, sent, server};
+
+    const BOTH: [&rustls::SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+
+    /// Encrypts so many bytes on a new connection.
+    fn encrypted(version: &'static rustls::SupportedProtocolVersion, len: usize) -> Vec<u8> {
+        let config = Arc::new(server(&[version], 0));
+        let (mut tls, mut server) = connected(&connector(), &config);
+        let mut out = Scratch::new(0);
+        tls.encrypt(&vec![b'x'; len], &mut out).unwrap();
+        assert_eq!(receive(&mut server, out.bytes()), vec![b'x'; len]);
+        out.bytes().to_vec()
+    }
+
+    #[test]
+    fn a_record_is_longer_than_its_plaintext_by_less_than_the_room_that_is_kept() {
+        for version in BOTH {
+            for len in [0, 1, RECORD - 1, RECORD, RECORD + 1, 4 * RECORD] {
+                let records = len.div_ceil(RECORD);
+                let longer = encrypted(version, len).len() - len;
+                assert!(longer <= records * RECORD_OVERHEAD, "{len}: {longer}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_record_holds_record_bytes_and_one_more_makes_two() {
+        assert_eq!(encrypted(&TLS13, RECORD).len(), FULL_RECORD);
+        assert_eq!(encrypted(&TLS13, RECORD + 1).len(), FULL_RECORD + 5 + 1 + 1 + 16);
+    }
+
+    #[test]
+    fn no_record_is_longer_than_the_longest() {
+        // rustls refuses the longest one of RFC 5246 too.
+        for (len, want) in [(LONGEST_RECORD - 1, true), (LONGEST_RECORD + 1, false)] {
+            let config = Arc::new(server(&[&TLS13], 0));
+            let (mut tls, _server) = connected(&connector(), &config);
+            let len = u16::try_from(len - 5).unwrap().to_be_bytes();
+            let mut wire = Scratch::new(0);
+            wire.push(&[0x17, 3, 3, len[0], len[1]]);
+            let result = tls.decrypt(&mut wire, &mut Scratch::new(0), &mut Scratch::new(0));
+            assert_eq!(result.is_ok(), want);
+        }
+    }
+
+    #[test]
+    fn a_partial_record_is_kept_until_its_end_comes() {
+        for version in BOTH {
+            let config = Arc::new(server(&[version], 0));
+            let (mut tls, mut server) = connected(&connector(), &config);
+            std::io::Write::write_all(&mut server.writer(), b"fine").unwrap();
+            let record = sent(&mut server);
+            let (first, rest) = record.split_at(record.len() / 2);
+            assert!(tls.is_between_records());
+            assert_eq!(decrypt(&mut tls, first).0, b"");
+            assert!(!tls.is_between_records());
+            assert_eq!(decrypt(&mut tls, rest).0, b"fine");
+            assert!(tls.is_between_records());
+        }
+    }
+
+    #[test]
+    fn nothing_is_encrypted_before_the_handshake_or_after_a_failure() {
+        let mut tls = connector().connection().unwrap();
+        let mut out = Scratch::new(0);
+        assert_eq!(tls.encrypt(b"early", &mut out), Err(UpstreamFault::Closed));
+        let config = Arc::new(server(&[&TLS13], 0));
+        let (mut tls, _server) = connected(&connector(), &config);
+        assert!(tls.encrypt(b"in time", &mut out).is_ok());
+        let mut wire = Scratch::new(0);
+        wire.push(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        let mut alert = Scratch::new(0);
+        let result = tls.decrypt(&mut wire, &mut Scratch::new(0), &mut alert);
+        assert_eq!(result, Err(UpstreamFault::TlsFailed));
+        assert!(!alert.bytes().is_empty(), "the upstream is told");
+        assert_eq!(tls.encrypt(b"late", &mut out), Err(UpstreamFault::Closed));
+    }
+}

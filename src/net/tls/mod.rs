@@ -31,3 +31,6 @@ pub use verifier::{Recording, RecordingVerifier};
 
 /// The name of the TLS library and its provider, which `--version` prints.
 pub const PROVIDER: &str = "rustls 0.23 with ring";
+
+#[cfg(test)]
+pub(in crate::net) mod testing;

@@ -111,3 +111,23 @@ impl RootStore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_be_as_long_as_the_bound_and_no_longer() {
+        let path = std::env::temp_dir().join(format!("roots-{}", std::process::id()));
+        let file = File::create(&path).unwrap();
+        let add = |len: u64| {
+            // A file with a hole takes no room on the disk.
+            file.set_len(len).unwrap();
+            RootStore::built_in(&Host::Name("localhost".into())).add(&path)
+        };
+        let (fits, too_long) = (add(ROOTS_FILE), add(ROOTS_FILE + 1));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(fits, Err(RootsError::Empty)), "{fits:?}");
+        assert!(matches!(too_long, Err(RootsError::TooLong)), "{too_long:?}");
+    }
+}

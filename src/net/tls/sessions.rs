@@ -69,3 +69,29 @@ impl ClientSessionStore for Sessions {
         self.lock().tickets.pop_back()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::version::TLS13;
+
+    use super::*;
+    use crate::net::tls::testing::{connected, connector, decrypt, sent, server};
+
+    #[test]
+    fn as_many_tickets_as_the_bound_are_kept_and_each_is_used_once() {
+        let connector = connector();
+        let mut config = server(&[&TLS13], TICKETS + 1);
+        let generous = Arc::new(config.clone());
+        config.send_tls13_tickets = 0;
+        let sparing = Arc::new(config);
+        let (mut tls, mut server) = connected(&connector, &generous);
+        assert!(!tls.is_resumed());
+        decrypt(&mut tls, &sent(&mut server));
+        for number in 0..TICKETS {
+            assert!(connected(&connector, &sparing).0.is_resumed(), "connection {number}");
+        }
+        assert!(!connected(&connector, &sparing).0.is_resumed());
+    }
+}
