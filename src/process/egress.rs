@@ -98,7 +98,7 @@ pub struct ConnectRequest {
 }
 
 impl ConnectRequest {
-    fn new(upstream: &UpstreamUrl, proxy: &ProxyUrl<'_>) -> io::Result<ConnectRequest> {
+    pub(crate) fn new(upstream: &UpstreamUrl, proxy: &ProxyUrl<'_>) -> io::Result<ConnectRequest> {
         let to = format!("{}:{}", upstream.host, upstream.port);
         let head = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n");
         let credentials = proxy.credentials();

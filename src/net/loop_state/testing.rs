@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use mio::{Events, Poll};
 
 use super::{Buffers, LoopState};
 use crate::connector::link::Link;
+use crate::connector::wire::{LinkRequest, REQUEST};
 use crate::http1::gather::GatherList;
 use crate::net::access_log::Log;
 use crate::net::admission::UserIndex;
@@ -26,7 +27,7 @@ use crate::process::confine::Sandbox;
 use crate::process::credential::{Credential, KeyForm};
 use crate::process::key_ring::KeyRing;
 use crate::process::sys::child::poll;
-use crate::process::sys::fd_passing::message_pair;
+use crate::process::sys::fd_passing::{message_pair, receive_message};
 
 pub(in crate::net) const SECOND: Duration = Duration::from_secs(1);
 /// What a deadline is short of.
@@ -39,13 +40,18 @@ pub(in crate::net) struct Loop {
     pub(in crate::net) buffers: Buffers,
     pub(in crate::net) now: Instant,
 
-    /// The end of the link that the connector would have.
-    _connector: OwnedFd,
+    /// The connector's end of the link.
+    connector: OwnedFd,
 }
 
 /// Waits until the socket of a connection has something to read. No event is noted.
 pub(in crate::net) fn arrives(upstreams: &mut Slots<Upstream>, id: SlotId) {
-    let fd = upstreams.connection(id).unwrap().socket().fd().as_raw_fd();
+    readable(upstreams.connection(id).unwrap().socket());
+}
+
+/// Waits until a socket has something to read. No event is noted.
+pub(in crate::net) fn readable(socket: &Socket) {
+    let fd = socket.fd().as_raw_fd();
     let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
     poll(&mut fds, Some(20 * SECOND)).unwrap();
     assert_ne!(fds[0].revents, 0, "nothing comes");
@@ -58,7 +64,7 @@ impl Loop {
     /// `--client-timeout 10`, `--upstream-timeout 20`, no connection.
     pub(in crate::net) fn new() -> Loop {
         let poll = Poll::new().unwrap();
-        let (ours, _connector) = message_pair().unwrap();
+        let (ours, connector) = message_pair().unwrap();
         let mut key = &b"sk-0123456789abcdef\n"[..];
         let prefix = b"POST /v1/responses HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer ";
         let credential = Credential::read(prefix, KeyForm::Word, |buffer| key.read(buffer));
@@ -83,7 +89,7 @@ impl Loop {
             timeouts: Timeouts { client: 10 * SECOND, upstream: Some(20 * SECOND) },
             shutdown: false,
         };
-        Loop { poll, state, buffers: Buffers::default(), now, _connector }
+        Loop { poll, state, buffers: Buffers::default(), now, connector }
     }
 
     /// Makes a connection over loopback.
@@ -128,12 +134,20 @@ impl Loop {
 
     /// Waits for at most this time until something happens on a connection. Upstream connections
     /// are told of it, and so is the client's socket. Returns whether something has happened.
-    pub(in crate::net) fn events(&mut self, time: Duration, client: &mut Socket) -> bool {
+    pub(in crate::net) fn events(
+        &mut self,
+        time: Duration,
+        mut client: Option<&mut Socket>,
+    ) -> bool {
         let mut events = Events::with_capacity(16);
         self.poll.poll(&mut events, Some(time)).unwrap();
         for event in &events {
             match SlotId::of(event.token()) {
-                (_, Side::Client) => client.note(event),
+                (_, Side::Client) => {
+                    if let Some(client) = &mut client {
+                        client.note(event);
+                    }
+                }
                 (id, Side::Upstream) => {
                     if let Some(up) = self.state.upstreams.get(id) {
                         up.note(event);
@@ -142,6 +156,15 @@ impl Loop {
             }
         }
         !events.is_empty()
+    }
+}
+
+impl Loop {
+    /// The next request to the connector; `None` if there is none.
+    pub(in crate::net) fn asked(&self) -> Option<LinkRequest> {
+        let mut message = [0; REQUEST];
+        receive_message(self.connector.as_fd(), &mut message).ok()?;
+        Some(LinkRequest::decode(&message).ok().unwrap())
     }
 }
 

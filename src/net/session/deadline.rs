@@ -194,7 +194,7 @@ mod tests {
         let id = served.session.upstream.unwrap();
         while served.net.state.upstreams.get(id).unwrap().is_drained() {
             served.client.send([b'x'; 65_536]);
-            while served.net.events(Duration::ZERO, &mut served.session.socket) {
+            while served.net.events(Duration::ZERO, Some(&mut served.session.socket)) {
                 while served.turn() == AfterTurn::Again {}
             }
         }

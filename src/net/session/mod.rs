@@ -352,3 +352,74 @@ impl Session {
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{REQUEST, Served};
+    use super::*;
+    use crate::net::limits::{CLIENT_READ, UPSTREAM_READ};
+    use crate::net::loop_state::testing::{SECOND, arrives};
+
+    /// A session with an upload under way that is far from its end.
+    fn uploading() -> (Served, crate::net::loop_state::testing::FarEnd) {
+        let head = "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n";
+        Served::asked(&(head.to_owned() + "\r\n"))
+    }
+
+    /// Sends bytes of the client, and waits until all of them are in its socket.
+    fn send(served: &mut Served, len: usize) {
+        served.client.send(vec![b'x'; len]);
+        served.client_comes();
+    }
+
+    #[test]
+    fn one_read_takes_client_read_bytes_from_a_client_and_no_more() {
+        let (mut served, _upstream) = uploading();
+        send(&mut served, CLIENT_READ + 1);
+        let before = served.session.exchange.bytes_in;
+        served.act(|session, turn, buffers| drop(session.pump_request(turn, buffers)));
+        let read = served.session.exchange.bytes_in - before;
+        assert!(read > 0 && read <= CLIENT_READ as u64, "{read} bytes");
+        served.until(|session| session.exchange.bytes_in == before + CLIENT_READ as u64 + 1);
+    }
+
+    #[test]
+    fn one_read_takes_upstream_read_bytes_from_the_upstream_and_no_more() {
+        let (mut served, mut upstream) = Served::asked(REQUEST);
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n");
+        served.until(|session| matches!(session.exchange.state(), State::Responding { .. }));
+        upstream.send(vec![b'x'; UPSTREAM_READ + 1]);
+        arrives(&mut served.net.state.upstreams, served.session.upstream.unwrap());
+        served.net.events(SECOND, Some(&mut served.session.socket));
+        served.act(|session, turn, buffers| drop(session.pump_response(turn, buffers)));
+        let read = served.session.exchange.bytes_out;
+        assert!(read > 0 && read <= UPSTREAM_READ as u64, "{read} bytes");
+        served.until(|session| session.exchange.bytes_out == UPSTREAM_READ as u64 + 1);
+    }
+
+    #[test]
+    fn a_turn_ends_after_bytes_per_turn_and_the_next_one_goes_on() {
+        for (len, after) in
+            [(BYTES_PER_TURN - 1, AfterTurn::Wait), (BYTES_PER_TURN, AfterTurn::Again)]
+        {
+            let (mut served, _upstream) = uploading();
+            send(&mut served, len);
+            assert_eq!(served.turn(), after, "{len} bytes");
+            assert_eq!(served.session.load, Load::Bulk);
+        }
+    }
+
+    #[test]
+    fn a_turn_takes_reads_per_turn_steps_and_the_next_one_goes_on() {
+        // Each of these requests takes one step.
+        let refused = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        for more in [0, 1] {
+            let mut served = Served::new();
+            served.client.send(refused.repeat(READS_PER_TURN + more));
+            served.client_comes();
+            assert_eq!(served.turn(), AfterTurn::Again);
+            assert_eq!(served.session.request, READS_PER_TURN as u64);
+            assert_eq!(served.session.input.bytes().len(), more * refused.len());
+        }
+    }
+}

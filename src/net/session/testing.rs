@@ -68,7 +68,7 @@ impl Served {
                 n => filled += n,
             }
             // The first write that is cut short clears the readiness, and an event would set it.
-            while self.net.events(Duration::ZERO, &mut self.session.socket) {}
+            while self.net.events(Duration::ZERO, Some(&mut self.session.socket)) {}
         }
     }
 
@@ -95,21 +95,25 @@ impl Served {
     /// Gives turns, for all that happens on the connections, until this is so.
     pub(super) fn until(&mut self, is_so: impl Fn(&Session) -> bool) {
         while !is_so(&self.session) {
-            assert!(self.net.events(20 * SECOND, &mut self.session.socket), "nothing happens");
-            loop {
-                let after = self.turn();
-                assert_ne!(after, AfterTurn::Close, "the session has ended");
-                if after == AfterTurn::Wait || is_so(&self.session) {
-                    break;
-                }
+            match self.turn() {
+                AfterTurn::Close => panic!("the session has ended"),
+                AfterTurn::Again => {}
+                AfterTurn::Wait if is_so(&self.session) => {}
+                AfterTurn::Wait => self.wait(),
             }
         }
+    }
+
+    /// Waits until something happens on a connection.
+    fn wait(&mut self) {
+        let has_come = self.net.events(20 * SECOND, Some(&mut self.session.socket));
+        assert!(has_come, "nothing happens");
     }
 
     /// Notes events until bytes of the client have come. No turn is given.
     pub(super) fn client_comes(&mut self) {
         while !self.session.socket.is_readable() {
-            assert!(self.net.events(20 * SECOND, &mut self.session.socket), "nothing happens");
+            self.wait();
         }
     }
 
@@ -119,10 +123,7 @@ impl Served {
             match self.turn() {
                 AfterTurn::Close => return (self.net, self.client),
                 AfterTurn::Again => {}
-                AfterTurn::Wait => {
-                    let has_come = self.net.events(20 * SECOND, &mut self.session.socket);
-                    assert!(has_come, "nothing happens");
-                }
+                AfterTurn::Wait => self.wait(),
             }
         }
     }

@@ -388,3 +388,237 @@ fn advance_handshake(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::ServerConnection;
+    use rustls::version::{TLS12, TLS13};
+
+    use super::*;
+    use crate::connector::wire::LinkRequest;
+    use crate::http1::proxy::ProxyUrl;
+    use crate::http1::url::UpstreamUrl;
+    use crate::net::limits::PROXY_READ;
+    use crate::net::loop_state::testing::{FarEnd, Loop, MOMENT, SECOND};
+    use crate::net::slots::{Side, Slots};
+    use crate::net::tls::testing::{connector, server};
+    use crate::net::upstream::Upstream;
+    use crate::process::egress::ConnectRequest;
+
+    /// A connection that is being made, and the loop.
+    struct Made {
+        net: Loop,
+        id: SlotId,
+    }
+
+    fn session() -> SlotId {
+        Slots::new(1).insert(|_| Some(())).unwrap()
+    }
+
+    impl Made {
+        /// A connection that has not asked the connector yet, for a session or as a preconnect.
+        fn new(owner: Option<SlotId>) -> Made {
+            let mut net = Loop::new();
+            let now = net.now;
+            let new = |id: SlotId| Upstream::new(id.token(Side::Upstream), owner, now, CONNECT);
+            let id = net.state.upstreams.insert(|id| Some(new(id))).unwrap();
+            Made { net, id }
+        }
+
+        fn upstream(&mut self) -> &mut Upstream {
+            self.net.state.upstreams.get(self.id).unwrap()
+        }
+
+        fn advance(&mut self) -> Result<bool, UpstreamFault> {
+            let state = &mut self.net.state;
+            let up = state.upstreams.get(self.id).unwrap();
+            let scratch = &mut self.net.buffers.upstream;
+            up.advance(&mut state.origin, &state.registry, scratch, self.net.now)?;
+            Ok(up.is_ready())
+        }
+
+        /// The connector replies with a connection, whose other end is returned.
+        fn dialed(&mut self) -> FarEnd {
+            assert_eq!(self.advance(), Ok(false));
+            let token = self.id.token(Side::Upstream).0 as u64;
+            assert_eq!(self.net.asked(), Some(LinkRequest::Dial(token)));
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let near = TcpStream::connect(address).unwrap();
+            near.set_nonblocking(true).unwrap();
+            let (far, _) = listener.accept().unwrap();
+            far.set_read_timeout(Some(20 * SECOND)).unwrap();
+            self.upstream().dialed(Ok((near, address)));
+            assert_eq!(self.upstream().address(), Some(address));
+            FarEnd(far)
+        }
+
+        /// Advances for all that happens until the connection is usable or has failed.
+        fn made(&mut self) -> Result<(), UpstreamFault> {
+            while !self.advance()? {
+                assert!(self.net.events(20 * SECOND, None), "nothing happens");
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_plain_connection_is_usable_when_the_connector_has_made_it() {
+        let owner = session();
+        let mut made = Made::new(Some(owner));
+        assert_eq!((made.upstream().step(), made.upstream().is_dialing()), ("connect", false));
+        assert_eq!(made.advance(), Ok(false));
+        assert!(made.upstream().is_dialing());
+        assert_eq!(made.advance(), Ok(false), "a second look asks for nothing");
+        made.net.asked().unwrap();
+        assert_eq!(made.net.asked(), None);
+
+        let mut made = Made::new(Some(owner));
+        let _far = made.dialed();
+        assert_eq!(made.advance(), Ok(true));
+        assert_eq!((made.upstream().step(), made.upstream().owner()), ("ready", Some(owner)));
+    }
+
+    #[test]
+    fn a_fault_before_the_tunnel_is_open_is_the_proxys() {
+        for proxy in [None, Some(proxy())] {
+            let mut made = Made::new(None);
+            let fault = match proxy {
+                None => UpstreamFault::Refused,
+                Some(_) => UpstreamFault::ProxyUnreachable,
+            };
+            made.net.state.origin.proxy = proxy;
+            assert_eq!(made.advance(), Ok(false));
+            made.upstream().dialed(Err(UpstreamFault::Refused));
+            assert_eq!(made.advance(), Err(fault));
+            assert_eq!(made.advance(), Err(fault), "as often as it is asked for");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_takes_too_long_fails_and_has_the_name_looked_up_again() {
+        let mut made = Made::new(None);
+        made.net.now += CONNECT - MOMENT;
+        assert_eq!(made.advance(), Ok(false));
+        assert!(matches!(made.net.asked(), Some(LinkRequest::Dial(_))));
+        made.net.now += MOMENT;
+        assert_eq!(made.advance(), Err(UpstreamFault::ConnectTimeout));
+        assert_eq!(made.net.asked(), Some(LinkRequest::Doubt));
+        made.net.state.upstreams.remove(made.id);
+        assert!(matches!(made.net.asked(), Some(LinkRequest::Cancel(_))), "it is not left waiting");
+    }
+
+    #[test]
+    fn a_session_waits_for_a_preconnect_as_long_as_for_one_of_its_own() {
+        let (mut made, owner) = (Made::new(None), session());
+        let begun = made.net.now;
+        assert_eq!(made.upstream().wakes_at(), Some(begun + CONNECT));
+        let later = begun + CONNECT / 2;
+        made.upstream().adopt(owner, later, CONNECT / 4);
+        assert_eq!((made.upstream().owner(), made.upstream().wakes_at()), {
+            (Some(owner), Some(later + CONNECT / 4))
+        });
+        made.upstream().disown();
+        assert_eq!((made.upstream().owner(), made.upstream().wakes_at()), {
+            (None, Some(begun + CONNECT))
+        });
+        made.upstream().has_slept(3 * SECOND);
+        assert_eq!(made.upstream().wakes_at(), Some(begun + CONNECT - 3 * SECOND));
+    }
+
+    fn proxy() -> ConnectRequest {
+        let upstream = UpstreamUrl::parse("https://localhost/").unwrap();
+        let proxy = ProxyUrl::parse(b"http://127.0.0.1:1").ok().unwrap();
+        ConnectRequest::new(&upstream, &proxy).unwrap()
+    }
+
+    /// What becomes of a connection through a proxy that responds with this.
+    fn through_proxy(response: &str) -> Result<(), UpstreamFault> {
+        let mut made = Made::new(None);
+        made.net.state.origin.proxy = Some(proxy());
+        let mut far = made.dialed();
+        assert_eq!(made.advance(), Ok(false));
+        assert_eq!(made.upstream().step(), "proxy");
+        let request = far.read_until("\r\n\r\n");
+        assert!(request.starts_with("CONNECT localhost:443 HTTP/1.1\r\n"), "{request}");
+        far.send(response);
+        made.made()
+    }
+
+    #[test]
+    fn the_tunnel_is_open_after_a_200_and_nothing_behind_it() {
+        assert_eq!(through_proxy("HTTP/1.1 200 OK\r\n\r\n"), Ok(()));
+        for (response, fault) in [
+            ("HTTP/1.1 407 No\r\n\r\n", UpstreamFault::ProxyAuthRequired),
+            ("HTTP/1.1 200 OK\r\n\r\nhello", UpstreamFault::ProxyBadResponse),
+            ("SSH-2.0-OpenSSH\r\n\r\n", UpstreamFault::ProxyBadResponse),
+        ] {
+            assert_eq!(through_proxy(response), Err(fault), "{response}");
+        }
+    }
+
+    #[test]
+    fn a_proxys_head_may_take_more_than_one_read() {
+        for len in [PROXY_READ - 1, PROXY_READ, PROXY_READ + 1, 3 * PROXY_READ] {
+            let rest = "HTTP/1.1 200 OK\r\nA: \r\n\r\n".len();
+            let head = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "a".repeat(len - rest));
+            assert_eq!(through_proxy(&head), Ok(()), "{len} bytes");
+        }
+    }
+
+    /// Does the server's part of a handshake, until it needs more than has come.
+    fn serve(far: &mut FarEnd, server: &mut ServerConnection) {
+        far.0.set_nonblocking(true).unwrap();
+        while let Ok(1..) = server.read_tls(&mut far.0) {
+            server.process_new_packets().unwrap();
+        }
+        far.0.set_nonblocking(false).unwrap();
+        while server.wants_write() {
+            server.write_tls(&mut far.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_handshake_goes_out_at_once_unless_a_head_follows() {
+        for (version, owner) in
+            [(&TLS13, None), (&TLS13, Some(session())), (&TLS12, None), (&TLS12, Some(session()))]
+        {
+            let mut made = Made::new(owner);
+            made.net.state.origin.tls = Some(connector());
+            let mut server = ServerConnection::new(Arc::new(server(&[version], 0))).unwrap();
+            let mut far = made.dialed();
+            let start = Instant::now();
+            while !made.advance().unwrap() {
+                assert_eq!(made.upstream().step(), "tls");
+                assert!(start.elapsed() < 20 * SECOND, "nothing happens");
+                serve(&mut far, &mut server);
+                made.net.events(SECOND / 100, None);
+            }
+            let is_last_flight_ours = version.version == TLS13.version;
+            let waits = is_last_flight_ours && owner.is_some();
+            assert_eq!(made.upstream().is_drained(), !waits);
+            made.upstream().flush();
+            if is_last_flight_ours {
+                far.0.peek(&mut [0]).unwrap();
+                serve(&mut far, &mut server);
+            }
+            assert!(!server.is_handshaking());
+        }
+    }
+
+    #[test]
+    fn a_server_that_speaks_no_tls_or_ends_the_handshake_fails_it() {
+        for response in ["HTTP/1.1 400 Bad Request\r\n\r\n", ""] {
+            let mut made = Made::new(None);
+            made.net.state.origin.tls = Some(connector());
+            let mut far = made.dialed();
+            assert_eq!(made.advance(), Ok(false));
+            far.send(response);
+            far.0.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(made.made(), Err(UpstreamFault::TlsFailed));
+            assert_eq!(made.net.asked(), Some(LinkRequest::Doubt), "the name may lead elsewhere");
+        }
+    }
+}

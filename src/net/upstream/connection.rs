@@ -339,3 +339,177 @@ impl Drop for Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::Arc;
+
+    use rustls::version::TLS13;
+
+    use super::*;
+    use crate::net::loop_state::Buffers;
+    use crate::net::loop_state::testing::{FarEnd, Loop, MOMENT, SECOND, readable};
+    use crate::net::tls::testing::{connected, connector, receive, sent, server};
+    use crate::process::credential::KeyForm;
+    use crate::process::sys;
+
+    const HEAD: &str = "POST / HTTP/1.1\r\n";
+
+    fn credential() -> Credential {
+        let mut key = &b"sk-0123456789abcdef\n"[..];
+        let read = |buffer: &mut [u8]| io::Read::read(&mut key, buffer);
+        Credential::read(HEAD.as_bytes(), KeyForm::Word, read).ok().unwrap()
+    }
+
+    /// A connection that reads as if bytes had come, and its other end.
+    fn connection(tls: Option<Tls>) -> (Connection, FarEnd) {
+        let (near, far) = Loop::pair();
+        let channel = Channel::new(Socket::new(near, true, true));
+        (Connection::new(channel, tls, None, None, Instant::now()), far)
+    }
+
+    /// The head of a request without a body.
+    fn head() -> GatherList {
+        let mut list = GatherList::default();
+        list.credential();
+        list.text(b"\r\n");
+        list
+    }
+
+    fn send_head(connection: &mut Connection) -> Sent {
+        let scratch = &mut Buffers::default().upstream;
+        connection.send_head(&head(), b"", &mut credential(), scratch)
+    }
+
+    /// Resets the connection, and waits until its near end knows.
+    fn reset(connection: &Connection, far: FarEnd) {
+        sys::reset_on_close(far.0.as_fd()).unwrap();
+        drop(far);
+        readable(connection.socket());
+    }
+
+    #[test]
+    fn a_head_that_a_connection_does_not_take_may_go_out_again_only_if_it_was_idle() {
+        for (was_idle, want) in [(true, Sent::ConnectionStale), (false, Sent::ConnectionFailed)] {
+            let (mut connection, far) = connection(None);
+            if was_idle {
+                connection.rest(Instant::now());
+            }
+            assert_eq!(connection.was_idle(), was_idle);
+            reset(&connection, far);
+            assert_eq!(send_head(&mut connection), want);
+        }
+    }
+
+    #[test]
+    fn a_head_without_room_for_all_of_it_never_goes_out_again() {
+        let (mut connection, _far) = connection(None);
+        connection.rest(Instant::now());
+        let filler = vec![b'x'; 1 << 16];
+        while connection.channel.socket.write_vectored(&[IoSlice::new(&filler)]).unwrap() > 0 {}
+        assert_eq!(send_head(&mut connection), Sent::ConnectionFailed);
+    }
+
+    #[test]
+    fn a_body_is_dropped_once_a_write_has_failed_and_the_response_is_still_read() {
+        let (mut connection, mut far) = connection(None);
+        far.send("HTTP/1.1 400 No\r\n");
+        let mut list = GatherList::default();
+        list.text(b"body");
+        let scratch = &mut Buffers::default().upstream;
+        assert_eq!(connection.send_body(&list, b"", scratch), Sent::Flushed);
+        connection.channel.note_write(Err(ErrorKind::BrokenPipe.into()));
+        assert_eq!(connection.send_body(&list, b"", scratch), Sent::Flushed);
+        assert_eq!(connection.read(scratch, RECORD), StreamEnd::NotYet);
+        assert_eq!(scratch.plaintext_in.bytes(), b"HTTP/1.1 400 No\r\n");
+        far.0.set_nonblocking(true).unwrap();
+        let mut seen = [0; 16];
+        assert_eq!(io::Read::read(&mut far.0, &mut seen).unwrap(), 4, "the first part alone");
+    }
+
+    #[test]
+    fn an_idle_connection_is_closed_after_pool_idle_and_a_sleep_counts() {
+        let now = Instant::now();
+        let (mut connection, _far) = connection(None);
+        let id = crate::net::slots::Slots::new(1).insert(|_| Some(())).unwrap();
+        connection.wake(id);
+        assert_eq!((connection.owner, connection.idle_until), (Some(id), None));
+        connection.has_slept(SECOND);
+        assert_eq!(connection.idle_until, None, "a connection at work does not age");
+        assert_eq!(connection.rest(now), now + POOL_IDLE);
+        assert_eq!((connection.owner, connection.idle_until), (None, Some(now + POOL_IDLE)));
+        connection.has_slept(SECOND);
+        assert_eq!(connection.idle_until, Some(now + POOL_IDLE - SECOND));
+    }
+
+    #[test]
+    fn a_connection_that_was_idle_before_this_pass_is_trusted_and_any_other_looked_at() {
+        let now = Instant::now();
+        let scratch = &mut Buffers::default().upstream;
+        for (idle_since, is_usable) in [(now - MOMENT, true), (now, false)] {
+            let (mut connection, mut far) = connection(None);
+            connection.rest(idle_since);
+            far.send("HTTP/1.1 408 Request Timeout\r\n\r\n");
+            readable(connection.socket());
+            assert_eq!(connection.is_still_usable(scratch, now), is_usable);
+        }
+    }
+
+    /// A TLS connection, and the bytes of so many tickets that have come on it.
+    fn with_tickets(count: usize) -> (Connection, FarEnd, usize) {
+        let (tls, mut server) = connected(&connector(), &Arc::new(server(&[&TLS13], count)));
+        let tickets = sent(&mut server);
+        let (near, mut far) = Loop::pair();
+        far.send(&tickets);
+        let (start, mut buffer) = (Instant::now(), vec![0; tickets.len()]);
+        while near.peek(&mut buffer).unwrap_or(0) < tickets.len() {
+            assert!(start.elapsed() < 20 * SECOND, "not all of them come");
+        }
+        let channel = Channel::new(Socket::new(near, true, true));
+        (Connection::new(channel, Some(tls), None, None, Instant::now()), far, tickets.len())
+    }
+
+    #[test]
+    fn an_idle_connection_takes_in_the_tickets_of_its_reads_and_is_closed_for_more() {
+        let bound = IDLE_READS_PER_TURN * RECORD;
+        let each = (with_tickets(40).2 - with_tickets(20).2).div_ceil(20);
+        for (count, is_idle) in [(1, true), (bound / each - 20, true), (bound / each + 20, false)] {
+            let (mut connection, _far, bytes) = with_tickets(count);
+            assert_eq!(bytes < bound, is_idle, "{count} tickets have {bytes} bytes");
+            let scratch = &mut Buffers::default().upstream;
+            assert_eq!(connection.is_still_idle(scratch), is_idle, "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn an_idle_connection_on_which_a_response_or_the_end_comes_is_closed() {
+        let scratch = &mut Buffers::default().upstream;
+        let (mut silent, far) = connection(None);
+        assert!(silent.is_still_idle(scratch));
+        drop(far);
+        let (mut spoken, mut far) = connection(None);
+        far.send("HTTP/1.1 408 Request Timeout\r\n\r\n");
+        readable(spoken.socket());
+        assert!(!spoken.is_still_idle(scratch));
+        let (mut ended, far) = connection(None);
+        drop(far);
+        readable(ended.socket());
+        assert!(!ended.is_still_idle(scratch));
+    }
+
+    #[test]
+    fn a_connection_with_tls_says_that_it_ends() {
+        let (tls, mut server) = connected(&connector(), &Arc::new(server(&[&TLS13], 0)));
+        let (mut connection, mut far) = connection(Some(tls));
+        assert_eq!(send_head(&mut connection), Sent::Flushed);
+        drop(connection);
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut far.0, &mut bytes).unwrap();
+        let plain = receive(&mut server, &bytes);
+        assert!(plain.starts_with(HEAD.as_bytes()) && plain.ends_with(b"\r\n"));
+        let mut more = [0];
+        let end = io::Read::read(&mut server.reader(), &mut more);
+        assert!(matches!(end, Ok(0)), "close_notify: {end:?}");
+    }
+}
