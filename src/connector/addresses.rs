@@ -20,15 +20,15 @@ pub(super) struct Addresses {
     /// The addresses that the last successful lookup found, and until when they count as fresh.
     /// `None` in place of the time means always.
     good: Option<(Rc<[SocketAddr]>, Option<Instant>)>,
-    /// When the lookup under way began.
-    asked: Option<Instant>,
+    /// When the lookup under way began; `None` if none is under way.
+    lookup_since: Option<Instant>,
     /// When the last lookup failed, and how many have failed in a row, that one included.
     failed: Option<(Instant, u32)>,
     /// No lookup begins before this time.
     not_before: Option<Instant>,
 }
 
-/// What a dial does next.
+/// The next step of a dial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NextAction {
     /// Connects to one of these addresses.
@@ -44,13 +44,13 @@ pub(super) enum NextAction {
 impl Addresses {
     /// The addresses of a name, none of which is known yet.
     pub(super) fn of_a_name() -> Addresses {
-        Addresses { good: None, asked: None, failed: None, not_before: None }
+        Addresses { good: None, lookup_since: None, failed: None, not_before: None }
     }
 
     /// Fixed addresses, which are never looked up.
     pub(super) fn literal(addresses: &[SocketAddr]) -> Addresses {
         let good = Some((Rc::from(addresses), None));
-        Addresses { good, asked: None, failed: None, not_before: None }
+        Addresses { good, lookup_since: None, failed: None, not_before: None }
     }
 
     /// The next step of a dial that has waited since the time `since`.
@@ -59,7 +59,7 @@ impl Addresses {
             Some((addresses, until)) => (Some(addresses), until.is_none_or(|until| now < until)),
             None => (None, false),
         };
-        match (good, self.asked, self.failed) {
+        match (good, self.lookup_since, self.failed) {
             (Some(good), ..) if fresh => NextAction::Use(good.clone()),
             (Some(good), Some(asked), _) if now >= asked + PATIENCE => {
                 NextAction::Use(good.clone())
@@ -80,15 +80,15 @@ impl Addresses {
         }
     }
 
-    /// Notes that a lookup has begun.
-    pub(super) fn asked(&mut self, now: Instant) {
-        self.asked = Some(now);
+    /// Records that a lookup has begun.
+    pub(super) fn lookup_began(&mut self, now: Instant) {
+        self.lookup_since = Some(now);
     }
 
-    /// Notes that a lookup has ended. An empty list means that it failed or that the name has no
+    /// Records that a lookup has ended. An empty list means that it failed or that the name has no
     /// address. The last good addresses then stay in use.
-    pub(super) fn found(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
-        self.asked = None;
+    pub(super) fn lookup_ended(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
+        self.lookup_since = None;
         if addresses.is_empty() {
             let before = self.failed.map_or(0, |(_, times)| times);
             let pause = PAUSE.0.saturating_mul(1 << before.min(8)).min(PAUSE.1);
@@ -101,14 +101,14 @@ impl Addresses {
         }
     }
 
-    /// Notes that a lookup ended for a reason that says nothing about the name. Another lookup may
+    /// Records that a lookup ended for a reason that says nothing about the name. Another lookup may
     /// begin at once.
-    pub(super) fn again(&mut self) {
-        self.asked = None;
+    pub(super) fn lookup_disturbed(&mut self) {
+        self.lookup_since = None;
     }
 
-    /// Notes that the addresses led nowhere. They are no longer fresh, so the next dial needs a new
-    /// lookup. Fixed addresses stay fresh.
+    /// Records that the addresses led nowhere. They are no longer fresh, so the next dial needs a
+    /// new lookup. Fixed addresses stay fresh.
     pub(super) fn doubt(&mut self, now: Instant) {
         if let Some((_, Some(until))) = &mut self.good {
             *until = now.min(*until);
@@ -169,9 +169,9 @@ mod tests {
         let start = Instant::now();
         let mut addresses = Addresses::of_a_name();
         assert_eq!(addresses.next(start, start), NextAction::Lookup);
-        addresses.asked(start);
+        addresses.lookup_began(start);
         assert_eq!(addresses.next(start, start), NextAction::Wait(None));
-        addresses.found(parse(&[A]), start);
+        addresses.lookup_ended(parse(&[A]), start);
         assert_eq!(used(addresses.next(start, start)), parse(&[A]));
         let late = start + DNS_CACHE;
         assert_eq!(used(addresses.next(late - MS, late - MS)), parse(&[A]));
@@ -189,20 +189,20 @@ mod tests {
     fn the_last_good_addresses_are_used_when_a_lookup_fails_finds_nothing_or_hangs() {
         let start = Instant::now();
         let mut addresses = Addresses::of_a_name();
-        addresses.found(parse(&[A]), start);
+        addresses.lookup_ended(parse(&[A]), start);
         let now = start + DNS_CACHE;
         assert_eq!(addresses.next(now, now), NextAction::Lookup);
-        addresses.asked(now);
+        addresses.lookup_began(now);
         assert_eq!(addresses.next(now, now), NextAction::Wait(Some(now + PATIENCE)));
         assert_eq!(used(addresses.next(now, now + PATIENCE)), parse(&[A]));
-        addresses.found(vec![], now + MS);
+        addresses.lookup_ended(vec![], now + MS);
         assert_eq!(used(addresses.next(now, now + MS)), parse(&[A]));
         // A later dial does not wait, and does not begin a lookup at once.
         assert_eq!(used(addresses.next(now + 2 * MS, now + 2 * MS)), parse(&[A]));
         let then = now + MS + PAUSE.0;
         assert_eq!(addresses.next(then, then), NextAction::Lookup);
-        addresses.asked(then);
-        addresses.found(parse(&[B]), then);
+        addresses.lookup_began(then);
+        addresses.lookup_ended(parse(&[B]), then);
         assert_eq!(used(addresses.next(then, then)), parse(&[B]));
     }
 
@@ -212,18 +212,18 @@ mod tests {
         let mut addresses = Addresses::of_a_name();
         for pause in [100, 200, 400, 800, 1600, 1600, 1600] {
             assert_eq!(addresses.next(now, now), NextAction::Lookup);
-            addresses.asked(now);
-            addresses.found(vec![], now);
+            addresses.lookup_began(now);
+            addresses.lookup_ended(vec![], now);
             assert_eq!(addresses.next(now, now), NextAction::Fail);
             let (later, then) = (now + MS, now + pause * MS);
             assert_eq!(addresses.next(later, later), NextAction::Wait(Some(then)));
             now = then;
         }
-        addresses.asked(now);
-        addresses.found(parse(&[A]), now);
+        addresses.lookup_began(now);
+        addresses.lookup_ended(parse(&[A]), now);
         addresses.doubt(now);
         now += PACE;
-        addresses.found(vec![], now);
+        addresses.lookup_ended(vec![], now);
         assert_eq!(addresses.not_before, Some(now + PAUSE.0), "it starts again");
     }
 }

@@ -16,7 +16,7 @@ use crate::process::sys::fd_passing::{Passed, receive_message, send_message};
 /// The link to the connector.
 pub struct Link {
     fd: OwnedFd,
-    /// Requests that the socket had no room for.
+    /// Requests that the socket has not taken yet.
     unsent: RefCell<VecDeque<[u8; REQUEST]>>,
     /// Dials whose reply has not come. Each dial gets one reply, unless it is cancelled before it
     /// is sent.
@@ -120,7 +120,7 @@ impl Link {
         }
     }
 
-    /// Requests wait for room in the socket.
+    /// Requests wait until the socket can take them.
     pub fn has_unsent(&self) -> bool {
         !self.unsent.borrow().is_empty()
     }
@@ -199,7 +199,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Notes that the reply has come.
+    /// Records that the reply has come.
     pub fn settle(&mut self) {
         self.waits = false;
     }

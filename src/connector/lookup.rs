@@ -1,5 +1,5 @@
 //! Name lookups. Each lookup runs in a child process of its own, which confines itself, calls
-//! getaddrinfo(3), writes the answer to a pipe and ends. So the C library reads the current
+//! getaddrinfo(3), writes the result to a pipe and ends. So the C library reads the current
 //! configuration at every lookup, and parses foreign data in a process that does nothing else.
 
 use std::ffi::CString;
@@ -25,15 +25,15 @@ const NSSWITCH_BYTES: u64 = 64 * 1024;
 /// that.
 const LOOKUP: u32 = 60;
 
-/// The most addresses in one answer.
+/// The most addresses in one message.
 const ADDRESSES: usize = 16;
-/// Bytes of the longest answer.
+/// Bytes of the longest message.
 const LONGEST: usize = 1 + ADDRESSES * ADDRESS;
 
-/// The first byte of an answer: the addresses follow, each as [`encode_address`] writes it.
+/// The first byte of a message: the addresses follow, each as [`encode_address`] writes it.
 const FOUND: u8 = 1;
-/// The only byte of an answer: a resolver file was replaced meanwhile, so the result may rest on no
-/// configuration.
+/// The only byte of a message: a resolver file was replaced during the lookup, so the lookup may
+/// have used no configuration.
 const REPLACED: u8 = 2;
 
 /// How long the connector waits for a lookup to end. A child outlives its timer while it hangs in a
@@ -42,7 +42,7 @@ const OVERDUE: Duration = Duration::from_secs(LOOKUP as u64 + 5);
 
 /// A lookup under way.
 pub(super) struct Lookup {
-    answer: PipeReader,
+    message: PipeReader,
     begun: Instant,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Lookup {
 pub(super) enum LookupResult {
     /// These addresses. The list is empty if the lookup failed or the name has no address.
     Addresses(Vec<SocketAddr>),
-    /// A resolver file was replaced meanwhile: the lookup must be repeated.
+    /// A resolver file was replaced during the lookup, which must be repeated.
     Again,
 }
 
@@ -63,41 +63,41 @@ impl Lookup {
         confinement: &Confinement,
         now: Instant,
     ) -> io::Result<Lookup> {
-        let (answer, tell) = io::pipe()?;
+        let (message, tell) = io::pipe()?;
         let connector = std::process::id();
         if sys::fork()?.is_none() {
             let work = || in_child(name, port, confinement, connector, tell.into());
             let done = catch_unwind(AssertUnwindSafe(work));
             end_now(i32::from(!matches!(done, Ok(Some(())))));
         }
-        Ok(Lookup { answer, begun: now })
+        Ok(Lookup { message, begun: now })
     }
 
-    /// The child has not ended in time, so no answer is expected any more.
+    /// The child has not ended in time, so no result is expected any more.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         now >= self.begun + OVERDUE
     }
 
-    /// The descriptor to poll for reading. Readiness means an answer, or the end of the child.
+    /// The descriptor to poll for reading. Readiness means a result, or the end of the child.
     pub(super) fn fd(&self) -> RawFd {
-        self.answer.as_raw_fd()
+        self.message.as_raw_fd()
     }
 
-    /// Reads the answer; call this once [`Lookup::fd`] is ready. A child that ended without a
-    /// well-formed answer has found no address.
+    /// Reads the result. Call this once [`Lookup::fd`] is ready. A child that ended without a
+    /// well-formed message has found no address.
     pub(super) fn finish(mut self) -> LookupResult {
-        let mut answer = [0; LONGEST + 1];
-        // One read is enough: the child writes the answer at once, in fewer than PIPE_BUF bytes
+        let mut message = [0; LONGEST + 1];
+        // One read is enough: the child writes the message at once, in fewer than PIPE_BUF bytes
         // (pipe(7)).
-        let n = self.answer.read(&mut answer).unwrap_or(0);
-        decode(&answer[..n]).unwrap_or(LookupResult::Addresses(Vec::new()))
+        let n = self.message.read(&mut message).unwrap_or(0);
+        decode(&message[..n]).unwrap_or(LookupResult::Addresses(Vec::new()))
     }
 }
 
-/// Decodes an answer; `None` if it is malformed.
-fn decode(answer: &[u8]) -> Option<LookupResult> {
-    match answer.split_first()? {
-        (&FOUND, addresses) if answer.len() <= LONGEST => {
+/// Decodes a message; `None` if it is malformed.
+fn decode(message: &[u8]) -> Option<LookupResult> {
+    match message.split_first()? {
+        (&FOUND, addresses) if message.len() <= LONGEST => {
             let addresses = addresses.chunks(ADDRESS).map(|bytes| decode_address(bytes).ok()?);
             Some(LookupResult::Addresses(addresses.collect::<Option<_>>()?))
         }
@@ -121,16 +121,16 @@ fn in_child(
     confinement.lookup(&files).ok()?;
     drop(files);
     let found = (name, port).to_socket_addrs();
-    let mut answer = vec![FOUND];
+    let mut message = vec![FOUND];
     for address in found.into_iter().flatten().take(ADDRESSES) {
-        answer.extend(encode_address(Some(address)));
+        message.extend(encode_address(Some(address)));
     }
     // The Landlock rule names the files as they were before the lookup. A file that has replaced
     // one of them cannot be read, and the C library treats it as empty.
     if file_ids() != before {
-        answer = vec![REPLACED];
+        message = vec![REPLACED];
     }
-    tell.write_all(&answer).ok()
+    tell.write_all(&message).ok()
 }
 
 /// The device and inode number of a file; `None` if they cannot be read.

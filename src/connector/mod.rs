@@ -91,9 +91,9 @@ pub fn fork(sandbox: bool) -> io::Result<NewConnector> {
     child::set_disposition(libc::SIGCHLD, Disposition::Ignored);
     if sys::fork()?.is_none() {
         drop(ours);
-        // Even after a panic, the child must not go on as a second relay.
-        let life = || live(theirs, parent, sandbox);
-        let ended = catch_unwind(AssertUnwindSafe(life));
+        // Even after a panic, the child must not continue as a second relay.
+        let main = || connector_main(theirs, parent, sandbox);
+        let ended = catch_unwind(AssertUnwindSafe(main));
         child::end_now(i32::from(ended.is_err()));
     }
     Ok(NewConnector { link: ours })
@@ -161,8 +161,8 @@ fn receive(link: BorrowedFd<'_>, message: &mut [u8], by: Option<Instant>) -> Opt
     }
 }
 
-/// Everything that the connector process does. The process ends when this function returns.
-fn live(link: OwnedFd, parent: u32, sandbox: bool) {
+/// The main function of the connector process, which ends when this function returns.
+fn connector_main(link: OwnedFd, parent: u32, sandbox: bool) {
     let Some(link) = leave(link) else {
         return;
     };

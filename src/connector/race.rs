@@ -91,7 +91,7 @@ impl Race {
         })
     }
 
-    /// Notes the results of poll(2), which are in the order of [`Race::interests`].
+    /// Records the results of poll(2), which are in the order of [`Race::interests`].
     pub(super) fn note<'a>(&mut self, mut polled: impl Iterator<Item = &'a libc::pollfd>) {
         for attempt in &mut self.attempts {
             attempt.ready |= polled.next().is_some_and(|fd| fd.revents != 0);
@@ -101,16 +101,16 @@ impl Race {
     /// Checks the attempts under way and begins those that are due. Returns the first established
     /// connection with its remote address, or `None` while the race is undecided.
     ///
-    /// `room` is the number of further attempts that all races together may begin. Without room, a
-    /// race with no attempt under way waits; in any other race, a new attempt replaces the oldest
-    /// one.
+    /// `spare_attempts` is the number of further attempts that all races together may begin. If it
+    /// is 0, a race with no attempt under way waits; in any other race, a new attempt replaces the
+    /// oldest one.
     ///
     /// Fails when no attempt and no address is left. The error is the last of
     /// [`UpstreamFault::Refused`] and [`UpstreamFault::OutOfDescriptors`] that occurred, otherwise
     /// [`UpstreamFault::Unreachable`].
     pub(super) fn advance(
         &mut self,
-        room: &mut usize,
+        spare_attempts: &mut usize,
         now: Instant,
     ) -> Result<Option<(TcpStream, SocketAddr)>, UpstreamFault> {
         loop {
@@ -148,21 +148,20 @@ impl Race {
             if !due {
                 break;
             }
-            if *room == 0 {
+            if *spare_attempts == 0 {
                 // An address that drops every SYN must not keep the other addresses from being
-                // tried, however many races there are. So the oldest attempt makes room for the
-                // next one.
+                // tried, however many races there are. So the next attempt replaces the oldest one.
                 if self.attempts.is_empty() {
                     break;
                 }
                 let _ = reset_on_close(self.attempts.remove(0).stream.as_fd());
-                *room += 1;
+                *spare_attempts += 1;
             }
             let address = self.addresses[self.next];
             self.next += 1;
             match TcpStream::connect(address) {
                 Ok(stream) => {
-                    *room -= 1;
+                    *spare_attempts -= 1;
                     // A connection within this machine is already established, or has failed.
                     self.attempts.push(Attempt { stream, ready: true });
                     self.next_at = now + STAGGER;
@@ -174,7 +173,8 @@ impl Race {
         if over { Err(self.fault) } else { Ok(None) }
     }
 
-    /// Notes the error of an attempt. In [`Order::InTurn`], any error but a refusal ends the race.
+    /// Records the error of an attempt. In [`Order::InTurn`], any error except a refusal ends the
+    /// race.
     fn note_error(&mut self, error: &io::Error) {
         self.fault = match error.raw_os_error() {
             Some(libc::ECONNREFUSED) => UpstreamFault::Refused,
@@ -226,9 +226,9 @@ mod tests {
         let stream = TcpStream::connect(addresses[0]).unwrap();
         race.attempts.push(Attempt { stream, ready: false });
         (race.next, race.next_at) = (1, now + STAGGER);
-        let mut room = 0;
-        assert!(race.advance(&mut room, now).is_ok_and(|found| found.is_none()));
-        let found = race.advance(&mut room, now + STAGGER).unwrap();
+        let mut spare_attempts = 0;
+        assert!(race.advance(&mut spare_attempts, now).is_ok_and(|found| found.is_none()));
+        let found = race.advance(&mut spare_attempts, now + STAGGER).unwrap();
         assert_eq!(found.map(|(_, address)| address), Some(addresses[1]));
     }
 }

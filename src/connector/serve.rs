@@ -23,7 +23,7 @@ use crate::process::upstream_users::Reach;
 /// The most dials under way. The loop has fewer slots, so more are a protocol violation.
 const DIALS: usize = 1 << 18;
 /// The most connection attempts at one time, each of which holds a descriptor. Further attempts
-/// wait for room.
+/// wait.
 pub(super) const ATTEMPTS: usize = 256;
 /// How long a dial may take if the loop does not cancel it earlier.
 const DIAL: Duration = Duration::from_secs(30);
@@ -126,21 +126,21 @@ impl Connector {
                 race.note(attempts.by_ref().take(count));
             }
             if fds[LINK].revents & !libc::POLLOUT != 0 {
-                self.requests(now)?;
+                self.receive_requests(now)?;
             }
             if fds[LOOKUP].revents != 0 {
-                self.looked_up(now);
+                self.finish_lookup(now);
             } else if self.lookup.as_ref().is_some_and(|lookup| lookup.is_overdue(now)) {
                 // The lookup counts as failed. A later dial begins another one.
                 self.lookup = None;
-                self.addresses.found(Vec::new(), now);
+                self.addresses.lookup_ended(Vec::new(), now);
             }
             loop {
                 let progress = self.advance(now);
                 self.send_replies()?;
                 wakes_at = progress.wakes_at;
-                // Failed attempts and connections that were handed over have made room.
-                if !progress.starved || self.room() == 0 {
+                // Failed attempts and connections that were passed on have freed descriptors.
+                if !progress.starved || self.spare_attempts() == 0 {
                     break;
                 }
             }
@@ -159,7 +159,7 @@ impl Connector {
     }
 
     /// Receives all requests that have arrived.
-    fn requests(&mut self, now: Instant) -> Result<(), LoopGone> {
+    fn receive_requests(&mut self, now: Instant) -> Result<(), LoopGone> {
         loop {
             let mut message = [0; LONGEST];
             let n = match receive_message(self.link.as_fd(), &mut message) {
@@ -201,19 +201,19 @@ impl Connector {
     }
 
     /// Takes the result of the lookup that has ended.
-    fn looked_up(&mut self, now: Instant) {
+    fn finish_lookup(&mut self, now: Instant) {
         let Some(lookup) = self.lookup.take() else {
             return;
         };
         match lookup.finish() {
             LookupResult::Again if self.disturbed < AGAIN => {
                 self.disturbed += 1;
-                self.addresses.again();
+                self.addresses.lookup_disturbed();
             }
-            LookupResult::Again => self.addresses.found(Vec::new(), now),
+            LookupResult::Again => self.addresses.lookup_ended(Vec::new(), now),
             LookupResult::Addresses(addresses) => {
                 self.disturbed = 0;
-                self.addresses.found(addresses, now);
+                self.addresses.lookup_ended(addresses, now);
             }
         }
     }
@@ -222,15 +222,15 @@ impl Connector {
     fn advance(&mut self, now: Instant) -> AfterAdvance {
         let mut progress = AfterAdvance { wakes_at: None, starved: false };
         let mut wake = |at: Option<Instant>| {
-            // An attempt that is due already waits for room, not for a time.
+            // An attempt that is due already waits for a descriptor, not for a time.
             let at = at.filter(|at| *at > now);
             progress.wakes_at = [progress.wakes_at, at].into_iter().flatten().min();
         };
         let mut failed = false;
-        let mut room = self.room();
+        let mut spare_attempts = self.spare_attempts();
         let mut dials = std::mem::take(&mut self.dials);
         dials.retain_mut(|dial| {
-            let result = match self.step(dial, &mut room, now) {
+            let result = match self.step(dial, &mut spare_attempts, now) {
                 Ok(DialState::Connected(stream, address)) => {
                     let _ = set_upstream_options(stream.as_fd());
                     (DialOutcome::Connected(address), Some(stream))
@@ -238,7 +238,7 @@ impl Connector {
                 Ok(DialState::Wait(at)) if now < dial.since + DIAL => {
                     wake(Some(dial.since + DIAL));
                     wake(at);
-                    progress.starved |= room == 0;
+                    progress.starved |= spare_attempts == 0;
                     return true;
                 }
                 Ok(DialState::Wait(_)) => (DialOutcome::Failed(UpstreamFault::Unreachable), None),
@@ -256,9 +256,9 @@ impl Connector {
         progress
     }
 
-    /// How many further attempts may begin. A connection that waits to be handed over holds a
+    /// How many further attempts may begin. A connection that waits to be passed on holds a
     /// descriptor too.
-    fn room(&self) -> usize {
+    fn spare_attempts(&self) -> usize {
         let under_way = self.dials.iter().filter_map(|d| d.race.as_ref()).map(Race::count);
         let waiting = self.replies.iter().filter(|(_, stream)| stream.is_some()).count();
         self.work.attempts.saturating_sub(under_way.sum::<usize>() + waiting)
@@ -269,7 +269,7 @@ impl Connector {
     fn step(
         &mut self,
         dial: &mut Dial,
-        room: &mut usize,
+        spare_attempts: &mut usize,
         now: Instant,
     ) -> Result<DialState, UpstreamFault> {
         let race = match &mut dial.race {
@@ -292,7 +292,7 @@ impl Connector {
                 }
             },
         };
-        Ok(match race.advance(room, now)? {
+        Ok(match race.advance(spare_attempts, now)? {
             Some((stream, address)) => DialState::Connected(stream, address),
             None => DialState::Wait(race.wakes_at()),
         })
@@ -304,12 +304,12 @@ impl Connector {
         match Lookup::begin(name, self.work.port, &self.confinement, now) {
             Ok(lookup) => {
                 self.lookup = Some(lookup);
-                self.addresses.asked(now);
+                self.addresses.lookup_began(now);
                 Ok(())
             }
             Err(error) => {
                 // The lookup counts as failed. The last good addresses may still work.
-                self.addresses.found(Vec::new(), now);
+                self.addresses.lookup_ended(Vec::new(), now);
                 match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE) => Err(UpstreamFault::OutOfDescriptors),
                     _ => Ok(()),
@@ -342,11 +342,11 @@ impl Connector {
     }
 }
 
-/// What all dials need after [`Connector::advance`].
+/// The result of [`Connector::advance`] for all dials.
 struct AfterAdvance {
     /// When the dials must be advanced again at the latest.
     wakes_at: Option<Instant>,
-    /// At least one dial waits, and there was no room for another attempt.
+    /// At least one dial waits, and no further attempt may begin.
     starved: bool,
 }
 

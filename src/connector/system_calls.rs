@@ -260,7 +260,7 @@ const SOCKETS: &[Limited] = &[
     },
 ];
 
-/// The options that each upstream connection gets before it is handed over. SO_LINGER also resets
+/// The options that each upstream connection gets before it is passed on. SO_LINGER also resets
 /// attempts that are not needed any more.
 const OWN_SOCKETS: &[Limited] = &[Limited {
     call: libc::SYS_setsockopt,

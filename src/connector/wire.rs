@@ -95,7 +95,7 @@ pub enum LinkRequest {
     Dial(u64),
     /// Cancels the dial with this number.
     Cancel(u64),
-    /// Reports that a connection failed after it was handed over, or that connecting took too long.
+    /// Reports that a connection failed after it was passed on, or that connecting took too long.
     /// The name may lead elsewhere by now.
     Doubt,
 }
