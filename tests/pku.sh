@@ -61,7 +61,7 @@ chmod +x "$root/init" "$root/bin/upstream"
 timeout 300 $qemu -M q35 -accel tcg -cpu max -smp 1 -m 512 -nographic -no-reboot -nic none \
     -kernel "$work"/packages/boot/vmlinuz-* -initrd "$work/initrd" \
     -append 'console=ttyS0 quiet panic=-1 secretmem.enable=1' </dev/null | tee "$work/log"
-grep -q "key's pages closed but in use (protection key)" "$work/log" || fail "the start line"
+grep -q "key's pages closed except in use (protection key)" "$work/log" || fail "the start line"
 grep -q '^from beyond' "$work/log" && grep -q '^Bearer sk-of-no-use' "$work/log" || fail "a request"
 grep -q '^ended with 0' "$work/log" && ! grep -q '^skipped' "$work/log" || fail "the tests"
 echo "pku: ok"

@@ -101,8 +101,8 @@ impl Addresses {
         }
     }
 
-    /// Records that a lookup ended for a reason that says nothing about the name. Another lookup may
-    /// begin at once.
+    /// Records that a lookup ended for a reason that says nothing about the name. Another lookup
+    /// may begin at once.
     pub(super) fn lookup_disturbed(&mut self) {
         self.lookup_since = None;
     }

@@ -31,7 +31,7 @@ pub enum Identity {
     Refused(Option<u32>),
 }
 
-/// A batch of connections. All of them are accepted before the first one is judged, so that one
+/// A batch of connections. All of them are accepted before the first one is identified, so that one
 /// read of the tables serves the whole batch.
 pub struct Batch<'a> {
     users: &'a mut AllowedUsers,
@@ -70,7 +70,7 @@ impl AllowedUsers {
     }
 
     /// The descriptors of the files of `/proc`. The seccomp filter allows pread(2) on these files
-    /// alone.
+    /// only.
     pub fn tables(&self) -> [Option<RawFd>; 2] {
         self.table.descriptors()
     }
@@ -82,8 +82,8 @@ impl AllowedUsers {
 }
 
 impl Batch<'_> {
-    /// Judges the user who holds the client's end of the connection from `client`. `is_connected`
-    /// says whether this process's own socket is still connected (getpeername(2)).
+    /// Identifies the user who holds the client's end of the connection from `client`.
+    /// `is_connected` says whether this process's own socket is still connected (getpeername(2)).
     pub fn identify(
         &mut self,
         client: SocketAddr,
@@ -99,10 +99,10 @@ impl Batch<'_> {
 
     fn user(&mut self, client: SocketAddr, is_connected: impl FnOnce() -> bool) -> Option<u32> {
         let owner = self.owner(client).ok()?;
-        // The kernel answers for two addresses, not for this connection. When a client resets its
-        // connection, the kernel may give the port to another user. While this process's own socket
-        // is connected, no other connection can have the same two addresses. So `is_connected` is
-        // called last.
+        // The kernel reports the owner for two addresses, not for this connection. When a client
+        // resets its connection, the kernel may give the port to another user. While this process's
+        // own socket is connected, no other connection can have the same two addresses. So
+        // `is_connected` is called last.
         match owner {
             Owner::User(user) if is_connected() => Some(user),
             _ => None,

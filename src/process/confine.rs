@@ -1,6 +1,6 @@
-//! What the threads of the process can still do once the relay runs: Landlock decides about files
-//! and ports, seccomp about system calls. Both hold for one thread and those it starts, so each
-//! thread confines itself.
+//! Confines the threads of the process: Landlock restricts files and ports, seccomp restricts
+//! system calls. Both apply to one thread and to the threads that it starts, so each thread
+//! confines itself.
 
 use std::fmt;
 use std::fs;
@@ -28,7 +28,7 @@ impl Trial {
         Trial(paths.iter().copied().find(|path| fs::File::open(path).is_ok()))
     }
 
-    /// Whether Landlock denies it now; `None` where no file could be opened before.
+    /// Whether Landlock denies it now; `None` if no file could be opened before.
     pub fn is_denied(&self) -> Option<bool> {
         self.0.map(|path| {
             fs::File::open(path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
@@ -36,7 +36,7 @@ impl Trial {
     }
 }
 
-/// Confines threads, as far as this kernel can.
+/// Confines threads with the parts of the sandbox that this kernel has.
 #[derive(Clone, Copy, Debug)]
 pub struct Sandbox {
     landlock: Support,
@@ -83,7 +83,7 @@ impl Sandbox {
         }
     }
 
-    /// The same, with the descriptors that the filters allow.
+    /// The same sandbox, with the descriptors that the filters allow.
     pub fn with_descriptors(self, descriptors: Descriptors) -> Sandbox {
         Sandbox { descriptors, ..self }
     }
@@ -126,8 +126,8 @@ impl Sandbox {
 
     /// Confines the calling thread, and reads back from the kernel that it is confined.
     pub fn confine(&self, thread: Thread) -> Result<ReadBack, HardenError> {
-        // Later no file can be opened. The log's thread can then neither read nor close one: it is
-        // looked at from another thread, see `look_at_others`.
+        // After this, no file can be opened. The log's thread may neither read nor close a file, so
+        // another thread checks it: see `look_at_others`.
         let status = match thread {
             Thread::Log => None,
             Thread::Loop => StatusFile::open().ok(),
@@ -159,7 +159,7 @@ impl Sandbox {
         }
     }
 
-    /// A filter of ours runs, if there is to be one.
+    /// This program's filter is in force, unless the kernel has none or the sandbox is off.
     pub fn is_filtered(&self, now: &Status) -> bool {
         let before = self.before.and_then(|before| before.filters).unwrap_or(0);
         let one_more = now.filters.is_none_or(|filters| filters > before);
@@ -167,7 +167,7 @@ impl Sandbox {
     }
 }
 
-/// What is known of Landlock once it is in force.
+/// Whether Landlock was seen to deny a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Denial {
     /// A file that could be opened before cannot be opened now.
@@ -176,7 +176,8 @@ enum Denial {
     NotTried,
 }
 
-/// Takes every right away, no file and no port stays, and tries something that must be denied now.
+/// Takes every right away: no file and no port stays allowed. Then tries an access that must be
+/// denied.
 fn restrict(version: u32) -> io::Result<Denial> {
     let rights = landlock::rights(version);
     let ruleset = Ruleset::new(&rights)?;

@@ -32,7 +32,7 @@ pub fn fork() -> io::Result<ForkSide> {
     Ok(ForkSide::Child(ParentReport { has_parent: true, report: None }))
 }
 
-/// The parent's view of a start that goes on in the child.
+/// The parent's view of a start that continues in the child.
 pub struct PendingStart {
     child: Child,
     report: PipeReader,
@@ -72,7 +72,7 @@ pub enum StartOutcome {
     Died(String),
 }
 
-/// What becomes of stdin.
+/// The treatment of stdin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stdin {
     /// It is replaced by `/dev/null`.
@@ -91,7 +91,8 @@ pub struct ParentReport {
 
 impl ParentReport {
     /// With `--detach`, begins a session of its own and replaces the standard descriptors by
-    /// `/dev/null`; stderr stays if it is a regular file, and stdin if keys come from there. Call this before the process is confined.
+    /// `/dev/null`; stderr stays if it is a regular file, and stdin if keys come from there. Call
+    /// this before the process is confined.
     pub fn leave(&mut self, stdin: Stdin) -> io::Result<()> {
         if !self.has_parent {
             return Ok(());
@@ -127,7 +128,7 @@ impl ParentReport {
     }
 }
 
-/// Whether stderr is a regular file: a detached relay goes on writing to it.
+/// Whether stderr is a regular file: a detached relay continues to write to it.
 pub fn is_stderr_kept() -> bool {
     let stderr = io::stderr().as_fd().try_clone_to_owned();
     let file = |fd: OwnedFd| File::from(fd).metadata();

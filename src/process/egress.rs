@@ -31,7 +31,7 @@ pub struct Egress {
 pub enum EgressError {
     /// The variable does not hold the URL of a proxy.
     Url(&'static CStr, ProxyUrlError),
-    /// No memory fit to hold its credentials.
+    /// No memory can hold the credentials safely.
     Memory(io::Error),
 }
 
@@ -42,15 +42,18 @@ impl fmt::Display for EgressError {
                 write!(f, "{}: {error}", variable.to_str().unwrap_or_default())
             }
             EgressError::Memory(error) => {
-                write!(f, "no memory fit to hold the proxy's credentials: {error}")
+                write!(
+                    f,
+                    "no memory that can hold the proxy's credentials safely ({error}); raise ulimit -l"
+                )
             }
         }
     }
 }
 
 impl Egress {
-    /// Reads the environment and wipes it, see [`wipe`]. `None`: the upstream is reached without a
-    /// proxy. Only while the process has one thread.
+    /// Reads the variables of the proxy and wipes them (see [`wipe`]). `None`: the upstream is
+    /// reached without a proxy. Call this only while the process has one thread.
     pub fn take(upstream: &UpstreamUrl) -> Result<Option<Egress>, EgressError> {
         let egress = match upstream.scheme {
             Scheme::Https if !upstream.is_loopback() => Egress::read(upstream),
@@ -74,8 +77,8 @@ impl Egress {
     }
 }
 
-/// Wipes from the environment every variable that names a proxy of any kind, used or not: most
-/// often several hold the same credentials. Only while the process has one thread.
+/// Wipes from the environment every variable that names a proxy of any kind, used or not: several
+/// variables often have the same credentials. Call this only while the process has one thread.
 pub fn wipe() {
     sys::wipe_variables(|name| {
         let end = name.len().saturating_sub(b"_proxy".len());
@@ -83,7 +86,7 @@ pub fn wipe() {
     });
 }
 
-/// The first variable that is set to something.
+/// Calls `look` with the first variable that is set and not empty.
 fn first<R>(names: &[&'static CStr], mut look: impl FnMut(&'static CStr, &[u8]) -> R) -> Option<R> {
     names.iter().find_map(|name| {
         sys::with_variable(name, |value| (!value.is_empty()).then(|| look(name, value))).flatten()
@@ -121,8 +124,8 @@ impl ConnectRequest {
         Ok(ConnectRequest { pages, len, has_credentials: encoded > 0 })
     }
 
-    /// Writes once what follows the first `sent` bytes, and returns how many bytes were written: 0
-    /// when the sink has no room or nothing is left.
+    /// Writes once, from byte `sent` on, and returns the number of bytes written: 0 if the sink is
+    /// full or nothing is left.
     pub fn write_from(&self, sent: usize, sink: &mut impl Write) -> io::Result<usize> {
         match &self.pages.bytes()[sent..self.len] {
             [] => Ok(0),
@@ -141,7 +144,7 @@ impl ConnectRequest {
     }
 }
 
-/// RFC 4648 §4, four characters at a time.
+/// Encodes as Base64 (RFC 4648 §4), four characters at a time.
 fn base64(mut bytes: impl Iterator<Item = u8>, mut put: impl FnMut(&[u8])) {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     while let Some(first) = bytes.next() {

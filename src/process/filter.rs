@@ -19,7 +19,7 @@ use std::os::fd::RawFd;
 use libc::{c_long, sock_filter};
 
 use super::sys;
-use super::system_calls::{self, Allowed, Condition, Known};
+use super::system_calls::{self, Allowed, Condition, RunTimeNumber};
 
 /// The threads of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Filter {
 
 /// The decision on one call number.
 enum Decision {
-    Known(Verdict),
+    ByNumber(Verdict),
     /// Instructions that compare the arguments. Every path through them ends with a verdict.
     ByArguments(Vec<sock_filter>),
 }
@@ -120,7 +120,7 @@ enum Verdict {
 /// Decides on a call number, layer by layer.
 fn verdict(layers: &[Layer], number: c_long, descriptors: &Descriptors) -> Option<Decision> {
     let Some((layer, rest)) = layers.split_first() else {
-        return Some(Decision::Known(Verdict::Allow));
+        return Some(Decision::ByNumber(Verdict::Allow));
     };
     let otherwise = Verdict::Otherwise(layer.otherwise);
     if layer.allowed.any.iter().copied().flatten().any(|call| *call == number) {
@@ -132,11 +132,11 @@ fn verdict(layers: &[Layer], number: c_long, descriptors: &Descriptors) -> Optio
         forms.extend(filled_in(form, descriptors));
     }
     if forms.is_empty() {
-        return Some(Decision::Known(otherwise));
+        return Some(Decision::ByNumber(otherwise));
     }
     // These instructions follow a form that matches.
     let fits = match verdict(rest, number, descriptors)? {
-        Decision::Known(verdict) => vec![end(verdict)],
+        Decision::ByNumber(verdict) => vec![end(verdict)],
         Decision::ByArguments(instructions) => instructions,
     };
     let mut instructions = vec![end(otherwise)];
@@ -178,7 +178,7 @@ fn filled_in(form: &[Condition], descriptors: &Descriptors) -> Vec<Vec<Compariso
                 let half = |at| Comparison { at, mask: u32::MAX, value: 0 };
                 vec![vec![half(low(argument)), half(low(argument) + 4)]]
             }
-            Condition::Known(argument, known) => {
+            Condition::AtRunTime(argument, known) => {
                 let one = |value| vec![Comparison { at: low(argument), mask: u32::MAX, value }];
                 values(known, descriptors).into_iter().map(one).collect()
             }
@@ -191,14 +191,14 @@ fn filled_in(form: &[Condition], descriptors: &Descriptors) -> Vec<Vec<Compariso
     filled
 }
 
-fn values(known: Known, descriptors: &Descriptors) -> Vec<u32> {
+fn values(number: RunTimeNumber, descriptors: &Descriptors) -> Vec<u32> {
     let numbers =
         |fds: &[Option<RawFd>]| fds.iter().flatten().map(|fd| fd.cast_unsigned()).collect();
-    match known {
-        Known::ServerInfo => numbers(&[descriptors.server_info]),
-        Known::SocketTables => numbers(descriptors.socket_tables.as_flattened()),
-        Known::Process => vec![std::process::id()],
-        Known::Thread => vec![sys::thread_id()],
+    match number {
+        RunTimeNumber::ServerInfo => numbers(&[descriptors.server_info]),
+        RunTimeNumber::SocketTables => numbers(descriptors.socket_tables.as_flattened()),
+        RunTimeNumber::Process => vec![std::process::id()],
+        RunTimeNumber::Thread => vec![sys::thread_id()],
     }
 }
 
@@ -233,7 +233,7 @@ fn leaf(calls: &[(u32, Decision)], otherwise: Otherwise) -> Option<Vec<sock_filt
     let last = Verdict::Otherwise(otherwise);
     for verdict in verdicts.into_iter().filter(|verdict| *verdict != last) {
         let known = |(number, decision): &(u32, Decision)| {
-            matches!(decision, Decision::Known(known) if *known == verdict).then_some(*number)
+            matches!(decision, Decision::ByNumber(known) if *known == verdict).then_some(*number)
         };
         let numbers: Vec<u32> = calls.iter().filter_map(known).collect();
         // A number that matches jumps to the verdict behind the last number. If the last number
@@ -360,7 +360,7 @@ pub(crate) mod probe {
                 arguments[usize::from(argument)] as u32 & mask == value
             }
             Condition::Null(argument) => arguments[usize::from(argument)] == 0,
-            Condition::Known(argument, known) => {
+            Condition::AtRunTime(argument, known) => {
                 values(known, descriptors).contains(&(arguments[usize::from(argument)] as u32))
             }
         };

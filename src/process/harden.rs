@@ -1,4 +1,4 @@
-//! The first steps of the program: they close the process to others before the key is read.
+//! The first steps of the program: before the key is read, they keep other processes out.
 
 use std::fmt;
 use std::fs;
@@ -55,7 +55,7 @@ impl HardenError {
         }
     }
 
-    /// The opposite of [`HardenError::exit_code`].
+    /// The inverse of [`HardenError::exit_code`].
     pub fn of_exit_code(code: u8) -> Option<HardenError> {
         [
             HardenError::Dumpable,
@@ -102,17 +102,17 @@ impl fmt::Display for HardenError {
                 "cannot put seccomp filters in force; --no-sandbox starts without them"
             }
             HardenError::SecretMemory => {
-                "--require-secret-memory: memfd_secret is not to be had; it needs Linux 6.5, or \
+                "--require-secret-memory: memfd_secret is not available; it needs Linux 6.5, or \
                  5.14 with secretmem.enable=1, and a container runtime that lets it through"
             }
-            HardenError::Incomplete => "--require-hardening: not everything is in force",
+            HardenError::Incomplete => "--require-hardening: some protections are not in force",
             HardenError::SuidDumpable => {
-                "--user: with the sysctl fs.suid_dumpable=1 a process is open to others while it \
-                 changes its user; set it to 0 (sysctl -w fs.suid_dumpable=0), or start the relay as \
+                "--user: with the sysctl fs.suid_dumpable=1 other processes can attach while the \
+                 user changes; set it to 0 (sysctl -w fs.suid_dumpable=0), or start the relay as \
                  that user"
             }
             HardenError::ParentDeathSignal => {
-                "cannot have the connector end with the relay (PR_SET_PDEATHSIG); let prctl(2) through \
+                "cannot make the connector end with the relay (PR_SET_PDEATHSIG); let prctl(2) through \
                  in the container's seccomp profile"
             }
         })
@@ -121,7 +121,7 @@ impl fmt::Display for HardenError {
 
 impl std::error::Error for HardenError {}
 
-/// What was found out about the process when it began.
+/// Facts about the process when it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beginning {
     /// The uid that started the process, if other processes of this user could attach to it before
@@ -157,9 +157,9 @@ pub fn base() -> Result<Beginning, HardenError> {
 }
 
 impl Beginning {
-    /// From here on no memory is writable and executable, and none becomes executable, where the
-    /// kernel can deny it. Part of the sandbox, because a debugger such as valgrind translates the
-    /// program into memory of this kind.
+    /// From here on, no memory is both writable and executable, and none becomes executable, if the
+    /// kernel can deny that. This is part of the sandbox, because a debugger such as valgrind
+    /// translates the program into memory of this kind.
     pub fn deny_executable_memory(self) -> Beginning {
         Beginning { executable_memory_denied: sys::deny_executable_memory().is_ok(), ..self }
     }
@@ -171,14 +171,16 @@ fn is_restricted_by_yama() -> bool {
     scope.is_ok_and(|scope| !matches!(scope.trim_ascii(), b"" | b"0"))
 }
 
-/// The memory of the key and of the proxy's password counts as files to the kernel.
+/// The lowest usable limit on the size of files. To the kernel, the memory of the key and of the
+/// proxy's password is a file.
 const SMALLEST_FILE_LIMIT: u64 = 1024 * 1024;
 
-/// Tests now what would otherwise fail only after the key has been read. The error says what to do.
+/// Tests steps that would otherwise fail only after the key has been read. The error says what to
+/// do.
 pub fn can_start() -> Result<(), String> {
     sys::random(&mut [0; 8]).map_err(|error| {
         format!(
-            "the kernel gives no random numbers ({error}); let getrandom(2) through in the \
+            "the kernel returns no random numbers ({error}); let getrandom(2) through in the \
              container's seccomp profile"
         )
     })?;
@@ -205,28 +207,28 @@ pub fn can_look_up() -> Result<(), String> {
     io::pipe().map(drop).map_err(|error| refused("pipe2(2)", error))
 }
 
-/// Closes the inherited descriptors from `first` on. The files of the command line have been read
-/// by then (`<(…)` in a shell is such a descriptor), and the only descriptor of our own is the link
-/// to the connector. Returns a warning if some descriptors may still be open.
+/// Closes the inherited descriptors from `first` on, except the link to the connector. Call this
+/// after the files of the command line have been read: `<(…)` in a shell is an inherited
+/// descriptor. Returns a warning if some descriptors may still be open.
 pub fn close_inherited(first: usize, link: BorrowedFd<'_>) -> Option<String> {
     match sys::inherited_descriptors(Inherited::Close, first, Some(link)) {
         Reached::All => None,
         Reached::Below(end) => Some(format!(
-            "inherited descriptors from {end} on may still be open: neither close_range(2) nor /proc is \
-             there; let one of them through to the relay"
+            "inherited descriptors from {end} on may still be open: neither close_range(2) nor /proc \
+             can be used; make one of them available to the relay"
         )),
     }
 }
 
-/// Empties the bounding set, so that execve(2) can give no capability. Done once, before the
-/// connector is forked, so that both processes have it: it takes a system call for each capability.
+/// Empties the bounding set, so that execve(2) can give no capability. This takes a system call for
+/// each capability, so it is done once, before the connector is forked, for both processes.
 pub fn empty_bounding_set() -> Result<(), HardenError> {
     sys::empty_bounding_set().map_err(|_| HardenError::Capabilities)
 }
 
 /// Changes to another user if one is named, and gives up every capability in any case. Then makes
-/// sure that the process is still non-dumpable, which a change of credentials may have undone. Only
-/// while the process has one thread.
+/// the process non-dumpable again, because a change of credentials may have undone that. Call this
+/// only while the process has one thread.
 pub fn drop_privileges(user: Option<(u32, u32)>) -> Result<(), HardenError> {
     if user.is_some() && is_suid_dumpable() {
         return Err(HardenError::SuidDumpable);

@@ -1,4 +1,5 @@
-//! The key of today and those before it. With `--rotate` each further line on stdin becomes the key.
+//! The key of today and those before it. With `--rotate` each further line on stdin becomes the
+//! key.
 //!
 //! ```text
 //!   stdin ─ read(2) ─► lines ─ check ─► free pages ─ swap ─► the current key ─► an older key ─ wipe ─► free

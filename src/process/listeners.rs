@@ -1,7 +1,7 @@
 //! The sockets that clients connect to: 127.0.0.1:PORT and, where the machine has it, `[::1]:PORT`.
 //!
-//! Both are held, because a client that is told "localhost" may try either. Another user could
-//! listen on one that is left free.
+//! Both are taken, because a client that uses the name "localhost" may try either, and another user
+//! could listen on a free one.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -33,7 +33,7 @@ impl std::fmt::Display for ListenError {
         write!(f, "cannot listen on {address}: {error}; ")?;
         match address {
             SocketAddr::V6(_) if error.kind() == io::ErrorKind::AddrInUse => f.write_str(
-                "its holder would get the requests of clients that are told \"localhost\"; end \
+                "the program that has it would get the requests of clients that use \"localhost\"; end \
                  that program, choose another --port, or remove the flag for any free port",
             ),
             _ => f.write_str("choose another --port, or remove the flag for any free port"),
@@ -42,12 +42,12 @@ impl std::fmt::Display for ListenError {
 }
 
 impl Listeners {
-    /// Binds the port on both addresses; 0 means any port that is free on both. A machine without
-    /// ::1 gets 127.0.0.1 alone.
+    /// Binds the port on both addresses; 0 means any port that is free on both. On a machine
+    /// without ::1, only 127.0.0.1 is bound.
     pub fn bind(port: u16) -> Result<Listeners, ListenError> {
         let attempts = if port == 0 { ATTEMPTS } else { 1 };
-        // Ports that fit one address alone are held until the end: the kernel would offer them
-        // again.
+        // Ports that are free on one address only are kept until the end, because the kernel would
+        // offer them again.
         let mut unfit = Vec::new();
         loop {
             let v4 = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
@@ -71,7 +71,7 @@ impl Listeners {
         }
     }
 
-    /// The loopback address that is not held although this machine has it.
+    /// The loopback address that this machine has and that is not bound.
     pub fn unheld(&self) -> Option<IpAddr> {
         let [socket] = &self.sockets[..] else {
             return None;
@@ -83,7 +83,7 @@ impl Listeners {
         UdpSocket::bind((other, 0)).is_ok().then_some(other)
     }
 
-    /// Whether one loopback address is held alone.
+    /// Whether only one loopback address is bound.
     pub fn is_alone(&self) -> bool {
         self.sockets.len() == 1
     }
@@ -95,7 +95,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
         .map_err(|error| ListenError { address, error })
 }
 
-/// The kernel has no IPv6, or the machine no ::1: then nobody else can listen there either.
+/// The kernel has no IPv6, or the machine has no ::1. Then no other process can listen there.
 fn is_missing(error: &io::Error) -> bool {
     let missing = [libc::EAFNOSUPPORT, libc::EADDRNOTAVAIL, libc::EPROTONOSUPPORT];
     error.raw_os_error().is_some_and(|code| missing.contains(&code))

@@ -1,5 +1,5 @@
-//! The room of the key, and the only one with `unsafe` code. System calls that no library offers
-//! are made here ([`sys`]).
+//! The key and the operating system. [`sys`] makes the system calls that no library offers; no
+//! other module has `unsafe` code.
 
 pub mod allowed_users;
 #[cfg(feature = "relay")]

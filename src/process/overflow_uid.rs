@@ -4,13 +4,13 @@ use std::fs;
 
 use crate::http1::digits;
 
-/// What the kernel uses unless `/proc/sys/kernel/overflowuid` says otherwise.
+/// The overflow uid, unless `/proc/sys/kernel/overflowuid` contains another one.
 const USUAL: u32 = 65_534;
-/// How many uids there are: all numbers of 32 bits but the last, which means none.
+/// The number of uids: every 32-bit number except the last, which means "none".
 const ALL: u64 = u32::MAX as u64;
 
-/// The uid that stands for every user who is not mapped here. `None` where all users are mapped, as
-/// they are outside of any container. Without `/proc` that cannot be known.
+/// The uid that represents every user who is not mapped here. `None` if all users are mapped, as
+/// they are outside of containers. Without `/proc`, unmapped users are assumed.
 pub fn overflow_uid() -> Option<u32> {
     let map = fs::read("/proc/self/uid_map").unwrap_or_default();
     if is_complete(&map) {

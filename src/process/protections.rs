@@ -15,7 +15,7 @@ pub struct Protections {
     pub beginning: Beginning,
     /// Which memory the key lies in.
     pub memory: SecretMemory,
-    /// How the key's pages are closed between two uses.
+    /// Whether a protection key closes the key's pages between two uses.
     pub protection_key: ProtectionKey,
     /// Whether responses are searched for the key, in words.
     pub search: Option<&'static str>,
@@ -97,7 +97,7 @@ pub fn describe(memory: SecretMemory) -> &'static str {
 /// What must be in force for the relay to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requirement {
-    /// Whatever this kernel can do.
+    /// The protections that this kernel has.
     WhatTheKernelHas,
     /// `--require-secret-memory`.
     SecretMemory,
@@ -148,7 +148,7 @@ impl Requirement {
         self.missing(before_the_key(beginning, sandbox))
     }
 
-    /// Checks that neither every local user nor one that is not concerned can read the key file.
+    /// Checks that neither every local user nor a user who needs no key can read the key file.
     pub fn key_file(self, readers: KeyReaders) -> Result<(), Unmet> {
         let missing = match readers {
             KeyReaders::Nobody | KeyReaders::Group => return Ok(()),
@@ -198,8 +198,8 @@ impl Protections {
         requirement.missing(self.missing())
     }
 
-    /// What `--require-hardening` asks for and is not in force. What ends the start in any case is
-    /// not here.
+    /// The protections that `--require-hardening` requires and that are not in force. Protections
+    /// that the relay never starts without are not in this list.
     fn missing(&self) -> Vec<String> {
         let mut missing = before_the_key(&self.beginning, &self.sandbox);
         if self.memory != SecretMemory::MemfdSecret {
@@ -209,7 +209,7 @@ impl Protections {
             missing.push("a readable /proc, to see what is in force".into());
         }
         if self.sandbox.landlock().version().is_some() && !self.read_back.landlock_denies {
-            missing.push("Landlock (no file was there to be denied)".into());
+            missing.push("Landlock (no file was found to test it with)".into());
         }
         if self.connector.uid == 0 && self.user.is_none() {
             missing.push(
@@ -223,7 +223,7 @@ impl Protections {
         }
         if self.sandbox.landlock().version().is_some() && !self.connector.read_back.landlock_denies
         {
-            missing.push("Landlock in the connector (no file was there to be denied)".into());
+            missing.push("Landlock in the connector (no file was found to test it with)".into());
         }
         missing
     }
@@ -242,7 +242,7 @@ impl Protections {
         }
         if let Some(user) = self.beginning.open_to {
             list.push(format!(
-                "processes of uid {user} could attach until it had closed itself (the program file is \
+                "processes of uid {user} could attach until it was non-dumpable (the program file is \
                  readable: install it with mode 711; no Yama)"
             ));
         }
@@ -254,7 +254,8 @@ impl Protections {
             Some(status) => {
                 if status.bounding != 0 {
                     list.push(
-                        "the bounding set is not empty (void, with no new privileges)".into(),
+                        "the bounding set is not empty (it has no effect with no new privileges)"
+                            .into(),
                     );
                 }
             }
@@ -266,7 +267,8 @@ impl Protections {
         list
     }
 
-    /// What is in force in the relay and not in the connector, which maps no secret.
+    /// The protections that are in force in the relay and not in the connector, which maps no
+    /// secret.
     fn connector_lacks(&self, list: &mut Vec<String>) {
         let ConnectorProtections { uid, read_back, sealed, executable_memory_denied } =
             self.connector;
@@ -287,7 +289,8 @@ impl Protections {
     }
 }
 
-/// What `--require-hardening` asks for and is known to be missing before the key is read.
+/// The protections that `--require-hardening` requires and that are known to be missing before the
+/// key is read.
 fn before_the_key(beginning: &Beginning, sandbox: &Sandbox) -> Vec<String> {
     let mut missing = Vec::new();
     if sandbox.is_off() {
@@ -333,7 +336,7 @@ impl fmt::Display for Protections {
                 write!(f, "; {what}")?;
             }
         }
-        write!(f, "; connector: uid {}, as closed and confined", self.connector.uid)?;
+        write!(f, "; connector: uid {}, with the same protections", self.connector.uid)?;
         for note in &self.notes {
             write!(f, "; {note}")?;
         }

@@ -36,8 +36,8 @@ pub enum Later {
     OtherUser,
 }
 
-/// The server-info file. The file stays open so that it can be emptied when the relay ends,
-/// whatever its name leads to by then.
+/// The server-info file. The file stays open, so that it can be emptied when the relay ends even if
+/// its name leads elsewhere by then.
 pub struct ServerInfo {
     file: File,
     way: Way,
@@ -250,8 +250,8 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 /// A copy of stdout or stderr, if the path names it; an error, if it names another descriptor of
-/// this process, such as `/dev/stdin`. To open the path would be another thing: the
-/// offset would be that of the beginning, where a log may stand, and a socket cannot be opened.
+/// this process, such as `/dev/stdin`. The path itself is not opened: writing would begin at offset
+/// 0, over a log that may be there, and a socket cannot be opened.
 fn standard_descriptor(
     path: &Path,
     folder: &Folder,
@@ -283,7 +283,7 @@ fn open_stream(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     options.open(path).map_err(|error| match error.raw_os_error() {
-        Some(libc::ENXIO) => io::Error::other("nobody reads it"),
+        Some(libc::ENXIO) => io::Error::other("no process reads it"),
         _ => error,
     })
 }

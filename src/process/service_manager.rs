@@ -13,12 +13,12 @@ use super::listeners::Listeners;
 use super::sys;
 use crate::http1::digits;
 
-/// The first descriptor that is handed over (`SD_LISTEN_FDS_START`).
+/// The first descriptor that systemd passes (`SD_LISTEN_FDS_START`).
 const FIRST: usize = 3;
 /// 127.0.0.1 and ::1.
 const MOST: usize = 2;
 
-/// What was handed over at the start.
+/// The sockets and the address that systemd passes at the start.
 pub struct Handover {
     /// The sockets, or why they cannot be used.
     sockets: Result<Vec<OwnedFd>, ActivationError>,
@@ -28,7 +28,7 @@ pub struct Handover {
     is_activated: bool,
 }
 
-/// Why the sockets that were handed over are not used.
+/// Why the passed sockets are not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActivationError {
     /// `LISTEN_FDS` is not 1 or 2.
@@ -49,15 +49,15 @@ impl std::fmt::Display for ActivationError {
         f.write_str(match self {
             ActivationError::Count => "LISTEN_FDS must be 1 or 2: 127.0.0.1:PORT and [::1]:PORT",
             ActivationError::NotListening => {
-                "a descriptor is no TCP socket that listens; use ListenStream= with an address, and \
+                "a descriptor is not a listening TCP socket; use ListenStream= with an address, and \
                  Accept=no"
             }
             ActivationError::NotLoopback => {
-                "a socket listens elsewhere than on 127.0.0.1 or [::1]; name one of them in \
+                "a socket listens on another address than 127.0.0.1 and [::1]; name one of them in \
                  ListenStream="
             }
             ActivationError::Port => {
-                "--port cannot be given along with LISTEN_FDS; name the port in ListenStream="
+                "--port cannot be given with LISTEN_FDS; name the port in ListenStream="
             }
             ActivationError::NotAPair => {
                 "two sockets must be 127.0.0.1 and [::1] with the same port; correct ListenStream="
@@ -67,9 +67,9 @@ impl std::fmt::Display for ActivationError {
 }
 
 impl Handover {
-    /// Reads the variables and removes them. Only while the process has one thread, and before it
-    /// forks, since `LISTEN_PID` names the process that was started, and before it opens any
-    /// descriptor.
+    /// Reads the variables and removes them. Call this while the process has one thread, before it
+    /// forks, because `LISTEN_PID` is the id of the process that was started, and before it opens
+    /// any descriptor.
     pub fn take() -> Handover {
         let number =
             |name: &CStr| sys::with_variable(name, |value| digits::decimal(value, 9)).flatten();
@@ -97,12 +97,12 @@ impl Handover {
         }
     }
 
-    /// The first descriptor that was not handed over.
+    /// The first descriptor that was not passed.
     pub fn end(&self) -> usize {
         FIRST + self.sockets.as_ref().map_or(0, Vec::len)
     }
 
-    /// Whether sockets were handed over, usable or not.
+    /// Whether sockets were passed, usable or not.
     pub fn is_activated(&self) -> bool {
         self.is_activated
     }
@@ -139,7 +139,7 @@ impl Handover {
             )
         };
         if self.bad_address {
-            return Err(refused(&"it is neither a path nor an abstract name"));
+            return Err(refused(&"it is not a path and not an abstract name"));
         }
         let Some(address) = &self.notify else {
             return Ok(Notifier { socket: None });
@@ -147,7 +147,7 @@ impl Handover {
         let open = || {
             let socket = UnixDatagram::unbound()?;
             socket.connect_addr(address)?;
-            // Nobody waits for a service manager that does not read.
+            // A service manager that does not read must not block the relay.
             socket.set_nonblocking(true)?;
             Ok(socket)
         };
@@ -199,7 +199,7 @@ impl Notifier {
 
     fn tell(&self, state: &str) {
         if let Some(socket) = &self.socket {
-            // A service manager that is gone is no reason to end.
+            // The relay continues without its service manager.
             let _ = socket.send(state.as_bytes());
         }
     }

@@ -1,7 +1,7 @@
 //! Which signals end the relay, and which do nothing.
 //!
-//! A signal that was ignored when the program was executed stays ignored: `nohup` says so of
-//! SIGHUP, and a shell says so of SIGINT to a command in the background.
+//! A signal that was ignored when the program was executed stays ignored: `nohup` ignores SIGHUP
+//! for its command, and a shell ignores SIGINT for a command in the background.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};

@@ -57,7 +57,8 @@ impl Status {
     /// Reads the status of every other thread that this process has now.
     pub fn of_other_threads() -> io::Result<Vec<Status>> {
         // The thread ids under `/proc` belong to the process namespace that `/proc` was mounted
-        // for. That namespace may differ from the caller's, so gettid(2) does not fit.
+        // for. That namespace may differ from the caller's, so the result of gettid(2) cannot be
+        // used.
         let link = std::fs::read_link("/proc/thread-self")?;
         let own = link.file_name().ok_or(io::ErrorKind::InvalidData)?;
         let mut found = Vec::new();

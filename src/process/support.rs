@@ -14,7 +14,8 @@ pub enum Support {
     NotInKernel,
     /// This kernel has it, and it was switched off at boot.
     SwitchedOff,
-    /// A seccomp filter of the surroundings (a container's) refuses it, whatever the kernel has.
+    /// A seccomp filter that was in force before, such as a container's, refuses it. The kernel may
+    /// have it.
     Refused,
     /// [`Support::NotInKernel`] or [`Support::Refused`]: the error is the same for both.
     Missing,
@@ -38,7 +39,7 @@ impl Support {
         };
         match error {
             libc::EOPNOTSUPP => Support::SwitchedOff,
-            // The answer of a kernel that does not know the call, and of many filters.
+            // The error of a kernel that does not know the call, and of many filters.
             libc::ENOSYS => {
                 if sys::inherited_filter() != Some(true)
                     || sys::kernel_version().is_some_and(|version| version < (5, 13))
@@ -57,7 +58,7 @@ impl Support {
                     Err(_) => Support::Missing,
                 }
             }
-            // No kernel says this to a question for its version.
+            // No kernel returns another error when it is asked for its version.
             _ => Support::Refused,
         }
     }

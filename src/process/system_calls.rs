@@ -13,13 +13,13 @@ pub enum Condition {
     /// The argument is a null pointer: all 64 bits are compared.
     Null(u8),
     /// The argument is a number that is known only once the process runs.
-    Known(u8, Known),
+    AtRunTime(u8, RunTimeNumber),
 }
 
 /// A number that is known when the filter is made. A form with a number that this process does not
 /// have allows nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
+pub enum RunTimeNumber {
     /// The descriptor of the server-info file.
     ServerInfo,
     /// The descriptors of `/proc/net/tcp` and `/proc/net/tcp6`.
@@ -148,15 +148,15 @@ const ABORT: &[Limited] = &[
     Limited {
         call: libc::SYS_tgkill,
         forms: &[&[
-            Condition::Known(0, Known::Process),
-            Condition::Known(1, Known::Thread),
+            Condition::AtRunTime(0, RunTimeNumber::Process),
+            Condition::AtRunTime(1, RunTimeNumber::Thread),
             is(2, libc::SIGABRT),
         ]],
     },
     // musl.
     Limited {
         call: libc::SYS_tkill,
-        forms: &[&[Condition::Known(0, Known::Thread), is(1, libc::SIGABRT)]],
+        forms: &[&[Condition::AtRunTime(0, RunTimeNumber::Thread), is(1, libc::SIGABRT)]],
     },
     // glibc and musl make this call when SIGABRT has not ended the process.
     Limited { call: libc::SYS_rt_sigaction, forms: &[&[is(0, libc::SIGABRT)]] },
@@ -219,7 +219,7 @@ const LOOP_SOCKETS: &[Limited] = &[
     },
     // Ends the sending direction of a connection.
     Limited { call: libc::SYS_shutdown, forms: &[&[is(1, libc::SHUT_WR)]] },
-    // Receives the connector's responses, and the sockets that come with them.
+    // Receives the connector's replies, and the sockets that come with them.
     Limited {
         call: libc::SYS_recvmsg,
         forms: &[&[is(2, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT)]],
@@ -231,7 +231,13 @@ const LOOP_SOCKETS: &[Limited] = &[
 const LOOP_FILES: &[Limited] = &[
     // Empties the server-info file when the relay ends. Other files are out of reach: stderr may be
     // a file.
-    Limited { call: libc::SYS_ftruncate, forms: &[&[Condition::Known(0, Known::ServerInfo)]] },
+    Limited {
+        call: libc::SYS_ftruncate,
+        forms: &[&[Condition::AtRunTime(0, RunTimeNumber::ServerInfo)]],
+    },
     // Finds the owner of a socket (`--allow-uid`, `--upstream-uid`) where netlink cannot be used.
-    Limited { call: libc::SYS_pread64, forms: &[&[Condition::Known(0, Known::SocketTables)]] },
+    Limited {
+        call: libc::SYS_pread64,
+        forms: &[&[Condition::AtRunTime(0, RunTimeNumber::SocketTables)]],
+    },
 ];

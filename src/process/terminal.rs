@@ -99,7 +99,9 @@ impl Prompt<'_> {
                 self.ask()?;
             } else if readable && sys::is_in_foreground(self.fd) {
                 return match sys::read(self.fd, buffer) {
-                    Ok(LINE..) => Err(io::Error::other("a terminal takes 4094 bytes on a line")),
+                    Ok(LINE..) => Err(io::Error::other(
+                        "a terminal takes 4094 bytes on a line; give a longer key through a pipe",
+                    )),
                     read => read,
                 };
             } else if readable {

@@ -131,7 +131,7 @@ impl ClientToken {
         Ok(ClientToken { pages, len })
     }
 
-    /// Whether `shown` equals the token. The running time depends on the length of `shown` alone.
+    /// Whether `shown` equals the token. The running time depends only on the length of `shown`.
     pub fn matches(&self, shown: &[u8]) -> bool {
         let token = &self.pages.bytes()[..self.len];
         let differing = shown

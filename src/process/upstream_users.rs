@@ -1,5 +1,5 @@
-//! Checks who holds the other end of an upstream connection over which a secret goes in the clear,
-//! when that end is on this machine. On loopback, every local user can listen on a free port.
+//! Checks who holds the other end of an upstream connection that carries a secret in plaintext, if
+//! that end is on this machine. On loopback, every local user can listen on a free port.
 
 use std::io;
 use std::net::SocketAddr;
@@ -56,7 +56,7 @@ impl UpstreamUsers {
     }
 
     /// The descriptors of the files of `/proc`. The seccomp filter allows pread(2) on these files
-    /// alone.
+    /// only.
     pub fn tables(&self) -> [Option<RawFd>; 2] {
         self.table.descriptors()
     }
@@ -68,18 +68,18 @@ impl UpstreamUsers {
         format!("a local upstream must be of uid {}{way}", uids.join(" or "))
     }
 
-    /// Judges who holds the other end of a connected socket of this process, by the socket's two
-    /// addresses. Call this before the first byte is sent. The verdict stays true as long as the
+    /// Finds out who holds the other end of a connected socket of this process, by the socket's two
+    /// addresses. Call this before the first byte is sent. The result stays true as long as the
     /// connection lasts: only the owner of that end can pass it on to another process.
     pub fn far_end(&mut self, local: SocketAddr, peer: SocketAddr) -> FarEnd {
         // The relay has connected to itself, to a port where no process listens.
         if local == peer {
             return FarEnd::Closed;
         }
-        self.judge(local, peer).unwrap_or(FarEnd::NotTrusted)
+        self.find_far_end(local, peer).unwrap_or(FarEnd::NotTrusted)
     }
 
-    fn judge(&mut self, local: SocketAddr, peer: SocketAddr) -> io::Result<FarEnd> {
+    fn find_far_end(&mut self, local: SocketAddr, peer: SocketAddr) -> io::Result<FarEnd> {
         let mut owner = self.table.owner(peer, local)?;
         let mut listeners = Vec::new();
         if owner == Owner::Unaccepted {

@@ -203,11 +203,11 @@ fn what_the_connector_lacks_is_said_too() {
         return;
     }
     let line = protections(Relay::bare());
-    has(&line, "; connector: uid 65520, as closed and confined");
+    has(&line, "; connector: uid 65520, with the same protections");
     lacks(&line, "; connector: it");
     // A container may have taken the right to change the user.
     let line = protections(Relay::bare().refusing(libc::SYS_setresuid, None, libc::EPERM));
-    has(&line, "; connector: uid 0, as closed and confined");
+    has(&line, "; connector: uid 0, with the same protections");
     has(&line, "; connector: it runs as uid 0");
 }
 
@@ -236,7 +236,7 @@ fn a_program_that_its_user_may_read_is_said_to_be_open_at_its_start() {
         skipped("Yama keeps every process closed here");
         return;
     }
-    let open = "processes of uid 65534 could attach until it had closed itself";
+    let open = "processes of uid 65534 could attach until it was non-dumpable";
     let (_file, starter) = copy_with_mode(0o755);
     has(&protections(starter), open);
     let (_file, starter) = copy_with_mode(0o755);
@@ -398,7 +398,7 @@ fn the_program_is_read_only_and_sealed_and_the_pages_of_the_key_are_not() {
     let line = relay.output_line("protections: ");
     has(&line, "; RELRO");
     lacks(&line, "NOT in force: connector");
-    let lock = ["protection key (this machine has none)", "key's pages closed but in use"];
+    let lock = ["protection key (this machine has none)", "key's pages closed except in use"];
     assert!(lock.iter().any(|lock| line.contains(lock)), "nothing said of protection keys: {line}");
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", relay.pid())).unwrap();
     let connector = children.trim().parse().expect("one child: the connector");

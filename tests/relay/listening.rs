@@ -249,11 +249,11 @@ fn sockets_that_are_none_to_serve_on_end_the_start() {
     let server = v4();
     let connected = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     let cases: Vec<(Vec<OwnedFd>, &str)> = vec![
-        (vec![datagrams.into()], "no TCP socket that listens"),
-        (vec![connected.into()], "no TCP socket that listens"),
-        (vec![UnixDatagram::unbound().unwrap().into()], "no TCP socket that listens"),
-        (vec![TcpListener::bind("0.0.0.0:0").unwrap().into()], "elsewhere than on 127.0.0.1"),
-        (vec![TcpListener::bind("127.0.0.2:0").unwrap().into()], "elsewhere than on 127.0.0.1"),
+        (vec![datagrams.into()], "not a listening TCP socket"),
+        (vec![connected.into()], "not a listening TCP socket"),
+        (vec![UnixDatagram::unbound().unwrap().into()], "not a listening TCP socket"),
+        (vec![TcpListener::bind("0.0.0.0:0").unwrap().into()], "on another address than 127.0.0.1"),
+        (vec![TcpListener::bind("127.0.0.2:0").unwrap().into()], "on another address than 127.0.0.1"),
         (vec![v4().into(), v4().into()], "with the same port"),
         (vec![v4().into(), v4().into(), v4().into()], "LISTEN_FDS must be 1 or 2"),
     ];
@@ -269,7 +269,7 @@ fn sockets_that_are_none_to_serve_on_end_the_start() {
     let script = "export LISTEN_PID=$$ LISTEN_FDS=2; exec \"$0\" \"$@\" 3<&- 4<&-";
     let (code, _, err) = Relay::under(&["sh", "-c", script]).run(b"sk-key\n");
     assert_eq!(code, 1, "{err}");
-    assert!(err.contains("no TCP socket that listens"), "{err}");
+    assert!(err.contains("not a listening TCP socket"), "{err}");
 }
 
 /// The next datagram.

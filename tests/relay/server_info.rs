@@ -252,7 +252,10 @@ fn a_fifo_gets_the_line_and_one_without_a_reader_holds_nothing_up() {
     assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
     let (code, _, err) = with_info(Relay::bare(), &fifo).run(b"key\n");
     assert_eq!(code, 1);
-    assert!(err.contains("cannot write --server-info") && err.contains("nobody reads it"), "{err}");
+    assert!(
+        err.contains("cannot write --server-info") && err.contains("no process reads it"),
+        "{err}"
+    );
     // With both ends here, the line is there to be read once the relay listens.
     let reader = File::options().read(true).write(true).open(&fifo).unwrap();
     let relay = with_info(Relay::bare(), &fifo).start();
@@ -361,8 +364,8 @@ fn nothing_is_made_where_another_user_can_change_the_way() {
     for path in ["foreign/info", "foreign/made/info", "link/info", "link/made/info"] {
         let (code, _, err) = with_info(Relay::bare(), &folder.file(path)).run(b"key\n");
         assert_eq!(code, 1, "{path}");
-        assert!(err.contains("another user can change the way to it"), "{err}");
-        assert!(err.contains("make the file first"), "{err}");
+        assert!(err.contains("another user can change the path to it"), "{err}");
+        assert!(err.contains("create the file first"), "{err}");
     }
     for place in [&foreign, &mine] {
         assert_eq!(fs::read_dir(place).unwrap().count(), 0, "something was made");

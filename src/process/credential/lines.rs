@@ -33,8 +33,8 @@ pub(crate) enum Settled {
 }
 
 impl Lines {
-    /// Reads once into the free part of the buffer. Call it after [`Lines::settle`]: then there is a
-    /// free part. Returns the number of bytes; 0 is the end of the input.
+    /// Reads once into the free part of the buffer. Call it after [`Lines::settle`]: then there is
+    /// a free part. Returns the number of bytes; 0 is the end of the input.
     pub(crate) fn read(
         &mut self,
         buffer: &mut [u8],

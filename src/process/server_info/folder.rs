@@ -1,4 +1,4 @@
-//! The way to the folder of the server-info file, and who can change that way.
+//! The folder of the server-info file: how its path is walked, and which users can change the path.
 
 use std::ffi::{CString, OsString};
 use std::fs::{File, Permissions};
@@ -43,7 +43,7 @@ fn writers(folder: &OwnedFd) -> io::Result<Writers> {
 }
 
 impl Folder {
-    /// Opens the folder, and makes what is missing of the way to it.
+    /// Opens the folder, and makes the folders of its path that are missing.
     pub(super) fn open(path: &Path) -> io::Result<Folder> {
         let root = paths::open_folder(None, c"/")?;
         // In a user namespace, root may have another uid: the uid of the owner of the root folder.
@@ -121,11 +121,11 @@ pub(super) fn is_trusted(owner: u32) -> bool {
     owner == 0 || owner == paths::effective_user()
 }
 
-/// The error for a way that another user can change.
+/// The error for a path that another user can change.
 pub(super) fn untrusted() -> io::Error {
     io::Error::new(
         io::ErrorKind::PermissionDenied,
-        "another user can change the way to it; make the file first, or name one in a folder of root's \
-         or of the relay's user",
+        "another user can change the path to it; create the file first, or name one in a folder of \
+         root's or of the relay's user",
     )
 }

@@ -27,7 +27,7 @@ use socket::{KernelSocket, LISTEN, canonical};
 pub struct SocketTable {
     source: Source,
     /// The sequence number of the last netlink request. The kernel repeats it in its response.
-    asked: u32,
+    sequence: u32,
 }
 
 enum Source {
@@ -45,7 +45,7 @@ impl SocketTable {
             Ok(fd) if has_diagnosis(&fd) => Source::Netlink(fd),
             _ => Source::proc()?,
         };
-        Ok(SocketTable { source, asked: 0 })
+        Ok(SocketTable { source, sequence: 0 })
     }
 
     /// Whether `/proc/net/tcp` is read. Otherwise netlink is used.
@@ -54,7 +54,7 @@ impl SocketTable {
     }
 
     /// The descriptors of the files of `/proc`. The seccomp filter allows pread(2) on these files
-    /// alone.
+    /// only.
     pub fn descriptors(&self) -> [Option<RawFd>; 2] {
         match &self.source {
             Source::Netlink(_) => [None; 2],
@@ -65,9 +65,9 @@ impl SocketTable {
     /// Who holds the socket whose own address is `end` and whose other end is `other`.
     pub fn owner(&mut self, end: SocketAddr, other: SocketAddr) -> io::Result<Owner> {
         let (end, other) = (canonical(end), canonical(other));
-        self.asked = self.asked.wrapping_add(1);
+        self.sequence = self.sequence.wrapping_add(1);
         match &self.source {
-            Source::Netlink(fd) => match ask(fd, self.asked, end, other) {
+            Source::Netlink(fd) => match ask(fd, self.sequence, end, other) {
                 Ok(socket) => Ok(socket.owner()),
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Owner::Missing),
                 Err(error) => Err(error),
@@ -89,8 +89,8 @@ impl SocketTable {
         match &self.source {
             Source::Netlink(fd) => {
                 for family in [libc::AF_INET, libc::AF_INET6] {
-                    self.asked = self.asked.wrapping_add(1);
-                    list_listeners(fd, self.asked, family as u8, at.port(), &mut note)?;
+                    self.sequence = self.sequence.wrapping_add(1);
+                    list_listeners(fd, self.sequence, family as u8, at.port(), &mut note)?;
                 }
             }
             Source::Proc(tables) => each_row(tables, Column::End, at.port(), note)?,
@@ -109,7 +109,7 @@ impl SocketTable {
 
     #[cfg(test)]
     pub(super) fn of_proc() -> SocketTable {
-        SocketTable { source: Source::proc().unwrap(), asked: 0 }
+        SocketTable { source: Source::proc().unwrap(), sequence: 0 }
     }
 }
 

@@ -17,7 +17,7 @@ const DONE: u16 = 3;
 const REQUEST: u16 = 1;
 const DUMP: u16 = 0x300;
 /// Bytes of a request: `struct nlmsghdr` with `struct inet_diag_req_v2`.
-const QUESTION: usize = 72;
+const REQUEST_LEN: usize = 72;
 /// Bytes of a response before its attributes: `struct nlmsghdr` with `struct inet_diag_msg`.
 const RESPONSE: usize = 88;
 
@@ -40,16 +40,16 @@ pub(super) fn ask(
     other: SocketAddr,
 ) -> io::Result<KernelSocket> {
     let family = if end.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    let mut question = question(REQUEST, number, family as u8, u32::MAX);
-    put(&mut question, 24, &end.port().to_be_bytes());
-    put(&mut question, 26, &other.port().to_be_bytes());
+    let mut request = request(REQUEST, number, family as u8, u32::MAX);
+    put(&mut request, 24, &end.port().to_be_bytes());
+    put(&mut request, 26, &other.port().to_be_bytes());
     for (at, address) in [(28, end), (44, other)] {
         match address.ip() {
-            IpAddr::V4(ip) => put(&mut question, at, &ip.octets()),
-            IpAddr::V6(ip) => put(&mut question, at, &ip.octets()),
+            IpAddr::V4(ip) => put(&mut request, at, &ip.octets()),
+            IpAddr::V6(ip) => put(&mut request, at, &ip.octets()),
         }
     }
-    sys::send(fd.as_fd(), &question)?;
+    sys::send(fd.as_fd(), &request)?;
     let mut part = [0; 1024];
     loop {
         let len = sys::read(fd.as_fd(), &mut part)?;
@@ -69,9 +69,9 @@ pub(super) fn list_listeners(
     port: u16,
     mut note: impl FnMut(KernelSocket),
 ) -> io::Result<()> {
-    let mut question = question(REQUEST | DUMP, number, family, 1 << LISTEN);
-    put(&mut question, 24, &port.to_be_bytes());
-    sys::send(fd.as_fd(), &question)?;
+    let mut request = request(REQUEST | DUMP, number, family, 1 << LISTEN);
+    put(&mut request, 24, &port.to_be_bytes());
+    sys::send(fd.as_fd(), &request)?;
     let mut part = vec![0; DUMP_PART];
     loop {
         let len = sys::read(fd.as_fd(), &mut part)?;
@@ -89,21 +89,21 @@ pub(super) fn list_listeners(
 }
 
 /// Builds a request for one socket, or for all sockets in one of these states (one bit for each).
-fn question(flags: u16, number: u32, family: u8, states: u32) -> [u8; QUESTION] {
-    let mut question = [0; QUESTION];
-    put(&mut question, 0, &(QUESTION as u32).to_ne_bytes());
-    put(&mut question, 4, &BY_FAMILY.to_ne_bytes());
-    put(&mut question, 6, &flags.to_ne_bytes());
-    put(&mut question, 8, &number.to_ne_bytes());
-    put(&mut question, 16, &[family, libc::IPPROTO_TCP as u8]);
-    put(&mut question, 20, &states.to_ne_bytes());
+fn request(flags: u16, number: u32, family: u8, states: u32) -> [u8; REQUEST_LEN] {
+    let mut request = [0; REQUEST_LEN];
+    put(&mut request, 0, &(REQUEST_LEN as u32).to_ne_bytes());
+    put(&mut request, 4, &BY_FAMILY.to_ne_bytes());
+    put(&mut request, 6, &flags.to_ne_bytes());
+    put(&mut request, 8, &number.to_ne_bytes());
+    put(&mut request, 16, &[family, libc::IPPROTO_TCP as u8]);
+    put(&mut request, 20, &states.to_ne_bytes());
     // INET_DIAG_NOCOOKIE: any socket with these addresses.
-    put(&mut question, 64, &[0xff; 8]);
-    question
+    put(&mut request, 64, &[0xff; 8]);
+    request
 }
 
-fn put(question: &mut [u8], at: usize, bytes: &[u8]) {
-    question[at..at + bytes.len()].copy_from_slice(bytes);
+fn put(request: &mut [u8], at: usize, bytes: &[u8]) {
+    request[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
 /// A netlink message.

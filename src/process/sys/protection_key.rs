@@ -22,7 +22,7 @@ pub enum ProtectionKey {
 impl fmt::Display for ProtectionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            ProtectionKey::InForce => "key's pages closed but in use (protection key)",
+            ProtectionKey::InForce => "key's pages closed except in use (protection key)",
             ProtectionKey::Missing => "no protection key (this machine has none)",
         })
     }
