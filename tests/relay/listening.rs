@@ -253,7 +253,10 @@ fn sockets_that_are_none_to_serve_on_end_the_start() {
         (vec![connected.into()], "not a listening TCP socket"),
         (vec![UnixDatagram::unbound().unwrap().into()], "not a listening TCP socket"),
         (vec![TcpListener::bind("0.0.0.0:0").unwrap().into()], "on another address than 127.0.0.1"),
-        (vec![TcpListener::bind("127.0.0.2:0").unwrap().into()], "on another address than 127.0.0.1"),
+        (
+            vec![TcpListener::bind("127.0.0.2:0").unwrap().into()],
+            "on another address than 127.0.0.1",
+        ),
         (vec![v4().into(), v4().into()], "with the same port"),
         (vec![v4().into(), v4().into(), v4().into()], "LISTEN_FDS must be 1 or 2"),
     ];

@@ -1,5 +1,5 @@
-//! Descriptors: reading, the limit on their number, and the descriptors that the starter of the
-//! process left open.
+//! Descriptors: reading, the limit on their number, and the descriptors that the process inherited
+//! from the program that started it.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -47,15 +47,15 @@ pub fn raise_open_files(wanted: u64) -> u64 {
     limit.rlim_cur
 }
 
-/// Makes the table of descriptors large enough for `count`. It grows by itself; but once a second
-/// thread shares it, the kernel waits at each growth until every processor has let go of the old
-/// one (`expand_fdtable` in fs/file.c), which holds the loop up for 10 to 40 ms.
+/// Makes the kernel enlarge the process's descriptor table for `count` descriptors. The table also
+/// grows when it is needed. But when threads share it, the kernel then waits until no processor
+/// uses the old table (`expand_fdtable` in fs/file.c), which delays the loop by 10 to 40 ms.
 pub fn make_room_for_descriptors(count: u64) {
     let last = c_int::try_from(count).unwrap_or(c_int::MAX) - 1;
-    // SAFETY: makes a descriptor that nobody owns yet.
+    // SAFETY: this makes a new descriptor, which no other code owns.
     let fd = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, last) };
     if fd != -1 {
-        // SAFETY: it was made above, and nobody else knows of it.
+        // SAFETY: the descriptor has just been created, and no other code owns it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }
@@ -74,21 +74,21 @@ pub enum Standard {
 
 /// dup2(2): the standard descriptor refers to what `by` refers to.
 pub fn replace(standard: Standard, by: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: the standard descriptors have no owner in this process: what is replaced is not
-    // closed under anyone's hands.
+    // SAFETY: no code of this process owns the standard descriptors, so none is closed while its
+    // owner still uses it.
     check(unsafe { libc::dup2(by.as_raw_fd(), standard as c_int) }).map(|_| ())
 }
 
-/// What happens to the descriptors that the starter of the process left open.
+/// What to do with inherited descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inherited {
-    /// They stay open, but execve(2) closes them.
+    /// Leave them open, but have execve(2) close them.
     CloseOnExec,
-    /// They are closed.
+    /// Close them.
     Close,
 }
 
-/// Which of the descriptors were dealt with.
+/// Which inherited descriptors were marked or closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reached {
     /// All of them.
@@ -97,8 +97,8 @@ pub enum Reached {
     Below(RawFd),
 }
 
-/// Marks or closes all descriptors from `first` (3 or more) on, except `but`. Close them only while
-/// none of the others belongs to this program.
+/// Marks (close-on-exec) or closes all descriptors from `first` (3 or more) on, except `but`. Close
+/// them only while no code of this process owns any of them.
 pub fn inherited_descriptors(
     what: Inherited,
     first: usize,
@@ -111,54 +111,55 @@ pub fn inherited_descriptors(
     };
     let but = but.map(|fd| fd.as_raw_fd()).filter(|fd| *fd >= first).unwrap_or(first - 1);
     let in_range = |first: RawFd, last: u32| {
-        // SAFETY: no descriptor in there has an owner in this process, as the caller says.
+        // SAFETY: no code of this process owns a descriptor in this range, as documented above.
         first as u32 > last
             || unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0
     };
-    let mark = Mark::new(first);
-    if in_range(first, but as u32 - 1) && in_range(but + 1, u32::MAX) && mark.was_reached(what) {
+    let probe = Probe::new(first);
+    if in_range(first, but as u32 - 1) && in_range(but + 1, u32::MAX) && probe.was_reached(what) {
         return Reached::All;
     }
-    // Linux before 5.11 has no close_range(2) or not this flag of it; a container may refuse it, or
-    // have it return 0 and do nothing.
-    let see_to = |fd: RawFd| {
+    // Linux before 5.11 lacks close_range(2) or this flag of it. A container may refuse the call,
+    // or let it return 0 without effect.
+    let mark_or_close = |fd: RawFd| {
         match what {
             _ if fd == but => 0,
-            // SAFETY: sets a flag, on a descriptor that may not exist.
+            // SAFETY: this sets a flag; the descriptor need not exist.
             Inherited::CloseOnExec => unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) },
-            // SAFETY: as above, no descriptor from `first` on has an owner.
+            // SAFETY: as above, no code of this process owns a descriptor from `first` on.
             Inherited::Close => unsafe { libc::close(fd) },
         };
     };
     if let Some(open) = open_descriptors() {
-        open.into_iter().filter(|fd| *fd >= first).for_each(see_to);
+        open.into_iter().filter(|fd| *fd >= first).for_each(mark_or_close);
         return Reached::All;
     }
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills one struct that outlives the call.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
     let end = RawFd::try_from(limit.rlim_cur).unwrap_or(RawFd::MAX).min(1 << 20);
-    (first..end).for_each(see_to);
+    (first..end).for_each(mark_or_close);
     Reached::Below(end)
 }
 
-/// A descriptor that shows whether close_range(2) has reached it.
-struct Mark(Option<RawFd>);
+/// A descriptor of our own in the range, which shows whether close_range(2) really had an effect.
+struct Probe(Option<RawFd>);
 
-impl Mark {
-    /// Among the descriptors from `first` on. There is none when all numbers are taken.
-    fn new(first: RawFd) -> Mark {
+impl Probe {
+    /// Opens a descriptor with the lowest free number from `first` on. If all numbers are taken,
+    /// there is no probe.
+    fn new(first: RawFd) -> Probe {
         // SAFETY: no memory is involved.
         let fd = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD, first) };
-        Mark((fd >= first).then_some(fd))
+        Probe((fd >= first).then_some(fd))
     }
 
-    /// close_range(2) has closed it, or will have execve(2) close it.
+    /// Whether close_range(2) has closed or marked the probe. True if there is no probe.
     fn was_reached(self, what: Inherited) -> bool {
         let Some(fd) = self.0 else {
             return true;
         };
-        // SAFETY: asks for a flag; closes a descriptor that nothing else uses.
+        // SAFETY: this reads a flag; the descriptor need not exist.
         let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
         match what {
             Inherited::Close => flags == -1,
@@ -167,31 +168,32 @@ impl Mark {
     }
 }
 
-impl Drop for Mark {
+impl Drop for Probe {
     fn drop(&mut self) {
         if let Some(fd) = self.0 {
-            // SAFETY: nothing else uses this number: where it was closed, nothing was opened since.
+            // SAFETY: no other code uses this number. If close_range(2) has closed it, no
+            // descriptor has been opened since.
             unsafe { libc::close(fd) };
         }
     }
 }
 
-/// The descriptors that are open, as /proc lists them: those above the soft limit too, which they
-/// stay when that is lowered.
+/// The open descriptors, as /proc lists them. These include descriptors above the soft limit, which
+/// stay open when the limit is lowered. `None` where /proc cannot be read.
 fn open_descriptors() -> Option<Vec<RawFd>> {
     let entries = std::fs::read_dir("/proc/self/fd").ok()?;
-    // The listing itself uses a descriptor, which is closed when this returns.
+    // The list includes the descriptor that the listing itself uses, which is closed on return.
     let number = |name: &str| digits::decimal(name.as_bytes(), 10)?.try_into().ok();
     entries.map(|entry| number(entry.ok()?.file_name().to_str()?)).collect()
 }
 
-/// Takes over `count` descriptors from `first` on that the starter left open for this process;
-/// `None` when one of them is not open. Only before this process has opened any of its own.
+/// Takes ownership of `count` inherited descriptors from `first` on. Returns `None` if one of them
+/// is not open. Call this only before the process has opened any descriptor of its own.
 pub fn take_descriptors(first: usize, count: usize) -> Option<Vec<OwnedFd>> {
     let fds: Vec<RawFd> = (first..first + count).map(|fd| fd as RawFd).collect();
-    // SAFETY: asks for a flag, of a descriptor that may not exist.
+    // SAFETY: this reads a flag; the descriptor need not exist.
     let is_open = |fd: &RawFd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1;
-    // SAFETY: it is open, and has no owner in this process, as the caller says.
+    // SAFETY: the descriptor is open, and no code of this process owns it, as documented above.
     fds.iter()
         .all(is_open)
         .then(|| fds.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }).collect())

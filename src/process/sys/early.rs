@@ -1,4 +1,4 @@
-//! Steps that run before the standard library starts. They call the C library alone, and neither
+//! Steps that run before the standard library starts. They call only the C library, and neither
 //! allocate nor panic.
 
 use std::mem::MaybeUninit;

@@ -84,7 +84,8 @@ pub enum Passed {
     Nothing,
     /// One descriptor, which is closed on execve(2).
     Descriptor(OwnedFd),
-    /// A descriptor for which this process had no room (`MSG_CTRUNC`).
+    /// A descriptor that this process could not receive, because it has reached its limit on open
+    /// files (`MSG_CTRUNC`).
     Lost,
 }
 

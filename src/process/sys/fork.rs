@@ -1,4 +1,4 @@
-//! Forking, and what ties a process to its parent and its session.
+//! Forking, sessions, and the signal that a process receives when its parent ends.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -6,24 +6,24 @@ use std::process::ExitStatus;
 
 use super::result::check;
 
-/// Forks; `None` is the child. Only while the process has one thread, so that the child finds no
-/// lock held by a thread that it does not have.
+/// Forks. Returns `None` in the child. Call this only while the process has one thread; otherwise a
+/// lock could stay held in the child by a thread that the child does not have.
 pub fn fork() -> io::Result<Option<Child>> {
-    // SAFETY: no other thread exists, as the caller says, so that the child may do what the parent
-    // may.
+    // SAFETY: there is no other thread, as documented above, so the child may do whatever the
+    // parent may do.
     match check(unsafe { libc::fork() })? {
         0 => Ok(None),
         pid => Ok(Some(Child { pid })),
     }
 }
 
-/// A process that was forked and has not been waited for.
+/// A forked process for which nothing has waited yet.
 pub struct Child {
     pid: libc::pid_t,
 }
 
 impl Child {
-    /// Waits for its end.
+    /// Waits until the process ends, and returns its status.
     pub fn wait(self) -> io::Result<ExitStatus> {
         let mut status = 0;
         loop {
@@ -36,14 +36,14 @@ impl Child {
     }
 }
 
-/// Whether the kernel ends this process, by SIGTERM, when its parent ends.
-pub fn end_with_parent(does: bool) -> io::Result<()> {
-    let signal = if does { libc::SIGTERM } else { 0 };
+/// Sets whether the kernel sends SIGTERM to this process when its parent ends.
+pub fn end_with_parent(is_on: bool) -> io::Result<()> {
+    let signal = if is_on { libc::SIGTERM } else { 0 };
     // SAFETY: prctl with plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) }).map(|_| ())
 }
 
-/// Begins a session without a terminal.
+/// Starts a new session, without a terminal.
 pub fn new_session() -> io::Result<()> {
     // SAFETY: no memory is involved.
     check(unsafe { libc::setsid() }).map(|_| ())

@@ -2,16 +2,17 @@
 //!
 //! | file | system calls about |
 //! |---|---|
-//! | `secret_pages`, `protection_key` | the memory that the key lies in |
+//! | `secret_pages`, `protection_key` | the memory that holds the key |
 //! | `environment` | variables and arguments, and wiping them |
-//! | `privileges`, `users` | what the process gives up; whose process it is |
+//! | `privileges`, `users` | the privileges that the process gives up; its user |
 //! | `sandbox` | Landlock, seccomp, executable memory |
 //! | `program` | the program's own segments |
 //! | `early` | the steps before `main` |
 //! | `fork`, `child` | forked processes |
 //! | `descriptors`, `fd_passing`, `paths` | descriptors, messages that carry them, files by name |
-//! | `sockets`, `signals`, `terminal` | what the names say |
+//! | `sockets`, `signals`, `terminal` | options of sockets; signals; the controlling terminal |
 //! | `machine` | facts about the machine and the thread, random bytes |
+//! | `result` | no system call: turns a result of -1 into an error |
 //! | `windows` | no system call: the vector instructions of the search for a reflected key |
 
 pub mod child;

@@ -1,4 +1,4 @@
-//! What the process gives up: dumps, capabilities, new privileges, its user.
+//! Privileges that the process gives up: core dumps, capabilities, new privileges, its user.
 
 use std::io;
 use std::ptr;
@@ -7,8 +7,8 @@ use libc::c_int;
 
 use super::result::check;
 
-/// Makes the process non-dumpable, so that its memory is closed to other processes of the same
-/// user; reads back that it is.
+/// Makes the process non-dumpable, so that other processes of the same user cannot read its memory.
+/// Fails if the kernel does not confirm it.
 pub fn deny_dumps() -> io::Result<()> {
     // SAFETY: prctl with plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })?;
@@ -19,7 +19,8 @@ pub fn deny_dumps() -> io::Result<()> {
     }
 }
 
-/// Sets the limit on core files to nothing, for good; reads back that it is.
+/// Sets the limit on core files to 0, which cannot be undone. Fails if the kernel does not confirm
+/// it.
 pub fn disable_core_dumps() -> io::Result<()> {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel reads one struct that outlives the call.
@@ -33,8 +34,8 @@ pub fn disable_core_dumps() -> io::Result<()> {
     }
 }
 
-/// Gives up every way to gain privileges by execve(2), for good: what Landlock and seccomp ask for.
-/// Reads back that it is so.
+/// Gives up gaining privileges by execve(2), which cannot be undone. Landlock and seccomp require
+/// it. Fails if the kernel does not confirm it.
 pub fn deny_new_privileges() -> io::Result<()> {
     // SAFETY: prctl with plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
@@ -45,12 +46,13 @@ pub fn deny_new_privileges() -> io::Result<()> {
     }
 }
 
-/// Becomes another user, for good: no supplementary group, all three ids of both kinds. Only while
-/// the process has one thread.
+/// Becomes another user, which cannot be undone: sets the real, effective and saved ids of the user
+/// and of the group, and leaves no supplementary group. Call this only while the process has one
+/// thread.
 ///
-/// The kernel makes a process that changes its user as dumpable as `fs.suid_dumpable` says. So it
-/// keeps its capabilities until it is non-dumpable again: a process of the new user, which has
-/// none, may not attach to one that has some. The caller drops them.
+/// When a process changes its user, the kernel sets its dumpable flag from `fs.suid_dumpable`. So
+/// the process keeps its capabilities until it is non-dumpable again: a process of the new user,
+/// which has no capabilities, may not attach to one that has some. The caller drops them.
 pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     // SAFETY: prctl with plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) })?;
@@ -65,7 +67,7 @@ pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 0, 0, 0, 0) })?;
     let (mut ids, mut groups) = ([!uid; 3], [!gid; 3]);
     let [a, b, c] = &mut ids;
-    // SAFETY: the kernel fills three numbers that are ours alone.
+    // SAFETY: the kernel fills three numbers that no other code refers to.
     check(unsafe { libc::getresuid(a, b, c) })?;
     let [a, b, c] = &mut groups;
     // SAFETY: as above.
@@ -73,15 +75,15 @@ pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     if ids == [uid; 3] && groups == [gid; 3] { Ok(()) } else { Err(io::ErrorKind::Other.into()) }
 }
 
-/// Takes every capability from the bounding set, where that is allowed.
+/// Removes every capability from the bounding set, if the process may do so.
 pub fn empty_bounding_set() -> io::Result<()> {
     for capability in 0..64 {
         // SAFETY: prctl with plain numbers.
         match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
             Ok(_) => {}
-            // Beyond the last one that this kernel has.
+            // This number is beyond the kernel's last capability.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
-            // A process that may not drop them has none to bound: no_new_privs sees to that.
+            // A process that may not remove them has none and, with no_new_privs, gains none.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => break,
             Err(error) => return Err(error),
         }
@@ -98,7 +100,7 @@ struct Capabilities {
     sets: [u32; 6],
 }
 
-/// Gives up every capability that this thread has; reads back that none is left.
+/// Gives up every capability of this thread. Fails if the kernel does not confirm it.
 pub fn drop_capabilities() -> io::Result<()> {
     // SAFETY: prctl with plain numbers. Kernels before 4.3 have no ambient set to clear.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };

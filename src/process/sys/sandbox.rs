@@ -1,5 +1,5 @@
-//! Landlock, seccomp filters, and the ban on executable memory: what the kernel takes away from a
-//! thread or the process for good.
+//! Landlock, seccomp filters, and the ban on new executable memory. A thread or process cannot
+//! undo any of them.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -9,15 +9,15 @@ use libc::{c_int, c_void};
 
 use super::result::check;
 
-/// Landlock's version on this kernel, or how the question for it was refused.
+/// The kernel's version of Landlock, or the error of the system call.
 pub fn landlock() -> io::Result<u32> {
     let version: *const c_void = ptr::null();
-    // SAFETY: with this flag the kernel reads nothing and answers with a number.
+    // SAFETY: with this flag the kernel reads no memory and returns a number.
     let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, version, 0, 1) };
     u32::try_from(abi).map_err(|_| io::Error::last_os_error())
 }
 
-/// What a Landlock ruleset takes away from the thread, unless a rule gives it back
+/// The rights that a Landlock ruleset takes away from the thread, unless a rule gives them back
 /// (`struct landlock_ruleset_attr`).
 #[repr(C)]
 pub struct Rights {
@@ -29,20 +29,20 @@ pub struct Rights {
     pub scope: u64,
 }
 
-/// A Landlock ruleset on its way.
+/// A Landlock ruleset that is not in force yet.
 pub struct Ruleset {
     fd: OwnedFd,
 }
 
 impl Ruleset {
-    /// Takes these rights away. The fields that the kernel's version does not know must be 0.
+    /// Makes a ruleset that takes these rights away. Fields that the kernel's version of Landlock
+    /// does not know must be 0.
     pub fn new(rights: &Rights) -> io::Result<Ruleset> {
         let (start, len) = (ptr::from_ref(rights), size_of::<Rights>());
-        // SAFETY: the kernel reads `len` bytes that outlive the call; those it does not know it
-        // only compares with 0.
+        // SAFETY: the kernel reads `len` bytes that outlive the call.
         let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, start, len, 0) };
         let fd = check(c_int::try_from(fd).unwrap_or(-1))?;
-        // SAFETY: the descriptor was just made and nobody else has it.
+        // SAFETY: the descriptor has just been created, and no other code owns it.
         Ok(Ruleset { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
@@ -73,7 +73,7 @@ impl Ruleset {
         self.allow(2, &Port { rights, port: port.into() })
     }
 
-    /// Puts the ruleset in force for this thread and those it will start.
+    /// Puts the ruleset in force for this thread and the threads that it will start.
     pub fn restrict_thread(self) -> io::Result<()> {
         // SAFETY: no memory is involved.
         check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, self.fd.as_raw_fd(), 0) }
@@ -82,19 +82,20 @@ impl Ruleset {
     }
 }
 
-/// Whether the kernel knows seccomp filters and can kill a process by them, or how the question was
-/// refused.
+/// Fails unless the kernel has seccomp filters that can kill the process.
 pub fn seccomp() -> io::Result<()> {
     const GET_ACTION_AVAIL: c_int = 2;
     let action: u32 = libc::SECCOMP_RET_KILL_PROCESS;
     // SAFETY: the kernel reads one number that outlives the call.
-    let answer =
+    let result =
         unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, ptr::from_ref(&action)) };
-    check(c_int::try_from(answer).unwrap_or(-1)).map(|_| ())
+    check(c_int::try_from(result).unwrap_or(-1)).map(|_| ())
 }
 
-/// Puts a seccomp filter in force for the thread that calls, and those that it starts. It has no
-/// new privileges already.
+/// Puts a seccomp filter in force for the calling thread and the threads that it will start. The
+/// thread must already have given up new privileges ([`deny_new_privileges`]).
+///
+/// [`deny_new_privileges`]: super::deny_new_privileges
 pub fn filter_thread(program: &[libc::sock_filter]) -> io::Result<()> {
     let len = program.len().try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
@@ -104,8 +105,8 @@ pub fn filter_thread(program: &[libc::sock_filter]) -> io::Result<()> {
     check(c_int::try_from(result).unwrap_or(-1)).map(|_| ())
 }
 
-/// Whether a seccomp filter of somebody else's runs already; `None` where the kernel has no
-/// seccomp.
+/// Whether this thread has a seccomp filter. Before the relay installs its own, that is an
+/// inherited one. `None` where the kernel has no seccomp.
 pub fn inherited_filter() -> Option<bool> {
     // SAFETY: prctl with plain numbers.
     match unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) } {
@@ -115,8 +116,8 @@ pub fn inherited_filter() -> Option<bool> {
     }
 }
 
-/// Takes memory that is writable and executable, and memory that becomes executable, away from the
-/// process for good (Linux 6.3). Fails unless the kernel says that this is in force.
+/// Makes the kernel refuse memory that is both writable and executable, and memory that becomes
+/// executable later (Linux 6.3). This cannot be undone. Fails if the kernel does not confirm it.
 pub fn deny_executable_memory() -> io::Result<()> {
     const SET_MDWE: c_int = 65;
     const REFUSE_EXEC_GAIN: c_int = 1;
@@ -128,7 +129,7 @@ pub fn deny_executable_memory() -> io::Result<()> {
     }
 }
 
-/// Whether memory can be made executable no more, as the kernel has it.
+/// Whether the kernel refuses new executable memory to this process.
 pub fn is_executable_memory_denied() -> bool {
     const GET_MDWE: c_int = 66;
     const REFUSE_EXEC_GAIN: c_int = 1;

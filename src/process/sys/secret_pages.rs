@@ -1,5 +1,5 @@
-//! Memory for secrets: pages of their own between two guard pages, out of reach of other processes
-//! where the kernel has memfd_secret(2), and wiped before they are unmapped.
+//! Memory for secrets: separate pages between two guard pages, which are wiped before they are
+//! unmapped. Where the kernel has memfd_secret(2), no other process can read them.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -10,44 +10,44 @@ use libc::{c_int, c_void};
 use super::machine::page_size;
 use super::result::check;
 
-/// Which kind of memory a secret lies in.
+/// The kind of memory that holds a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretMemory {
     /// memfd_secret(2): not even root can read it through `/proc/PID/mem`.
     MemfdSecret,
-    /// Ordinary pages that are locked in memory, left out of core dumps and zeroed in a forked
-    /// child.
+    /// Ordinary pages. They are locked in memory, left out of core dumps, and zeroed in a forked
+    /// process.
     Locked,
 }
 
-/// Pages between two guard pages, which no access may touch. The first part can be made read-only.
-/// Dropping the pages wipes them.
+/// Pages between two guard pages, on which every access faults. The first part of the pages can be
+/// made read-only. Dropping the pages wipes them.
 pub struct SecretPages {
-    /// Where the first guard page begins.
+    /// The start of the first guard page.
     start: NonNull<c_void>,
-    /// Bytes of one page.
+    /// The size of a page in bytes.
     page: usize,
     /// Bytes between the guard pages.
     len: usize,
-    /// How many of these bytes are read-only, counted from the first.
+    /// How many of these bytes are read-only, from the first on.
     read_only: usize,
     memory: SecretMemory,
 }
 
 impl SecretPages {
-    /// Maps at least `len` zeroed bytes. Fails when the kernel offers neither secret nor locked
+    /// Maps at least `len` zeroed bytes. Fails if the kernel provides neither secret nor locked
     /// memory.
     pub fn new(len: usize) -> io::Result<SecretPages> {
         SecretPages::of(page_size(), len)
     }
 
-    /// As [`SecretPages::new`], with pages of this size: the kernel's page size or a multiple of
+    /// As [`SecretPages::new`], with pages of `page` bytes: the kernel's page size or a multiple of
     /// it.
     pub fn of(page: usize, len: usize) -> io::Result<SecretPages> {
         let len = len.next_multiple_of(page);
         let whole = len + 2 * page;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing
-        // else.
+        // SAFETY: a new anonymous mapping, at an address that the kernel chooses, changes no other
+        // memory.
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -72,60 +72,61 @@ impl SecretPages {
         Ok(pages)
     }
 
-    /// Bytes between the guard pages, a multiple of the page size.
+    /// The number of bytes between the guard pages, a multiple of the page size.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no byte between the guard pages.
+    /// Whether there are no bytes between the guard pages.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Which kind of memory the pages are.
+    /// The kind of memory of these pages.
     pub fn memory(&self) -> SecretMemory {
         self.memory
     }
 
-    /// Bytes of one page.
+    /// The size of a page in bytes.
     pub fn page(&self) -> usize {
         self.page
     }
 
-    /// The first byte behind the first guard page.
+    /// The address of the first byte after the first guard page.
     fn data(&self) -> *mut u8 {
         self.start.as_ptr().cast::<u8>().wrapping_add(self.page)
     }
 
-    /// Puts memory of memfd_secret(2) between the guard pages.
+    /// Maps memory of memfd_secret(2) between the guard pages.
     fn map_secret(&mut self) -> io::Result<()> {
-        // SAFETY: takes a flag and gives a descriptor; no memory is involved.
+        // SAFETY: no memory is involved.
         let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
         let fd = check(c_int::try_from(fd).unwrap_or(-1))?;
-        // SAFETY: the descriptor was just made and nobody else has it.
+        // SAFETY: the descriptor has just been created, and no other code owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let len = libc::off_t::try_from(self.len).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: sets the size of our own descriptor's memory.
+        // SAFETY: this sets the size of the memory behind our own descriptor.
         check(unsafe { libc::ftruncate(fd.as_raw_fd(), len) })?;
         self.map(libc::MAP_SHARED, fd.as_raw_fd())?;
-        // SAFETY: the range is the one just mapped. A child must not inherit it.
+        // A forked process must not inherit the pages.
+        // SAFETY: the range has just been mapped.
         check(unsafe { libc::madvise(self.data().cast(), self.len, libc::MADV_DONTFORK) })?;
         Ok(())
     }
 
-    /// Puts ordinary locked memory between the guard pages.
+    /// Maps ordinary locked memory between the guard pages.
     fn map_locked(&mut self) -> io::Result<()> {
         self.map(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)?;
-        // SAFETY: the range is the one just mapped, of our own.
+        // SAFETY: the range has just been mapped.
         check(unsafe { libc::mlock(self.data().cast(), self.len) })?;
         for advice in [libc::MADV_DONTDUMP, libc::MADV_WIPEONFORK] {
-            // SAFETY: as above; neither advice changes what this process sees.
+            // SAFETY: as above. Neither advice changes the bytes that this process reads.
             check(unsafe { libc::madvise(self.data().cast(), self.len, advice) })?;
         }
         Ok(())
     }
 
-    /// Replaces what is between the guard pages.
+    /// Replaces the pages between the guard pages.
     fn map(&mut self, flags: c_int, fd: RawFd) -> io::Result<()> {
         // SAFETY: MAP_FIXED replaces pages of our own reservation and nothing else, before any
         // reference into them exists.
@@ -142,17 +143,17 @@ impl SecretPages {
         if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// The bytes.
+    /// The bytes between the guard pages.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the pages are mapped readable for as long as self lives, initialised by the
         // kernel, and changed only through `&mut self`.
         unsafe { std::slice::from_raw_parts(self.data(), self.len) }
     }
 
-    /// The bytes behind the read-only part, for writing.
+    /// The bytes after the read-only part, for writing.
     pub fn writable(&mut self) -> &mut [u8] {
-        // SAFETY: the range is inside the mapping and writable, as it lies behind the read-only
-        // part, and `&mut self` keeps every other reference away.
+        // SAFETY: the range is inside the mapping. It comes after the read-only part, so it is
+        // writable. `&mut self` excludes every other reference.
         unsafe {
             std::slice::from_raw_parts_mut(
                 self.data().add(self.read_only),
@@ -161,10 +162,10 @@ impl SecretPages {
         }
     }
 
-    /// The read-only bytes, and the bytes behind them for writing.
+    /// The read-only bytes, and the bytes after them for writing.
     pub fn split_mut(&mut self) -> (&[u8], &mut [u8]) {
-        // SAFETY: the two ranges are inside the mapping and do not overlap; the second is writable,
-        // and `&mut self` keeps every other reference away.
+        // SAFETY: the two ranges are inside the mapping and do not overlap. The second is writable.
+        // `&mut self` excludes every other reference.
         unsafe {
             (
                 std::slice::from_raw_parts(self.data(), self.read_only),
@@ -176,7 +177,7 @@ impl SecretPages {
         }
     }
 
-    /// Puts the pages under this protection key. Their other permissions stay as they are.
+    /// Assigns the pages to this protection key. Their other permissions stay as they are.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn tag(&self, key: u32) -> io::Result<()> {
         let both = libc::PROT_READ | libc::PROT_WRITE;
@@ -192,19 +193,19 @@ impl SecretPages {
         Ok(())
     }
 
-    /// Makes the first `len` bytes, a whole number of pages, read-only. After an error they count
-    /// as read-only all the same: nothing writes to them again.
+    /// Makes the first `len` bytes, a whole number of pages, read-only. They count as read-only
+    /// even after an error: no code writes to them until [`SecretPages::make_writable`].
     pub fn make_read_only(&mut self, len: usize) -> io::Result<()> {
         assert!(len.is_multiple_of(self.page) && len <= self.len);
         self.read_only = len;
-        // SAFETY: takes write permission from pages of our own, to which no reference exists.
+        // SAFETY: this removes write permission from our own pages; no reference into them exists.
         check(unsafe { libc::mprotect(self.data().cast(), len, libc::PROT_READ) }).map(|_| ())
     }
 
     /// Makes all pages writable again.
     pub fn make_writable(&mut self) -> io::Result<()> {
         let both = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: gives write permission back to pages of our own; no reference exists any more.
+        // SAFETY: this gives write permission to our own pages; no reference into them exists.
         check(unsafe { libc::mprotect(self.data().cast(), self.len, both) })?;
         self.read_only = 0;
         Ok(())
@@ -217,7 +218,7 @@ impl Drop for SecretPages {
         if self.make_writable().is_ok() {
             zeroize::Zeroize::zeroize(self.writable());
         }
-        // SAFETY: unmaps our own mapping; no reference into it exists any more.
+        // SAFETY: this unmaps our own pages; no reference into them exists.
         unsafe { libc::munmap(self.start.as_ptr(), self.len + 2 * self.page) };
     }
 }
@@ -305,7 +306,7 @@ mod tests {
         for read_only in [0, page, 2 * page] {
             // SAFETY: the kernel reads a name and makes a descriptor.
             let fd = check(unsafe { libc::memfd_create(c"pages".as_ptr(), libc::MFD_CLOEXEC) });
-            // SAFETY: the descriptor was just made and nobody else has it.
+            // SAFETY: the descriptor has just been created, and no other code owns it.
             let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd.unwrap()) });
             file.set_len(2 * page as u64).unwrap();
             let mut content = Vec::new();

@@ -1,4 +1,4 @@
-//! Options of sockets, and the netlink socket that is asked about other sockets.
+//! Options of sockets, and the netlink socket that reports the owners of other sockets.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -8,7 +8,7 @@ use libc::c_int;
 
 use super::result::check;
 
-/// The socket speaks TCP and listens.
+/// Whether this is a TCP socket that listens.
 pub fn is_tcp_listener(fd: BorrowedFd<'_>) -> bool {
     let option = |name: c_int| {
         let mut value: c_int = 0;
@@ -24,14 +24,14 @@ pub fn is_tcp_listener(fd: BorrowedFd<'_>) -> bool {
         && option(libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP)
 }
 
-/// Makes close(2) reset the connection, which the other end cannot take for an orderly end.
+/// Makes close(2) reset the connection, so that the other end cannot mistake it for an orderly end.
 pub fn reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
 }
 
-/// Lets more connections wait to be accepted than std does. The kernel drops the SYN of a client
-/// beyond the backlog, which then tries again after a second.
+/// Lets more connections wait to be accepted than the standard library does. When the queue is
+/// full, the kernel drops a client's SYN, and the client tries again after a second.
 pub fn listen_for_bursts(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no memory is involved.
     check(unsafe { libc::listen(fd.as_raw_fd(), 4096) }).map(|_| ())
@@ -47,7 +47,7 @@ pub fn set_stream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Further options of connections to the upstream. TCP_USER_TIMEOUT ends the connection when sent
 /// bytes or keep-alive probes are not acknowledged for two minutes; it replaces the number of
-/// probes (tcp(7)). Without it a request on a connection that a network has forgotten would wait
+/// probes (tcp(7)). Without it, a request on a connection that a router silently dropped would wait
 /// for a quarter of an hour.
 pub fn set_upstream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_common_options(fd)?;
@@ -63,20 +63,22 @@ fn set_common_options(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option::<c_int>(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, &15)
 }
 
-/// Bounds what the kernel buffers for each connection of a listener.
+/// Limits the buffers of each connection of a listener to [`CLIENT_BUFFER`].
 pub fn bound_buffers(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &CLIENT_BUFFER)?;
     set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &CLIENT_BUFFER)
 }
 
-/// Bounds the bytes that the kernel keeps for the upstream before it has sent them. The kernel
-/// sizes the send buffer by the path, up to 4 MiB, and an upstream that takes nothing would have
-/// all of it filled. Bytes on their way do not count, so this does not bound throughput.
+/// The most unsent bytes that the kernel buffers for a connection to the upstream. The kernel sizes
+/// the send buffer to suit the path, up to 4 MiB; an upstream that reads nothing would have all of
+/// it filled. Bytes that are sent but not acknowledged do not count, so this does not limit the
+/// throughput.
 pub const UPSTREAM_UNSENT: c_int = 512 * 1024;
 
-/// Bytes that the kernel keeps for a client's connection in each direction, before it doubles them
-/// for its own book-keeping. What a client does not read, or sends while the upstream takes
-/// nothing, is bounded by that. Set on a listener: its connections have it from there.
+/// The bytes that the kernel buffers for a client's connection in each direction. The kernel
+/// doubles this number for its own bookkeeping. It limits the bytes that a client leaves unread,
+/// and those that it sends while the upstream reads nothing. Connections inherit it from the
+/// listener.
 pub const CLIENT_BUFFER: c_int = 208 * 1024;
 
 /// Sets a socket option.
@@ -89,12 +91,12 @@ fn set_option<T>(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io
     .map(|_| ())
 }
 
-/// A netlink socket, connected to the kernel, for questions about other sockets.
+/// A netlink socket, connected to the kernel, for requests about other sockets (sock_diag(7)).
 pub fn socket_diagnosis() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: no memory is involved.
     let fd = check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG) })?;
-    // SAFETY: the descriptor was just made and nobody else has it.
+    // SAFETY: the descriptor has just been created, and no other code owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: plain memory; all zero is the kernel's own address.
     let mut kernel: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
@@ -106,9 +108,9 @@ pub fn socket_diagnosis() -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Sends a question on a datagram socket.
-pub fn send(fd: BorrowedFd<'_>, question: &[u8]) -> io::Result<usize> {
-    let (start, len) = (question.as_ptr().cast(), question.len());
+/// send(2) on a connected datagram socket, once.
+pub fn send(fd: BorrowedFd<'_>, message: &[u8]) -> io::Result<usize> {
+    let (start, len) = (message.as_ptr().cast(), message.len());
     // SAFETY: the kernel reads `len` bytes that outlive the call.
     let n = unsafe { libc::send(fd.as_raw_fd(), start, len, libc::MSG_NOSIGNAL) };
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
@@ -117,7 +119,7 @@ pub fn send(fd: BorrowedFd<'_>, question: &[u8]) -> io::Result<usize> {
 /// recv(2) on a connected socket, once, without waiting.
 pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let (start, len) = (buffer.as_mut_ptr().cast(), buffer.len());
-    // SAFETY: the kernel writes at most `len` bytes into memory that is ours alone.
+    // SAFETY: the kernel writes at most `len` bytes into memory that no other code refers to.
     let n = unsafe { libc::recv(fd.as_raw_fd(), start, len, libc::MSG_DONTWAIT) };
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }

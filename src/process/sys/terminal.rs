@@ -11,7 +11,7 @@ pub fn has_terminal() -> bool {
     // SAFETY: the path is a C string; this name always means the controlling terminal.
     let fd = unsafe { libc::open(c"/dev/tty".as_ptr(), flags) };
     if fd != -1 {
-        // SAFETY: the descriptor was just made and nobody else has it.
+        // SAFETY: the descriptor has just been created, and no other code owns it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
         return true;
     }
@@ -20,8 +20,8 @@ pub fn has_terminal() -> bool {
     (0..3).any(|fd| unsafe { libc::tcgetsid(fd) } != -1)
 }
 
-/// This process may read from the terminal: its group is the one in the foreground, or the terminal
-/// is not the one that controls it.
+/// Whether this process may read from the terminal: its group is in the foreground, or this is not
+/// its controlling terminal.
 pub fn is_in_foreground(terminal: BorrowedFd<'_>) -> bool {
     // SAFETY: no memory is involved.
     let (foreground, own) = unsafe { (libc::tcgetpgrp(terminal.as_raw_fd()), libc::getpgrp()) };
@@ -40,7 +40,7 @@ impl QuietTerminal {
         let fd = fd.as_raw_fd();
         // SAFETY: plain memory for the kernel to fill.
         let mut before: libc::termios = unsafe { std::mem::zeroed() };
-        // SAFETY: the kernel fills one struct that is ours alone.
+        // SAFETY: the kernel fills one struct that no other code refers to.
         check(unsafe { libc::tcgetattr(fd, &mut before) })?;
         let mut quiet = before;
         quiet.c_lflag &= !(libc::ECHO | libc::ECHONL);

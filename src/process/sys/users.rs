@@ -15,21 +15,21 @@ pub fn user_id() -> u32 {
 /// The user ids of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UserIds {
-    /// Of the user that started it.
+    /// The user that started the process.
     pub real: u32,
-    /// That the kernel goes by.
+    /// The user whose permissions the process has.
     pub effective: u32,
 }
 
 /// The user ids of this process.
 pub fn user_ids() -> io::Result<UserIds> {
     let (mut real, mut effective, mut saved) = (0, 0, 0);
-    // SAFETY: the kernel fills three numbers that are ours alone.
+    // SAFETY: the kernel fills three numbers that no other code refers to.
     check(unsafe { libc::getresuid(&mut real, &mut effective, &mut saved) })?;
     Ok(UserIds { real, effective })
 }
 
-/// The user id and its group, from the system's user database.
+/// The ids of a user and of its group, from the system's user database.
 pub fn user_named(name: &CStr) -> Option<(u32, u32)> {
     let mut space = [0; 4096];
     // SAFETY: plain memory for libc to fill.
@@ -42,7 +42,7 @@ pub fn user_named(name: &CStr) -> Option<(u32, u32)> {
     (!found.is_null()).then_some((entry.pw_uid, entry.pw_gid))
 }
 
-/// The group of a user id.
+/// The group of a user, from the system's user database.
 pub fn group_of(uid: u32) -> Option<u32> {
     let mut space = [0; 4096];
     // SAFETY: plain memory for libc to fill.

@@ -1,16 +1,17 @@
-//! Hashes of eight windows at once, and whether a filter has one of them.
+//! Hashes eight windows of a text at once, and looks the hashes up in a filter.
 
-/// Bytes of the filter. It stays in the processor's first cache.
+/// The size of the filter in bytes. It fits in the processor's first-level cache.
 pub const FILTER_BYTES: usize = 8 * 1024;
 
-/// For each hash two bits in one word. The word's number is the hash's highest 11 bits; the numbers
-/// of the two bits are the next five bits and the five bits below these.
+/// A set of hashes, with two bits for each, both in the same word. The hash's highest 11 bits are
+/// the word's number; the next five bits and the five bits below them are the numbers of the two
+/// bits.
 pub type HashFilter = [[u8; 4]; FILTER_BYTES / 4];
 
-/// One for each four bytes of the widest window. All odd.
+/// One factor for each four bytes of the widest window. All are odd.
 pub type Factors = [u32; 5];
 
-/// Windows that are looked up together.
+/// How many windows are looked up together.
 pub const BLOCK: usize = 8;
 
 /// Counts the blocks at the beginning of the text that hold no window whose hash is in the filter.
@@ -28,7 +29,7 @@ pub fn unlisted_blocks<const WIDTH: usize, const STRIDE: usize>(
 ) -> Option<usize> {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has just said that it knows these instructions.
+        // SAFETY: the processor has these instructions.
         return Some(unsafe { avx2::unlisted_blocks::<WIDTH, STRIDE>(filter, factors, text) });
     }
     let _ = (filter, factors, text);
@@ -48,7 +49,7 @@ mod avx2 {
     #[target_feature(enable = "avx2")]
     fn load(block: &[u8], at: usize) -> __m256i {
         let bytes: &[u8; 32] = block[at..].first_chunk().expect("a whole block is there");
-        // SAFETY: 32 bytes are readable there; no alignment is asked for.
+        // SAFETY: 32 bytes are readable there; the load needs no alignment.
         unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
     }
 
@@ -78,7 +79,7 @@ mod avx2 {
         for (lanes, factor) in lanes.iter_mut().zip(factors) {
             *lanes = _mm256_set1_epi32(factor.cast_signed());
         }
-        // Where the last load ends.
+        // The end of a block's last load.
         let reach = WIDTH - 4 + if STRIDE == 8 { 28 } else { 64 } + 32;
         let mut passed = 0;
         let mut rest = text;
@@ -98,8 +99,8 @@ mod avx2 {
         passed
     }
 
-    /// Looks each hash up by a load of its own: a gather instruction takes longer, on some
-    /// processors much longer.
+    /// Loads each word separately: a gather instruction takes longer, on some processors much
+    /// longer.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn is_any_listed(filter: &HashFilter, hashes: __m256i) -> bool {
@@ -125,7 +126,7 @@ mod avx2 {
         _mm256_testz_si256(listed, listed) == 0
     }
 
-    /// The filter's word at this place, which the lowest bits give.
+    /// The filter's word with this number, of which only the lowest bits count.
     #[inline(always)]
     fn word(filter: &HashFilter, place: i64) -> i32 {
         i32::from_le_bytes(filter[place as usize % filter.len()])
