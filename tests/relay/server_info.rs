@@ -50,6 +50,13 @@ fn prepared(name: &str, text: &str) -> Folder {
 #[cfg_attr(not(root), ignore = "needs root")]
 fn a_file_that_may_be_written_but_not_replaced_is_written_in_place_and_emptied() {
     needs_root();
+    // A file that cannot be read is written to as well. Nobody can tell what it holds at the end.
+    let folder = prepared("write-only", "");
+    let info = folder.file("info");
+    set_mode(&info, 0o222);
+    let relay = with_info(Relay::bare(), &info).run_by(RUNNER).start();
+    assert_eq!(fs::read_to_string(&info).unwrap(), line(&relay));
+    end(relay);
     for user in [None, Some(RUNNER)] {
         let folder =
             prepared("in-place", "what stood there before, longer than the line will be\n");

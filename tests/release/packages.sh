@@ -27,6 +27,14 @@ root=$work/debian
 cp -a "$base" "$root"
 cp "$dist/${name}_"*_amd64.deb "$root/srv/package.deb"
 install -m 755 tests/release/machine/test "$root/srv/test"
+# The units of the documentation: 1.service, 2.socket and 2.service, 3.service.
+mkdir "$root/srv/units"
+awk -v folder="$root/srv/units" '/^```ini$/ { inside = 1; file = ""; next }
+    /^```$/ { inside = 0 }
+    inside && /^# .*\.socket$/ { file = folder "/" n + 1 ".socket" }
+    inside && /^# .*\.service$/ { file = folder "/" ++n ".service" }
+    inside { print > file }' docs/operating.md
+[ "$(ls "$root/srv/units")" = "$(printf '%s\n' 1.service 2.service 2.socket 3.service)" ] || fail "the units of the documentation"
 cat >"$root/etc/systemd/system/test.service" <<'UNIT'
 [Unit]
 After=dbus.socket
