@@ -22,16 +22,16 @@
 //!  net::session::download ─► gather ─► net::socket::write ─► client
 //! ```
 //!
-//! `net::event_loop::run` is the only loop: poll, note events, accept, one turn for each ready
-//! session, deadlines.
+//! `net::event_loop::EventLoop::run` is the only loop: poll, note events, accept, one turn for each
+//! ready session, deadlines.
 //!
 //! # Trust boundaries
 //!
 //! | module | handles | must not |
 //! |---|---|---|
-//! | [`http1`] | every byte that a client or the upstream chose | see the key, a socket or a clock; use `unsafe` |
+//! | [`http1`] | all bytes that a client or the upstream sent | see the key, a socket or a clock; use `unsafe` |
 //! | [`x509`] | certificates and PEM files | the same |
-//! | [`net`] | sockets, time, TLS | parse HTTP or certificates, have the bytes of the key anywhere but where they are encrypted or written |
+//! | [`net`] | sockets, time, TLS | parse HTTP or certificates; see the bytes of the key, except to encrypt or write them |
 //! | [`connector`] | names, addresses, new connections; a separate process | see the key, or a byte of a client or the upstream |
 //! | [`process`] | the key, `unsafe` system calls | parse bytes that a client or the upstream sent |
 //!
