@@ -13,6 +13,7 @@ mod listener;
 mod rotation;
 mod setup;
 mod unowned;
+mod wake_up;
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,6 +30,7 @@ use self::cause::Drain;
 use self::key_reader::{KEY_INPUT, KeyReader};
 use self::listener::{Accepted, Accepting, Listener};
 pub use self::setup::LoopSetup;
+use self::wake_up::WakeUp;
 use super::access_log::Log;
 use super::admission::{Places, Refusals};
 use super::clock::DateClock;
@@ -38,7 +40,6 @@ use super::loop_state::{Buffers, LoopState, Turn};
 use super::session::{AfterTurn, Session};
 use super::sleep::SleepWatch;
 use super::slots::{DeadlineSlot, Side, SlotId, Slots};
-use super::timeouts::RESEND_TO_CONNECTOR;
 use super::turns::{Load, Turns};
 use super::upstream::Origin;
 use super::upstream::pool::Pool;
@@ -220,21 +221,14 @@ impl EventLoop {
 
     /// How long poll may wait. `now` is the time of the last pass.
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        let paused = match self.accepting {
-            Accepting::Due => return Some(Duration::ZERO),
-            Accepting::AfterEvent => None,
-            Accepting::PausedUntil(until) => Some(until),
-        };
-        if !self.turns.is_empty() {
-            return Some(Duration::ZERO);
-        }
-        let refusals = self.refusals.due();
         let drain = self.drain.map(|drain| drain.by);
-        let unsent = self.state.origin.link.has_unsent().then_some(now + RESEND_TO_CONNECTOR);
-        let key = self.key_due(now);
-        let next = [self.state.deadlines.next(), paused, drain, refusals, unsent, key];
-        let next = next.into_iter().flatten().min()?;
-        Some(next.saturating_duration_since(now))
+        let causes = WakeUp {
+            accepting: self.accepting,
+            has_turns: !self.turns.is_empty(),
+            has_unsent: self.state.origin.link.has_unsent(),
+            times: [self.state.deadlines.next(), drain, self.refusals.due(), self.key_due(now)],
+        };
+        causes.timeout(now)
     }
 
     /// Records the readiness that an event reports, and queues the session that it concerns.

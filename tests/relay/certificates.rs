@@ -3,7 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
+use codex_responses_api_proxy::net::timeouts::CHECK_VERDICT;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
     Issuer, KeyPair, NameConstraints, date_time_ymd,
@@ -215,6 +217,27 @@ fn a_client_certificate_that_is_demanded_is_named() {
         assert_eq!(exit_code, 1);
         assert!(said.contains("client certificate"), "{said}");
     }
+}
+
+#[test]
+fn a_client_certificate_that_is_only_asked_for_is_not_needed() {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let chain = vec![certs().sign(params, &key)];
+    let verifier = Some(certs().lenient_client_verifier());
+    let config = server_config(chain, &private(&key), &[&TLS13], verifier);
+    let upstream = Upstream::new(Some(config), |peer| {
+        while peer.request().is_some() {
+            peer.write(ok("fine"));
+        }
+    });
+    let relay = Relay::to(&upstream.url()).start();
+    assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
+    // `--check` waits for a refusal, which may come behind the handshake.
+    let start = Instant::now();
+    let (exit_code, out, err) = Relay::to(&upstream.url()).args(["--check"]).run(b"");
+    assert_eq!(exit_code, 0, "{out}{err}");
+    assert!(start.elapsed() >= CHECK_VERDICT);
 }
 
 /// A server of OpenSSL's.

@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 
@@ -124,12 +124,21 @@ impl Certs {
         server_config(chain, &key, versions, None)
     }
 
-    /// A verifier for a server that asks its clients for a certificate of the CA.
+    /// A verifier for a server that demands a certificate of the CA of its clients.
     pub fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        self.client_verifier_builder().build().unwrap()
+    }
+
+    /// The same for a server that asks for a certificate and serves clients without one.
+    pub fn lenient_client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        self.client_verifier_builder().allow_unauthenticated().build().unwrap()
+    }
+
+    fn client_verifier_builder(&self) -> ClientCertVerifierBuilder {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap()
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
     }
 
     /// A certificate by the CA for this key and these properties.
