@@ -193,6 +193,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_lookup_is_waited_for_until_it_is_overdue_and_longer_than_it_may_take() {
+        let now = Instant::now();
+        let (message, _writer) = io::pipe().unwrap();
+        let lookup = Lookup { message, begun: now };
+        assert!(!lookup.is_overdue(now + OVERDUE - Duration::from_nanos(1)));
+        assert!(lookup.is_overdue(now + OVERDUE));
+        assert!(OVERDUE > Duration::from_secs(LOOKUP.into()));
+    }
+
+    #[test]
     fn services_are_those_of_the_hosts_line() {
         assert_eq!(services(""), ["files", "dns"]);
         let text = "passwd: files sss\n hosts:\tfiles mdns4_minimal [NOTFOUND=return] resolve \

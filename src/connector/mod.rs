@@ -54,6 +54,7 @@ const KEPT_VARIABLES: [&[u8]; 2] = [b"RES_OPTIONS", b"LOCALDOMAIN"];
 /// The limit on the processes of [`USER`] (RLIMIT_NPROC): each relay has a connector and its
 /// lookup. Without the limit, code that took a connector over could fork until the machine has no
 /// process left.
+/// Tested by `connector_limits::its_own_user_has_a_bounded_number_of_processes`.
 const PROCESSES: u64 = 1024;
 
 /// Descriptors of the connector besides those of its connection attempts: the standard ones, the

@@ -37,6 +37,7 @@ pub const RESEND_TO_CONNECTOR: Duration = Duration::from_millis(5);
 // The key.
 
 /// How long stdin is not read after a read from it (`--rotate`).
+/// Tested by `rotation::a_writer_that_floods_takes_no_time_from_clients`.
 pub const KEY_PAUSE: Duration = Duration::from_millis(10);
 
 // The log, and the end of the relay.

@@ -173,6 +173,7 @@ fn is_restricted_by_yama() -> bool {
 
 /// The lowest usable limit on the size of files. To the kernel, the memory of the key and of the
 /// proxy's password is a file.
+/// Tested by `hardening::a_start_without_room_for_files_or_stack_says_so`.
 const SMALLEST_FILE_LIMIT: u64 = 1024 * 1024;
 
 /// Tests steps that would otherwise fail only after the key has been read. The error says what to

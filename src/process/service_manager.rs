@@ -16,6 +16,7 @@ use crate::http1::digits;
 /// The first descriptor that systemd passes (`SD_LISTEN_FDS_START`).
 const FIRST: usize = 3;
 /// 127.0.0.1 and ::1.
+/// Tested by `listening::sockets_that_are_none_to_serve_on_end_the_start`.
 const MOST: usize = 2;
 
 /// The sockets and the address that systemd passes at the start.

@@ -25,6 +25,7 @@ use super::error::{StartError, usage};
 use super::{Forked, NextHop, Plan, Prepared};
 
 /// Descriptors that belong to no client connection: standard ones, listeners, the poller and so on.
+/// Tested by `limits::too_few_descriptors_lower_the_cap_and_the_start_line_says_so`.
 const OTHER_DESCRIPTORS: u64 = 64;
 
 impl<'a> Forked<'a> {

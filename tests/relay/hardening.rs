@@ -528,7 +528,12 @@ fn a_start_without_room_for_files_or_stack_says_so() {
     if emulated() {
         return;
     }
-    ends(limited(Relay::bare(), libc::RLIMIT_FSIZE, 0), 1, &["size of files", "ulimit -f"]);
+    const SMALLEST_FILE_LIMIT: u64 = 1024 * 1024;
+    for limit in [0, SMALLEST_FILE_LIMIT - 1] {
+        let starter = limited(Relay::bare(), libc::RLIMIT_FSIZE, limit);
+        ends(starter, 1, &["size of files", "ulimit -f"]);
+    }
+    limited(Relay::bare(), libc::RLIMIT_FSIZE, SMALLEST_FILE_LIMIT).start();
     let run = |kibibytes: u64| {
         let starter = Relay::bare().args(["--version"]);
         let (code, _, err) = limited(starter, libc::RLIMIT_STACK, kibibytes * 1024).run(b"");

@@ -129,3 +129,30 @@ pub(super) fn untrusted() -> io::Error {
          root's or of the relay's user",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn as_many_links_are_followed_as_linux_follows_and_no_more() {
+        // `/proc/self/fd` and `/dev/fd` have links on the way; this folder has none.
+        let folder = std::env::temp_dir().canonicalize().unwrap();
+        let folder = folder.join(format!("links-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        std::fs::create_dir(folder.join("0")).unwrap();
+        for link in 1..=LINKS + 1 {
+            symlink((link - 1).to_string(), folder.join(link.to_string())).unwrap();
+        }
+        let open = |link: usize| Folder::open(&folder.join(link.to_string()));
+        let (longest, too_long) = (open(LINKS).map(drop), open(LINKS + 1).map(drop));
+        let kernel = std::fs::read_dir(folder.join((LINKS + 1).to_string())).map(drop);
+        std::fs::remove_dir_all(&folder).unwrap();
+        let error = |result: io::Result<()>| result.err().and_then(|error| error.raw_os_error());
+        assert_eq!(error(longest), None);
+        assert_eq!((error(too_long), error(kernel)), (Some(libc::ELOOP), Some(libc::ELOOP)));
+    }
+}
