@@ -77,7 +77,7 @@ fn run(
 }
 
 fn print(text: &str) -> ExitCode {
-    // If the reader of stdout has gone, the text has no use.
+    // If stdout is closed, no process needs the text.
     let _ = io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }

@@ -22,7 +22,7 @@ pub struct Link {
     /// is sent.
     open: Cell<usize>,
     /// The connector has ended or violated the protocol. Nothing more is sent.
-    gone: Cell<bool>,
+    has_ended: Cell<bool>,
 }
 
 /// The connector has ended, or has sent a message that violates the protocol.
@@ -46,7 +46,7 @@ pub struct Dialed {
 impl Link {
     /// A link over a connected SOCK_SEQPACKET socket, which must be non-blocking.
     pub fn new(fd: OwnedFd) -> Link {
-        Link { fd, unsent: RefCell::default(), open: Cell::new(0), gone: Cell::new(false) }
+        Link { fd, unsent: RefCell::default(), open: Cell::new(0), has_ended: Cell::new(false) }
     }
 
     /// Passes the server-info file to the connector. When this process is gone, the connector
@@ -60,10 +60,10 @@ impl Link {
     }
 
     /// Asks for a connection. The number must differ from those of all other pending dials. Fails
-    /// with [`UpstreamFault::ConnectorFailed`] once the connector is gone.
+    /// with [`UpstreamFault::ConnectorFailed`] once the connector has ended.
     pub fn dial(self: &Rc<Self>, id: u64) -> Result<Pending, UpstreamFault> {
         self.ask(LinkRequest::Dial(id));
-        if self.gone.get() {
+        if self.has_ended.get() {
             return Err(UpstreamFault::ConnectorFailed);
         }
         self.open.set(self.open.get() + 1);
@@ -77,7 +77,7 @@ impl Link {
     }
 
     fn ask(&self, request: LinkRequest) {
-        if !self.gone.get() {
+        if !self.has_ended.get() {
             self.enqueue(request);
             self.flush();
         }
@@ -113,7 +113,7 @@ impl Link {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
-                    self.gone.set(true);
+                    self.has_ended.set(true);
                     unsent.clear();
                 }
             }
@@ -130,7 +130,7 @@ impl Link {
     pub fn receive(&self) -> Result<Option<Dialed>, ConnectorFailed> {
         let result = self.receive_strictly();
         if result.is_err() {
-            self.gone.set(true);
+            self.has_ended.set(true);
         }
         result
     }

@@ -211,7 +211,7 @@ fn connector_main(link: OwnedFd, parent: u32, sandbox: bool) {
     {
         let work = Work { name, port: config.port, reach: config.reach, attempts };
         let connector = Connector::new(link, work, addresses, confinement);
-        // `run` returns when the loop is gone. The connector then ends too.
+        // `run` returns when the loop has ended. The connector then ends too.
         let _ = connector.run();
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Race {
     fault: UpstreamFault,
 }
 
-/// Resets the attempts that are not needed any more, so that they leave no port in TIME_WAIT.
+/// Resets the attempts that are no longer needed, so that they leave no port in TIME_WAIT.
 impl Drop for Race {
     fn drop(&mut self) {
         for attempt in &self.attempts {

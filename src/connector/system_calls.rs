@@ -261,7 +261,7 @@ const SOCKETS: &[Limited] = &[
 ];
 
 /// The options that each upstream connection gets before it is passed on. SO_LINGER also resets
-/// attempts that are not needed any more.
+/// attempts that are no longer needed.
 const OWN_SOCKETS: &[Limited] = &[Limited {
     call: libc::SYS_setsockopt,
     forms: &[

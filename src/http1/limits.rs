@@ -47,7 +47,7 @@ pub const KEY: usize = 1024;
 /// Bytes of the API key with `--allow-token68`.
 pub const TOKEN68: usize = 8 * 1024;
 /// Keys that are in memory at one time with `--rotate`: the current one, older ones that exchanges
-/// under way carry, and always room for a fresh one.
+/// under way carry, and always a free one for the next key.
 pub const KEY_SETS: usize = 8;
 /// Bytes of the value of `--auth-header`.
 pub const AUTH_HEADER: usize = 128;
@@ -56,7 +56,7 @@ pub const CONNECTIONS: usize = 1024;
 /// Bytes of the upstream URL.
 pub const URL: usize = 4096;
 
-/// The credential block (request line, Host, the key's field) fits into one record and leaves room
+/// The credential block (request line, Host, the key's field) fits into one record, with space left
 /// for fields, however long its parts are. It contains the bytes of the URL once; 128 bytes are for
 /// the words in between.
 const _: () = assert!(URL + AUTH_HEADER + TOKEN68 + 128 <= RECORD - 3 * 1024);

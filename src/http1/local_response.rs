@@ -89,8 +89,8 @@ pub enum UpstreamFault {
     Timeout,
     /// The response contains the key.
     CredentialReflected,
-    /// The key that the request carried was replaced so many times that it can be looked for in the
-    /// response no longer.
+    /// The request's key was replaced so often that the relay can no longer search the response for
+    /// it.
     KeyReplaced,
     /// The response is encoded, so the key could not be found in it.
     Encoded,

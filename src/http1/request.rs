@@ -121,6 +121,7 @@ pub fn judge(
                 let fine = value.eq_ignore_ascii_case(b"100-continue") && expectation.is_none();
                 expectation = Some(fine);
             }
+            // No other field decides on the request.
             _ => {}
         }
     }

@@ -60,6 +60,7 @@ pub fn judge(
             FieldName::ContentEncoding => is_encoded |= is_coded(value),
             FieldName::ContentType => is_encoded |= has_other_bytes(value),
             FieldName::Other => logged.note(name, value),
+            // No other field decides on the response.
             _ => {}
         }
     }

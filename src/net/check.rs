@@ -114,7 +114,7 @@ fn advice(fault: UpstreamFault) -> &'static str {
 
 /// Prints one line: the step, then the text. Errors of stdout are ignored.
 pub fn say(step: &str, text: &str) {
-    // If the reader of stdout has gone, the lines have no use.
+    // If stdout is closed, no process needs the lines.
     let _ = io::stdout()
         .write_all((format!("{step:<11} {text}").trim_end().to_owned() + "\n").as_bytes());
 }

@@ -176,7 +176,7 @@ impl EventLoop {
         self.notifier.ready(pid);
     }
 
-    /// Runs until a signal or `GET /shutdown` ends it, or the connector is gone.
+    /// Runs until a signal or `GET /shutdown` ends it, or until the connector has ended.
     pub fn run(mut self) -> io::Result<Result<(), ConnectorFailed>> {
         let mut events = Events::with_capacity(256);
         let mut now = Instant::now();

@@ -61,7 +61,7 @@ pub struct Buffers {
     pub upstream: TlsScratch,
 }
 
-/// Buffers with room for the largest reads.
+/// Buffers that are large enough for the largest reads.
 impl Default for Buffers {
     fn default() -> Buffers {
         Buffers {

@@ -71,7 +71,7 @@ fn ask(port: u16) -> Result<(), ProbeFault> {
     let end = Instant::now() + PROBE;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let stream = TcpStream::connect_timeout(&address, PROBE)?;
-    // The send buffer of a new connection has room for the request, so the write does not block.
+    // The request fits into the send buffer of a new connection, so the write does not block.
     (&stream).write_all(REQUEST)?;
     let mut response = Vec::new();
     let mut limited = (&stream).take(PROBE_RESPONSE);

@@ -13,7 +13,7 @@ use mio::net::TcpStream;
 pub const EVENTS: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 
 /// A stream that is registered once, for both directions, edge-triggered. An event sets a bit of
-/// readiness; the call that finds nothing more to read or no more room clears it.
+/// readiness. A call that would block clears the bit, and so does a short read or write.
 #[allow(clippy::struct_excessive_bools, reason = "what epoll has reported, in any combination")]
 pub struct Socket {
     stream: TcpStream,
@@ -108,7 +108,7 @@ impl Socket {
         ReadOutcome::Nothing
     }
 
-    /// Writes several slices with one call. Returns 0 if there is no room now.
+    /// Writes several slices with one call. Returns 0 if the call would block.
     pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let wanted = slices.iter().map(|slice| slice.len()).sum();
         self.write_with(wanted, |stream| stream.write_vectored(slices))
@@ -144,7 +144,7 @@ impl Socket {
     }
 }
 
-/// Writes with one call. Returns 0 if there is no room now.
+/// Writes with one call. Returns 0 if the call would block.
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // writev(2): mio's write would be sendto(2), for which the kernel runs the seccomp filter.

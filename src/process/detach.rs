@@ -114,8 +114,8 @@ impl ParentReport {
         Ok(())
     }
 
-    /// Reports the result of the start: an exit code, and lines for stderr. Fails when the waiting
-    /// parent is gone.
+    /// Reports the result of the start: an exit code, and lines for stderr. Fails if the waiting
+    /// parent has ended.
     pub fn tell(&mut self, code: u8, lines: &str) -> io::Result<()> {
         match self.report.take() {
             Some(mut report) => report.write_all(&[&[code], lines.as_bytes()].concat()),

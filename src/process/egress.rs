@@ -125,7 +125,7 @@ impl ConnectRequest {
     }
 
     /// Writes once, from byte `sent` on, and returns the number of bytes written: 0 if the sink is
-    /// full or nothing is left.
+    /// full or everything has been written.
     pub fn write_from(&self, sent: usize, sink: &mut impl Write) -> io::Result<usize> {
         match &self.pages.bytes()[sent..self.len] {
             [] => Ok(0),

@@ -31,7 +31,7 @@ pub enum EndSignal {
     Terminate,
     /// SIGINT
     Interrupt,
-    /// SIGHUP: the terminal is gone.
+    /// SIGHUP: the terminal was closed.
     HangUp,
 }
 

@@ -115,7 +115,7 @@ impl Rest {
     }
 }
 
-/// A body on its way through the relay: what is left of it, and how it is written.
+/// A body on its way through the relay: the rest of it, and how it is written.
 #[derive(Clone, Debug)]
 pub struct Transfer {
     left: Body,
@@ -182,7 +182,7 @@ impl Transfer {
 /// The client's expectation of a 100 (Continue). It never reaches the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Continue {
-    /// The client does not wait for it, or no longer.
+    /// The client does not wait for it, or has stopped waiting.
     NotExpected,
     /// The client waits for it.
     Owed,
@@ -472,7 +472,7 @@ mod tests {
         matches!(state, State::Uploading(_) | State::Awaiting | State::Responding { .. })
     }
 
-    /// The state, and what is left of the request.
+    /// The state, and the rest of the request.
     fn state(exchange: &Exchange) -> &'static str {
         match exchange.state() {
             State::Idle => "idle",
@@ -490,7 +490,7 @@ mod tests {
         }
     }
 
-    /// An exchange in each state, with what is left of the request.
+    /// An exchange in each state, with the rest of the request.
     fn in_each_state() -> Vec<Exchange> {
         let mut waiting = Exchange::new(Policy::default());
         let head = format!("{HEAD}Content-Length: 2\r\n\r\n");

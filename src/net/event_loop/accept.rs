@@ -79,8 +79,7 @@ impl EventLoop {
         });
     }
 
-    /// Decides what a connection is admitted as. A full table makes room by closing an idle
-    /// connection.
+    /// Decides how a connection is admitted. If the table is full, an idle connection is closed.
     fn admission(&mut self, identity: Identity, now: Instant) -> (Admission, UserIndex) {
         let user = match identity {
             Identity::Allowed(position) => UserIndex(position),

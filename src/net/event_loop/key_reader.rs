@@ -41,8 +41,9 @@ impl KeyReader {
         registry.register(&mut SourceFd(&fd), KEY_INPUT, Interest::READABLE)
     }
 
-    /// Registers anew: if there is more to read, an event says so. Reading on until nothing is left
-    /// could wait, because O_NONBLOCK need not be set. It is not due before `paused_until`.
+    /// Registers stdin again, so that an event reports whether more bytes can be read. A further
+    /// read could block instead, because O_NONBLOCK need not be set. stdin is not read before
+    /// `paused_until`.
     pub(super) fn register_again(
         &mut self,
         registry: &Registry,

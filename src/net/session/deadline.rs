@@ -203,7 +203,7 @@ mod tests {
         let client_by = served.session.client_by(&served.net.state);
         assert_eq!(client_by, Some(served.net.now + limit), "its time begins again");
         assert!(served.client.is_silent());
-        // The upstream is: it has had half of its time, and gets no more.
+        // The upstream is: half of its time has passed, and it gets no more.
         let left = upstream_time(&served) - limit;
         served.pass(left - MOMENT);
         assert!(served.client.is_silent());

@@ -1,4 +1,4 @@
-//! Makes room for other sessions: gives up the place, or the buffered request head.
+//! Eviction: the session gives up its place, or its buffered request head, for other sessions.
 
 use std::time::Instant;
 

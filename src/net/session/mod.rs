@@ -2,18 +2,18 @@
 //! connection.
 //!
 //! A turn moves bytes in both directions, and writes before it reads: it reads from the upstream
-//! only when all earlier bytes of the response have gone to the client, and from the client only
-//! when all earlier bytes of the request have gone upstream. So a session buffers no more than one
-//! read brought: [`CLIENT_READ`](super::limits::CLIENT_READ) bytes from the client,
-//! [`UPSTREAM_READ`](super::limits::UPSTREAM_READ) from the upstream.
+//! only when all earlier bytes of the response have been written to the client, and from the client
+//! only when all earlier bytes of the request have been written upstream. So a session buffers no
+//! more than the bytes of one read: [`CLIENT_READ`](super::limits::CLIENT_READ) bytes from the
+//! client, [`UPSTREAM_READ`](super::limits::UPSTREAM_READ) from the upstream.
 //!
-//! | file | what a session does there |
+//! | file | part of a session |
 //! |---|---|
 //! | `upload` | moves the request to the upstream |
 //! | `download` | moves the response to the client; responds to refusals and faults |
 //! | `ending` | begins the next exchange, or ends the connection |
-//! | `clocks`, `deadline` | says how long each side may take, and acts when it takes longer |
-//! | `eviction` | makes room for other sessions |
+//! | `clocks`, `deadline` | how long each side may take, and what happens when it takes longer |
+//! | `eviction` | gives up the place, or the buffered head, for other sessions |
 //! | `logging` | writes its lines of the access log |
 
 mod clocks;
@@ -73,7 +73,7 @@ pub struct Session {
     needs_more: bool,
     /// The beginning of a response head.
     response_head: Backlog,
-    /// Bytes for the client that its socket had no room for.
+    /// Bytes for the client that its socket has not accepted yet.
     output: Backlog,
     /// How far the response has been searched for the key.
     search: SearchPosition,
@@ -225,7 +225,7 @@ impl Session {
         self.carried.as_ref().is_some_and(|carried| carried.generation() == generation)
     }
 
-    /// Ends the exchange, because its key can be looked for no longer.
+    /// Ends the exchange, because the relay can no longer search for its key.
     pub fn end_with_its_key(&mut self, turn: &mut Turn<'_>, buffers: &mut Buffers) -> AfterTurn {
         self.carried = None;
         match self.fault(UpstreamFault::KeyReplaced, turn) {
@@ -284,7 +284,7 @@ impl Session {
         Ok(if has_moved { Progress::Moved } else { Progress::Waiting })
     }
 
-    /// Writes the output that waits for room.
+    /// Writes the pending output.
     fn flush_client(&mut self, turn: &mut Turn<'_>) -> Result<(), Closed> {
         if !self.output.is_empty() {
             match self.socket.write(self.output.bytes()) {

@@ -54,7 +54,7 @@ impl Session {
         Ok(Progress::Moved)
     }
 
-    /// Sends the bytes that the upstream connection had no room for.
+    /// Sends the bytes that the upstream connection could not accept before.
     fn flush_upstream(&mut self, turn: &mut Turn<'_>) {
         // While the request waits for its connection, `advance_upstream` flushes the handshake.
         if matches!(self.exchange.state(), State::Waiting(_)) {

@@ -121,7 +121,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("roots-{}", std::process::id()));
         let file = File::create(&path).unwrap();
         let add = |len: u64| {
-            // A file with a hole takes no room on the disk.
+            // A sparse file takes no space on the disk.
             file.set_len(len).unwrap();
             RootStore::built_in(&Host::Name("localhost".into())).add(&path)
         };

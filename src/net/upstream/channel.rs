@@ -58,7 +58,7 @@ impl Channel {
     }
 }
 
-/// An alert that waits in the output still goes out, if there is room.
+/// A pending alert is still sent, if the socket accepts it.
 impl Drop for Channel {
     fn drop(&mut self) {
         self.flush();
@@ -101,7 +101,7 @@ mod tests {
         poll.registry().register(&mut source, mio::Token(0), EVENTS).unwrap();
         while !channel.output.is_empty() {
             poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
-            assert!(!events.is_empty(), "no room comes");
+            assert!(!events.is_empty(), "the socket stays full");
             events.iter().for_each(|event| channel.socket.note(event));
             channel.flush();
         }

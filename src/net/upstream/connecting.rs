@@ -157,7 +157,7 @@ impl Connecting {
         }
     }
 
-    /// Bytes of the handshake that wait for room in the socket.
+    /// Bytes of the handshake that the socket has not accepted yet.
     pub(super) fn unsent(&self) -> usize {
         match &self.step {
             Some(Step::Handshaking(channel, _)) => channel.output.bytes().len(),
@@ -179,7 +179,7 @@ impl Connecting {
         self.deadline = now + limit;
     }
 
-    /// No session waits for it any more: it becomes a preconnect, with the deadline of one.
+    /// No session waits for it any longer: it becomes a preconnect, with a preconnect's deadline.
     pub(super) fn disown(&mut self) {
         self.owner = None;
         self.deadline = self.begun + CONNECT;

@@ -46,7 +46,7 @@ pub struct Connection {
 pub enum Sent {
     /// The socket has taken all of them.
     Flushed,
-    /// The rest waits for room in the socket.
+    /// The rest waits until the socket is writable.
     Queued,
     /// The connection had been idle and has taken no byte: the upstream had closed it. The request
     /// may be sent on another connection.
@@ -326,7 +326,7 @@ impl Connection {
     }
 }
 
-/// Every connection ends with a close_notify alert, if it has TLS and the socket has room for one.
+/// Every TLS connection ends with a close_notify alert, if the socket accepts it.
 impl Drop for Connection {
     fn drop(&mut self) {
         self.flush();

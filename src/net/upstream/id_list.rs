@@ -35,7 +35,7 @@ impl IdList {
         self.last.and_then(|index| self.node(index)).map(|node| node.id)
     }
 
-    /// Puts the mark behind the last id. Later ids are added behind the mark.
+    /// Puts the mark after the last id. Further ids are added after the mark.
     pub(super) fn mark(&mut self) {
         self.marked = self.last;
     }

@@ -6,7 +6,7 @@
 //! | `connecting` | a connection that is not usable yet: dial, tunnel, TLS handshake |
 //! | `tunnel` | the CONNECT request to the egress proxy, and its response |
 //! | `connection` | a usable connection |
-//! | `channel` | its socket, and the bytes that wait for room in it |
+//! | `channel` | its socket, and the bytes that the socket has not accepted yet |
 //! | `pool` | the idle connections, and the preconnect |
 //! | `id_list` | the ids of one list of idle connections, in order |
 
