@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034
-# What the scripts of a release share. Sourced, after `set -euo pipefail`, from a script in scripts/.
+# Shared by the scripts of a release, which source it after `set -euo pipefail`.
 #
 # dist/bin/TRIPLE/   the program, mode 711            dist/share/   manual page, completions, licences
 # dist/              the artefacts, each made by scripts/package-KIND from the folders above
@@ -10,7 +10,7 @@ NAME=codex-responses-api-proxy
 DIST=${DIST:-$ROOT/dist}
 TRIPLES=${TRIPLES:-"x86_64-unknown-linux-musl aarch64-unknown-linux-musl"}
 
-# Nothing of the builder's taste may reach an artefact.
+# No setting of the builder may affect an artefact.
 umask 022
 export LC_ALL=C TZ=UTC
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CFLAGS TAPE GZIP XZ_OPT
@@ -18,13 +18,13 @@ unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CFLAGS TAPE GZIP X
 step() { printf '\n== %s\n' "$*"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
 
-# need COMMAND PACKAGE: says which Debian package brings a command that is missing.
+# need COMMAND PACKAGE: ends with the name of the Debian package if the command is missing.
 need() { command -v "$1" >/dev/null || fail "$1 is missing; Debian's package is $2"; }
 
 VERSION=$(sed -n '/^\[package\]$/,/^\[/ s/^version = "\(.*\)"$/\1/p' Cargo.toml)
 [ -n "$VERSION" ] || fail "Cargo.toml has no version"
 
-# The commit and its time: from git, or from the file that a source tarball has in its place.
+# The commit and its time: from git or, in a source tarball, from a file.
 if [ -e .git ]; then
     COMMIT=$(git rev-parse HEAD)
     SOURCE_DATE_EPOCH=$(git log -1 --format=%ct HEAD)
@@ -35,7 +35,7 @@ else
 fi
 export SOURCE_DATE_EPOCH
 
-# What rpm, and then Debian and OCI, call the processor of a triple.
+# The names of a triple's processor for rpm, and for Debian and OCI.
 processor_of() { echo "${1%%-*}"; }
 debian_arch() { case $1 in x86_64-*) echo amd64 ;; aarch64-*) echo arm64 ;; *) fail "no name for $1" ;; esac; }
 
@@ -47,23 +47,23 @@ pack_tar() {
         --mtime="@$SOURCE_DATE_EPOCH" "$2" | gzip -9 -n >"$3"
 }
 
-# The folders and modes that the umask of a checkout does not decide.
+# plain_modes FOLDER: sets modes that do not depend on the umask of the checkout.
 plain_modes() { chmod -R u=rwX,go=rX "$1"; }
 
-# A folder of this script's own, removed at its end.
+# A temporary folder, which is removed at the end of the script.
 make_work() {
     WORK=$(mktemp -d "${TMPDIR:-/tmp}/relay-release.XXXXXX")
     trap 'rm -rf "$WORK"' EXIT
 }
 
-# system_tree TRIPLE FOLDER ZSH_FOLDER: what the .deb and the .rpm install.
+# system_tree TRIPLE FOLDER ZSH_FOLDER: writes the files that the .deb and the .rpm install.
 system_tree() {
     local triple=$1 to=$2 zsh=$3 share=$DIST/share
     install -d -m 755 "$to"/usr/{bin,lib/systemd/system,lib/sysusers.d,share/man/man1} "$to/$zsh" \
         "$to"/usr/share/{bash-completion/completions,fish/vendor_completions.d} "$to/etc"
-    # The key's folder: root alone looks into it. The service manager hands the key over.
+    # The folder of the key, which only root can read. The service manager passes the key on.
     install -d -m 700 "$to/etc/$NAME"
-    # Its user cannot read the program, so that no process of that user can attach at its start.
+    # The relay's user cannot read the program, so no process of that user can attach at its start.
     install -m 711 "$(program_of "$triple")" "$to/usr/bin/$NAME"
     install -m 644 "packaging/$NAME.service" "$to/usr/lib/systemd/system/"
     install -m 644 "packaging/$NAME.sysusers" "$to/usr/lib/sysusers.d/$NAME.conf"
@@ -73,5 +73,5 @@ system_tree() {
     install -m 644 "$share/_$NAME" "$to/$zsh/"
 }
 
-# one_time FOLDER: everything in it was changed when the commit was made.
+# one_time FOLDER: sets the times of all files in it to the time of the commit.
 one_time() { find "$1" -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +; }

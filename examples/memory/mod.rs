@@ -1,55 +1,55 @@
-//! Looks for a secret in the memory of a process, as an attacker with root would.
+//! Searches the memory of a process for a secret, as an attacker with root would.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Pieces of the secret of at least so many bytes count.
+/// The shortest piece of the secret that counts as found, in bytes.
 pub const PIECE: usize = 12;
 const PAGE: u64 = 4096;
 const BLOCK: u64 = 1 << 16;
 
-/// One place where it stands, or a piece of it.
+/// A place that contains the secret or a piece of it.
 #[derive(Debug)]
 pub struct Hit {
     /// The mapping as `/proc/PID/maps` names it, or `environ` or `cmdline`.
     pub place: String,
-    /// Where in the process.
+    /// The address in the process.
     pub address: u64,
-    /// Bytes of the secret that stand there.
+    /// The length of the piece in bytes.
     pub length: usize,
     /// `plain` or `base64`.
     pub form: &'static str,
-    /// It is part of a file that is mapped for reading only.
+    /// The place is part of a file that is mapped for reading only.
     pub is_of_file: bool,
 }
 
-/// What a scan has seen.
+/// The result of a scan.
 #[derive(Debug, Default)]
 pub struct Scan {
     pub hits: Vec<Hit>,
-    /// Bytes read.
+    /// The number of bytes read.
     pub bytes: u64,
-    /// Bytes that the kernel does not give, not even to root.
+    /// The number of bytes that the kernel did not let the scan read.
     pub refused: u64,
 }
 
-/// Blocks that held nothing, by address. A scan need not search a block again that has not changed.
+/// The content of blocks without a hit, by address. A scan skips a block that has not changed.
 #[derive(Default)]
 pub struct Clean(HashMap<u64, Vec<u8>>);
 
-/// Texts to look for, by each word of four bytes in them: any piece holds one at a multiple of
-/// four.
+/// The texts to search for, indexed by each word of four bytes in them. The scan looks only at
+/// words at multiples of four: every piece of [`PIECE`] bytes contains one.
 pub struct Needles {
     texts: Vec<(&'static str, Vec<u8>)>,
     words: HashMap<[u8; 4], Vec<(usize, usize)>>,
-    /// Which first two bytes any word has.
+    /// Whether some word begins with these two bytes, by their number.
     starts: Vec<bool>,
 }
 
 impl Needles {
-    /// The secret as it is, and its base64 at each of the three alignments.
+    /// Searches for the secret itself, and for its base64 at each of the three alignments.
     pub fn new(secret: &[u8]) -> Needles {
         let mut texts = vec![("plain", secret.to_vec())];
         texts.extend((0..3).map(|shift| ("base64", base64(secret, shift))));
@@ -65,7 +65,8 @@ impl Needles {
         Needles { texts, words, starts }
     }
 
-    /// Calls back for each run of [`PIECE`] bytes or more of a text, once.
+    /// Calls `found` once for each run of [`PIECE`] bytes or more of a text, with its start, its
+    /// length and its form.
     pub fn find(&self, bytes: &[u8], mut found: impl FnMut(usize, usize, &'static str)) {
         let mut behind = 0;
         for (index, word) in bytes.as_chunks::<4>().0.iter().enumerate() {
@@ -92,7 +93,8 @@ impl Needles {
     }
 }
 
-/// The characters that the secret alone decides when `shift` other bytes stand before it.
+/// The base64 characters of the secret after `shift` unknown bytes, without the characters at both
+/// ends that depend on other bytes too.
 fn base64(secret: &[u8], shift: usize) -> Vec<u8> {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let bytes = [&vec![0; shift], secret].concat();
@@ -104,13 +106,13 @@ fn base64(secret: &[u8], shift: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Reads every readable mapping of a process, and its arguments and environment.
+/// Searches every readable mapping of a process, its arguments and its environment.
 #[allow(dead_code, reason = "not every crate that has this file scans once")]
 pub fn scan(pid: u32, needles: &Needles) -> io::Result<Scan> {
     scan_again(pid, needles, &mut Clean::default())
 }
 
-/// [`scan`] of a process that `clean` is about, if of any.
+/// As [`scan`], but skips the blocks of `clean`, which must be from earlier scans of this process.
 pub fn scan_again(pid: u32, needles: &Needles, clean: &mut Clean) -> io::Result<Scan> {
     let mut scan = Scan::default();
     for name in ["cmdline", "environ"] {
@@ -146,7 +148,7 @@ pub fn scan_again(pid: u32, needles: &Needles, clean: &mut Clean) -> io::Result<
                 }
             };
             scan.bytes += got as u64;
-            // What lies across two blocks is found in the second.
+            // Blocks overlap by a page, so a piece across two blocks is found in the second.
             let overlap = if got == want && at + (got as u64) < end { PAGE } else { 0 };
             let block_at = at;
             at += got as u64 - overlap;
@@ -157,7 +159,7 @@ pub fn scan_again(pid: u32, needles: &Needles, clean: &mut Clean) -> io::Result<
             needles.find(&block[..got], |offset, length, form| {
                 let place = words.clone().nth(3).unwrap_or("anonymous memory").to_owned();
                 let address = block_at + offset as u64;
-                // One that is deleted, or shared, may be memory by another name.
+                // A deleted or shared file may be memory (memfd) and not a file on a disk.
                 let is_of_file = !rights.contains('w')
                     && rights.ends_with('p')
                     && place.starts_with('/')

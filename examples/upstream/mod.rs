@@ -1,4 +1,4 @@
-//! A TLS server that speaks as much of the Responses API as the demo and the client tests need.
+//! A TLS server with the part of the Responses API that the demo and the client tests need.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,19 +9,19 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// What the answers say.
+/// The text of the responses.
 pub const MESSAGE: &str = "Hello from behind the relay.";
 
-/// A request as it arrived.
+/// A received request.
 pub struct Request {
-    /// Request line and field lines.
+    /// The request line and the field lines.
     pub head: Vec<String>,
-    /// The body, decoded.
+    /// The body, without chunk framing.
     pub body: String,
 }
 
 impl Request {
-    /// A field's value.
+    /// The value of the first field with this name.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.head
             .iter()
@@ -31,7 +31,7 @@ impl Request {
     }
 }
 
-/// A certificate authority of its own, and a server certificate for localhost.
+/// A new certificate authority, and a server certificate for localhost.
 pub struct Identity {
     /// The authority's certificate, in PEM form.
     pub ca: String,
@@ -40,11 +40,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Makes new ones.
+    /// Makes new keys and certificates.
     pub fn new() -> Result<Identity, rcgen::Error> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // OpenSSL takes a certificate whose issuer has its own name for a self-signed one.
+        // The names differ, because OpenSSL treats a certificate whose issuer has the subject's
+        // name as self-signed.
         params.distinguished_name.push(DnType::CommonName, "stub authority");
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         let key = KeyPair::generate()?;
@@ -56,7 +57,7 @@ impl Identity {
         })
     }
 
-    /// TLS with them.
+    /// The TLS configuration of the server.
     pub fn config(self) -> io::Result<ServerConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         ServerConfig::builder_with_provider(provider)
@@ -68,26 +69,27 @@ impl Identity {
     }
 }
 
-/// A connection's stream, decrypted.
+/// The decrypted stream of a connection.
 pub type Stream = StreamOwned<ServerConnection, TcpStream>;
 
-/// Serves on a thread for each connection until the process ends; returns the port.
+/// Starts a server on 127.0.0.1 with a thread for each connection, and returns its port. `respond`
+/// writes the response to each request. The server runs until the process ends.
 pub fn serve(
     identity: Identity,
-    answer: impl Fn(&Request, &mut Stream) -> io::Result<()> + Send + Sync + 'static,
+    respond: impl Fn(&Request, &mut Stream) -> io::Result<()> + Send + Sync + 'static,
 ) -> io::Result<u16> {
-    let (config, answer) = (Arc::new(identity.config()?), Arc::new(answer));
+    let (config, respond) = (Arc::new(identity.config()?), Arc::new(respond));
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            let (config, answer) = (config.clone(), answer.clone());
+            let (config, respond) = (config.clone(), respond.clone());
             std::thread::spawn(move || {
                 let _ = stream.set_nodelay(true);
                 let connection = ServerConnection::new(config).map_err(io::Error::other)?;
                 let mut stream = BufReader::new(StreamOwned::new(connection, stream));
                 while let Some(request) = read_request(&mut stream)? {
-                    answer(&request, stream.get_mut())?;
+                    respond(&request, stream.get_mut())?;
                 }
                 io::Result::Ok(())
             });
@@ -130,7 +132,7 @@ fn read_request(stream: &mut impl BufRead) -> io::Result<Option<Request>> {
     Ok(Some(request))
 }
 
-/// Name and data of the events of one answer that says [`MESSAGE`].
+/// The events of a streamed response with the text [`MESSAGE`]: the name and the data of each.
 pub fn events() -> Vec<(&'static str, String)> {
     let response = |status: &str, output: &str| {
         format!(
@@ -168,7 +170,7 @@ pub fn events() -> Vec<(&'static str, String)> {
         .collect()
 }
 
-/// The whole answer as one JSON object, as it is given without `"stream": true`.
+/// The whole response as one JSON object, for a request without `"stream": true`.
 #[allow(dead_code, reason = "the demo streams")]
 pub fn object() -> String {
     let last = events().pop().map(|(_, data)| data).unwrap_or_default();
@@ -176,12 +178,12 @@ pub fn object() -> String {
     last[start..last.len() - 1].to_owned()
 }
 
-/// Lets time pass between two events: how they are spread over time is what is to be seen.
+/// Sleeps between two events, so that an observer sees them arrive one by one.
 pub fn pace(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// Writes the answer as server-sent events, each in a TLS record of its own.
+/// Writes the response as server-sent events, each in a TLS record of its own.
 pub fn stream_events(stream: &mut Stream, pause: Duration) -> io::Result<()> {
     stream.write_all(
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034
-# Sourced by the scripts beside it, the steps of action.yml.
+# Sourced by the other scripts of this folder, which are the steps of action.yml.
 
 set -euo pipefail
 set +x
@@ -8,7 +8,7 @@ STATE=$RUNNER_TEMP/$NAME
 
 fail() { echo "::error::$NAME: $*"; exit 1; }
 
-# as_root COMMAND…: with sudo that asks nothing, where this is not root.
+# as_root COMMAND…: runs it as root; without root, by sudo that asks for no password.
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
@@ -17,7 +17,7 @@ as_root() {
     fi
 }
 
-# as_starter COMMAND…: as root if the relay is to become another user.
+# as_starter COMMAND…: runs it as root if the relay will become another user.
 as_starter() {
     if [ -n "$RELAY_USER" ]; then
         as_root "$@"
@@ -32,5 +32,5 @@ server_infos() {
     printf '%s\n' "$STATE/server-info.json" "$home/$GITHUB_RUN_ID.json"
 }
 
-# number NAME FILE: a member of the one-line JSON object in the file.
+# number NAME FILE: prints a member of the one-line JSON object in the file.
 number() { sed -n "s/^{.*\"$1\":\([0-9]\{1,10\}\)[,}].*/\1/p" "$2"; }

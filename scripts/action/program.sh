@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Gets the program, checks it, and leaves a copy where the runner's user cannot exchange it. Knows
+# Gets the program, checks it, and makes a copy that the runner's user cannot replace. This step has
 # no key.
 
 # shellcheck source=scripts/action/common.sh
@@ -20,7 +20,7 @@ chmod 700 "$STATE"
 folder=$(as_starter mktemp -d)
 trap '[ $? -eq 0 ] || as_starter rm -rf -- "$folder"' EXIT
 
-# check FILE SUM: of a copy that nobody but its owner can change.
+# check FILE SUM: compares the checksum of a copy that only its owner can change.
 check() { echo "$2  $1" | as_starter sha256sum --check --status -; }
 
 if [ -n "$RELAY_PATH" ]; then

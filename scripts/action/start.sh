@@ -5,7 +5,7 @@
 # shellcheck source=scripts/action/common.sh
 . "${0%/*}/common.sh"
 
-# A program that runs needs its file no longer.
+# A running program no longer needs its file.
 trap 'as_starter rm -rf -- "$(dirname "$RELAY_PROGRAM")"' EXIT
 key=$RELAY_API_KEY
 unset RELAY_API_KEY
@@ -24,7 +24,7 @@ case $RELAY_MODE in
         ;;
     *) fail "mode is start, takeover or stop" ;;
 esac
-# Made by this user: as root, the relay creates no file in a folder of another user.
+# This user creates the file: as root, the relay creates no file in a folder of another user.
 : >"$info"
 
 flags=(--detach --port "$RELAY_PORT" --server-info "$info")
@@ -38,7 +38,7 @@ while read -r flag; do
     [ -z "$flag" ] || flags+=("$flag")
 done <<<"$RELAY_FLAGS"
 
-# printf is the shell's own, so that the key is in no argument.
+# printf is a builtin of the shell, so the key is in no argument of a process.
 printf '%s\n' "$key" | as_starter "$RELAY_PROGRAM" "${flags[@]}" 2>>"$log" || {
     code=$?
     cat "$log"

@@ -11,12 +11,12 @@ stop() {
     if [ -z "$pid" ]; then
         return
     fi
-    # The pid may be another process's by now.
+    # The pid may belong to another process by now.
     if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" != "${NAME:0:15}" ]; then
         echo "the relay $pid has ended"
         return
     fi
-    # codex-action takes sudo away; then the relay can be asked, if it has --http-shutdown.
+    # codex-action removes sudo. A relay with --http-shutdown can then still be stopped by HTTP.
     kill "$pid" 2>/dev/null || as_root kill "$pid" 2>/dev/null ||
         curl --fail --silent --noproxy '*' --max-time 5 "http://127.0.0.1:$port/shutdown" ||
         fail "relay $pid cannot be stopped: there is no sudo any more, and no --http-shutdown among its flags"
