@@ -42,6 +42,7 @@ mod relay {
     mod reflection;
     mod responses;
     mod rotation;
+    mod rotation_recipes;
     mod routing;
     mod sandbox;
     mod server_info;

@@ -116,8 +116,8 @@ pub const MEMORY: &[Limited] = &[
         call: libc::SYS_mmap,
         forms: &[&[lacks(2, NEITHER_READ_NOR_WRITE), Condition::Bits(3, MAP_KIND, MAP_OWN)]],
     },
-    // glibc's arenas grow by this call. The pages of the key become writable so that they can be
-    // wiped.
+    // glibc's arenas grow by this call. The pages of a key become writable so that they can be
+    // wiped, and read-only when a fresh key lies in them.
     Limited { call: libc::SYS_mprotect, forms: &[&[lacks(2, NEITHER_READ_NOR_WRITE)]] },
     // realloc(3) moves a large block to an address that the kernel chooses.
     Limited { call: libc::SYS_mremap, forms: &[&[is(3, libc::MREMAP_MAYMOVE)]] },
@@ -170,7 +170,8 @@ const DEBUG_CALLS: &[Limited] = match cfg!(debug_assertions) {
 };
 
 const LOOP_CALLS: &[c_long] = &[
-    // Reads signals, wake-ups and netlink responses from descriptors that are already open.
+    // Reads signals, wake-ups and netlink responses from descriptors that are already open, and
+    // further keys from stdin.
     libc::SYS_read,
     // Sends on sockets. This call takes no address.
     libc::SYS_writev,
@@ -207,7 +208,7 @@ const LOOP_SOCKETS: &[Limited] = &[
     // Sends netlink requests, and responses that must not block. The address is null, so the data
     // goes where the socket already leads.
     Limited { call: libc::SYS_sendto, forms: &[&[lacks(3, FAST_OPEN), Condition::Null(4)]] },
-    // Adds a socket to the event loop, or removes it.
+    // Adds a socket, or stdin, to the event loop, or removes it.
     Limited {
         call: libc::SYS_epoll_ctl,
         forms: &[&[is(1, libc::EPOLL_CTL_ADD)], &[is(1, libc::EPOLL_CTL_DEL)]],
