@@ -28,7 +28,7 @@ use std::ops::Range;
 use zeroize::Zeroize;
 
 pub use form::{KeyError, KeyForm, Misfit};
-pub(crate) use lines::{Lines, Settled};
+pub(crate) use lines::{Lines, Settled, Source};
 pub use position::SearchPosition;
 
 use self::search::Search;
@@ -156,18 +156,18 @@ impl Credential {
     pub fn read(
         prefix: &[u8],
         form: KeyForm,
-        source: impl FnMut(&mut [u8]) -> io::Result<usize>,
+        mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> Result<Credential, KeyError> {
-        Credential::read_first(prefix, form, source).map(|(credential, _)| credential)
+        Credential::read_first(prefix, form, &mut source).map(|(credential, _)| credential)
     }
 
     /// As [`Credential::read`]. Tells also what was read behind the key, and is dropped.
     pub(crate) fn read_first(
         prefix: &[u8],
         form: KeyForm,
-        mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
+        source: Source<'_>,
     ) -> Result<(Credential, Behind), KeyError> {
-        Credential::read_into(sys::page_size(), prefix, form, &mut source)
+        Credential::read_into(sys::page_size(), prefix, form, source)
     }
 
     /// `page` is the page size in bytes, or a multiple of it.
@@ -175,7 +175,7 @@ impl Credential {
         page: usize,
         prefix: &[u8],
         form: KeyForm,
-        source: &mut impl FnMut(&mut [u8]) -> io::Result<usize>,
+        source: Source<'_>,
     ) -> Result<(Credential, Behind), KeyError> {
         let empty = KeyPages::new(page, prefix.len(), form).map_err(no_memory)?;
         let KeyPages { mut pages, memory, scratch } = empty;
@@ -304,7 +304,7 @@ pub(crate) fn first_line(
     lines: &mut Lines,
     buffer: &mut [u8],
     form: KeyForm,
-    source: &mut impl FnMut(&mut [u8]) -> io::Result<usize>,
+    source: Source<'_>,
 ) -> Result<Range<usize>, KeyError> {
     loop {
         if let Some(line) = lines.next(buffer) {

@@ -59,13 +59,13 @@ impl KeyInput {
     /// Reads the first key from stdin, and the further lines that are there already. A file is read
     /// to its end.
     pub fn begin(prefix: &[u8], form: KeyForm, terms: Terms) -> Result<Begun, KeyError> {
-        let mut keys = KeyRing::rotating(prefix, form, terms, read_stdin)?;
+        let mut keys = KeyRing::rotating(prefix, form, terms, &mut read_stdin)?;
         let mut warnings = Vec::new();
         take(&mut keys, &mut warnings);
         let input = KeyInput::of_stdin().map_err(KeyError::Read)?;
         if input.is_none() {
             loop {
-                match keys.read(read_stdin) {
+                match keys.read(&mut read_stdin) {
                     Ok(0) => break,
                     Ok(_) => take(&mut keys, &mut warnings),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

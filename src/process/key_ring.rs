@@ -16,8 +16,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::credential::{
-    Credential, KeyError, KeyForm, KeyPages, LINE_END, Lines, SearchPosition, Settled, first_line,
-    locked_kib,
+    Credential, KeyError, KeyForm, KeyPages, LINE_END, Lines, SearchPosition, Settled, Source,
+    first_line, locked_kib,
 };
 use super::sys::{self, ProtectedPages, ProtectionKey, SecretMemory, SecretPages};
 use crate::http1::{digits, limits};
@@ -176,7 +176,7 @@ impl KeyRing {
         prefix: &[u8],
         form: KeyForm,
         terms: Terms,
-        mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
+        source: Source<'_>,
     ) -> Result<KeyRing, KeyError> {
         let page = sys::page_size();
         let no_memory = |error| KeyError::Memory(error, locked_kib(page, limits::KEY_SETS));
@@ -189,7 +189,7 @@ impl KeyRing {
         let mut open = pages.open();
         let buffer = &mut open.writable()[..terms.longest_line(form)];
         let mut lines = Lines::default();
-        let line = first_line(&mut lines, buffer, form, &mut source)?;
+        let line = first_line(&mut lines, buffer, form, source)?;
         let (length, limit) = terms.read(form, &buffer[line.clone()])?;
         let current = first.load(prefix, &buffer[line.start..line.start + length])?;
         drop(open);
@@ -245,16 +245,13 @@ impl KeyRing {
 
     /// Reads once into the secret pages. Returns the number of bytes; 0 is the end of the input.
     /// `source` is read(2).
-    pub fn read(
-        &mut self,
-        mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
-    ) -> io::Result<usize> {
+    pub fn read(&mut self, source: Source<'_>) -> io::Result<usize> {
         let Some(rotation) = &mut self.rotation else {
             return Ok(0);
         };
         let longest = rotation.terms.longest_line(rotation.form);
         let mut open = rotation.pages.open();
-        rotation.lines.read(&mut open.writable()[..longest], &mut source)
+        rotation.lines.read(&mut open.writable()[..longest], source)
     }
 
     /// Checks the lines that have been read. The last one that is a key becomes the current key:
@@ -400,13 +397,13 @@ mod tests {
 
     fn ring(terms: Terms, input: &[u8]) -> KeyRing {
         let mut input = input;
-        let read = |buffer: &mut [u8]| io::Read::read(&mut input, buffer);
+        let read = &mut |buffer: &mut [u8]| io::Read::read(&mut input, buffer);
         KeyRing::rotating(PREFIX, KeyForm::Token68, terms, read).ok().unwrap()
     }
 
     /// Has these bytes read, as far as there is room, and taken.
     fn give(keys: &mut KeyRing, mut input: &[u8]) -> Taken {
-        keys.read(|buffer| io::Read::read(&mut input, buffer)).unwrap();
+        keys.read(&mut |buffer| io::Read::read(&mut input, buffer)).unwrap();
         keys.take()
     }
 
@@ -434,7 +431,7 @@ mod tests {
             let mut rest = &all[..];
             let mut taken = None;
             while !rest.is_empty() {
-                let read = keys.read(|buffer| io::Read::read(&mut rest, buffer));
+                let read = keys.read(&mut |buffer| io::Read::read(&mut rest, buffer));
                 assert!(read.unwrap() > 0);
                 taken = keys.take().key.or(taken);
             }
@@ -595,7 +592,7 @@ mod tests {
             (&[b'k'; limits::TOKEN68 + 3], "TooLong"),
         ] {
             let mut rest = input;
-            let read = |buffer: &mut [u8]| io::Read::read(&mut rest, buffer);
+            let read = &mut |buffer: &mut [u8]| io::Read::read(&mut rest, buffer);
             let error = KeyRing::rotating(PREFIX, KeyForm::Token68, TERMS, read).err().unwrap();
             assert!(format!("{error:?}").starts_with(want), "{error:?}");
         }

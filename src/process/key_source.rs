@@ -76,9 +76,9 @@ pub fn read(prefix: &[u8], form: KeyForm) -> Result<(KeyRing, Option<String>), K
     let stdin = io::stdin();
     let (credential, behind) = if stdin.is_terminal() {
         let mut prompt = Prompt::new(stdin.as_fd()).map_err(KeyError::Read)?;
-        Credential::read_first(prefix, form, |buffer| prompt.read(buffer))
+        Credential::read_first(prefix, form, &mut |buffer| prompt.read(buffer))
     } else {
-        Credential::read_first(prefix, form, read_stdin)
+        Credential::read_first(prefix, form, &mut read_stdin)
     }?;
     let warning = match behind {
         Behind::Nothing => None,

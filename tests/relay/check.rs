@@ -57,6 +57,24 @@ fn fails(starter: Starter, step: &str, want: &str) -> Vec<(String, String)> {
 }
 
 #[test]
+fn it_says_whether_the_key_may_be_replaced() {
+    let (upstream, _told) = listening(Some(Kind::Good));
+    for (args, want) in [
+        (&[][..], None),
+        (&["--rotate"], Some("each further line on stdin replaces the key")),
+        (
+            &["--rotate", "--key-max-age", "60"],
+            Some("each further line on stdin replaces the key; a key is used for 60 s"),
+        ),
+    ] {
+        let (code, lines, err) = check(Relay::to(&upstream.url()).args(args));
+        assert_eq!(code, 0, "{err}");
+        let found = lines.iter().find(|line| line.0 == "rotation").map(|line| line.1.as_str());
+        assert_eq!(found, want);
+    }
+}
+
+#[test]
 fn it_says_what_is_in_force_and_nothing_but_a_handshake_reaches_the_upstream() {
     let (upstream, told) = listening(Some(Kind::Good));
     let (code, lines, err) = check(Relay::to(&upstream.url()));

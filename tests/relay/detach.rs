@@ -143,6 +143,28 @@ fn the_relay_has_a_session_of_its_own_and_no_descriptor_of_its_starter() {
 }
 
 #[test]
+fn with_rotate_stdin_stays_and_gives_the_relay_its_further_keys() {
+    let upstream = Upstream::answering(ok("fine"));
+    let folder = Folder::new("detached-rotate");
+    let log = folder.file("log");
+    let starter = with_info(Relay::to(&upstream.url()), &folder);
+    let mut starter = starter.args(["--rotate", "--access-log"]);
+    let stderr = File::options().append(true).create(true).open(&log).unwrap();
+    let (mut starting, mut stdin) = starter.spawn_without_key(stderr.into());
+    let (first, second) = (marker_key(), marker_key());
+    writeln!(stdin, "{first}").unwrap();
+    assert_eq!(starting.exit_code(), 0);
+    let relay = Detached::find(folder);
+    writeln!(stdin, "{second}").unwrap();
+    relay.folder.wait_for("log", |text| text.contains("\"event\":\"key_rotated\""));
+    assert_eq!(relay.connect().send(post("", "{}")).response().text(), "fine");
+    let seen = upstream.requests().pop().unwrap();
+    assert!(seen.fields("authorization") == [format!("Bearer {second}")], "another key");
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(!text.contains(&first) && !text.contains(&second), "a key was told");
+}
+
+#[test]
 fn it_is_as_confined_as_one_that_stays() {
     let of = |pid: u32| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -11,10 +11,11 @@ use std::thread;
 
 use codex_responses_api_proxy::http1::limits;
 
+use super::key::terminal;
 use super::lifecycle::Folder;
 use super::support::relay::{Starter, descriptors, marker_key};
 use super::support::upstream::memory_file;
-use super::support::{Client, End, Gate, Relay, Upstream, ok, post, wait_for};
+use super::support::{Client, End, Gate, Relay, Upstream, needs_root, ok, post, wait_for};
 
 /// An upstream, and a relay with `--rotate` that goes to it.
 fn rotating(args: &[&str]) -> (Upstream, Relay, ChildStdin) {
@@ -534,6 +535,64 @@ fn a_socket_will_do_and_the_flags_of_what_is_shared_stay_as_they_are() {
     with(starter(), theirs.try_clone().unwrap().into(), &theirs, &ours);
     let (reader, writer): (PipeReader, PipeWriter) = std::io::pipe().unwrap();
     with(starter(), reader.try_clone().unwrap().into(), &reader, &writer);
+}
+
+/// Whether the relay reads stdin through a description that does not wait.
+fn has_nonblocking_stdin(relay: &Relay) -> bool {
+    let info = std::fs::read_to_string(format!("/proc/{}/fdinfo/0", relay.pid())).unwrap();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
+    i32::from_str_radix(flags, 8).unwrap() & libc::O_NONBLOCK != 0
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_pipe_is_opened_anew_and_one_that_its_user_may_not_open_will_do_too() {
+    needs_root();
+    let (_upstream, relay, _stdin) = rotating(&[]);
+    assert!(has_nonblocking_stdin(&relay));
+    // The pipe belongs to root, so /proc/self/fd/0 cannot be opened.
+    let starter = Relay::bare().args(["--rotate"]).run_by(65_534);
+    let (relay, mut stdin) = starter.start_with_stdin();
+    assert!(!has_nonblocking_stdin(&relay));
+    for generation in 1..4 {
+        let key = marker_key();
+        write!(stdin, "{}\nno key\n{}", marker_key(), &key[..9]).unwrap();
+        relay.line_with(&format!("requests carry key {} now", 2 * generation));
+        writeln!(stdin, "{}", &key[9..]).unwrap();
+        relay.line_with(&format!("requests carry key {} now", 2 * generation + 1));
+    }
+    drop(stdin);
+    relay.line_with("stdin has ended");
+}
+
+#[test]
+fn a_pipe_in_which_another_process_has_set_o_nonblock_will_do_too() {
+    for args in [&[][..], &["--rotate"]] {
+        let upstream = Upstream::answering(ok("fine"));
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        // SAFETY: sets a flag.
+        unsafe { libc::fcntl(reader.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+        let key = marker_key();
+        let mut starter = Relay::to(&upstream.url()).args(args).key(&key);
+        let relay = starter.spawn_on(Stdio::from(reader), Stdio::piped()).0;
+        // It waits for the key.
+        wait_for(|| {
+            let state = std::fs::read_to_string(format!("/proc/{}/wchan", relay.pid()));
+            state.is_ok_and(|state| state.contains("poll"))
+        });
+        writeln!(writer, "{key}").unwrap();
+        assert_key(&upstream, relay.listening().port, &key);
+    }
+}
+
+#[test]
+fn a_terminal_is_refused_because_it_would_show_the_keys() {
+    let (_ours, theirs) = terminal();
+    let mut starter = Relay::bare().args(["--rotate"]);
+    let mut relay = starter.spawn_on(Stdio::from(theirs), Stdio::piped()).0;
+    assert_eq!(relay.exit_code(), 2);
+    let err = String::from_utf8(relay.output()).unwrap();
+    assert!(err.contains("--rotate does not read from a terminal"), "{err}");
 }
 
 trait WriteTo {

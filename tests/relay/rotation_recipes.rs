@@ -99,17 +99,14 @@ impl Place {
     fn port(&self) -> u16 {
         self.folder.wait_for("info", |text| text.ends_with('\n'));
         let info = fs::read_to_string(self.folder.file("info")).unwrap();
-        info.split(|c: char| !c.is_ascii_digit())
-            .find(|text| !text.is_empty())
-            .unwrap()
-            .parse()
-            .unwrap()
+        let (_, port) = info.split_once("{\"port\":").unwrap();
+        port.split(',').next().unwrap().parse().unwrap()
     }
 
     fn pid(&self) -> i32 {
         let info = fs::read_to_string(self.folder.file("info")).unwrap();
-        let numbers = info.split(|c: char| !c.is_ascii_digit()).filter(|text| !text.is_empty());
-        numbers.last().unwrap().parse().unwrap()
+        let (_, pid) = info.split_once("\"pid\":").unwrap();
+        pid.trim_end_matches("}\n").parse().unwrap()
     }
 
     /// Asks until the upstream has seen this key.

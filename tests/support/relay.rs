@@ -366,7 +366,8 @@ impl Starter {
         (relay, stdin.unwrap())
     }
 
-    fn spawn_on(&mut self, stdin: Stdio, stderr: Stdio) -> (Relay, Option<ChildStdin>) {
+    /// Starts the relay with this as stdin.
+    pub fn spawn_on(&mut self, stdin: Stdio, stderr: Stdio) -> (Relay, Option<ChildStdin>) {
         self.command.stdin(stdin).stdout(Stdio::piped()).stderr(stderr);
         let mut child = self.command.spawn().unwrap();
         let output = Arc::new(Mutex::new(Vec::new()));

@@ -51,7 +51,7 @@ impl EventLoop {
             return;
         };
         let input = reader.input();
-        let read = self.state.keys.read(|buffer| input.read(buffer));
+        let read = self.state.keys.read(&mut |buffer| input.read(buffer));
         let again = match read {
             Ok(0) => {
                 reader.note_end();

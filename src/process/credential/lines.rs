@@ -5,6 +5,9 @@ use std::ops::Range;
 
 use zeroize::Zeroize;
 
+/// read(2), once.
+pub(crate) type Source<'a> = &'a mut dyn FnMut(&mut [u8]) -> io::Result<usize>;
+
 /// The bytes of lines in a buffer. The buffer is the caller's, who passes the same one each time:
 /// it lies in secret pages, which this type must not keep open.
 #[derive(Default)]
@@ -35,11 +38,7 @@ pub(crate) enum Settled {
 impl Lines {
     /// Reads once into the free part of the buffer. Call it after [`Lines::settle`]: then there is
     /// a free part. Returns the number of bytes; 0 is the end of the input.
-    pub(crate) fn read(
-        &mut self,
-        buffer: &mut [u8],
-        source: &mut impl FnMut(&mut [u8]) -> io::Result<usize>,
-    ) -> io::Result<usize> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8], source: Source<'_>) -> io::Result<usize> {
         let n = source(&mut buffer[self.unread.end..])?;
         self.unread.end += n;
         Ok(n)
