@@ -20,7 +20,7 @@ use codex_responses_api_proxy::http1::url::UpstreamUrl;
 use codex_responses_api_proxy::process::credential::{
     Credential, KeyError, KeyForm, SearchPosition,
 };
-use codex_responses_api_proxy::process::key_ring::KeyRing;
+use codex_responses_api_proxy::process::key_ring::{Ended, KeyRing, LineForm, Terms};
 
 pub use exchange::exchange;
 use strict::{Field, Parsed};
@@ -295,6 +295,68 @@ pub fn proxy(data: &[u8]) {
     }
 }
 
+fn longest_key(form: KeyForm) -> usize {
+    match form {
+        KeyForm::Word => limits::KEY - "Bearer ".len(),
+        KeyForm::Token68 => limits::TOKEN68,
+    }
+}
+
+/// Whether the bytes of a key are those of this form.
+fn fine_key(form: KeyForm) -> impl Fn(&[u8]) -> bool {
+    let marks = if form == KeyForm::Word { "-_" } else { "-._~+/" };
+    move |key| {
+        let text = std::str::from_utf8(key).unwrap_or(" ");
+        let word = if form == KeyForm::Token68 { text.trim_end_matches('=') } else { text };
+        !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c))
+    }
+}
+
+/// With `--rotate` the key is the last whole line that is one, and each other line is refused once,
+/// whatever read(2) does. The first line of `stdin` is a key.
+fn key_lines(stdin: &[u8], ends: &[usize], form: KeyForm, is_fine: &dyn Fn(&[u8]) -> bool) {
+    let (mut at, mut turns) = (0, ends.iter());
+    let mut read = |buffer: &mut [u8]| {
+        let end = turns.next().copied().unwrap_or(stdin.len()).clamp(at, stdin.len());
+        let end = if end == at { stdin.len() } else { end };
+        let n = (end - at).min(buffer.len());
+        buffer[..n].copy_from_slice(&stdin[at..at + n]);
+        at += n;
+        Ok(n)
+    };
+    let terms = Terms { max_age: None, line: LineForm::Key };
+    let mut keys = match KeyRing::rotating(b"PREFIX ", form, terms, &mut read) {
+        Ok(keys) => keys,
+        // Its line ends do not fit.
+        Err(KeyError::TooLong(_)) => return,
+        Err(error) => panic!("{error}"),
+    };
+    let mut refused = 0;
+    loop {
+        refused += keys.take().refused_lines;
+        if keys.read(&mut read).expect("no error") == 0 {
+            break;
+        }
+    }
+    let is_cut = keys.end() == Ended::WithinLine;
+
+    let mut lines: Vec<&[u8]> = stdin.split(|byte| *byte == b'\n').collect();
+    let rest = lines.pop().unwrap_or_default();
+    let room = longest_key(form) + 2;
+    let key = |line: &&[u8]| {
+        let kept = line.iter().rposition(|byte| *byte != b'\r').map_or(0, |last| last + 1);
+        (line.len() < room && kept <= room - 2 && is_fine(&line[..kept]))
+            .then(|| line[..kept].to_vec())
+    };
+    let want = lines.iter().rev().find_map(key).expect("the first line is a key");
+    let bad = lines.iter().filter(|line| key(line).is_none()).count();
+    assert_eq!(refused, bad as u64 + u64::from(rest.len() >= room), "lines that were refused");
+    assert_eq!(is_cut, !rest.is_empty() && rest.len() < room);
+    let mut out = Vec::new();
+    keys.current().splice_into(&[], &mut out).expect("a Vec takes all");
+    assert!(out == [b"PREFIX ", &want[..], b"\r\n"].concat(), "another key");
+}
+
 /// The key is the first line or a clear error, whatever read(2) does; it goes out in one piece; and
 /// what is searched for is found exactly where it is.
 pub fn key_intake(data: &[u8]) {
@@ -321,14 +383,9 @@ pub fn key_intake(data: &[u8]) {
     let line = stdin.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let kept = line.iter().rposition(|byte| *byte != b'\r').map_or(0, |last| last + 1);
     let key = &line[..kept];
-    let (marks, longest) = match form {
-        KeyForm::Word => ("-_", limits::KEY - "Bearer ".len()),
-        KeyForm::Token68 => ("-._~+/", limits::TOKEN68),
-    };
+    let longest = longest_key(form);
     let text = std::str::from_utf8(key).unwrap_or(" ");
-    let word = if form == KeyForm::Token68 { text.trim_end_matches('=') } else { text };
-    let fine =
-        !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c));
+    let fine = fine_key(form)(key);
     let mut credential = match credential {
         Ok(credential) => credential,
         Err(KeyError::Empty) => return assert!(key.is_empty()),
@@ -341,6 +398,10 @@ pub fn key_intake(data: &[u8]) {
     let after = [std::io::IoSlice::new(b"A: b\r\n"), std::io::IoSlice::new(b"\r\n")];
     assert_eq!(credential.splice_into(&after, &mut out).expect("a Vec takes all"), 8);
     assert!(out == [b"PREFIX ", key, b"\r\nA: b\r\n\r\n"].concat(), "another record");
+
+    if stdin.contains(&b'\n') {
+        key_lines(input, &ends, form, &fine_key(form));
+    }
 
     let long = text.split('.').rfind(|part| part.len() >= 32).map(str::as_bytes);
     let part = long.unwrap_or(key);
