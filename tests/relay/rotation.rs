@@ -8,8 +8,10 @@ use std::process::{ChildStdin, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use codex_responses_api_proxy::http1::limits;
+use codex_responses_api_proxy::net::timeouts::KEY_PAUSE;
 
 use super::key::terminal;
 use super::lifecycle::Folder;
@@ -375,33 +377,31 @@ fn a_client_that_holds_streams_does_not_keep_the_key_from_being_replaced() {
 
 #[test]
 fn a_writer_that_floods_takes_no_time_from_clients() {
-    let (upstream, relay, stdin) = rotating(&[]);
-    let stop = AtomicBool::new(false);
-    let last = marker_key();
-    thread::scope(|scope| {
-        let (stop, last) = (&stop, &last);
-        let stdin = &stdin;
-        let writer = scope.spawn(move || {
-            let lines: Vec<u8> = ["no key at all\n", "\n", "\r\n", "sk-a\n", "sk-b\n"]
-                .repeat(1_000)
-                .concat()
-                .into_bytes();
-            let mut stdin: &ChildStdin = stdin;
-            while !stop.load(Ordering::SeqCst) {
-                stdin.write_all(&lines).unwrap();
-            }
-            writeln!(stdin, "{last}").unwrap();
-        });
-        relay.line_with("requests carry key ");
-        let mut client = relay.connect();
-        for _ in 0..200 {
-            assert_eq!(client.send(post("", "{}")).response().status, 200);
-        }
-        stop.store(true, Ordering::SeqCst);
-        writer.join().unwrap();
+    let (upstream, relay, mut stdin) = rotating(&[]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (gives_back, given_back) = Gate::pair();
+    let (stopped, begun) = (stop.clone(), Instant::now());
+    let lines = ["no key at all\n", "\n", "\r\n", "sk-a\n", "sk-b\n"].repeat(1_000).concat();
+    thread::spawn(move || {
+        // Ends with the relay, too.
+        while !stopped.load(Ordering::SeqCst) && stdin.write_all(lines.as_bytes()).is_ok() {}
+        gives_back.pass(stdin);
     });
+    relay.line_with("requests carry key ");
+    let mut client = relay.connect();
+    for _ in 0..200 {
+        assert_eq!(client.send(post("", "{}")).response().status, 200);
+    }
+    stop.store(true, Ordering::SeqCst);
+    let mut stdin = given_back.wait();
+    let last = marker_key();
+    writeln!(stdin, "{last}").unwrap();
     is_read(&stdin);
     wait_for(|| key_in_use(&upstream, relay.port) == last);
+    // Each read is told of by two lines at most, and is 10 ms behind the last.
+    let reads = begun.elapsed().as_millis() / KEY_PAUSE.as_millis() + 1;
+    let told = String::from_utf8(relay.output()).unwrap().lines().count() as u128;
+    assert!(told <= 2 * reads + 10, "{told} lines for {reads} reads");
 }
 
 #[test]
