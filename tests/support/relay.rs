@@ -84,8 +84,20 @@ pub struct Starter {
 }
 
 /// Resets SIGHUP, SIGINT and SIGQUIT to their defaults. Tests in the background of a shell, or
-/// under nohup, inherit them as ignored.
+/// under nohup, inherit them as ignored. Elsewhere nothing is done between fork and exec: without
+/// such a closure no copy of this large process is made for each child.
 pub fn default_signals(command: &mut Command) {
+    let is_ignored = |signal: &i32| {
+        // SAFETY: plain memory, which the kernel fills.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(*signal, std::ptr::null(), &mut action) == 0
+                && action.sa_sigaction == libc::SIG_IGN
+        }
+    };
+    if ![libc::SIGHUP, libc::SIGINT, libc::SIGQUIT].iter().any(is_ignored) {
+        return;
+    }
     // SAFETY: between fork and exec the closure calls only async-signal-safe functions.
     unsafe {
         command.pre_exec(|| {
