@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
 use super::support::{
-    Client, DEADLINE, End, Relay, Upstream, needs_root, ok, post, reset_on_close, skipped,
+    Client, DEADLINE, End, Relay, Upstream, needs_root, ok, post, reset_now, skipped, wait_for,
 };
 use super::upstream_users::{OTHER, STRANGER, Source, as_user, connect_from};
 
@@ -79,16 +79,28 @@ fn another_users_process_is_told_apart_from_ours() {
     assert_eq!(relay.connect().send(post("", "{}")).response().code(), "user_not_allowed");
 }
 
+/// No process has the socket that is connected from this port of 127.0.0.1 to that one.
+fn belongs_to_nobody(from: u16, to: u16) -> bool {
+    let [from, to] = [from, to].map(|port| format!("0100007F:{port:04X}"));
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut sockets = rows.filter(|row| row[1] == from && row[2] == to);
+    sockets.all(|row| row[9] == "0")
+}
+
 #[test]
 fn a_client_that_sends_and_leaves_belongs_to_no_user() {
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::to(&upstream.url()).args(["--access-log", "--allow-uid", &me()]).start();
     // While the relay stands still, clients come, send and go; then it sees whose they were.
-    relay.signal(libc::SIGSTOP);
-    for _ in 0..20 {
+    relay.stop();
+    let ports = [(); 20].map(|()| {
         let mut stream = TcpStream::connect(("127.0.0.1", relay.port)).unwrap();
         stream.write_all(post("", "{}").as_bytes()).unwrap();
-    }
+        stream.local_addr().unwrap().port()
+    });
+    // A child that another test starts has a copy of each descriptor until it runs its program.
+    wait_for(|| ports.iter().all(|port| belongs_to_nobody(*port, relay.port)));
     relay.signal(libc::SIGCONT);
     assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
     assert_eq!(upstream.requests().len(), 1, "only the client that is there is served");
@@ -159,10 +171,11 @@ fn a_reset_connection_is_not_its_ports_next_users() {
             let mut stream = connect_from(([127, 0, 0, 77], 0).into(), to);
             stream.write_all(post("", "{\"who\":\"stranger\"}").as_bytes()).unwrap();
             let from = stream.local_addr().unwrap();
-            reset_on_close(&stream);
+            reset_now(&stream);
             from
         });
-        // The port is free again, and its next user may use the relay.
+        // The port is free again once the socket is closed, and its next user may use the relay.
+        wait_for(|| TcpListener::bind(refused).is_ok());
         let allowed = as_user(OTHER, move || connect_from(refused, to));
         relay.signal(libc::SIGCONT);
         let mut client = Client { stream: allowed, buffer: Vec::new(), date: None };

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::listening::in_namespace;
+use super::support::port::free_port;
 use super::support::relay::{Starter, random_hex};
 use super::support::upstream::Kind;
 use super::support::{
@@ -339,7 +340,7 @@ fn the_last_good_addresses_are_used_when_a_name_server_has_none_or_hangs() {
         let part = |at: usize| u8::from_str_radix(&random[at..at + 2], 16).unwrap();
         // An address that no other test uses, so that its port stays free.
         let address: IpAddr = Ipv4Addr::new(127, 54, part(0), part(2)).into();
-        let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let now = Arc::new(Mutex::new(Some(vec![address])));
         let shared = now.clone();
         let (server, asked) = name_server(move || shared.lock().unwrap().clone());

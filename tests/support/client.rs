@@ -203,7 +203,8 @@ impl Client {
     }
 
     /// Sends FIN and waits until the kernel of the other side has it, so that nothing that is sent
-    /// later, on whichever connection, comes before it.
+    /// later, on whichever connection, comes before it. A drop may send it later: until a child that
+    /// another test starts at this moment runs its program, the child has a copy of each descriptor.
     pub fn finish_first(&mut self) -> &mut Client {
         self.finish();
         wait_for(|| tcp_state(&self.stream) != FIN_WAIT_1);

@@ -72,6 +72,15 @@ pub fn reset_on_close(stream: &TcpStream) {
     assert_eq!(set, 0);
 }
 
+/// Resets the connection now. A drop may come later: until a child that another test starts at this
+/// moment runs its program, the child has a copy of each descriptor.
+pub fn reset_now(stream: &TcpStream) {
+    let nothing = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+    let (address, size) = (std::ptr::from_ref(&nothing), size_of_val(&nothing) as u32);
+    // SAFETY: the kernel reads an address that outlives the call.
+    assert_eq!(unsafe { libc::connect(stream.as_raw_fd(), address, size) }, 0);
+}
+
 /// Sleeps. This is only for cases in which time itself matters and no event can replace it: the
 /// pace of a load, a slow link, the interval between two checks.
 pub fn pace(time: Duration) {
