@@ -16,7 +16,7 @@
 mod folder;
 
 use std::ffi::{CString, OsStr};
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -159,9 +159,7 @@ impl ServerInfo {
     }
 
     fn stream(file: File, line: Vec<u8>) -> io::Result<ServerInfo> {
-        if file.metadata()?.file_type().is_block_device() {
-            return Err(io::Error::other("it is a block device"));
-        }
+        refuse_block_device(&file.metadata()?)?;
         Ok(ServerInfo { file, way: Way::Stream, writers: Writers::Trusted, line })
     }
 
@@ -280,6 +278,8 @@ fn is_stream(path: &Path) -> bool {
 }
 
 fn open_stream(path: &Path) -> io::Result<File> {
+    // Before it is opened too, which has effects with some drivers.
+    refuse_block_device(&fs::metadata(path)?)?;
     let mut options = File::options();
     options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     options.open(path).map_err(|error| match error.raw_os_error() {
@@ -292,6 +292,14 @@ fn open_stream(path: &Path) -> io::Result<File> {
 fn is_of_proc(path: &Path) -> bool {
     let folder = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
     folder.is_some_and(|folder| folder.starts_with("/proc") && folder.ends_with(OsStr::new("fd")))
+}
+
+/// A disk, whose first bytes say what is on it.
+fn refuse_block_device(found: &Metadata) -> io::Result<()> {
+    match found.file_type().is_block_device() {
+        true => Err(io::Error::other("it is a block device")),
+        false => Ok(()),
+    }
 }
 
 fn closed_descriptor() -> io::Error {

@@ -291,6 +291,7 @@ fn a_device_and_standard_output_are_written_to_and_never_replaced() {
     }
     let (code, _, err) = with_info(Relay::under(OWN_DEVICES), Path::new("/dev/disk")).run(b"key\n");
     assert_eq!(code, 1, "{err}");
+    assert!(err.contains("it is a block device"), "{err}");
 }
 
 #[test]
