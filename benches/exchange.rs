@@ -1,5 +1,5 @@
 //! A whole exchange through the state machine, without a socket: a Codex request of 1.5 KB with 2
-//! KiB of body, and an answer of 400 events.
+//! KiB of body, and a response of 400 events.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! Heads: what a request of the Codex CLI costs to read, judge and write anew.
+//! Heads: the cost of parsing, checking and rewriting a request of the Codex CLI.
 
 use std::hint::black_box;
 

@@ -1,5 +1,5 @@
-//! End to end: the real program between a client here and a TLS upstream here, over loopback. What
-//! three parties cost on one machine; `benches/peers` compares the relay's own share.
+//! End to end: the real program between a client and a TLS upstream in this process, over loopback.
+//! Measures the cost of all three on one machine; `benches/peers` compares the relay's own share.
 
 use std::io::Read;
 

@@ -1,5 +1,5 @@
-//! The key's part: putting the block and what follows it into one slice, and looking for the key in
-//! answers.
+//! The key's part: copying the block and the bytes after it into one slice, and searching responses
+//! for the key.
 
 use std::hint::black_box;
 use std::io::{self, IoSlice, Write};
@@ -10,12 +10,12 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 
 mod common;
 
-/// As long as a project's key is.
+/// A key with the length of a project's key.
 const KEY: &[u8] =
     b"sk-proj-Qx7fK2mN9vB4cZ1aLw8eRt5yU3iO6pS0dHgJkXbVnMqWzTyRuEoPaIsDfGlCh2Kj8Zx4Cv6Bn1Mm3Qw5\
     Er7Ty9UuIoPpAaSsDdFfGgHhJjKkLlZzXxCcVvBbNn0Mq2We4Rt6Yu8Io1Pa3Sd5Fg7H\n";
 
-/// Where a record would be sealed: the bytes are looked at and go no further.
+/// Replaces the encryption of a record: the bytes are only read.
 struct Sink(usize);
 
 impl Write for Sink {

@@ -1,1 +1,1 @@
-//! Tests alone: the relay against other implementations of TLS. `interop/run` runs them.
+//! Only tests: the relay against other implementations of TLS. `interop/run` runs them.

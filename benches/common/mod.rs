@@ -1,7 +1,7 @@
 //! Inputs that several benches share.
 #![allow(dead_code)]
 
-/// A head as the Codex CLI sends it, filled up to so many bytes.
+/// A head as the Codex CLI sends it, padded to this many bytes.
 pub fn codex_head(len: usize) -> Vec<u8> {
     let start = "POST /v1/responses HTTP/1.1\r\n\
         authorization: Bearer dummy\r\n\
@@ -36,7 +36,7 @@ pub fn answer_head() -> Vec<u8> {
         .to_vec()
 }
 
-/// A chunked body of so many chunks of one size.
+/// A chunked body with this many chunks of one size.
 pub fn chunked(size: usize, count: usize) -> Vec<u8> {
     let chunk = [format!("{size:x}\r\n").as_bytes(), &vec![b'd'; size], b"\r\n"].concat();
     [chunk.repeat(count), b"0\r\n\r\n".to_vec()].concat()

@@ -1,5 +1,5 @@
-//! The load: so many connections, each asking by a plan of its own, from one thread. Every byte of
-//! every answer is checked.
+//! The load: one thread sends requests on many connections by a plan, and checks every byte of
+//! every response.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -19,29 +19,30 @@ use crate::upstream::Answer;
 use crate::wire::{self, Wire, body};
 
 const TIMER: Token = Token(usize::MAX);
-/// A run that takes this much longer than planned is given up.
+/// A run is aborted when it takes this much longer than planned.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// After so many failures no more requests are sent.
+/// After this many failures no more requests are sent.
 const FAILURES: usize = 100;
 
-/// Whom to ask.
+/// The program that receives the requests.
 #[derive(Clone)]
 pub struct Target {
     pub port: u16,
-    /// Straight to the upstream: over TLS, with the key.
+    /// Set for requests straight to the upstream: over TLS, with the key.
     pub direct: Option<(Arc<ClientConfig>, String)>,
 }
 
-/// When each connection asks.
+/// When each connection sends requests.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Pace {
-    /// Again as soon as it has its answer, for so long.
+    /// Each connection sends the next request as soon as it has a response, for this time.
     Saturate(Duration),
-    /// So many times in a second, all connections together, for so long. A request that has to wait
-    /// for the answer to the one before it counts from when it was to be sent: what a slow answer
-    /// does to those behind it is not left out (the omission that wrk2 corrects).
+    /// All connections together send this many requests a second, for this time. The latency of a
+    /// request that waits for the response before it counts from its planned time, so the effect of
+    /// a slow response on later requests is included (the "coordinated omission" of wrk2).
     Rate(f64, Duration),
-    /// So many times each, one answer after the other, the first ones spread over so long.
+    /// Each connection sends this many requests, one after the other; the first requests are spread
+    /// over this time.
     Times(u64, Duration),
 }
 
@@ -49,36 +50,37 @@ pub enum Pace {
 pub struct Plan {
     pub connections: usize,
     pub pace: Pace,
-    /// Bytes of each request's body.
+    /// The size of each request's body in bytes.
     pub upload: u64,
     pub answer: Answer,
-    /// When, from the start on, the caller's clocks are read.
+    /// The times, from the start, at which `mark` is called.
     pub marks: Vec<Duration>,
 }
 
-/// What came of it. Times in nanoseconds.
+/// The result of a run. Times are in nanoseconds.
 #[derive(Default)]
 pub struct Report {
-    /// From when a request was planned to the end of its answer, with the moment of that end.
+    /// The time from a request's planned time to the end of its response, with the moment of that
+    /// end.
     pub answers: Vec<(Instant, u64)>,
-    /// From sending a request to the first byte of its answer's body.
+    /// The time from sending a request to the first byte of its response's body.
     pub first_bytes: Vec<u64>,
-    /// From an event's leaving the upstream to its arrival.
+    /// The time from the upstream's write of an event to its arrival.
     pub events: Vec<u64>,
-    /// Requests without their whole and right answer.
+    /// The number of requests without a complete and correct response.
     pub failed: usize,
-    /// Why the last of them failed.
+    /// Why the last of these requests failed.
     pub fault: Option<String>,
 }
 
 impl Report {
-    /// Answers that ended between these moments.
+    /// The number of responses that ended between these moments.
     pub fn answered(&self, from: Instant, to: Instant) -> usize {
         self.answers.iter().filter(|(end, _)| (from..to).contains(end)).count()
     }
 }
 
-/// Carries the plan out; calls `mark` at each of its marks.
+/// Runs the plan, and calls `mark` at each of its marks.
 pub fn run(target: &Target, plan: &Plan, mut mark: impl FnMut()) -> io::Result<Report> {
     let mut fields = format!(
         "POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/json\r\n\
@@ -111,25 +113,25 @@ struct Load<'a> {
     target: &'a Target,
     plan: &'a Plan,
     start: Instant,
-    /// The head of each request, and so much of the body as goes with it.
+    /// The head of each request, and the first part of its body.
     first: Vec<u8>,
     first_body: u64,
     poll: Poll,
     clients: Vec<Client>,
-    /// When which client asks next.
+    /// When each client sends its next request.
     due: BinaryHeap<Reverse<(Instant, usize)>>,
-    /// Clients that wait for an answer.
+    /// The number of clients that wait for a response.
     busy: usize,
     report: Report,
 }
 
 struct Client {
     wire: Option<Wire>,
-    /// Requests begun.
+    /// The number of requests that have begun.
     count: u64,
-    /// The one that is under way: when it was planned, when it was sent.
+    /// The request under way: its planned time, and the time when it was sent.
     asked: Option<(Instant, Instant)>,
-    /// Bytes of its body that have been sent.
+    /// The number of bytes of its body that have been sent.
     uploaded: u64,
     reply: Reply,
 }
@@ -198,7 +200,7 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// When this client's next request is to be sent, if there is to be one.
+    /// When this client sends its next request, if there is one.
     fn planned(&self, index: usize, now: Instant) -> Option<Instant> {
         let (count, connections) = (self.clients[index].count, self.plan.connections as f64);
         let at = |seconds: f64| self.start + Duration::from_secs_f64(seconds);
@@ -263,7 +265,7 @@ impl Load<'_> {
         Wire::new(socket, tls)
     }
 
-    /// Reads and writes what can be, and asks again after an answer.
+    /// Reads and writes as much as possible, and sends the next request after a response.
     fn turn(
         &mut self,
         index: usize,
@@ -340,7 +342,7 @@ impl Client {
     }
 }
 
-/// Wakes the loop to the microsecond, where a poll's own timeout knows milliseconds.
+/// A timer that wakes the loop to the microsecond. The timeout of poll(2) has only milliseconds.
 struct Timer {
     file: File,
     set: Option<Instant>,
@@ -354,7 +356,7 @@ impl Timer {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor is new and nobody else's.
+        // SAFETY: the descriptor has just been created, and no other code owns it.
         Ok(Timer { file: unsafe { File::from_raw_fd(fd) }, set: None })
     }
 

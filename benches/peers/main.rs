@@ -1,4 +1,4 @@
-//! This relay beside nginx, HAProxy and the reference, on one machine, over loopback:
+//! Compares this relay with nginx, HAProxy and the reference, on one machine, over loopback:
 //!
 //! ```text
 //! cargo run --release -p benches -- [OPTIONS] [relay] [nginx] [haproxy] [reference]
@@ -9,11 +9,11 @@
 //! --out FOLDER        for results.json, table.md and the plots (default: benches/peers/results, and
 //!                     docs/measured.md and README.md get the table; target/peers for a run that
 //!                     leaves something out)
-//! --plot FILE         measure nothing; draw this results.json again
+//! --plot FILE         measure nothing; draw the plots of this results.json again
 //! ```
 //!
 //! `RELAY_BINARY` names another binary of this relay, `CODEX_BIN` the reference's (or
-//! `CODEX_PREFIX` a folder in which npm has installed it). Others that are not installed are left
+//! `CODEX_PREFIX` a folder in which npm has installed it). Programs that are not installed are left
 //! out.
 
 mod load;
@@ -99,7 +99,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
         }
     }
     if options.out.as_os_str().is_empty() {
-        // What the documents show is never replaced by part of it.
+        // A partial run never replaces the tables of the documents.
         let whole = !options.quick && options.only.is_empty() && options.peers.is_empty();
         options.out = if whole { FOLDER } else { PARTIAL }.into();
     }
@@ -135,7 +135,7 @@ fn work(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Replaces the table that the document has.
+/// Replaces the table in the document.
 fn update_document(name: &str, table: &str) -> io::Result<()> {
     const PLACE: [&str; 2] = ["<!-- made by benches/peers -->\n", "<!-- end -->\n"];
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(name);
@@ -148,7 +148,7 @@ fn update_document(name: &str, table: &str) -> io::Result<()> {
     fs::write(&path, parts.ok_or_else(no_place)?)
 }
 
-/// A folder that goes when the work is done.
+/// A folder that is removed when this is dropped.
 struct Temporary(PathBuf);
 
 impl Drop for Temporary {
@@ -162,7 +162,7 @@ fn measure(options: &Options) -> Result<Results, Box<dyn Error>> {
     for name in &options.peers {
         match Peer::find(name) {
             Ok(peer) => found.push(peer),
-            // Without the one that it is about, or with a name that is nobody's, it is a mistake.
+            // A missing binary of this relay or an unknown name is an error.
             Err(why) if name == "relay" || !peers::NAMES.contains(&name.as_str()) => {
                 return Err(why.into());
             }
@@ -197,7 +197,7 @@ fn measure(options: &Options) -> Result<Results, Box<dyn Error>> {
     for round in 0..options.rounds {
         let before = process::foreign_cpu()?;
         let start = Instant::now();
-        // Another one first each time, so that drift falls on all.
+        // Each round begins with another program, so that drift affects all.
         let mut order: Vec<Option<&Peer>> = found.iter().map(Some).collect();
         if !order.is_empty() {
             order.rotate_left(round % found.len());
@@ -217,7 +217,7 @@ fn measure(options: &Options) -> Result<Results, Box<dyn Error>> {
                         _ => Ok(()),
                     },
                 };
-                // One peer's trouble must not cost the others' figures.
+                // A failure of one program must not lose the figures of the others.
                 if let Err(error) = done {
                     eprintln!("  {}: {error}", rest(*peer));
                     bench.results.put("failed", rest(*peer), 1.0);
@@ -231,7 +231,7 @@ fn measure(options: &Options) -> Result<Results, Box<dyn Error>> {
 }
 
 fn effort(quick: bool, open_files: u64) -> Effort {
-    // Two ends of each lie in this process, the other two in the relay.
+    // This process has two descriptors of each stream; the relay has the other two.
     let most = (open_files.saturating_sub(100) / 2).min(10_000) as usize;
     let streams = if quick { vec![10, 100, 1000] } else { vec![10, 100, 1000, most] };
     let exponents =
@@ -253,7 +253,7 @@ fn new_key() -> io::Result<String> {
     Ok(format!("sk-{}", &hex[..45]))
 }
 
-/// Trusts the upstream's authority, and speaks to it as a relay does.
+/// A TLS configuration that trusts the upstream's authority and matches that of a relay.
 fn client(ca: &str) -> Result<ClientConfig, Box<dyn Error>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes())?)?;

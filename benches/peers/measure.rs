@@ -1,4 +1,5 @@
-//! What is measured of each peer. Every function starts it afresh and notes its figures.
+//! The measurements of each program. Every function starts the program again and records its
+//! figures.
 
 use std::io;
 use std::sync::Arc;
@@ -14,37 +15,37 @@ use crate::upstream::Answer;
 use crate::wire::EVENT;
 
 const MIB: u64 = 1 << 20;
-/// Every run begins with so long that does not count: connections are opened meanwhile.
+/// The time at the beginning of every run that does not count: connections are opened in it.
 const WARM: Duration = Duration::from_secs(1);
-/// A bulk answer's chunks: each fits a TLS record.
+/// The size of the chunks of a bulk response: each fits into a TLS record.
 const CHUNK: u64 = 16_000;
 
-/// How much of everything.
+/// How many repetitions of each measurement.
 pub struct Effort {
-    /// Of one run with small requests.
+    /// The duration of one run with small requests.
     pub time: Duration,
-    /// Starts in a round.
+    /// The number of starts in a round.
     pub starts: usize,
-    /// Bodies of 64 MiB in a round.
+    /// The number of bodies of 64 MiB in a round.
     pub bodies: u64,
-    /// Events of each of the thousand streams.
+    /// The number of events of each of the thousand streams.
     pub events: u64,
-    /// Counts of open streams.
+    /// The numbers of open streams.
     pub streams: Vec<usize>,
-    /// Sizes of bodies.
+    /// The sizes of bodies.
     pub sizes: Vec<u64>,
 }
 
-/// The one who measures.
+/// The state of the measurements.
 pub struct Bench {
     pub lab: Lab,
-    /// How a client trusts the upstream.
+    /// The TLS configuration of a client that connects to the upstream directly.
     pub tls: Arc<ClientConfig>,
     pub effort: Effort,
     pub results: Results,
 }
 
-/// A peer that has been started, or the upstream itself.
+/// A started program, or the upstream itself.
 struct Subject {
     name: &'static str,
     process: Option<Running>,
@@ -53,7 +54,7 @@ struct Subject {
 
 impl Subject {
     fn cpu(&self) -> f64 {
-        // One that has ended shows in the requests that fail.
+        // If the program has ended, requests fail.
         self.process.as_ref().and_then(|process| process.cpu().ok()).unwrap_or(f64::NAN)
     }
 
@@ -86,14 +87,14 @@ impl Bench {
         Ok(report)
     }
 
-    /// Notes a figure; what could not be measured is none.
+    /// Records a figure. A figure that could not be measured is left out.
     fn put(&mut self, subject: &Subject, metric: &str, value: f64) {
         if value.is_finite() {
             self.results.put(metric, subject.name, value);
         }
     }
 
-    /// CPU time per request, with as many requests as each connection can make.
+    /// The CPU time per request, while each connection sends as many requests as it can.
     pub fn saturation(&mut self, peer: Option<&Peer>) -> io::Result<()> {
         let subject = self.start(peer, &[])?;
         let small = |connections| (connections, 2 << 10, Answer::Length(1 << 10));
@@ -121,12 +122,11 @@ impl Bench {
         Ok(())
     }
 
-    /// Latency at a rate that is kept, whatever the answers do.
+    /// The latency at a constant rate, which does not depend on the responses.
     pub fn latency(&mut self, peer: Option<&Peer>, with_reference: bool) -> io::Result<()> {
         let subject = self.start(peer, &[])?;
-        // The reference needs 44 ms for an answer, so it is asked more slowly: at half of what it
-        // can, where what is seen is its own time and not a queue that grows for as long as is
-        // measured.
+        // The reference needs 44 ms for a response, so it gets a lower rate: half of its maximum.
+        // The figures then show its own time and not a queue that grows during the whole run.
         let (usual, slow) = ([(1, 1000), (64, 5000)], [(1, 10), (64, 500)]);
         let rates = match subject.name {
             "reference" => slow.to_vec(),
@@ -151,7 +151,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Notes quantiles in microseconds; those that so few values can tell.
+    /// Records those quantiles, in microseconds, for which there are enough values.
     fn quantiles(&mut self, subject: &Subject, metric: &str, mut times: Vec<u64>) {
         times.sort_unstable();
         for (name, beyond) in [("50", 2), ("90", 10), ("99", 100), ("99.9", 1000)] {
@@ -163,7 +163,7 @@ impl Bench {
         }
     }
 
-    /// So many bodies one after the other; returns the CPU time and the time of day they took.
+    /// Transfers this many bodies one after the other. Returns the CPU time and the elapsed time.
     fn transfers(
         &mut self,
         subject: &Subject,
@@ -227,7 +227,7 @@ impl Bench {
         Ok(())
     }
 
-    /// How soon it accepts connections, and what it holds before the first request.
+    /// The time until the program accepts connections, and its memory before the first request.
     pub fn starting(&mut self, peer: Option<&Peer>) -> io::Result<()> {
         if peer.is_none() {
             return Ok(());
@@ -243,7 +243,7 @@ impl Bench {
         Ok(())
     }
 
-    /// This relay alone: more and more streams, larger and larger bodies.
+    /// For this relay only: the cost against the number of streams and against the size of bodies.
     pub fn scale(&mut self, relay: &Peer) -> io::Result<()> {
         for streams in self.effort.streams.clone() {
             self.scale_streams(relay, streams)?;
@@ -251,7 +251,8 @@ impl Bench {
         for size in self.effort.sizes.clone() {
             for (name, up, down) in [("up", size, 0), ("down", 0, size)] {
                 let subject = self.start(Some(relay), &[])?;
-                // Connections are warm, and so many bodies that the clock tells.
+                // Connections are open already, and there are enough bodies for the clock's
+                // resolution.
                 self.transfers(&subject, 1, 1 << 10, 1 << 10)?;
                 let count = (32 * MIB / size).clamp(1, 500);
                 let (used, _) = self.transfers(&subject, count, up, down)?;
@@ -263,7 +264,7 @@ impl Bench {
         Ok(())
     }
 
-    /// One event a second on each stream; looked at for four seconds when all are open.
+    /// One event a second on each stream, measured for four seconds when all are open.
     fn scale_streams(&mut self, relay: &Peer, streams: usize) -> io::Result<()> {
         let subject =
             self.start(Some(relay), &["--max-connections", &(streams + 16).to_string()])?;

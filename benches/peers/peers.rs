@@ -1,6 +1,6 @@
-//! Who is measured, and how each is told to do the same job: only `POST /v1/responses`, the key put
-//! in, TLS 1.3 to the upstream with its certificate checked, connections kept, nothing collected
-//! that can be streamed; one process, one thread where it can.
+//! The measured programs and their configurations. All do the same job: they serve only
+//! `POST /v1/responses`, add the key, speak TLS 1.3 to the upstream, check its certificate, keep
+//! connections, and stream bodies. Each has one process and, if it can, one thread.
 
 use std::ffi::OsStr;
 use std::io;
@@ -11,19 +11,19 @@ use std::process::Command;
 
 use crate::process::{Cores, Running};
 
-/// The names that the command line knows.
+/// The names on the command line.
 pub const NAMES: [&str; 4] = ["relay", "nginx", "haproxy", "reference"];
 
-/// One that is installed.
+/// An installed program.
 pub struct Peer {
     pub name: &'static str,
     pub binary: PathBuf,
     pub version: String,
 }
 
-/// Where the upstream is and how to speak to it.
+/// The environment of the measurements: a folder, the upstream's port, the key and the cores.
 pub struct Lab {
-    /// For what the peers read and write.
+    /// The folder for the files of the programs.
     pub folder: PathBuf,
     pub upstream: u16,
     pub key: String,
@@ -31,7 +31,7 @@ pub struct Lab {
 }
 
 impl Peer {
-    /// Finds it, or says why it is left out.
+    /// Finds the program, or returns the reason why it is left out.
     pub fn find(name: &str) -> Result<Peer, String> {
         let name = NAMES.into_iter().find(|n| *n == name).ok_or(format!("unknown peer: {name}"))?;
         let (binary, version) = match name {
@@ -46,7 +46,7 @@ impl Peer {
         Ok(Peer { name, binary, version })
     }
 
-    /// Starts it and waits until it accepts connections.
+    /// Starts the program and waits until it accepts connections.
     pub fn start(&self, lab: &Lab, more: &[&str]) -> io::Result<Running> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut command = Command::new(&self.binary);
@@ -78,7 +78,7 @@ impl Peer {
 }
 
 impl Lab {
-    /// A file that only this user reads: it holds the key.
+    /// Writes a file that only this user can read, because it contains the key.
     fn write(&self, name: &str, text: &str) -> io::Result<PathBuf> {
         let path = self.folder.join(name);
         let mut options = std::fs::OpenOptions::new();
@@ -90,14 +90,14 @@ impl Lab {
 
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    // Debian keeps servers where a user's PATH may not lead.
+    // On Debian, servers are in a folder that may be missing from a user's PATH.
     std::env::split_paths(&path)
         .chain([PathBuf::from("/usr/sbin")])
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
 }
 
-/// `RELAY_BINARY`, or the release binary, made now.
+/// `RELAY_BINARY`, or the release binary, which is built first.
 fn relay() -> Result<PathBuf, String> {
     if let Some(binary) = std::env::var_os("RELAY_BINARY") {
         return std::fs::canonicalize(binary).map_err(|e| format!("RELAY_BINARY: {e}"));
@@ -116,8 +116,8 @@ fn relay() -> Result<PathBuf, String> {
     Ok(target.join("release/codex-responses-api-proxy"))
 }
 
-/// `CODEX_BIN`, or what npm has installed below `CODEX_PREFIX` or here: the program itself, not the
-/// script that starts it.
+/// `CODEX_BIN`, or the program that npm has installed below `CODEX_PREFIX` or here: the program
+/// itself, not the script that starts it.
 fn reference() -> Result<PathBuf, String> {
     if let Some(binary) = std::env::var_os("CODEX_BIN") {
         return Ok(binary.into());

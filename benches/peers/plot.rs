@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::results::Results;
 use crate::table::{Of, figure, number, title};
 
-/// Colours of a page: background, text, lesser text, lines, then one for each of the peers.
+/// Colours of a page: background, text, secondary text, lines, then one for each program.
 struct Palette {
     name: &'static str,
     ground: &'static str,
@@ -128,8 +128,8 @@ impl Svg<'_> {
     }
 }
 
-/// Six panels with a bar for each peer; shorter is better. The reference does not set the scale:
-/// its bars are cut where they would leave the panel.
+/// Six panels with a bar for each program; shorter is better. The reference does not set the scale:
+/// its bars are cut off at the edge of the panel.
 fn bars(
     results: &Results,
     palette: &Palette,
@@ -259,7 +259,7 @@ fn log_log(
     }
     let steps: Vec<f64> = series[0].points.iter().map(|point| point.0).collect();
     for (at, step) in steps.iter().enumerate() {
-        // Every third of many, counted from the last.
+        // Of many, every third is labelled, counted from the last.
         if (steps.len() - 1 - at).is_multiple_of(steps.len().div_ceil(4)) {
             svg.text(x_at(*step), y0 + 20.0, "middle", palette.faint, &x_label(*step));
         }
@@ -288,7 +288,7 @@ fn log_log(
     }
 }
 
-/// The straight line that is nearest to the points, each deviation seen in proportion to its value.
+/// The straight line with the least squares of relative deviations from the points.
 fn straight_line(points: &[(f64, f64)]) -> (f64, f64) {
     let (mut w, mut wx, mut wy, mut wxx, mut wxy) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for (x, y) in points {
@@ -307,7 +307,7 @@ const MIB: f64 = 1_048_576.0;
 
 /// A number with its unit.
 type Format = fn(f64) -> String;
-/// The straight line in words, of its two coefficients.
+/// Describes a straight line with these two coefficients in words.
 type Law = fn(f64, f64) -> String;
 
 fn plain(value: f64) -> String {

@@ -1,4 +1,5 @@
-//! Processes as they are measured: on which cores they run, what they have used.
+//! The measured processes: the cores on which they run, and the time and memory that they have
+//! used.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,12 +11,13 @@ use std::time::{Duration, Instant};
 pub struct Running {
     child: Child,
     pub port: u16,
-    /// From before it was started until it accepted a connection.
+    /// The time from just before its start until it accepted a connection.
     pub started_in: Duration,
 }
 
 impl Running {
-    /// Starts it on its own core with this on stdin, and waits until it listens on the port.
+    /// Starts a program on its own core with this input on stdin, and waits until it listens on the
+    /// port.
     pub fn start(
         mut command: Command,
         stdin: &str,
@@ -29,7 +31,7 @@ impl Running {
         cores.run_on(&cores.others)?;
         let mut running = Running { child: child?, port, started_in: Duration::ZERO };
         if let Some(mut pipe) = running.child.stdin.take() {
-            // Those that want no key may be gone or close it.
+            // Programs that read no key may have closed stdin.
             let _ = pipe.write_all(stdin.as_bytes());
         }
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -45,7 +47,7 @@ impl Running {
         Ok(running)
     }
 
-    /// Seconds of CPU time: of all its threads, those that have ended too.
+    /// Seconds of CPU time of all its threads, including those that have ended.
     pub fn cpu(&self) -> io::Result<f64> {
         let pid = self.child.id() as libc::pid_t;
         let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
@@ -60,18 +62,18 @@ impl Running {
         Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
     }
 
-    /// Bytes of memory that are resident now.
+    /// The bytes of memory that are resident now.
     pub fn resident(&self) -> io::Result<f64> {
         self.status("VmRSS:")
     }
 
-    /// Bytes that were resident at most since [`Running::forget_peak`].
+    /// The most bytes that were resident since [`Running::forget_peak`].
     pub fn peak(&self) -> io::Result<f64> {
         self.status("VmHWM:")
     }
 
-    /// Resets the peak, where that is allowed: a process that may not be looked at takes
-    /// root. Elsewhere it stays the peak since the start.
+    /// Resets the peak, where that is allowed: for a non-dumpable process it needs root. Otherwise
+    /// the peak since the start stays.
     pub fn forget_peak(&self) {
         let _ = fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
     }
@@ -91,7 +93,7 @@ impl Drop for Running {
     }
 }
 
-/// Seconds of CPU time of this program: of the client and the upstream.
+/// Seconds of CPU time of this program, which is the client and the upstream.
 pub fn own_cpu() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes to a variable that outlives the call.
@@ -99,9 +101,8 @@ pub fn own_cpu() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Seconds of CPU time, of all cores, that neither this program nor what it started and has seen
-/// end has used: other programs, and what the hypervisor kept. They tell how far a run can be
-/// believed.
+/// Seconds of CPU time, over all cores, that were used neither by this program nor by its ended
+/// children: time of other programs and of the hypervisor. It shows how reliable a run is.
 pub fn foreign_cpu() -> io::Result<f64> {
     let stat = fs::read_to_string("/proc/stat")?;
     let mut ticks: Vec<f64> = Vec::new();
@@ -122,14 +123,14 @@ pub fn foreign_cpu() -> io::Result<f64> {
     Ok(busy / per_second as f64 - ours)
 }
 
-/// Who runs where: the relay has one core to itself, client and upstream share what is left.
+/// The cores of each: the relay has one core to itself; client and upstream share the others.
 pub struct Cores {
     pub relay: Vec<usize>,
     pub others: Vec<usize>,
 }
 
 impl Cores {
-    /// Of those that this program may use.
+    /// Chooses from the cores that this program may use.
     pub fn split() -> io::Result<Cores> {
         // SAFETY: all zero is an empty set.
         let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
@@ -148,7 +149,7 @@ impl Cores {
         }
     }
 
-    /// Moves this thread, and what it starts from now on.
+    /// Moves this thread, and the threads and processes that it will start.
     pub fn run_on(&self, cores: &[usize]) -> io::Result<()> {
         // SAFETY: all zero is an empty set, the numbers came from such a set, and the kernel reads
         // one of this size.
@@ -161,7 +162,8 @@ impl Cores {
     }
 }
 
-/// Raises the limit on open files as far as allowed, up to what the largest run needs; returns it.
+/// Raises the limit on open files as far as allowed, up to the need of the largest run. Returns the
+/// limit.
 pub fn raise_open_files(wanted: u64) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel reads and writes a struct that outlives the calls.

@@ -1,20 +1,20 @@
-//! An answer as the client reads it: every byte is compared with what the upstream sends.
+//! A response as the client reads it: every byte is compared with the bytes of the upstream.
 
 use codex_responses_api_proxy::http1::chunked::ChunkScanner;
 
 use crate::upstream::Answer;
 use crate::wire::{self, is_body, read_timed_event};
 
-/// An answer as it arrives.
+/// The progress of a response.
 #[derive(Default)]
 pub struct Reply {
     head: Vec<u8>,
     framing: Option<Framing>,
-    /// Bytes of the body so far.
+    /// The bytes of the body so far.
     pub at: u64,
     /// An event that is not complete yet.
     event: Vec<u8>,
-    /// It has come to its end, and is what was asked for.
+    /// Whether the response is complete and as requested.
     pub whole: bool,
     /// What is wrong with it.
     pub fault: Option<&'static str>,
@@ -26,14 +26,14 @@ enum Framing {
 }
 
 impl Reply {
-    /// For the next answer.
+    /// Resets the state for the next response.
     pub fn clear(&mut self) {
         self.head.clear();
         self.event.clear();
         (self.framing, self.at, self.whole, self.fault) = (None, 0, false, None);
     }
 
-    /// The next bytes of it, which came `now`; the delays of events go to `delays`.
+    /// Reads the next bytes, which arrived at `now`, and adds the delays of events to `delays`.
     pub fn take(&mut self, bytes: &[u8], answer: Answer, now: u64, delays: &mut Vec<u64>) {
         let result = if self.framing.is_some() {
             self.body(bytes, answer, now, delays)
@@ -49,7 +49,8 @@ impl Reply {
         self.fault = self.fault.or(result.err());
     }
 
-    /// Where the head ends; without a framing as long as that is not known.
+    /// Returns the end of the head, or of the bytes so far while the head is incomplete. Sets the
+    /// framing once the head is complete.
     fn head(&mut self) -> Result<usize, &'static str> {
         let mut fields = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut fields);

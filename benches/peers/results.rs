@@ -1,4 +1,4 @@
-//! Figures by metric and peer, one for each round; the machine they were measured on; as JSON.
+//! Figures by metric and program, one for each round, with a description of the machine, as JSON.
 
 use std::fs;
 use std::io;
@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 use crate::peers::Peer;
 use crate::process::Cores;
 
-/// What a run has found, or what a file says that one had found.
+/// The figures of a run, from this run or from a file.
 pub struct Results {
     pub machine: Map<String, Value>,
-    /// Metric, peer, rounds.
+    /// By metric and program: the figure of each round.
     figures: Map<String, Value>,
 }
 
@@ -53,7 +53,7 @@ impl Results {
         Ok(Results { machine: object("machine")?, figures: object("figures")? })
     }
 
-    /// One line for each metric, so that a changed run reads well as a difference.
+    /// One line for each metric, so that the difference of two runs is easy to read.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let machine = serde_json::to_string_pretty(&self.machine)?;
         let lines: Vec<String> = self
@@ -68,7 +68,7 @@ impl Results {
         fs::write(path, text)
     }
 
-    /// Notes a figure, to five digits.
+    /// Records a figure, rounded to five digits.
     pub fn put(&mut self, metric: &str, peer: &str, value: f64) {
         let value: f64 = format!("{value:.4e}").parse().unwrap_or(value);
         let value = if value.fract() == 0.0 { json!(value as i64) } else { json!(value) };
@@ -89,19 +89,19 @@ impl Results {
         middle(self.rounds(metric, peer))
     }
 
-    /// The median of what it is above the figure without a relay in the same round.
+    /// The median of the differences to the figure without a relay in the same round.
     pub fn added(&self, metric: &str, peer: &str) -> Option<f64> {
         let direct = self.rounds(metric, "direct");
         let pairs = self.rounds(metric, peer).into_iter().zip(direct);
         middle(pairs.map(|(with, without)| with - without).collect())
     }
 
-    /// All failures of this peer.
+    /// The number of failed requests of this program.
     pub fn failures(&self, peer: &str) -> f64 {
         self.rounds("failed", peer).iter().fold(0.0, |sum, failed| sum + failed)
     }
 
-    /// The numbers in the place of the star in the metrics of this form, in order.
+    /// The numbers that replace the star in the names of metrics of this form, in order.
     pub fn steps(&self, form: &str) -> Vec<u64> {
         let (start, end) = form.split_once('*').unwrap_or((form, ""));
         let inner = |m: &String| m.strip_prefix(start)?.strip_suffix(end)?.parse().ok();

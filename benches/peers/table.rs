@@ -3,7 +3,7 @@
 use crate::peers::NAMES;
 use crate::results::Results;
 
-/// Whether a figure is given as it is or above the one without a relay.
+/// Whether a row shows the figure itself or its difference to the figure without a relay.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Of {
     Itself,
@@ -38,7 +38,7 @@ const ROWS: &[(&str, &str, Of, f64)] = &[
     ("program, MiB", "start/binary", Of::Itself, 1.0),
 ];
 
-/// The rows that README.md shows too.
+/// The rows that README.md shows as well.
 const EXCERPT: [&str; 5] = [
     "CPU µs per request, 1 connection",
     "requests/s, 64 connections",
@@ -47,10 +47,10 @@ const EXCERPT: [&str; 5] = [
     "1,000 streams: memory of each, KiB",
 ];
 
-/// Columns of a document's text.
+/// The width of a document's text in columns.
 const WIDTH: usize = 100;
 
-/// What a peer is called.
+/// The name of a program in the table.
 pub fn title(name: &str) -> &str {
     match name {
         "relay" => "this relay",
@@ -59,7 +59,7 @@ pub fn title(name: &str) -> &str {
     }
 }
 
-/// Three digits that count, thousands apart.
+/// Formats a number with three significant digits and separators of thousands.
 pub fn number(value: f64) -> String {
     let decimals = match value.abs() {
         100.0.. => 0,
@@ -80,7 +80,7 @@ pub fn number(value: f64) -> String {
     if rest.is_empty() { grouped } else { format!("{grouped}.{rest}") }
 }
 
-/// Those of whom there are figures, "direct" first.
+/// The programs that have figures, "direct" first.
 pub fn columns(results: &Results) -> Vec<&'static str> {
     let has = |name: &&str| ROWS.iter().any(|row| results.median(row.1, name).is_some());
     ["direct"].into_iter().chain(NAMES).filter(has).collect()
@@ -97,7 +97,7 @@ pub fn figure(results: &Results, metric: &str, of: Of, peer: &str) -> Option<f64
     }
 }
 
-/// The whole table, then what one process carries, and the machine.
+/// The whole table, then the largest number of streams, and the machine.
 pub fn markdown(results: &Results) -> String {
     let peers = columns(results);
     let mut text = String::from("| |");
@@ -121,7 +121,7 @@ pub fn markdown(results: &Results) -> String {
     text + "\n" + &carried(results).unwrap_or_default() + "\n" + &machine(results)
 }
 
-/// The head of a whole table, and the rows of it that README.md shows.
+/// The head of a whole table, and the rows that README.md shows.
 pub fn excerpt(table: &str) -> String {
     let is_shown = |row: &str| EXCERPT.iter().any(|label| row.starts_with(&format!("| {label} |")));
     let rows = table.lines().enumerate().filter(|(number, row)| *number < 2 || is_shown(row));
@@ -186,8 +186,8 @@ fn machine(results: &Results) -> String {
     ))
 }
 
-/// What others took. The clocks differ by up to 3 %, so less than that is not told apart from
-/// nothing.
+/// The CPU time that other programs took. The clocks differ by up to 3 %, so a smaller share cannot
+/// be distinguished from none.
 fn foreign(results: &Results) -> String {
     match results.median("foreign", "machine") {
         Some(percent) if percent >= 3.0 => format!("{} %", number(percent)),

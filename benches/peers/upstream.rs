@@ -1,5 +1,5 @@
-//! The upstream: one thread that speaks TLS 1.3 and answers `POST /v1/responses` in the way that
-//! the request's `x-answer` asks for. It checks the key (401) and every byte of the body (400).
+//! The upstream: one thread that speaks TLS 1.3 and responds to `POST /v1/responses` as the
+//! request's `x-answer` field asks. It checks the key (401) and every byte of the body (400).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,22 +14,22 @@ use rustls::{ServerConfig, ServerConnection};
 use crate::wire::{self, Wire, body, is_body};
 
 const LISTENER: Token = Token(usize::MAX);
-/// Bytes that wait for one connection's socket, at most; an answer goes on when they have left.
+/// The most bytes that wait for one connection's socket. A response continues when they are sent.
 const QUEUE: usize = 256 << 10;
 
-/// What a request wants.
+/// The response that a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Answer {
-    /// So many bytes, with a Content-Length.
+    /// This many bytes, with a Content-Length.
     Length(u64),
-    /// So many bytes in chunks of one size, each in a TLS record of its own.
+    /// This many bytes in chunks of one size, each in a TLS record of its own.
     Chunked(u64, u64),
-    /// So many events, each told when it leaves, at this interval in milliseconds.
+    /// This many events, each with the time when it is sent, at this interval in milliseconds.
     Timed(u64, u64),
 }
 
 impl Answer {
-    /// The value of the field that asks for it.
+    /// The value of the field that asks for this response.
     pub fn to_field(self) -> String {
         match self {
             Answer::Length(bytes) => format!("length {bytes} 0"),
@@ -50,7 +50,7 @@ impl Answer {
         })
     }
 
-    /// Bytes of its body.
+    /// The size of its body in bytes.
     pub fn size(self) -> u64 {
         match self {
             Answer::Length(bytes) | Answer::Chunked(bytes, _) => bytes,
@@ -85,8 +85,8 @@ struct Upstream {
     authorization: Vec<u8>,
     peers: Vec<Option<Peer>>,
     free: Vec<usize>,
-    /// When which peer's next event is due. A peer that has gone leaves its moment behind:
-    /// harmless, since the connection that takes its place looks for itself what is to be done.
+    /// When each connection's next event is due. An entry of a closed connection is harmless: the
+    /// connection that takes its place checks itself whether an event is due.
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
 }
 
@@ -95,9 +95,9 @@ struct Peer {
     input: Vec<u8>,
     state: State,
     answer: Answer,
-    /// Bytes of the answer's body that have been sent.
+    /// The number of bytes of the response's body that have been sent.
     sent: u64,
-    /// The moment that it is listed with.
+    /// The moment of its entry in the list.
     timer: Option<Instant>,
 }
 
@@ -146,7 +146,7 @@ impl Upstream {
         }
     }
 
-    /// After a peer's turn: it waits for a moment, or for its socket, or is at its end.
+    /// After a turn of a connection: it waits for a moment or for its socket, or has ended.
     fn settle(&mut self, index: usize, waits: io::Result<Option<Instant>>) {
         match waits {
             Ok(due) => {
@@ -194,7 +194,7 @@ impl Upstream {
 }
 
 impl Peer {
-    /// Does what can be done now; returns when there will be more if a clock decides that.
+    /// Reads and writes as much as possible. Returns when the next event is due, if any.
     fn turn(
         &mut self,
         authorization: &[u8],
@@ -250,7 +250,7 @@ impl Peer {
         Ok(None)
     }
 
-    /// Reads a head that is complete; what follows it is the body's.
+    /// Parses a complete head. The bytes after it belong to the body.
     fn head(&mut self, authorization: &[u8]) -> io::Result<bool> {
         let mut fields = [httparse::EMPTY_HEADER; 64];
         let mut request = httparse::Request::new(&mut fields);
@@ -292,7 +292,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Sends the head of the answer, and a short body in the same record.
+    /// Sends the head of the response, and a short body in the same record.
     fn begin(&mut self) -> io::Result<()> {
         self.state = State::Answering { due: Instant::now() };
         let Answer::Length(length) = self.answer else {
@@ -309,7 +309,7 @@ impl Peer {
         self.wire.push(&[head.as_bytes(), first].concat())
     }
 
-    /// Sends more of a body that is there at once.
+    /// Sends more of a body that is not timed.
     fn more(&mut self) -> io::Result<()> {
         let mut queued = 0;
         while queued < QUEUE && self.sent < self.answer.size() {

@@ -1,4 +1,4 @@
-//! A socket that never blocks, with TLS on it or without; and what every body is made of.
+//! A non-blocking socket, with or without TLS, and the content of every body.
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::sync::LazyLock;
@@ -7,14 +7,14 @@ use std::time::Instant;
 use mio::net::TcpStream;
 use rustls::Connection;
 
-/// Bytes that one read takes at most.
+/// The most bytes of one read.
 pub const READ: usize = 256 << 10;
 
 /// One end of a connection.
 pub struct Wire {
     pub socket: TcpStream,
     tls: Option<Box<Connection>>,
-    /// What the socket has not taken yet; with TLS, rustls keeps that.
+    /// The bytes that the socket has not accepted yet. With TLS, rustls keeps them.
     backlog: Vec<u8>,
 }
 
@@ -28,8 +28,8 @@ impl Wire {
         Ok(Wire { socket, tls, backlog: Vec::new() })
     }
 
-    /// Hands on what has come, decrypted; false at the end of the stream. A read that does not fill
-    /// `scratch` has emptied the socket, so that no further one is made to be told so.
+    /// Passes on the received bytes, decrypted. Returns false at the end of the stream. A read that
+    /// does not fill `scratch` has emptied the socket, so no further read follows.
     pub fn read(&mut self, scratch: &mut [u8], mut take: impl FnMut(&[u8])) -> io::Result<bool> {
         loop {
             let n = match self.socket.read(scratch) {
@@ -48,7 +48,8 @@ impl Wire {
         }
     }
 
-    /// Sends this, in a TLS record of its own; what does not fit now waits for [`Wire::flush`].
+    /// Sends these bytes in a TLS record of their own. Bytes that the socket does not accept wait
+    /// for [`Wire::flush`].
     pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             return tls.writer().write_all(bytes);
@@ -58,7 +59,7 @@ impl Wire {
         Ok(())
     }
 
-    /// True when nothing waits any more.
+    /// Returns whether all bytes have been written.
     pub fn flush(&mut self) -> io::Result<bool> {
         match &mut self.tls {
             Some(tls) => {
@@ -113,7 +114,7 @@ fn decrypt(
     Ok(())
 }
 
-/// What all bodies are made of, over and over: an event of the Responses API.
+/// The content of all bodies, repeated: an event of the Responses API.
 pub const EVENT: &[u8] = b"event: response.output_text.delta\n\
     data: {\"type\":\"response.output_text.delta\",\"item_id\":\"msg_0123456789abcdef\",\
     \"output_index\":0,\"content_index\":0,\"delta\":\" word\"}\n\n";
@@ -121,13 +122,13 @@ pub const EVENT: &[u8] = b"event: response.output_text.delta\n\
 /// [`EVENT`] repeated, a little more than a mebibyte.
 static TEXT: LazyLock<Vec<u8>> = LazyLock::new(|| EVENT.repeat((1 << 20) / EVENT.len() + 2));
 
-/// The bytes of a body from this offset on, up to `limit` of them, at most a mebibyte.
+/// The bytes of a body from this offset on: at most `limit`, and at most a mebibyte.
 pub fn body(offset: u64, limit: u64) -> &'static [u8] {
     let start = (offset % EVENT.len() as u64) as usize;
     &TEXT[start..start + limit.min(1 << 20) as usize]
 }
 
-/// Whether a piece of a body, from this offset on, is as it was sent.
+/// Whether a piece of a body, from this offset on, has the bytes that were sent.
 pub fn is_body(mut offset: u64, piece: &[u8]) -> bool {
     piece.chunks(1 << 20).all(|piece| {
         let right = piece == body(offset, piece.len() as u64);
@@ -136,23 +137,23 @@ pub fn is_body(mut offset: u64, piece: &[u8]) -> bool {
     })
 }
 
-/// Bytes of an event of a slow stream.
+/// The size of an event of a slow stream, in bytes.
 pub const TIMED: usize = 256;
 
-/// An event that tells its number and when it was written, always [`TIMED`] bytes.
+/// An event that contains its number and the time when it was written, always [`TIMED`] bytes.
 pub fn timed_event(number: u64, nanoseconds: u64) -> Vec<u8> {
     let start = format!("data: {{\"i\":{number:08},\"t\":{nanoseconds:020},\"p\":\"");
     format!("{start:.<width$}\"}}\n\n", width = TIMED - 4).into_bytes()
 }
 
-/// When this event was written, if it is that number's and nothing in it has changed.
+/// The time when this event was written, if it has this number and is otherwise unchanged.
 pub fn read_timed_event(event: &[u8], number: u64) -> Option<u64> {
     let digits = std::str::from_utf8(event.get(24..44)?).ok()?;
     let nanoseconds = digits.parse().ok()?;
     (event == timed_event(number, nanoseconds)).then_some(nanoseconds)
 }
 
-/// Nanoseconds since this program first asked.
+/// Nanoseconds since the first call.
 pub fn now() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_nanos() as u64

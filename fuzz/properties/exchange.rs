@@ -1,7 +1,7 @@
 //! The whole state machine between a client and an upstream that send any bytes in any order.
 //!
-//! An input is: flags, two bytes that say how long the client's stream is, one byte that says how
-//! many events there are; then the client's stream, the events, and the upstream's stream.
+//! An input consists of flags, the length of the client's stream (two bytes), the number of events
+//! (one byte), then the client's stream, the events, and the upstream's stream.
 
 use codex_responses_api_proxy::http1::exchange::{
     Continue, Exchange, FaultOutcome, RequestStep, ResponseStep, Rest, State,
@@ -13,7 +13,7 @@ use codex_responses_api_proxy::http1::request::{Policy, RequestContext};
 use super::strict::{self, Field, Parsed};
 
 const BLOCK: &[u8] = b"POST /x HTTP/1.1\r\nHost: up.example\r\n";
-/// The field that carries the key, and another one that may.
+/// The fields that can carry the key.
 const KEY_FIELDS: [(&str, &str); 2] = [("Authorization", "Bearer KEY"), ("api-key", "KEY")];
 /// Fields that are never forwarded.
 const HOP_BY_HOP: [&str; 9] = [
@@ -28,7 +28,7 @@ const HOP_BY_HOP: [&str; 9] = [
     "transfer-encoding",
 ];
 
-/// Fields that are never forwarded, whatever marks their names contain.
+/// Fields that are never forwarded, with any punctuation in their names.
 const WITHHELD: [&str; 16] = [
     "a-im",
     "range",
@@ -48,7 +48,7 @@ const WITHHELD: [&str; 16] = [
     "x-envoy-original-path",
 ];
 
-/// Fields that are forwarded, but not under a name with other marks.
+/// Fields that are forwarded, but not under a name with other punctuation.
 const SPELLED: [&str; 3] = ["content-type", "content-encoding", "sec-fetch-site"];
 
 /// The name with a hyphen for each byte that is neither letter nor digit, in lower case.
@@ -58,7 +58,7 @@ fn plain(name: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// One side's bytes: what there is, what has arrived, what has been used.
+/// The bytes of one side: all of them, how many have arrived, and how many have been used.
 struct Stream<'a> {
     bytes: &'a [u8],
     arrived: usize,
@@ -92,13 +92,13 @@ struct Driver<'a> {
     ready: bool,
     to_upstream: Vec<u8>,
     to_client: Vec<u8>,
-    /// The request has gone upstream to its end.
+    /// The whole request has been sent upstream.
     whole: bool,
     over: bool,
     turns: usize,
 }
 
-/// Drives the machine and checks what came out of each exchange.
+/// Drives the state machine and checks the result of each exchange.
 pub fn exchange(data: &[u8]) {
     let [flags, low, high, count, rest @ ..] = data else {
         return;
@@ -137,7 +137,7 @@ pub fn exchange(data: &[u8]) {
         }
         driver.pump();
     }
-    // Everything arrives, and then nothing more: whatever it was, it comes to an end.
+    // All bytes arrive, and then no more: every exchange must come to an end.
     driver.ready = true;
     driver.client.arrive(usize::MAX / 2);
     driver.pump();
@@ -163,7 +163,7 @@ impl Driver<'_> {
         }
     }
 
-    /// The connection takes too long, if one is waited for.
+    /// Connecting takes too long, if the exchange waits for a connection.
     fn time_out(&mut self) {
         let state = self.exchange.state();
         if let State::Waiting(_) | State::Uploading(_) | State::Awaiting = state
@@ -198,7 +198,7 @@ impl Driver<'_> {
         }
     }
 
-    /// One turn, in the order of the real loop; true when something moved.
+    /// One turn, in the order of the real loop. Returns whether any byte moved.
     fn turn(&mut self) -> bool {
         let mut moved = false;
         let state = self.exchange.state();
@@ -234,7 +234,8 @@ impl Driver<'_> {
             State::Awaiting => false,
             State::Responding { rest, .. } => !rest.is_none(),
             State::Complete { rest: Rest::Upload(_) } => {
-                // An upstream that says more behind its response, or ends, wants no more.
+                // An upstream that sends bytes after its response, or ends, needs no more of the
+                // request.
                 if !self.upstream.waiting().is_empty() || self.ended.is_some() {
                     self.exchange.stop_upload();
                     return true;
@@ -272,7 +273,7 @@ impl Driver<'_> {
                 let bytes = list.slices(input).flatten();
                 self.to_upstream.extend(bytes);
                 self.whole |= !self.exchange.state().is_uploading();
-                // Behind the head, and before any of the response.
+                // After the head, and before any byte of the response.
                 self.go_on();
             }
             RequestStep::Broken => {
@@ -290,7 +291,7 @@ impl Driver<'_> {
         moved || used > 0 || !matches!(step, RequestStep::NeedMore | RequestStep::NeedUpstream)
     }
 
-    /// What one exchange has sent to each side.
+    /// The bytes that one exchange has sent to each side.
     fn check(&mut self, complete: bool) {
         let to_upstream = std::mem::take(&mut self.to_upstream);
         let to_client = std::mem::take(&mut self.to_client);
@@ -309,7 +310,8 @@ impl Driver<'_> {
         }
     }
 
-    /// Exactly one request, with our key and framing of our own, that says what the client said.
+    /// Checks that there is exactly one request, with the relay's key and framing and the client's
+    /// content.
     fn check_request(&self, asked: &Parsed, sent: &[u8], whole: bool) {
         let Parsed::Good { line, fields: asked, len } = asked else {
             panic!("forwarded, but it is {asked:?}");
@@ -336,7 +338,7 @@ impl Driver<'_> {
             }
             assert!(asked.contains(field), "a field that the client did not send");
         }
-        // In order, and none lost but those that must be.
+        // Fields keep their order, and only those that must be are dropped.
         let is_named = |field: &Field| {
             asked.iter().filter(|other| is(other, "connection")).any(|other| {
                 other
@@ -379,8 +381,8 @@ impl Driver<'_> {
     }
 }
 
-/// Reads what the client got: the final status and the body. A complete response is followed by
-/// nothing; a truncated one never looks complete.
+/// Parses the bytes that the client got: the final status and the body. No byte follows a complete
+/// response; a truncated one never looks complete.
 fn response(bytes: &[u8], complete: bool, is_head: bool) -> (u16, Vec<u8>) {
     let mut at = 0;
     loop {
@@ -417,7 +419,7 @@ fn response(bytes: &[u8], complete: bool, is_head: bool) -> (u16, Vec<u8>) {
             assert!(end.is_none_or(|end| end == rest.len()), "bytes behind the end");
             return (status, body);
         }
-        // Only the end of the connection ends it.
+        // Only the end of the connection ends the body.
         let closes = values("connection").any(|value| value == b"close");
         assert!(closes, "a response without end on a connection that stays");
         return (status, rest.to_vec());

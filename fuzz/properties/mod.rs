@@ -1,5 +1,5 @@
-//! What must hold for every input. The fuzz targets call these, and so does `tests/properties/replay.rs`
-//! on stable Rust.
+//! What must hold for every input. The fuzz targets call these, and so does
+//! `tests/properties/replay.rs` on stable Rust.
 #![allow(dead_code)]
 
 pub mod exchange;
@@ -45,7 +45,8 @@ pub const ALL: [(&str, Property); 11] = [
     ("certificate", certificate),
 ];
 
-/// Where an input is cut, as its first bytes say: the distances, and what is left of the input.
+/// Reads up to seven distances between cuts from the first bytes of an input. Returns the ends of
+/// the pieces, and the rest of the input, which is cut there.
 fn cuts(data: &[u8]) -> (Vec<usize>, &[u8]) {
     let Some((count, rest)) = data.split_first() else {
         return (Vec::new(), data);
@@ -67,7 +68,7 @@ fn owned(fields: &head::Fields<'_, '_>) -> Vec<Field> {
     fields.iter().map(|field| (field.name.to_vec(), field.value.to_vec())).collect()
 }
 
-/// A request head is the same however it is cut, and says what an independent parser reads.
+/// A request head gives the same result however it is cut, the same as an independent parser.
 pub fn request_head(data: &[u8]) {
     let (ends, input) = cuts(data);
     let read = |input: &[u8], progress: &mut ScanProgress| {
@@ -82,7 +83,7 @@ pub fn request_head(data: &[u8]) {
     match (&whole, parts) {
         (Ok(None), None) | (Err(_), Some(Err(_))) => {}
         (whole, Some(part)) => assert_eq!(*whole, part, "cut"),
-        // A line that drips in is looked at when it is whole.
+        // A line that arrives in pieces is parsed when it is complete.
         (_, None) => {
             assert!(read(&[input, b"\n"].concat(), &mut progress).is_err(), "accepted in parts")
         }
@@ -142,7 +143,7 @@ pub fn response_head(data: &[u8]) {
     }
 }
 
-/// A chunked body is the same however it is cut, and holds what an independent decoder finds.
+/// A chunked body gives the same result however it is cut, the same as an independent decoder.
 pub fn chunked(data: &[u8]) {
     let (ends, input) = cuts(data);
     let read = |ends: &[usize]| {
@@ -174,7 +175,7 @@ pub fn chunked(data: &[u8]) {
     }
 }
 
-/// Length fields mean one thing or are refused.
+/// Length fields have one meaning or are refused.
 pub fn framing(data: &[u8]) {
     let Some((flags, rest)) = data.split_first() else {
         return;
@@ -219,7 +220,7 @@ pub fn framing(data: &[u8]) {
     );
 }
 
-/// An accepted URL can be written into a request as it stands, and reads the same again.
+/// An accepted URL can be written into a request unchanged, and is parsed to the same URL again.
 pub fn upstream_url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -251,9 +252,9 @@ pub fn upstream_url(data: &[u8]) {
     assert_eq!(again.is_loopback(), url.is_loopback());
 }
 
-/// Three lines: a proxy's URL, a NO_PROXY, and what the proxy says to CONNECT. What is accepted can
-/// be written into a head; a list exempts what one of its entries does; a response is the same
-/// however it is cut.
+/// An input has three lines: a proxy's URL, a NO_PROXY, and the proxy's response to CONNECT. An
+/// accepted URL can be written into a head; a list exempts a host exactly if one of its entries
+/// does; a response gives the same result however it is cut.
 pub fn proxy(data: &[u8]) {
     let mut lines = data.splitn(3, |byte| *byte == b'\n');
     let (url, list) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
@@ -357,11 +358,11 @@ fn key_lines(stdin: &[u8], ends: &[usize], form: KeyForm, is_fine: &dyn Fn(&[u8]
     assert!(out == [b"PREFIX ", &want[..], b"\r\n"].concat(), "another key");
 }
 
-/// The key is the first line or a clear error, whatever read(2) does; it goes out in one piece; and
-/// what is searched for is found exactly where it is.
+/// The input gives a key, its first line, or a clear error, whatever read(2) returns. The key is
+/// written in one piece. A reflected key is found exactly where it is.
 pub fn key_intake(data: &[u8]) {
     let (ends, input) = cuts(data);
-    // One byte decides where the answer that is searched begins.
+    // One byte decides where the searched response begins.
     let split = input.first().map_or(0, |byte| usize::from(*byte)).min(input.len());
     let (stdin, answer) = input.split_at(split);
     let mut at = 0;
@@ -406,14 +407,14 @@ pub fn key_intake(data: &[u8]) {
     let long = text.split('.').rfind(|part| part.len() >= 32).map(str::as_bytes);
     let part = long.unwrap_or(key);
     let part = &part[..part.len().min(1024)];
-    // What is searched for; bytes of it that are always found, and that never are.
+    // The searched text; how many bytes of it are always found, and how many are never found.
     let (part, found, not_found) = match part.len() {
         ..16 => (&part[..0], 1, 0),
         half @ 16..31 => (&part[..half / 2], half / 2, half / 2 - 1),
         31..62 => (part, 23, 15),
         62.. => (part, 31, 19),
     };
-    // Half of the answers repeat the key's own bytes, so that something is found.
+    // Half of the responses repeat bytes of the key, so that the search finds some.
     let mut text = answer.to_vec();
     if let [first, ..] = answer
         && first % 2 == 0

@@ -1,11 +1,11 @@
-//! A parser of its own, as plain and strict as can be: nothing of it is shared with the relay.
+//! An independent parser, simple and strict. It shares no code with the relay.
 
-/// Name and value, white space around the value gone.
+/// Name and value, without white space around the value.
 pub type Field = (Vec<u8>, Vec<u8>);
 
 #[derive(Debug)]
 pub enum Parsed {
-    /// A sound head: its start line, its fields, the bytes it takes.
+    /// A well-formed head: its start line, its fields, and its length in bytes.
     Good {
         line: Vec<u8>,
         fields: Vec<Field>,
@@ -15,7 +15,7 @@ pub enum Parsed {
     Bad,
 }
 
-/// Reads a head; one empty line may stand before it.
+/// Parses a head, which one empty line may precede.
 pub fn head(input: &[u8]) -> Parsed {
     let skip = if input.starts_with(b"\r\n") { 2 } else { 0 };
     let mut at = skip;
@@ -57,7 +57,7 @@ pub fn head(input: &[u8]) -> Parsed {
     Parsed::Good { line: first.to_vec(), fields, len: at }
 }
 
-/// Digits alone, at most 20 of them, below 2^64.
+/// Parses 1 to 20 digits and nothing else, below 2^64.
 pub fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() || text.len() > 20 {
         return None;
@@ -68,7 +68,7 @@ pub fn decimal(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// Decodes a chunked body: its data, and the bytes it takes if it is whole and sound.
+/// Decodes a chunked body: its data, and its length in bytes if it is complete and well-formed.
 pub fn chunked(input: &[u8]) -> (Vec<u8>, Option<usize>) {
     let mut body = Vec::new();
     let mut at = 0;
@@ -114,8 +114,8 @@ pub fn chunked(input: &[u8]) -> (Vec<u8>, Option<usize>) {
     }
 }
 
-/// The certificates of a PEM file: the number of each one's first line, and its lines. `None`: some
-/// section is broken.
+/// The certificates of a PEM file: the number of each one's first line, and its lines. `None` if a
+/// section is malformed.
 pub fn pem(text: &[u8]) -> Option<Vec<(usize, Vec<u8>)>> {
     let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
     let is_marker = |line: &[u8]| {
@@ -158,7 +158,8 @@ fn der(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     (digits == shortest).then_some((tag, content, &input[2 + digits + len..]))
 }
 
-/// The name and the date that are shown of a certificate: issuer, and year, month, day.
+/// The parts of a certificate that `--check` shows: the issuer, and year, month and day of the
+/// expiry.
 pub fn certificate(input: &[u8]) -> Option<(Vec<u8>, (u64, u64, u64))> {
     let of = |tag: u8, input| der(input).filter(|(got, ..)| *got == tag);
     let (_, whole, _) = of(0x30, input)?;

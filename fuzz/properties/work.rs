@@ -1,20 +1,20 @@
-//! What a head costs, in steps of work (`http1::work`): no more than a small multiple of its
-//! length, whatever it holds and however it comes. Steps are counted in debug builds alone.
+//! The cost of a head, in steps of work (`http1::work`), is at most a small multiple of its length,
+//! whatever it contains and however it is cut. Steps are counted only in debug builds.
 
 use codex_responses_api_proxy::http1::exchange::{Exchange, RequestStep, ResponseStep, State};
 use codex_responses_api_proxy::http1::gather::GatherList;
 use codex_responses_api_proxy::http1::request::{Policy, RequestContext};
 use codex_responses_api_proxy::http1::work::spent;
 
-/// Steps for each byte of a message that comes whole.
+/// Steps for each byte of a message that arrives whole.
 const WHOLE: u64 = 24;
-/// For each byte of one that drips in. Its lines are parsed again up to 16 times.
+/// Steps for each byte of a message that arrives in pieces. Its lines are parsed up to 16 times.
 const DRIPPING: u64 = 64;
-/// For each message beside its bytes, and for each piece of it.
+/// Further steps for each message, and for each piece of it.
 const FIXED: u64 = 2_000;
 const PIECE: u64 = 8;
 
-/// One byte that says which side speaks; then cuts, and what that side says.
+/// An input consists of one byte that selects the side, the cuts, and the bytes of that side.
 pub fn work(data: &[u8]) {
     let Some((flags, rest)) = data.split_first() else {
         return;

@@ -1,4 +1,4 @@
-//! PEM files and certificates, compared with readers of their own (see `strict.rs`).
+//! PEM files and certificates, compared with the independent readers of `strict.rs`.
 
 use codex_responses_api_proxy::x509::certificate::Certificate;
 use codex_responses_api_proxy::x509::pem;
@@ -23,7 +23,7 @@ pub fn pem_file(data: &[u8]) {
     }
 }
 
-/// What is shown of a certificate is what an independent reader finds; a terminal can show it.
+/// An independent reader finds the same issuer and date in a certificate; a terminal can show them.
 pub fn certificate(data: &[u8]) {
     let got = Certificate::read(data);
     let want = strict::certificate(data);

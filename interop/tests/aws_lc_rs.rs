@@ -15,7 +15,7 @@ mod support;
 
 use support::{Relay, Upstream, certs, post};
 
-/// A server that knows these groups alone.
+/// A server that supports only these groups.
 fn config(groups: &[&'static dyn SupportedKxGroup]) -> ServerConfig {
     let provider = CryptoProvider { kx_groups: groups.to_vec(), ..aws_lc_rs::default_provider() };
     let key = KeyPair::generate().unwrap();
@@ -42,11 +42,11 @@ fn the_relay_agrees_with_rustls_on_aws_lc_rs() {
     let cases: [(&[&'static dyn SupportedKxGroup], &str, HandshakeKind); 6] = [
         (&[hybrid], "X25519MLKEM768", FIRST),
         (&[hybrid, kx_group::X25519], "X25519MLKEM768", FIRST),
-        // The server prefers the other; the client's shares decide.
+        // The server prefers the other group; the client's key shares decide.
         (&[kx_group::X25519], "X25519", FIRST),
         (&[kx_group::SECP256R1], "P-256", RETRIED),
         (&[kx_group::SECP384R1], "P-384", RETRIED),
-        // A hybrid that the relay does not know.
+        // A hybrid group that the relay does not support.
         (&[kx_group::SECP256R1MLKEM768, kx_group::SECP256R1], "P-256", RETRIED),
     ];
     for (groups, want, kind) in cases {
@@ -62,7 +62,7 @@ fn the_relay_agrees_with_rustls_on_aws_lc_rs() {
         let (code, out, err) = Relay::to(&upstream.url()).args(["--check"]).run(b"");
         assert_eq!(code, 0, "{want}: {err}");
         assert!(out.contains(&format!("TLS 1.3, {want}\n")), "{want}: {out}");
-        // The first makes a session; the others resume it, with a key exchange all the same.
+        // The first connection makes a session; the others resume it, each with a new key exchange.
         let relay = Relay::to(&upstream.url()).start();
         for _ in 0..3 {
             assert_eq!(relay.connect().send(post("", "{}")).response().text(), "fine", "{want}");

@@ -55,7 +55,7 @@ impl SupportedKxGroup for Server {
     }
 }
 
-/// A server that knows these groups alone.
+/// A server that supports only these groups.
 fn config(groups: &[&'static dyn SupportedKxGroup]) -> ServerConfig {
     let mut config = certs().config(super::support::upstream::Kind::Good, rustls::ALL_VERSIONS);
     let mut provider = ring::default_provider();
