@@ -95,7 +95,7 @@ pub fn clear_reach(config: &Config, proxy: Option<&ConnectRequest>) -> Option<Re
     }
 }
 
-/// The users who may hold the other end of such a connection. `None` if any user may, or if the
+/// The users that may own the other end of such a connection. `None` if any user may, or if the
 /// connection carries no secret in plaintext.
 pub fn of_upstream(
     config: &Config,

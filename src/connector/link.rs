@@ -165,9 +165,10 @@ impl Link {
 /// Accepts an internet socket whose remote address is this one (getpeername(2)). A socket that is
 /// not connected is a failed dial. Any other descriptor is a protocol violation.
 ///
-/// That is no proof of who is at the other end, not even that the socket is of TCP: it would take
-/// another system call, and prove nothing that counts. TLS authenticates the upstream over any
-/// socket. For a connection in plaintext, the check of the far end finds only sockets of TCP.
+/// This does not prove which process is at the other end, nor even that the socket uses TCP. To
+/// check that would take another system call and would not improve security. TLS authenticates the
+/// upstream over any socket. For a connection in plaintext, the check of the far end finds only
+/// sockets of TCP.
 fn connected(
     fd: OwnedFd,
     address: SocketAddr,

@@ -82,7 +82,7 @@ impl Race {
         self.attempts.len()
     }
 
-    /// What to poll(2) for, one entry for each attempt.
+    /// The descriptors for poll(2), one for each attempt.
     pub(super) fn interests(&self) -> impl Iterator<Item = libc::pollfd> {
         self.attempts.iter().map(|attempt| libc::pollfd {
             fd: attempt.stream.as_raw_fd(),

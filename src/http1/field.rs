@@ -44,7 +44,7 @@ pub fn is_alike(name: &[u8], other: &[u8]) -> bool {
     })
 }
 
-/// What a field name means to a relay.
+/// The meaning of a field name to a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldName {
     /// No meaning here.

@@ -3,7 +3,7 @@
 use super::digits;
 use super::work;
 
-/// What a Host field names.
+/// The kind of host that a Host field names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostKind {
     /// 127.0.0.0/8, `localhost`, `[::1]`, or a host that the operator allows; with any port.

@@ -1,6 +1,6 @@
 //! The allow-list of routes.
 
-/// What the request line asks for.
+/// The route that the request line asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// `POST /v1/responses`.

@@ -1,7 +1,7 @@
 //! Which connections get a place. The decision is made once for each connection, before its session
 //! exists.
 //!
-//! `--max-connections` is the number of places. One user alone may hold all of them except a small
+//! `--max-connections` is the number of places. A single user may hold all of them except a small
 //! reserve. As soon as other users connect, each gets a fair share. When no place is free, an idle
 //! connection may be closed, but never a connection with a request under way.
 
@@ -84,20 +84,20 @@ impl Places {
     }
 
     /// A place is free that this user may take.
-    pub fn has_room(&self, user: UserIndex, now: Instant) -> bool {
+    pub fn has_place_for(&self, user: UserIndex, now: Instant) -> bool {
         self.held + self.kept_from(user) < self.limit && self.is_within_share(user, now)
     }
 
     /// The places that this user leaves free for users who are not connected yet. A request under
-    /// way is never ended to make room, so without this reserve one user with long requests could
-    /// keep all others out.
+    /// way is never ended for another user, so without this reserve one user with long requests
+    /// could keep all others out.
     fn kept_from(&self, user: UserIndex) -> usize {
         let reserve = self.limit / (RESERVE * self.shares.len());
         let others = self.shares.iter().enumerate().filter(|(index, _)| *index != user.0);
         others.map(|(_, share)| reserve.saturating_sub(share.held)).sum()
     }
 
-    /// One user alone may hold every place. As soon as another user is active, each user may hold
+    /// A single user may hold every place. As soon as another user is active, each user may hold
     /// half of the places that the others leave, and always an equal share of all places.
     fn is_within_share(&self, user: UserIndex, now: Instant) -> bool {
         let own = self.shares[user.0].held;
@@ -114,10 +114,11 @@ impl Places {
         own < left.div_ceil(2).max(self.limit / (others + 1)).max(1)
     }
 
-    /// The connection to close for a user for whom [`Places::has_room`] is false. Of those that
-    /// have been idle for [`IDLE_BEFORE_EVICTION`], the connections of the user with the most
-    /// places come first, and of these the one that has been idle longest. A user with a full share
-    /// loses a connection of their own. Otherwise a user loses none to a user who holds more.
+    /// The connection to close for a user for whom [`Places::has_place_for`] is false. Of the
+    /// connections that have been idle for [`IDLE_BEFORE_EVICTION`], the connections of the user
+    /// with the most places come first, and of these the one that has been idle longest. A user
+    /// with a full share loses a connection of their own. Otherwise a user loses none to a user who
+    /// holds more.
     pub fn evict<K: Copy>(
         &mut self,
         user: UserIndex,
@@ -236,11 +237,11 @@ mod tests {
     /// Users take places one after the other; whether each got one.
     fn take(places: &mut Places, user: UserIndex, count: usize, now: Instant) -> usize {
         let got = (0..count).take_while(|_| {
-            let room = places.has_room(user, now);
-            if room {
+            let is_free = places.has_place_for(user, now);
+            if is_free {
                 places.enter(Admission::Serve, user);
             }
-            room
+            is_free
         });
         got.count()
     }
@@ -303,8 +304,8 @@ mod tests {
         places.leave(Admission::Serve, A);
         // A holds three of four and takes no more, so that B gets the free one.
         let soon = now + WAITING_USER - Duration::from_millis(1);
-        assert!(!places.has_room(A, soon) && places.has_room(B, soon));
-        assert!(places.has_room(A, now + WAITING_USER));
+        assert!(!places.has_place_for(A, soon) && places.has_place_for(B, soon));
+        assert!(places.has_place_for(A, now + WAITING_USER));
     }
 
     #[test]
@@ -357,7 +358,7 @@ mod tests {
             }
             assert!(!places.can_linger(admission));
             // They take nobody's place.
-            assert!(places.has_room(A, Instant::now()));
+            assert!(places.has_place_for(A, Instant::now()));
             places.leave(admission, A);
             assert!(places.can_linger(admission));
         }

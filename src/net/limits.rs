@@ -21,7 +21,7 @@ pub const ROOTS_FILE: u64 = 16 << 20;
 /// certificates, about 4 KiB.
 pub const TICKETS: usize = 64;
 
-// What one turn of a session may do.
+// Bounds of one turn of a session.
 
 /// Bytes of one read from a client: four records.
 pub const CLIENT_READ: usize = 64 * 1024;

@@ -49,7 +49,7 @@ pub struct Sandbox {
     before: Option<Status>,
 }
 
-/// What was read back from the kernel about a thread that has confined itself.
+/// The status of a confined thread, as read back from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadBack {
     /// From `/proc`; `None` where it cannot be read.

@@ -76,7 +76,7 @@ pub fn of(thread: Thread, descriptors: &Descriptors) -> Option<Filter> {
 /// list is malformed.
 pub fn compile(layers: &[Layer], descriptors: &Descriptors) -> Option<Filter> {
     let outermost = layers.first()?.allowed;
-    // The tree holds the numbers of the first layer alone. Every other number has the effect of
+    // The tree contains only the numbers of the first layer. Every other number has the effect of
     // that layer.
     let mut numbers: Vec<c_long> = outermost.any.iter().copied().flatten().copied().collect();
     numbers.extend(outermost.limited.iter().copied().flatten().map(|limited| limited.call));

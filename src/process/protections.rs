@@ -8,18 +8,18 @@ use super::harden::{Beginning, HardenError};
 use super::key_readers::KeyReaders;
 use super::sys::{ProtectionKey, Sealed, SecretMemory};
 
-/// Everything that the start line says about protections.
+/// The protections that the start line reports.
 #[derive(Debug)]
 pub struct Protections {
-    /// What was found out when the process began.
+    /// The findings at the beginning of the process.
     pub beginning: Beginning,
-    /// Which memory the key lies in.
+    /// The kind of memory that holds the key.
     pub memory: SecretMemory,
     /// Whether a protection key closes the key's pages between two uses.
     pub protection_key: ProtectionKey,
     /// Whether responses are searched for the key, in words.
     pub search: Option<&'static str>,
-    /// Who may use the relay.
+    /// The users that may use the relay.
     pub callers: Callers,
     /// The user of `--user`.
     pub user: Option<(u32, u32)>,
@@ -27,7 +27,7 @@ pub struct Protections {
     pub uid: u32,
     /// Which parts of the sandbox the kernel has.
     pub sandbox: Sandbox,
-    /// What was read back once the loop was confined.
+    /// The status that was read back once the loop was confined.
     pub read_back: ReadBack,
     /// Whether the program's own memory is sealed.
     pub sealed: Sealed,
@@ -42,7 +42,7 @@ pub struct Protections {
 pub struct ConnectorProtections {
     /// The user that it runs as.
     pub uid: u32,
-    /// What was read back about it.
+    /// The status of its process, as read back.
     pub read_back: ReadBack,
     /// Whether its copy of the program is sealed.
     pub sealed: Sealed,
@@ -50,7 +50,7 @@ pub struct ConnectorProtections {
     pub executable_memory_denied: bool,
 }
 
-/// Who may use the relay.
+/// The users that may use the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Callers {
     /// Every local user.
@@ -86,7 +86,7 @@ impl fmt::Display for Callers {
     }
 }
 
-/// Which memory the key lies in, in words.
+/// The kind of memory that holds the key, in words.
 pub fn describe(memory: SecretMemory) -> &'static str {
     match memory {
         SecretMemory::MemfdSecret => "key in memfd_secret pages",
@@ -165,7 +165,7 @@ impl Requirement {
         self.missing(left_open.map(str::to_owned).into_iter().collect())
     }
 
-    /// Checks the memory that the key lies in.
+    /// Checks the kind of memory that holds the key.
     pub fn memory(self, memory: SecretMemory) -> Result<(), Unmet> {
         match (self, memory) {
             (Requirement::SecretMemory, SecretMemory::Locked) => {

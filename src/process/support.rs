@@ -30,7 +30,7 @@ impl Support {
         }
     }
 
-    /// Of Landlock.
+    /// The kernel's support for Landlock.
     pub fn of_landlock() -> Support {
         let error = match sys::landlock() {
             Ok(0) => return Support::NotInKernel,
@@ -63,7 +63,7 @@ impl Support {
         }
     }
 
-    /// Of seccomp.
+    /// The kernel's support for seccomp.
     pub fn of_seccomp() -> Support {
         let error = match sys::seccomp() {
             Ok(()) => return Support::Present(1),

@@ -109,7 +109,7 @@ impl UpstreamUsers {
     }
 }
 
-/// Whether the addresses alone show that the other end is on this machine.
+/// Whether the addresses by themselves show that the other end is on this machine.
 fn is_here(local: SocketAddr, peer: SocketAddr) -> bool {
     let (local, peer) = (local.ip().to_canonical(), peer.ip().to_canonical());
     local.is_loopback() || peer.is_loopback() || local == peer

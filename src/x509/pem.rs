@@ -8,7 +8,7 @@ use core::fmt;
 pub struct PemError {
     /// The line, counted from 1.
     pub line: usize,
-    /// What is wrong.
+    /// The fault.
     pub fault: PemFault,
 }
 

@@ -55,12 +55,12 @@ pub enum State {
     Responding {
         /// The response body.
         body: Transfer,
-        /// What is left of the request.
+        /// The rest of the request.
         rest: Rest,
     },
     /// The whole response has been forwarded.
     Complete {
-        /// What is left of the request.
+        /// The rest of the request.
         rest: Rest,
     },
 }

@@ -175,7 +175,7 @@ impl Rest {
     }
 }
 
-/// A request body is not inspected: the client chooses it, and it goes to the upstream alone.
+/// A request body is not inspected: the client chooses it, and only the upstream gets it.
 fn no_inspection(_: &[u8]) -> Result<(), ChunkFault> {
     Ok(())
 }

@@ -88,7 +88,7 @@ impl EventLoop {
                 return (Admission::UserRefused, UserIndex::default());
             }
         };
-        if !self.places.has_room(user, now) {
+        if !self.places.has_place_for(user, now) {
             let is_served = |session: &&Session| session.client.admission == Admission::Serve;
             let idle = self.sessions.values().filter(is_served).filter_map(Session::as_idle);
             match self.places.evict(user, idle, now) {

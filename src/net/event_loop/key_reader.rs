@@ -20,12 +20,12 @@ pub(super) struct KeyReader {
     paused_until: Instant,
 }
 
-/// What is known of the input.
+/// Whether the input can be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Readiness {
-    /// An event will tell when there is something to read.
+    /// An event will report when the input can be read.
     Waiting,
-    /// There is something to read.
+    /// The input can be read.
     Readable,
 }
 
@@ -62,7 +62,7 @@ impl KeyReader {
         let _ = registry.deregister(&mut SourceFd(&fd));
     }
 
-    /// What is read.
+    /// The input.
     pub(super) fn input(&self) -> KeyInput {
         self.input
     }

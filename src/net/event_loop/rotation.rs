@@ -15,7 +15,7 @@ use crate::process::key_input::{KeyInput, refusal};
 use crate::process::key_ring::{Ended, TakenKey};
 
 impl EventLoop {
-    /// What becomes of stdin with `--detach`.
+    /// Whether stdin stays open with `--detach`.
     pub fn stdin(&self) -> Stdin {
         if self.key_reader.is_some() { Stdin::Kept } else { Stdin::Left }
     }

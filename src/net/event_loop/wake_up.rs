@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use super::listener::Accepting;
 use crate::net::timeouts::RESEND_TO_CONNECTOR;
 
-/// What the loop has to do without an event.
+/// The work of the loop that no event announces.
 pub(super) struct WakeUp {
     pub(super) accepting: Accepting,
     /// Sessions are queued for a turn.
     pub(super) has_turns: bool,
-    /// Messages to the connector have found no room.
+    /// Messages to the connector wait to be sent.
     pub(super) has_unsent: bool,
     /// When something is due: the next deadline of a connection, the end of the drain, the log of
     /// refusals, the read or the end of a key.

@@ -30,10 +30,10 @@ use crate::process::sys::child::poll;
 use crate::process::sys::fd_passing::{message_pair, receive_message};
 
 pub(in crate::net) const SECOND: Duration = Duration::from_secs(1);
-/// What a deadline is short of.
+/// The shortest time: this long before a deadline, it is not due.
 pub(in crate::net) const MOMENT: Duration = Duration::from_nanos(1);
 
-/// What a session needs of the loop.
+/// The parts of the loop that a session needs.
 pub(in crate::net) struct Loop {
     poll: Poll,
     pub(in crate::net) state: LoopState,

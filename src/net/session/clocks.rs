@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::http1::limits;
 use crate::net::timeouts::{KEEP_ALIVE, LINGER, Timeouts};
 
-/// What the client has to do next.
+/// The next thing that the client must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientDuty {
     /// Nothing: the upstream has to act.
@@ -29,7 +29,7 @@ pub(super) enum ClientDuty {
 /// The clocks of one session.
 pub(super) struct Clocks {
     client_active_at: Instant,
-    /// When bytes of a response were last handed to the client's socket, or taken by it.
+    /// When bytes of a response were last written to the client's socket or read by the client.
     client_took_at: Instant,
     /// When the upstream's time began.
     upstream_active_at: Instant,
@@ -56,8 +56,8 @@ impl Clocks {
         self.client_active_at = now;
     }
 
-    /// Bytes of a response have been handed to the client's socket, or taken by it. No other clock
-    /// moves: taking a response does not excuse a request that stalls.
+    /// Bytes of a response have been written to the client's socket or read by the client. No other
+    /// clock moves: reading a response does not excuse a request that stalls.
     pub(super) fn client_took(&mut self, now: Instant) {
         self.client_took_at = now;
     }

@@ -45,7 +45,7 @@ use crate::process::sys;
 use clocks::Clocks;
 use times::Times;
 
-/// What becomes of a session after its turn.
+/// The state of a session after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterTurn {
     /// It waits for an event.
@@ -61,7 +61,7 @@ pub struct Session {
     /// Its socket.
     pub socket: Socket,
     id: SlotId,
-    /// Who the client is, and what it was admitted as.
+    /// The client's user, and how the client was admitted.
     pub client: Client,
     phase: Phase,
     exchange: Exchange,
@@ -120,7 +120,7 @@ enum ResponseStart {
 /// The connection has ended: the session is to be closed.
 struct Closed;
 
-/// What a step of a turn has done.
+/// The result of a step of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     /// Bytes have moved, and more can move at once.

@@ -77,12 +77,12 @@ enum Handshake {
     Complete,
 }
 
-/// What happens to the bytes that complete a handshake.
+/// How the bytes that complete a handshake are sent.
 #[derive(Clone, Copy)]
 enum LastFlight {
-    /// No head waits: they are sent now.
+    /// No head waits: the bytes are sent at once.
     Alone,
-    /// They are sent in one packet with the head that waits for the connection.
+    /// The bytes are sent in one packet with the head that waits for the connection.
     WithHead,
 }
 

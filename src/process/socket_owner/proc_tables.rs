@@ -25,7 +25,7 @@ impl Snapshot {
         Ok(Snapshot { rows })
     }
 
-    /// Who held the socket when the tables were read.
+    /// The owner of the socket when the tables were read.
     pub fn owner(&self, end: SocketAddr, other: SocketAddr) -> Owner {
         let (end, other) = (canonical(end), canonical(other));
         let mut rows = self.rows.iter();

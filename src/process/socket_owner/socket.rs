@@ -8,7 +8,7 @@ const SYN_RECV: u8 = 3;
 /// The state of a socket that waits for connections.
 pub(super) const LISTEN: u8 = 10;
 
-/// Who holds one end of a connection.
+/// The owner of one end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// A process of this user. For an accepted socket, this is the user that called accept(2).
@@ -50,7 +50,7 @@ pub(super) enum Families {
 }
 
 impl KernelSocket {
-    /// Who holds this end.
+    /// The owner of this end.
     pub(super) fn owner(&self) -> Owner {
         match self.state {
             // SYN_RECV with an inode: a process has called connect(2), and its SYN crossed ours

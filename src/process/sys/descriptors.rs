@@ -11,7 +11,7 @@ use crate::http1::digits;
 
 /// read(2), once.
 pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the kernel writes at most `len` bytes into memory that is ours alone.
+    // SAFETY: the kernel writes at most `len` bytes into memory that no other code refers to.
     let n = unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }

@@ -129,7 +129,7 @@ mod register {
     /// there is no key.
     pub(super) struct Pkey {
         bits: u32,
-        /// What is restored when it is dropped.
+        /// The value that is restored when this is dropped.
         saved: SavedPkru,
     }
 

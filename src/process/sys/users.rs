@@ -35,7 +35,7 @@ pub fn user_named(name: &CStr) -> Option<(u32, u32)> {
     // SAFETY: plain memory for libc to fill.
     let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
     let mut found = ptr::null_mut();
-    // SAFETY: libc writes into memory that is ours alone, as much as its length says.
+    // SAFETY: libc writes at most `len` bytes into memory that no other code refers to.
     unsafe {
         libc::getpwnam_r(name.as_ptr(), &mut entry, space.as_mut_ptr(), space.len(), &mut found)
     };
@@ -48,7 +48,7 @@ pub fn group_of(uid: u32) -> Option<u32> {
     // SAFETY: plain memory for libc to fill.
     let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
     let mut found = ptr::null_mut();
-    // SAFETY: libc writes into memory that is ours alone, as much as its length says.
+    // SAFETY: libc writes at most `len` bytes into memory that no other code refers to.
     unsafe { libc::getpwuid_r(uid, &mut entry, space.as_mut_ptr(), space.len(), &mut found) };
     (!found.is_null()).then_some(entry.pw_gid)
 }
