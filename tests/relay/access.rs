@@ -273,6 +273,8 @@ impl TokenFile {
     fn new(name: &str, bytes: &[u8]) -> TokenFile {
         let path = std::env::temp_dir().join(format!("token-{}-{name}", std::process::id()));
         fs::write(&path, bytes).unwrap();
+        // Whatever the umask of the tests is.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         TokenFile(path)
     }
 
