@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::support::relay::inherit;
+use super::support::relay::{inherit, random_hex};
 use super::support::{Relay, Request, Upstream, ok, skipped};
 use super::vector_file::{self, Case, Outcome};
 
@@ -45,8 +45,7 @@ fn start(name: &str, args: &[&str], write: impl Fn(&str, u16, RawFd) -> String) 
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (port, fd) = (listener.local_addr().unwrap().port(), listener.as_raw_fd());
-    let id = std::process::id();
-    let folder = std::env::temp_dir().join(format!("differential-{name}-{id}"));
+    let folder = std::env::temp_dir().join(format!("differential-{name}-{}", random_hex()));
     fs::create_dir(&folder).unwrap();
     let file = folder.join("config");
     fs::write(&file, write(folder.to_str().unwrap(), port, fd)).unwrap();

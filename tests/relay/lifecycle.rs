@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use super::support::relay::random_hex;
 use super::support::{DEADLINE, End, Gate, Relay, Upstream, comes, ok, post};
 
 /// A folder that goes with the test.
@@ -15,7 +16,7 @@ pub struct Folder(pub PathBuf);
 
 impl Folder {
     pub fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("relay-{name}-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("relay-{name}-{}", random_hex()));
         fs::create_dir(&path).unwrap();
         Folder(path)
     }

@@ -170,7 +170,7 @@ fn no_usable_connection_within_ten_seconds_is_504() {
         let response = client.response();
         assert_eq!((response.status, response.code()), (504, "upstream_connect_timeout"));
         let took = start.elapsed();
-        assert!(took > Duration::from_secs(9) && took < Duration::from_secs(12), "{took:?}");
+        assert!(took > Duration::from_secs(9) && took < Duration::from_secs(18), "{took:?}");
     }
 }
 
