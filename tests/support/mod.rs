@@ -23,6 +23,17 @@ pub use relay::Relay;
 pub use skip::{needs_root, skipped};
 pub use upstream::{Peer, Request, Upstream, certs};
 
+/// Sets the usual umask before the first test runs: relays and connectors of other users read files
+/// that the tests make, and a file that others may write to is refused.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static USUAL_UMASK: extern "C" fn() = usual_umask;
+
+extern "C" fn usual_umask() {
+    // SAFETY: no memory is involved.
+    unsafe { libc::umask(0o022) };
+}
+
 /// Waits for this event of poll(2), or for the end of the connection, for at most `within`. Returns
 /// whether either came.
 pub fn comes(on: &impl AsFd, event: i16, within: Duration) -> bool {
