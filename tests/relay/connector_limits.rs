@@ -88,6 +88,18 @@ fn answer(peer: &mut Peer) {
     }
 }
 
+/// A request fails while the connector has no free descriptor, and the next one is served.
+fn fails_without_descriptors(relay: &Relay) {
+    let pid = connector(relay);
+    // Before a client comes, for whom a connection would be made in advance.
+    limit_files(pid, 4);
+    let mut client = relay.connect();
+    client.send(post("", "{}"));
+    assert_eq!(code(&mut client), out_of_descriptors());
+    limit_files(pid, 64);
+    assert_eq!(client.send(post("", "{}")).response().status, 200);
+}
+
 fn out_of_descriptors() -> (u16, String) {
     (502, "out_of_descriptors".into())
 }
@@ -100,15 +112,7 @@ fn a_connector_without_a_descriptor_for_a_connection_says_so_and_goes_on() {
         return;
     }
     let upstream = Upstream::answering(ok("fine"));
-    let relay = Relay::to(&upstream.url()).args(OWN_USER).start();
-    let pid = connector(&relay);
-    // Before a client comes, for whom a connection would be made in advance.
-    limit_files(pid, 4);
-    let mut client = relay.connect();
-    client.send(post("", "{}"));
-    assert_eq!(code(&mut client), out_of_descriptors());
-    limit_files(pid, 64);
-    assert_eq!(client.send(post("", "{}")).response().status, 200);
+    fails_without_descriptors(&Relay::to(&upstream.url()).args(OWN_USER).start());
 }
 
 #[test]
@@ -122,15 +126,8 @@ fn a_lookup_that_finds_no_descriptor_says_so_and_the_next_one_is_made() {
     let etc = Etc::new("no-descriptor");
     etc.put("hosts", "127.0.0.1 upstream.test\n");
     let url = format!("http://upstream.test:{}/", upstream.port);
-    let relay = etc.start(Relay::to(&url).args(OWN_USER).args(["--allow-plaintext-upstream"]));
-    let pid = connector(&relay);
-    // Before a client comes, for whom a connection would be made in advance.
-    limit_files(pid, 4);
-    let mut client = relay.connect();
-    client.send(post("", "{}"));
-    assert_eq!(code(&mut client), out_of_descriptors());
-    limit_files(pid, 64);
-    assert_eq!(client.send(post("", "{}")).response().status, 200);
+    let starter = Relay::to(&url).args(OWN_USER).args(["--allow-plaintext-upstream"]);
+    fails_without_descriptors(&etc.start(starter));
 }
 
 #[test]

@@ -32,6 +32,22 @@ fn first(script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Upstream {
     })
 }
 
+/// An upstream that reads "first", sends this response, and passes on the next bytes of the body,
+/// so many of them.
+fn early(response: String, rest: usize) -> (Upstream, Gate<Vec<u8>>) {
+    let (tell, told) = Gate::pair();
+    let upstream = first(move |peer| {
+        peer.head().unwrap();
+        assert_eq!(peer.take(5), b"first");
+        peer.write(&response);
+        if rest > 0 {
+            tell.pass(peer.take(rest));
+        }
+        peer.closed();
+    });
+    (upstream, told)
+}
+
 fn next_is_served(client: &mut Client) {
     assert_eq!(client.send(post("", "{}")).response().text(), "next");
 }
@@ -68,15 +84,7 @@ fn a_success_or_redirect_during_the_upload_lets_both_go_on() {
 #[test]
 fn a_response_that_is_complete_first_waits_for_the_rest_of_the_request() {
     for end in ["", "Connection: close\r\n"] {
-        let (tell, told) = Gate::pair();
-        let upstream = first(move |peer| {
-            peer.head().unwrap();
-            assert_eq!(peer.take(5), b"first");
-            peer.write(ok("early"));
-            let rest = peer.take(200_000);
-            tell.pass(rest);
-            peer.closed();
-        });
+        let (upstream, told) = early(ok("early"), 200_000);
         let relay = Relay::to(&upstream.url()).start();
         let mut client = relay.connect();
         client.send(head(200_005, end) + "first");
@@ -95,14 +103,7 @@ fn a_response_that_is_complete_first_waits_for_the_rest_of_the_request() {
 
 #[test]
 fn an_http_1_0_client_sees_the_end_of_the_response_and_may_still_send() {
-    let (tell, told) = Gate::pair();
-    let upstream = first(move |peer| {
-        peer.head().unwrap();
-        assert_eq!(peer.take(5), b"first");
-        peer.write(format!("{CHUNKED}{}0\r\n\r\n", chunk("one")));
-        tell.pass(peer.take(6));
-        peer.closed();
-    });
+    let (upstream, told) = early(format!("{CHUNKED}{}0\r\n\r\n", chunk("one")), 6);
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
     client.send("POST /v1/responses HTTP/1.0\r\nContent-Length: 11\r\n\r\nfirst");
@@ -138,14 +139,7 @@ fn an_upstream_that_ends_after_an_early_response_needs_no_more_of_the_request() 
 
 #[test]
 fn an_upload_behind_its_response_keeps_its_place_when_the_table_is_full() {
-    let (tell, told) = Gate::pair();
-    let upstream = first(move |peer| {
-        peer.head().unwrap();
-        assert_eq!(peer.take(5), b"first");
-        peer.write(ok("early"));
-        tell.pass(peer.take(6));
-        peer.closed();
-    });
+    let (upstream, told) = early(ok("early"), 6);
     let relay = Relay::to(&upstream.url()).args(["--max-connections", "1"]).start();
     let mut client = relay.connect();
     client.send(head(11, "") + "first");
@@ -226,24 +220,14 @@ fn a_broken_chunk_behind_an_early_response_ends_both() {
 
 #[test]
 fn a_client_that_stops_sending_behind_an_early_response_is_not_waited_for() {
-    let upstream = first(|peer| {
-        peer.head().unwrap();
-        peer.take(5);
-        peer.write(ok("early"));
-        peer.closed();
-    });
+    let (upstream, _) = early(ok("early"), 0);
     let relay = Relay::to(&upstream.url()).args(["--client-timeout", "1"]).start();
     let mut client = relay.connect();
     client.send(head(1_000, "") + "first");
     assert_eq!(client.response().text(), "early");
     client.expect_end(End::Fin);
 
-    let upstream = first(|peer| {
-        peer.head().unwrap();
-        peer.take(5);
-        peer.write(CHUNKED.to_owned() + &chunk("one"));
-        peer.closed();
-    });
+    let (upstream, _) = early(CHUNKED.to_owned() + &chunk("one"), 0);
     let args = ["--client-timeout", "1", "--access-log"];
     let relay = Relay::to(&upstream.url()).args(args).start();
     let mut client = relay.connect();

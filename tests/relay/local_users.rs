@@ -202,19 +202,25 @@ fn a_user_with_idle_connections_does_not_keep_another_out() {
     }
 }
 
+/// A relay with so many places for two users, one of whom has requests under way in so many.
+fn crowded(places: usize, taken: usize) -> (Upstream, Relay, Vec<Client>) {
+    let upstream = Upstream::plain(answers_when_told);
+    let relay = Relay::to(&upstream.url())
+        .args(["--max-connections", &places.to_string()])
+        .args(allowing(&[AGENT, OTHER]))
+        .start();
+    let mut greedy: Vec<Client> = (0..taken).map(|_| connect_as(OTHER, relay.port)).collect();
+    for client in &mut greedy {
+        client.send(unanswered());
+    }
+    (upstream, relay, greedy)
+}
+
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
 fn a_user_whose_requests_never_end_leaves_some_places_to_another() {
     needs_root();
-    let upstream = Upstream::plain(answers_when_told);
-    let relay = Relay::to(&upstream.url())
-        .args(["--max-connections", "64"])
-        .args(allowing(&[AGENT, OTHER]))
-        .start();
-    let mut greedy: Vec<Client> = (0..62).map(|_| connect_as(OTHER, relay.port)).collect();
-    for client in &mut greedy {
-        client.send(unanswered());
-    }
+    let (_upstream, relay, _greedy) = crowded(64, 62);
     assert_eq!(told(connect_as(OTHER, relay.port)), "too_many_connections");
     let mut agents = [connect_as(AGENT, relay.port), connect_as(AGENT, relay.port)];
     for agent in &mut agents {
@@ -230,15 +236,7 @@ fn a_user_whose_requests_never_end_leaves_some_places_to_another() {
 #[cfg_attr(not(root), ignore = "needs root")]
 fn a_user_with_requests_under_way_gets_no_more_while_another_waits() {
     needs_root();
-    let upstream = Upstream::plain(answers_when_told);
-    let relay = Relay::to(&upstream.url())
-        .args(["--max-connections", "4"])
-        .args(allowing(&[AGENT, OTHER]))
-        .start();
-    let mut greedy: Vec<Client> = (0..4).map(|_| connect_as(OTHER, relay.port)).collect();
-    for client in &mut greedy {
-        client.send(unanswered());
-    }
+    let (_upstream, relay, mut greedy) = crowded(4, 4);
     assert_eq!(told(connect_as(AGENT, relay.port)), "too_many_connections");
     // A place becomes free: it is the agent's, however fast the other asks.
     drop(greedy.pop());

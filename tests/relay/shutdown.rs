@@ -459,6 +459,20 @@ fn shows(main: &mut std::fs::File, text: &str) {
     assert!(super::support::read_until(main, text).is_some());
 }
 
+/// The command leads a new session, whose terminal is its stdin.
+fn leads_session_of_terminal(command: &mut Command) {
+    // SAFETY: async-signal-safe calls; fd 0 is the terminal by then.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            match libc::ioctl(0, libc::TIOCSCTTY, 0) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        })
+    };
+}
+
 #[test]
 fn in_the_background_of_a_terminal_it_waits_with_echo_on() {
     use super::key::has_echo;
@@ -485,16 +499,7 @@ fn in_the_background_of_a_terminal_it_waits_with_echo_on() {
     let mut shell = Command::new("sh");
     let [input, output, error] = [0; 3].map(|_| Stdio::from(tty.try_clone().unwrap()));
     shell.args(["-c", &script]).stdin(input).stdout(output).stderr(error);
-    // SAFETY: async-signal-safe calls; fd 0 is the terminal by then.
-    unsafe {
-        shell.pre_exec(|| {
-            libc::setsid();
-            match libc::ioctl(0, libc::TIOCSCTTY, 0) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
-        })
-    };
+    leads_session_of_terminal(&mut shell);
     let mut shell = shell.spawn().unwrap();
     folder.wait_for("pid", |text| text.ends_with('\n'));
     let pid: u32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
@@ -531,16 +536,7 @@ fn in_the_background_of_a_terminal_that_it_cannot_wait_for_it_says_so() {
     let script = format!("trap '' TTIN; set -m; {} & wait $!", super::support::relay::binary());
     let mut shell = Command::new("sh");
     shell.args(["-c", &script]).stdin(tty.try_clone().unwrap()).stdout(tty.try_clone().unwrap());
-    // SAFETY: as above.
-    unsafe {
-        shell.pre_exec(|| {
-            libc::setsid();
-            match libc::ioctl(0, libc::TIOCSCTTY, 0) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
-        })
-    };
+    leads_session_of_terminal(&mut shell);
     let child = shell.stderr(Stdio::piped()).spawn().unwrap();
     let output = child.wait_with_output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
