@@ -67,7 +67,7 @@ fn is_for_tests(path: &Path) -> bool {
     line.is_some_and(|line| line.ends_with("mod testing;"))
 }
 
-/// Up to a `//` that does not stand inside a URL.
+/// Up to a `//` that is not part of a URL.
 fn without_comment(line: &str) -> &str {
     let start = line.match_indices("//").map(|(at, _)| at).find(|at| !line[..*at].ends_with(':'));
     &line[..start.unwrap_or(line.len())]
@@ -154,7 +154,7 @@ fn the_version_line_names_the_tls_library_that_is_built_in() {
     assert!(tls.contains(&format!("\"rustls {version} with ring\"")), "not {version}");
 }
 
-/// The words of lower case with an underscore that stand in such marks.
+/// The words of lower case with an underscore between such marks.
 fn codes(text: &str, mark: char) -> Vec<&str> {
     let parts = text.split(mark).skip(1).step_by(2);
     let is_code = |word: &&str| {
@@ -317,7 +317,7 @@ fn no_file_is_too_long_to_review() {
     }
 }
 
-/// Bounds that stand outside of the files of bounds, in rooms that share no such file.
+/// Bounds outside of the files of bounds, in rooms that have no such file.
 const OTHER_BOUNDS: [(&str, &[&str]); 14] = [
     ("connector/addresses.rs", &["DNS_CACHE", "PATIENCE", "PACE", "PAUSE"]),
     ("connector/lookup.rs", &["ADDRESSES", "LOOKUP", "OVERDUE"]),

@@ -41,7 +41,7 @@ fn cases(key: &[u8], width: usize, stride: usize, size: usize) -> Vec<Case> {
         let piece = [&[letter][..], &vec![FILL; size - 1]].concat();
         cases.push(Case { name: format!("{n} letters and a {name} one"), before, piece });
     }
-    // A window of the key but for one byte, where windows stand.
+    // A window of the key except for one byte, at a place where windows begin.
     for different in [0, width - 1] {
         let mut piece = vec![FILL; size];
         piece[stride..stride + width].copy_from_slice(&key[..width]);

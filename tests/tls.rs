@@ -158,10 +158,10 @@ fn what_a_server_says_changed_at_random_is_an_error_and_never_a_panic_or_another
             (0..1 + random.below(3)).for_each(|_| change(&mut answer, &mut random));
             after += 1;
         }
-        let sound = feed(&mut tls, &answer, &mut random, &mut plain, &mut out);
-        assert!(ANSWER.starts_with(&plain), "another answer");
-        whole += usize::from(sound && plain.len() == ANSWER.len());
+        let is_ok = feed(&mut tls, &answer, &mut random, &mut plain, &mut out);
+        assert!(ANSWER.starts_with(&plain), "another response");
+        whole += usize::from(is_ok && plain.len() == ANSWER.len());
     }
-    println!("{whole} whole answers, {failed} handshakes that failed, {after} answers changed");
+    println!("{whole} whole responses, {failed} handshakes that failed, {after} responses changed");
     assert!(whole > 0 && failed > 0 && after > 0);
 }

@@ -16,7 +16,7 @@ use vector_file::{Case, End, Outcome};
 fn dechunked(message: &[u8]) -> Vec<u8> {
     const HEAD_END: &[u8] = b"\r\n\r\n";
     let mut at = 0;
-    // Interim answers stand before the head that says how the body is framed.
+    // Interim responses precede the head that says how the body is framed.
     let (head, body) = loop {
         let Some(length) = message[at..].windows(4).position(|w| w == HEAD_END) else {
             return message.to_vec();
@@ -181,7 +181,7 @@ fn every_vector_comes_out_as_it_says_however_it_is_cut() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Where an answer breaks in the piece that begins it, less of it goes out before the reset.
+/// If a response breaks in the piece that begins it, less of it goes out before the reset.
 fn is_as_wanted(got: &[Outcome], want: &[Outcome]) -> bool {
     match (got, want) {
         ([Outcome::Reset(got)], [Outcome::Reset(want)]) => want.starts_with(got),

@@ -2,7 +2,7 @@
 
 use super::{Source, sources};
 
-/// The rooms, and which other rooms each may import. What stands above, as `net` above `http1`, is
+/// The rooms, and which other rooms each may import. A room above, such as `net` above `http1`, is
 /// never imported from below.
 const ROOMS: [(&str, &[&str]); 8] = [
     ("http1", &[]),
@@ -77,7 +77,7 @@ fn tokens(code: &str) -> Vec<&str> {
     tokens
 }
 
-/// Adds the paths that a `::a::{b, c::d}` behind `base` stands for; returns the tokens it takes.
+/// Adds the paths that a `::a::{b, c::d}` behind `base` means; returns the tokens it takes.
 fn tree<'a>(code: &[&'a str], base: &[&'a str], paths: &mut Vec<Vec<&'a str>>) -> usize {
     let mut path = base.to_vec();
     let mut at = 0;

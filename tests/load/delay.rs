@@ -71,8 +71,8 @@ fn carry(mut from: File, mut to: File, delay: Duration) {
     });
 }
 
-/// The calling thread is at one end; an upstream that says no to keep-alive if it is asked to
-/// stands at the other.
+/// Makes a link between the calling thread and an upstream. The upstream ends the connection after
+/// its response if the request says so.
 fn slow_link(round_trip: Duration) -> io::Result<Upstream> {
     let far = || {
         let tunnel = network(FAR, NEAR)?;
@@ -99,7 +99,7 @@ fn slow_link(round_trip: Duration) -> io::Result<Upstream> {
     Ok(upstream)
 }
 
-/// From sending a request to its answer.
+/// From sending a request to its response.
 fn time(client: &mut Client, kind: &str) -> Duration {
     let start = Instant::now();
     assert_eq!(client.send(post("", "{}")).response().text(), kind);
@@ -121,7 +121,7 @@ fn first(url: &str, pause: Duration) -> Duration {
 fn measure() -> io::Result<()> {
     let upstream = slow_link(ROUND_TRIP)?;
     let url = format!("https://{FAR}:{}/v1/responses", upstream.port);
-    println!("a round trip takes {ROUND_TRIP:?}; first answer after the request was sent:");
+    println!("a round trip takes {ROUND_TRIP:?}; first response after the request was sent:");
     let took: Vec<Duration> = [0, 30, 60, 100, 200]
         .map(|pause| {
             let pause = Duration::from_millis(pause);

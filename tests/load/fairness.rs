@@ -102,27 +102,27 @@ fn holds(relay: &Relay, what: &str, load: impl Fn(&AtomicBool) + Sync) {
     let mut client = relay.connect();
     client.send(post("", "{}")).response();
     let mut attempt = || {
-        let (mut alone, mut beside) = ([Duration::ZERO; 5], [Duration::ZERO; 5]);
-        for (alone, beside) in alone.iter_mut().zip(&mut beside) {
+        let (mut alone, mut loaded) = ([Duration::ZERO; 5], [Duration::ZERO; 5]);
+        for (alone, loaded) in alone.iter_mut().zip(&mut loaded) {
             *alone = thread::scope(|scope| scope.spawn(|| p99(&mut client)).join().unwrap());
             let running = AtomicBool::new(true);
-            *beside = thread::scope(|scope| {
+            *loaded = thread::scope(|scope| {
                 scope.spawn(|| load(&running));
                 // Until the load is at its full speed, which nothing tells.
                 pace(Duration::from_millis(200));
-                let beside = scope.spawn(|| p99(&mut client)).join().unwrap();
+                let loaded = scope.spawn(|| p99(&mut client)).join().unwrap();
                 running.store(false, Ordering::SeqCst);
-                beside
+                loaded
             });
         }
         alone.sort();
-        beside.sort();
-        let (alone, beside) = (alone[2], beside[2]);
-        let ratio = beside.as_secs_f64() / alone.as_secs_f64();
-        println!("p99 alone {alone:?}, beside {what} {beside:?}: {ratio:.2} times");
+        loaded.sort();
+        let (alone, loaded) = (alone[2], loaded[2]);
+        let ratio = loaded.as_secs_f64() / alone.as_secs_f64();
+        println!("p99 alone {alone:?}, with {what} {loaded:?}: {ratio:.2} times");
         ratio <= 3.0
     };
-    assert!((0..3).any(|_| attempt()), "beside {what}, p99 is more than 3 times what it is alone");
+    assert!((0..3).any(|_| attempt()), "with {what}, p99 is more than 3 times what it is alone");
 }
 
 /// Eight connections that begin with `request` and go on with `transfer` as fast as they can.
@@ -160,7 +160,7 @@ fn eight(
 #[test]
 #[ignore = "measures a release build"]
 fn eight_big_answers_do_not_hold_small_requests_up() {
-    eight("8 big answers", &big(ENDLESS), |client, buffer| client.stream.read(buffer));
+    eight("8 big responses", &big(ENDLESS), |client, buffer| client.stream.read(buffer));
 }
 
 #[test]

@@ -32,9 +32,9 @@ fn a_user_that_is_named_is_admitted_and_any_other_is_not() {
         Relay::to(&upstream.url()).args(["--http-shutdown", "--allow-uid=4242"]).start();
     for request in [post("", "{}"), SHUTDOWN.to_owned()] {
         let mut client = relay.connect();
-        let answer = client.try_send(&request).response();
-        assert_eq!((answer.status, answer.code()), (403, "user_not_allowed"));
-        assert_eq!(answer.fields("connection"), ["close"]);
+        let response = client.try_send(&request).response();
+        assert_eq!((response.status, response.code()), (403, "user_not_allowed"));
+        assert_eq!(response.fields("connection"), ["close"]);
         client.finish().expect_end(End::Fin);
     }
     assert!(relay.is_running());
@@ -92,7 +92,7 @@ fn belongs_to_nobody(from: u16, to: u16) -> bool {
 fn a_client_that_sends_and_leaves_belongs_to_no_user() {
     let upstream = Upstream::answering(ok("fine"));
     let relay = Relay::to(&upstream.url()).args(["--access-log", "--allow-uid", &me()]).start();
-    // While the relay stands still, clients come, send and go; then it sees whose they were.
+    // While the relay is stopped, clients connect, send and leave; then it looks whose they were.
     relay.stop();
     let ports = [(); 20].map(|()| {
         let mut stream = TcpStream::connect(("127.0.0.1", relay.port)).unwrap();
@@ -255,8 +255,8 @@ fn one_read_of_the_tables_serves_all_that_were_accepted_with_it() {
         let clients: Vec<_> = (0..count).map(|_| relay.connect()).collect();
         relay.signal(libc::SIGCONT);
         for mut client in clients {
-            let answer = client.send(post("", "{}")).response();
-            assert_eq!(answer.code(), "user_not_allowed");
+            let response = client.send(post("", "{}")).response();
+            assert_eq!(response.code(), "user_not_allowed");
         }
         reads(&relay) - before
     };
@@ -327,9 +327,9 @@ fn who_does_not_show_it_gets_401() {
         "Proxy-Authorization: Bearer 0123456789abcdef\r\n",
         "Authorization: Bearer 0123456789abcdef\r\nAuthorization: Bearer 0123456789abcdef\r\n",
     ] {
-        let answer = client.send(post(fields, "{}")).response();
-        assert_eq!((answer.status, answer.code()), (401, "client_token_required"), "{fields}");
-        assert_eq!(answer.fields("www-authenticate"), ["Bearer"]);
+        let response = client.send(post(fields, "{}")).response();
+        assert_eq!((response.status, response.code()), (401, "client_token_required"), "{fields}");
+        assert_eq!(response.fields("www-authenticate"), ["Bearer"]);
     }
     assert_eq!(upstream.requests().len(), 0);
     assert_eq!(client.send(SHUTDOWN).response().code(), "client_token_required");
@@ -409,10 +409,10 @@ fn so_many_requests_are_forwarded_and_no_more() {
         assert_eq!(client.send(post("", "{}")).response().status, 200);
     }
     for _ in 0..2 {
-        let answer = client.send(post("", "{}")).response();
-        assert_eq!((answer.status, answer.code()), (429, "request_limit_reached"));
-        let answer = relay.connect().send(post("", "{}")).response();
-        assert_eq!(answer.status, 429);
+        let response = client.send(post("", "{}")).response();
+        assert_eq!((response.status, response.code()), (429, "request_limit_reached"));
+        let response = relay.connect().send(post("", "{}")).response();
+        assert_eq!(response.status, 429);
     }
     assert_eq!(upstream.requests().len(), 3);
     assert_eq!(relay.connect().send(SHUTDOWN).response().status, 200);

@@ -35,7 +35,8 @@ impl Framing {
         }
     }
 
-    /// Writes a body of so many bytes of the long pattern; `write` is false when nobody reads on.
+    /// Writes a body of so many bytes of the long pattern; `write` is false when the other side
+    /// reads no further.
     fn write(self, len: usize, mut write: impl FnMut(&[u8]) -> bool) {
         let period = pattern(PERIOD);
         let mut left = len;
@@ -117,20 +118,20 @@ fn bodies_of_every_size_and_framing_pass_both_ways() {
     let upstream = Upstream::tls(|peer| {
         while let Some(request) = peer.request() {
             let body = &request.body;
-            let mut answer = b"HTTP/1.1 200 OK\r\n".to_vec();
+            let mut response = b"HTTP/1.1 200 OK\r\n".to_vec();
             if request.fields("x-answer") == ["Length"] {
-                answer.extend(Length.field(body.len()).bytes());
-                answer.extend(body);
+                response.extend(Length.field(body.len()).bytes());
+                response.extend(body);
             } else {
-                answer.extend(Chunked.field(0).bytes());
+                response.extend(Chunked.field(0).bytes());
                 for part in body.chunks(7_000) {
-                    answer.extend(format!("{:x}\r\n", part.len()).bytes());
-                    answer.extend(part);
-                    answer.extend(b"\r\n");
+                    response.extend(format!("{:x}\r\n", part.len()).bytes());
+                    response.extend(part);
+                    response.extend(b"\r\n");
                 }
-                answer.extend(b"0\r\n\r\n");
+                response.extend(b"0\r\n\r\n");
             }
-            peer.write(answer);
+            peer.write(response);
         }
     });
     let relay = Relay::to(&upstream.url()).start();
@@ -145,16 +146,16 @@ fn bodies_of_every_size_and_framing_pass_both_ways() {
                     request.extend(bytes);
                     true
                 });
-                // Beside each other, so that neither side has to hold it all.
+                // At the same time, so that neither side has to hold it all.
                 let mut writer = client.stream.try_clone().unwrap();
                 let sender = std::thread::spawn(move || writer.write_all(&request));
-                let answer = client.response();
+                let response = client.response();
                 sender.join().unwrap().unwrap();
-                assert_eq!(answer.status, 200, "{what}");
-                let mut body = &answer.body[..];
+                assert_eq!(response.status, 200, "{what}");
+                let mut body = &response.body[..];
                 assert_eq!(body.len(), len, "{what}");
                 Length.check(len, &mut body);
-                assert_eq!(upstream.requests().last().unwrap().body, answer.body, "{what}");
+                assert_eq!(upstream.requests().last().unwrap().body, response.body, "{what}");
             }
         }
     }
@@ -338,12 +339,12 @@ fn a_slow_reader_holds_constant_memory_and_the_upstream_waits() {
     let before = relay.memory("VmHWM");
     client.send(&request);
     let waiting = at_rest(&sent);
-    assert!(waiting < HELD, "{waiting} bytes went out with nobody reading");
+    assert!(waiting < HELD, "{waiting} bytes went out, and none was read");
     let after = relay.memory("VmHWM");
     held_little(before, after);
     // Others are served meanwhile, and nothing was lost.
-    let answer = relay.connect().send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
-    assert_eq!(answer.status, 403);
+    let response = relay.connect().send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+    assert_eq!(response.status, 403);
     check(Length, LONG, &client.stream);
 }
 
@@ -379,7 +380,7 @@ fn a_slow_upstream_holds_constant_memory_and_the_client_waits() {
     let (counter, sent) = Gate::pair();
     let sender = upload(&client, counter);
     let waiting = at_rest(&sent);
-    assert!(waiting < HELD, "{waiting} bytes went out with nobody reading");
+    assert!(waiting < HELD, "{waiting} bytes went out, and none was read");
     let after = relay.memory("VmHWM");
     held_little(before, after);
     tell.signal();

@@ -161,10 +161,10 @@ fn a_broken_chunk_is_found_wherever_it_is_cut() {
     }
 }
 
-/// What an answer led to: heads, body, end.
+/// What the client got of a response: heads, body, end.
 type Answered = (Vec<String>, Vec<u8>, End);
 
-/// What the upstream does when it has written its answer.
+/// What the upstream does when it has written its response.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
     Goes,
@@ -239,11 +239,11 @@ const ANSWERS: [(u16, &str, End, Then, &str); 14] = [
     ),
 ];
 
-/// An upstream that answers as it is told to, part by part.
+/// An upstream that sends the response that the test chooses, part by part.
 struct Answering {
     relay: Relay,
     next: Arc<Mutex<(Then, Vec<Vec<u8>>)>>,
-    /// The answer is out, whatever the client had of it.
+    /// The response has been written, whether or not the client got all of it.
     written: Gate,
     _upstream: Upstream,
 }
@@ -321,7 +321,7 @@ impl Answering {
                 _ => break body(head, &mut take).unwrap(),
             }
         };
-        assert!(rest.is_empty(), "more than an answer");
+        assert!(rest.is_empty(), "more than a response");
         (heads, body, end)
     }
 }

@@ -82,7 +82,7 @@ fn a_certificate_with_the_name_of_a_given_root_and_another_key_is_an_unknown_iss
     let file = memory_file(given.pem().as_bytes());
     let upstream = showing(vec![shown.der().clone()], &key, true);
     assert_eq!(code(&ask(&upstream, file.to_str())), "upstream_tls_unknown_issuer");
-    assert!(upstream.requests().is_empty(), "the key went to a stranger");
+    assert!(upstream.requests().is_empty(), "the key went to another server");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_certificate_that_does_not_hold_for_another_reason_is_a_bad_certificate() {
             let upstream = showing(chain.clone(), &key, is_tls13);
             let response = ask(&upstream, Some(&certs().ca_file()));
             assert_eq!(code(&response), "upstream_tls_bad_certificate", "{what}");
-            assert!(upstream.requests().is_empty(), "the key went to a stranger");
+            assert!(upstream.requests().is_empty(), "the key went to another server");
         }
     }
 }
@@ -195,7 +195,7 @@ fn sha_1_and_version_1_are_bad_certificates() {
         let upstream = showing(folder.chain(file), &key, true);
         let response = ask(&upstream, Some(&folder.file("ca.pem")));
         assert_eq!(code(&response), "upstream_tls_bad_certificate", "{file}");
-        assert!(upstream.requests().is_empty(), "the key went to a stranger");
+        assert!(upstream.requests().is_empty(), "the key went to another server");
     }
 }
 

@@ -274,9 +274,9 @@ fn a_url_that_ends_in_v1_is_pointed_out_and_taken_as_it_stands() {
         assert!(warnings.iter().all(|line| line.1.contains("/v1/responses")));
 
         let relay = Relay::to(&url).start();
-        let answer = relay.connect().send(super::support::post("", "{}")).response();
-        assert_eq!(answer.status, 200);
-        // Whatever it prints at its start stands before the first exchange is served.
+        let response = relay.connect().send(super::support::post("", "{}")).response();
+        assert_eq!(response.status, 200);
+        // Everything that it prints at its start comes before the first exchange.
         relay.signal(libc::SIGTERM);
         let mut relay = relay;
         assert_eq!(relay.exit_code(), 0);

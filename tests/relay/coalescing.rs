@@ -31,7 +31,7 @@ fn packets(stream: &TcpStream) -> u32 {
     u32::from_ne_bytes(info[AT..AT + 4].try_into().unwrap())
 }
 
-/// A port on which nobody accepts yet, and its URL.
+/// A listener whose connections are not accepted yet, and its URL.
 fn door() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://localhost:{}/v1/responses", listener.local_addr().unwrap().port());
@@ -101,7 +101,7 @@ fn a_head_that_waits_leaves_with_the_end_of_the_handshake() {
     let relay = Relay::to(&url).start();
     let mut client = relay.connect();
     client.send(post("", &"j".repeat(2_048)));
-    // What came first is looked at first: the other's answer shows that the head waits.
+    // What came first is looked at first: the other's response shows that the head waits.
     let mut other = relay.connect();
     assert_eq!(other.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response().status, 403);
     let (link, _) = tap(listener, &upstream);

@@ -281,7 +281,7 @@ fn every_flag_stands_in_help_documents_and_parser_with_the_same_value() {
             assert!(text.contains(&letter), "{letter}");
         }
     }
-    assert_eq!(in_page.len(), FLAGS.len(), "a flag stands twice in docs/flags.md");
+    assert_eq!(in_page.len(), FLAGS.len(), "a flag occurs twice in docs/flags.md");
     assert_eq!(in_page.into_iter().collect::<Flags>(), in_table);
 
     // A request for help or the version is met, whatever else is typed.
@@ -336,8 +336,8 @@ fn colour_is_for_terminals_that_show_it_and_for_who_wants_it() {
         assert!(line(&mut terminal).starts_with("clients: "));
         assert!(line(&mut terminal).starts_with("protections: "));
         // The sandbox has nothing against it.
-        let answer = relay.connect().send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
-        assert_eq!(answer.status, 403);
+        let response = relay.connect().send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+        assert_eq!(response.status, 403);
     }
     // No terminal, no colour, whatever the variables say.
     let (_, _, err) = Relay::bare().env("TERM", "xterm").args(["--nonsense"]).run(b"");

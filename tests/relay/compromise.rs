@@ -5,11 +5,11 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::connector::{Etc, children, connector};
+use super::connector::{Etc, children, connector, name_servers};
 use super::lifecycle::Folder;
 use super::support::relay::{descriptors, emulated};
 use super::support::{
@@ -33,13 +33,13 @@ pub struct Call<'a> {
     pub arguments: &'a [Arg<'a>],
 }
 
-/// These stand for numbers that are known only once the relay runs: the ids of processes, and
+/// These are replaced by numbers that are known only once the relay runs: the ids of processes, and
 /// descriptors.
 const CONNECTOR: i64 = -1_000_001;
 const LINK: i64 = -1_000_002;
 const INFO: i64 = -1_000_003;
 const RELAY: i64 = -1_000_004;
-/// Stands for an entry to the kernel by `int 0x80`; the number of the call is the first argument.
+/// An entry to the kernel by `int 0x80`; the number of the call is the first argument.
 const INT_80: i64 = -1_000_005;
 /// The instruction for a system call.
 const SYSCALL: u64 = 0x050f;
@@ -123,7 +123,7 @@ fn tracer() {
         trace(libc::PTRACE_INTERRUPT, 0, 0);
         assert!(libc::WIFSTOPPED(wait()));
         trace(libc::PTRACE_GETREGS, 0, std::ptr::from_mut(&mut before) as u64);
-        // A thread that waits is in a system call, so the instruction for one stands right before.
+        // A thread that waits is in a system call, so the instruction for one is right before.
         let instruction = before.rip - 2;
         let code = trace(libc::PTRACE_PEEKTEXT, instruction, 0);
         if code & 0xffff == SYSCALL {
@@ -551,8 +551,9 @@ fn code_in_a_lookup_reads_the_resolvers_files_alone_and_ends_in_a_minute() {
     }
     let etc = Etc::new("inside-lookup");
     // A name server that never answers.
-    let silent = UdpSocket::bind((Ipv4Addr::new(127, 53, 0, 14), 53)).unwrap();
-    etc.put("resolv.conf", "nameserver 127.53.0.14\n");
+    let server = name_servers(1)[0];
+    let silent = UdpSocket::bind((server, 53)).unwrap();
+    etc.put("resolv.conf", &format!("nameserver {server}\n"));
     let relay = etc.start(Relay::to("https://upstream.test/"));
     let mut waiting = relay.connect();
     waiting.send(post("", "{}"));

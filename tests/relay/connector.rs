@@ -313,7 +313,7 @@ fn an_address_that_leads_to_another_is_told_as_the_other() {
 }
 
 /// Addresses for name servers, which no other run of the tests has.
-fn name_servers(count: u8) -> Vec<Ipv4Addr> {
+pub fn name_servers(count: u8) -> Vec<Ipv4Addr> {
     let random = random_hex();
     let number = |at: usize| u8::from_str_radix(&random[at..at + 2], 16).unwrap();
     (0..count).map(|n| Ipv4Addr::new(127, 54 + n, number(0), number(2).clamp(1, 254))).collect()
@@ -353,7 +353,7 @@ fn resolv_conf_is_read_again_after_a_rename_of_it_and_of_what_it_links_to() {
     std::os::unix::fs::symlink("resolve/stub.conf", etc.0.file("resolv.conf")).unwrap();
     let relay = etc.start(Relay::to(&format!("https://upstream.test:{port}/")));
     let mut client = relay.connect();
-    assert_eq!(ask(&mut client), 502, "nobody answers there");
+    assert_eq!(ask(&mut client), 502, "nothing listens there");
     etc.replace("resolve/stub.conf", &format!("nameserver {second}\n"));
     assert_eq!(ask(&mut client), 200);
     etc.replace("resolv.conf", &format!("nameserver {first}\n"));

@@ -65,7 +65,7 @@ fn waiting_for_the_rest(mut starter: Starter, key: &str) -> (Relay, ChildStdin, 
     // SAFETY: no memory is involved.
     assert!(unsafe { libc::fcntl(stdin.as_raw_fd(), libc::F_SETPIPE_SZ, 1) } > 0);
     stdin.write_all(&key.as_bytes()[..1]).unwrap();
-    assert!(comes(&stdin, libc::POLLOUT, DEADLINE), "nobody reads the key");
+    assert!(comes(&stdin, libc::POLLOUT, DEADLINE), "the key is not read");
     let pids = fs::read_dir("/proc").unwrap().flatten();
     let mut pids = pids.flat_map(|entry| entry.file_name().to_string_lossy().parse());
     let is_its_child = |pid| stat(pid).is_some_and(|fields| fields[1] == parent.pid().to_string());
@@ -97,7 +97,7 @@ pub fn detach(name: &str, starter: Starter, key: &str) -> (Detached, String) {
     let relay = Detached::find(folder);
     let (code, out, err) = ran.expect("it returns, and its pipes end");
     assert_eq!((code, out.as_str()), (0, ""), "{err}");
-    assert!(!err.contains(key), "the key stands in the output");
+    assert!(!err.contains(key), "the key is in the output");
     (relay, err)
 }
 

@@ -102,7 +102,7 @@ fn name_server(
     std::thread::spawn(move || {
         let mut question = [0; 512];
         while let Ok((n, from)) = socket.recv_from(&mut question) {
-            // The name ends with an empty label; its type and class stand behind it.
+            // The name ends with an empty label; its type and class follow.
             let Some(end) = question[12..n].iter().position(|byte| *byte == 0) else { continue };
             let end = 12 + end + 5;
             let kind = question[end - 3];
@@ -129,10 +129,10 @@ fn name_server(
     (address.into(), asked)
 }
 
-/// Nobody answers there.
+/// No response comes from this address.
 const NO_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 250));
 
-/// One connection for each request, which is answered with this.
+/// One connection for each request, whose response is this.
 fn closing(answer: &'static str) -> impl Fn(&mut Peer) + Send + Sync + 'static {
     move |peer| {
         if peer.request().is_some() {
@@ -165,9 +165,9 @@ fn hanging(address: IpAddr, port: u16) -> (TcpListener, Vec<TcpStream>) {
 }
 
 fn ask(client: &mut Client) -> (u16, String) {
-    let answer = client.send(post("", "{}")).response();
-    let said = if answer.status == 200 { answer.text() } else { answer.code() };
-    (answer.status, said.to_owned())
+    let response = client.send(post("", "{}")).response();
+    let said = if response.status == 200 { response.text() } else { response.code() };
+    (response.status, said.to_owned())
 }
 
 fn v4(last: u8) -> IpAddr {
@@ -437,7 +437,7 @@ fn a_name_server_that_hangs_holds_nothing_up() {
     *now.lock().unwrap() = Some(vec![HERE]);
     assert_eq!(waiting.response().text(), "here");
 
-    // One that never answers.
+    // A proxy that never responds.
     let (server, _) = name_server(|| None);
     let starter = Relay::to(&upstream.url_at(NAME)).args(["--upstream-timeout", "1"]);
     let mut relay = start(starter, "", server);
@@ -509,7 +509,7 @@ fn a_connection_to_itself_is_a_refused_one() {
     let setup = "ip link set lo up; echo 41000 41000 > /proc/sys/net/ipv4/ip_local_port_range";
     for scheme in ["http", "https"] {
         in_namespace(setup, || {
-            // The only port to connect from is the upstream's own, where nobody listens: TCP lets a
+            // The only port to connect from is the upstream's own, where nothing listens: TCP lets a
             // socket connect to itself (RFC 9293, simultaneous open).
             let url = format!("{scheme}://127.0.0.1:41000/v1/responses");
             let relay = Relay::to(&url).args(["--port", "40999"]).start();

@@ -117,12 +117,12 @@ fn compare(name: &str, server: &Server, recorder: &Upstream) {
         let mut client = relay.connect();
         client.try_send(&case.bytes);
         for outcome in &case.outcomes {
-            let mut answer = client.response();
-            while answer.status == 100 {
-                answer = client.response();
+            let mut response = client.response();
+            while response.status == 100 {
+                response = client.response();
             }
-            let fine = !matches!(outcome, Outcome::Forward(_)) || answer.status == 200;
-            assert!(fine, "{name}: {}: {}", case.name, answer.head);
+            let fine = !matches!(outcome, Outcome::Forward(_)) || response.status == 200;
+            assert!(fine, "{name}: {}: {}", case.name, response.head);
         }
         let requests = recorder.requests();
         assert_eq!(requests.len() - recorded, forwarded.len(), "{name}: {}", case.name);

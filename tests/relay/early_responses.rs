@@ -20,7 +20,7 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// The first connection runs the script; later ones answer whole requests.
+/// The first connection runs the script; later ones respond to whole requests.
 fn first(script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Upstream {
     Upstream::tls(move |peer| {
         if peer.number == 1 {

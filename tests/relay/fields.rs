@@ -94,8 +94,8 @@ fn via_names_this_hop_behind_those_before_it() {
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
     client.send("POST /v1/responses HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}");
-    let answer = client.response();
-    assert!(answer.fields("via").is_empty());
+    let response = client.response();
+    assert!(response.fields("via").is_empty());
     assert_eq!(upstream.requests().remove(0).fields("via"), ["1.0 relay"]);
 }
 

@@ -9,7 +9,7 @@ use super::support::port::closed_port;
 use super::support::upstream::{Kind, memory_file};
 use super::support::{End, Gate, Peer, Relay, Request, Upstream, certs, ok, post, quiet, wait_for};
 
-/// An upstream that answers, and a relay that stands before it.
+/// An upstream that responds, and a relay to it.
 fn start() -> (Upstream, Relay) {
     let upstream = Upstream::answering(ok("hello"));
     let relay = Relay::to(&upstream.url()).start();
@@ -135,8 +135,8 @@ fn a_client_token_is_shown_in_authorization_whatever_field_carries_the_key() {
     let relay = Relay::to(&upstream.url())
         .args(["--auth-header", "api-key: {}", "--client-token-file", file.to_str().unwrap()])
         .start();
-    let answer = relay.connect().send(post("api-key: open-sesame-0001\r\n", "{}")).response();
-    assert_eq!((answer.status, answer.code()), (401, "client_token_required"));
+    let response = relay.connect().send(post("api-key: open-sesame-0001\r\n", "{}")).response();
+    assert_eq!((response.status, response.code()), (401, "client_token_required"));
     let request =
         forwarded(&upstream, &relay, post("Authorization: Bearer open-sesame-0001\r\n", "{}"));
     assert!(!request.head.contains("sesame") && request.fields("authorization").is_empty());
@@ -156,8 +156,8 @@ fn authorization_in_disguise_is_refused() {
         "Authorization\0: Bearer sk-other\r\n",
     ] {
         let mut client = relay.connect();
-        let answer = client.send(post(sent, "{}")).response();
-        assert_eq!((answer.status, answer.code()), (400, "malformed_request"), "{sent}");
+        let response = client.send(post(sent, "{}")).response();
+        assert_eq!((response.status, response.code()), (400, "malformed_request"), "{sent}");
         client.expect_end(End::Fin);
     }
     assert_eq!(upstream.requests().len(), 0);
@@ -221,9 +221,9 @@ fn connection_cannot_nominate_what_we_write() {
 fn an_unreadable_connection_field_is_refused() {
     let (upstream, relay) = start();
     for value in ["x y", "\"a\"", "a;b", "x\u{fc}"] {
-        let answer =
+        let response =
             relay.connect().send(post(&format!("Connection: {value}\r\n"), "{}")).response();
-        assert_eq!((answer.status, answer.code()), (400, "malformed_request"), "{value}");
+        assert_eq!((response.status, response.code()), (400, "malformed_request"), "{value}");
     }
     assert_eq!(upstream.requests().len(), 0);
 }
@@ -266,11 +266,11 @@ fn broken_chunks_do_not_reach_the_upstream_as_a_whole_request() {
             "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n\
              Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
         );
-        let answer = client.try_send(format!("{chunks}0\r\n\r\n{}", post("", ""))).response();
-        assert_eq!((answer.status, answer.code()), (400, "invalid_chunk"), "{chunks}");
+        let response = client.try_send(format!("{chunks}0\r\n\r\n{}", post("", ""))).response();
+        assert_eq!((response.status, response.code()), (400, "invalid_chunk"), "{chunks}");
         client.expect_end(End::Fin);
     }
-    // One that was made for nobody ends with the relay.
+    // A preconnect ends with the relay.
     drop(relay);
     for _ in 0..upstream.connections() {
         let seen = told.wait();
@@ -380,9 +380,9 @@ fn an_http_1_0_client_is_served_and_the_upstream_sees_1_1() {
         "POST /v1/responses HTTP/1.0\r\nX-A: 1\r\nConnection: keep-alive\r\nKeep-Alive: 5\r\n\
          Content-Length: 2\r\n\r\n{}",
     );
-    let answer = client.response();
-    assert_eq!((answer.status, answer.text()), (200, "hello"));
-    assert_eq!(answer.fields("connection"), ["close"]);
+    let response = client.response();
+    assert_eq!((response.status, response.text()), (200, "hello"));
+    assert_eq!(response.fields("connection"), ["close"]);
     client.expect_end(End::Fin);
     let request = upstream.requests().remove(0);
     assert!(request.head.starts_with("POST /v1/responses HTTP/1.1\r\n"));
@@ -405,8 +405,8 @@ fn a_client_that_waits_for_100_gets_it_here_and_the_upstream_does_not_see_the_ex
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
     assert_eq!(client.send(EXPECT).head(), "HTTP/1.1 100 Continue\r\n\r\n");
-    let answer = client.send("{}").response();
-    assert_eq!((answer.status, answer.text()), (200, "hello"));
+    let response = client.send("{}").response();
+    assert_eq!((response.status, response.text()), (200, "hello"));
 }
 
 #[test]
@@ -422,10 +422,10 @@ fn a_client_that_waits_for_100_is_not_told_to_go_on_where_the_upstream_is_not_th
     let closed = closed_port();
     let relay = Relay::to(&format!("https://localhost:{}/", closed.port)).start();
     let mut client = relay.connect();
-    let answer = client.send(EXPECT).response();
-    assert_eq!((answer.status, answer.code()), (502, "upstream_refused"));
+    let response = client.send(EXPECT).response();
+    assert_eq!((response.status, response.code()), (502, "upstream_refused"));
     // What the client's next byte means is not known any more.
-    assert_eq!(answer.fields("connection"), ["close"]);
+    assert_eq!(response.fields("connection"), ["close"]);
     client.expect_end(End::Fin);
 }
 
@@ -439,10 +439,10 @@ fn an_upstream_may_refuse_a_body_before_it_is_sent() {
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
     assert_eq!(client.send(EXPECT).head(), "HTTP/1.1 100 Continue\r\n\r\n");
-    let answer = client.response();
-    assert_eq!((answer.status, answer.text()), (401, "no"));
+    let response = client.response();
+    assert_eq!((response.status, response.text()), (401, "no"));
     // It was told to send the body, so its next bytes are the body.
-    assert!(answer.fields("connection").is_empty());
+    assert!(response.fields("connection").is_empty());
     let next = client.send("{}GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
     assert_eq!(next.status, 403);
 }
@@ -504,10 +504,10 @@ fn an_upstream_that_says_close_is_not_used_again_and_its_session_is_resumed() {
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
     for _ in 0..3 {
-        let answer = client.send(post("", "{}")).response();
-        assert_eq!(answer.status, 200);
+        let response = client.send(post("", "{}")).response();
+        assert_eq!(response.status, 200);
         // That is between the relay and its upstream.
-        assert!(answer.fields("connection").is_empty());
+        assert!(response.fields("connection").is_empty());
     }
     assert_eq!(*resumed.lock().unwrap(), [false, true, true]);
 }
@@ -529,7 +529,7 @@ fn bytes_after_a_response_end_the_upstream_connection() {
 
 #[test]
 fn a_post_is_never_sent_twice() {
-    // The first request of a connection is answered, the second is read and then dropped.
+    // The first request of a connection gets a response, the second is read and then dropped.
     let drops: [fn(&mut Peer); 3] = [Peer::close, Peer::cut, Peer::reset];
     for drop in drops {
         let upstream = Upstream::tls(move |peer| {
@@ -541,8 +541,8 @@ fn a_post_is_never_sent_twice() {
         let relay = Relay::to(&upstream.url()).start();
         let mut client = relay.connect();
         assert_eq!(client.send(post("", "1")).response().status, 200);
-        let answer = client.send(post("", "2")).response();
-        assert_eq!((answer.status, answer.code()), (502, "upstream_closed"));
+        let response = client.send(post("", "2")).response();
+        assert_eq!((response.status, response.code()), (502, "upstream_closed"));
         assert_eq!(client.send(post("", "3")).response().status, 200);
         let bodies: Vec<_> = upstream.requests().into_iter().map(|request| request.body).collect();
         assert_eq!(
@@ -552,7 +552,7 @@ fn a_post_is_never_sent_twice() {
     }
 }
 
-/// The relay's end of a connection to this port stands, and nothing waits there to be read.
+/// The relay's end of a connection to this port is open, and nothing waits there to be read.
 fn stands_quiet(port: u16) -> bool {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     table.lines().skip(1).any(|line| {
@@ -570,7 +570,7 @@ fn a_pooled_connection_that_died_gives_way_to_a_fresh_one() {
         (Peer::close, "close_notify"),
         (Peer::cut, "FIN"),
         (Peer::reset, "RST"),
-        (|peer| peer.write(ok("evil")), "an answer that nobody asked for"),
+        (|peer| peer.write(ok("evil")), "a response without a request"),
     ];
     for (death, what) in deaths {
         let (tell, told) = Gate::pair();
@@ -580,7 +580,7 @@ fn a_pooled_connection_that_died_gives_way_to_a_fresh_one() {
             if peer.number == 1 {
                 told.wait();
                 death(peer);
-                if what.starts_with("an answer") {
+                if what.starts_with("a response") {
                     peer.closed();
                 }
             }

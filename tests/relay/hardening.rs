@@ -259,7 +259,7 @@ fn yama_counts() {
     if emulated() {
         return;
     }
-    // A stand-in for the sysctl, where this kernel has none of its own.
+    // A file takes the place of the sysctl, where this kernel has none.
     let files = "mount -t tmpfs none /proc/sys/kernel && mkdir /proc/sys/kernel/yama && \
                  echo 1 > /proc/sys/kernel/yama/ptrace_scope";
     let file = Scrap::program("relay-yama");
@@ -302,7 +302,7 @@ fn a_change_of_user_under_suid_dumpable_ends_the_start() {
         } else {
             let texts = ["fs.suid_dumpable=1", "sysctl -w fs.suid_dumpable=0"];
             ends(starter().args(["--user", "65534:65534"]), code, &texts);
-            // Nobody changes the user here.
+            // The relay does not change its user here.
             protections(starter());
         }
     }

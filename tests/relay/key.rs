@@ -155,13 +155,13 @@ fn a_jwt_that_is_reflected_is_cut_off_and_another_of_its_issuer_is_not() {
         (signature[43..].to_owned(), true),
         (key.clone(), false),
     ] {
-        let answer = format!("HTTP/1.1 200 OK\r\nX: {text}\r\nContent-Length: 0\r\n\r\n");
-        let upstream = Upstream::answering(answer);
+        let response = format!("HTTP/1.1 200 OK\r\nX: {text}\r\nContent-Length: 0\r\n\r\n");
+        let upstream = Upstream::answering(response);
         let relay = Relay::to(&upstream.url()).args(["--allow-token68"]).key(&key).start();
-        let answer = relay.connect().send(post("", "{}")).response();
+        let response = relay.connect().send(post("", "{}")).response();
         match whole {
-            true => assert!(answer.status == 200 && answer.fields("x") == [&text], "withheld"),
-            false => assert_eq!((answer.status, answer.code()), (502, "credential_reflected")),
+            true => assert!(response.status == 200 && response.fields("x") == [&text], "withheld"),
+            false => assert_eq!((response.status, response.code()), (502, "credential_reflected")),
         }
     }
 }
@@ -196,7 +196,7 @@ pub fn terminal() -> (File, File) {
     // SAFETY: two descriptors are written into variables of ours; the rest may be null.
     let made = unsafe { libc::openpty(&mut ours, &mut theirs, name, null.cast(), null.cast()) };
     assert_eq!(made, 0);
-    // SAFETY: both are new and nobody else has them.
+    // SAFETY: both descriptors are new, and nothing else owns them.
     unsafe {
         libc::fcntl(ours, libc::F_SETFD, libc::FD_CLOEXEC);
         libc::fcntl(theirs, libc::F_SETFD, libc::FD_CLOEXEC);
@@ -614,7 +614,7 @@ fn an_inherited_descriptor_above_the_soft_limit_is_closed_without_close_range() 
 #[test]
 fn check_looks_at_the_key_file_and_does_not_read_it() {
     let folder = Folder::new();
-    // What it holds is no key: nobody notices.
+    // The variable contains no key, so no warning is given.
     let open = folder.file("open", 0o604, "no key");
     let missing = folder.0.join("missing").to_str().unwrap().to_owned();
     let check = |path: &str| Relay::bare().args(["--check", "--key-file", path]);

@@ -248,7 +248,7 @@ fn ml_kem_is_that_of_fips_203() {
     let mut random = shake::Shake128::default().finalize_xof();
     let mut all = shake::Shake128::default();
     for _ in 0..100 {
-        let (mut seed, mut message, mut stranger) = ([0; 64], [0; 32], [0; 1088]);
+        let (mut seed, mut message, mut foreign) = ([0; 64], [0; 32], [0; 1088]);
         random.read(&mut seed);
         let pair = portable::generate_key_pair(seed);
         all.update(pair.pk());
@@ -257,9 +257,9 @@ fn ml_kem_is_that_of_fips_203() {
         all.update(ciphertext.as_slice());
         all.update(&secret);
         assert_eq!(portable::decapsulate(pair.private_key(), &ciphertext), secret);
-        random.read(&mut stranger);
-        let stranger = MlKem768Ciphertext::from(stranger);
-        all.update(&portable::decapsulate(pair.private_key(), &stranger));
+        random.read(&mut foreign);
+        let foreign = MlKem768Ciphertext::from(foreign);
+        all.update(&portable::decapsulate(pair.private_key(), &foreign));
     }
     let mut digest = [0; 32];
     all.finalize_xof().read(&mut digest);

@@ -28,7 +28,7 @@ impl Folder {
     /// Waits until what this file holds is as it should be.
     pub fn wait_for(&self, name: &str, fine: impl Fn(&str) -> bool) {
         let folder = CString::new(self.0.to_str().unwrap()).unwrap();
-        // SAFETY: the path is a valid C string; the descriptor is new and nobody else has it.
+        // SAFETY: the path is a valid C string; the descriptor is new, and nothing else owns it.
         let mut changes = unsafe {
             let fd = libc::inotify_init1(libc::IN_CLOEXEC);
             let events = libc::IN_MODIFY | libc::IN_MOVED_TO;
@@ -91,11 +91,11 @@ fn server_info_is_exact_and_for_everyone_and_empty_after_the_end() {
         relay.connect();
         relay.signal(libc::SIGTERM);
         assert_eq!(relay.exit_code(), 0);
-        assert_eq!(fs::read(&path).unwrap(), b"", "nobody finds a stale port");
-        let beside = fs::read_dir(path.parent().unwrap())
+        assert_eq!(fs::read(&path).unwrap(), b"", "the file leads to a stale port");
+        let others = fs::read_dir(path.parent().unwrap())
             .unwrap()
             .filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with('.'));
-        assert_eq!(beside.count(), 0, "nothing is left beside it");
+        assert_eq!(others.count(), 0, "another file is left in the folder");
     }
 }
 
@@ -170,7 +170,7 @@ fn get_shutdown_ends_it_when_allowed() {
     assert!(relay.is_running());
 }
 
-/// An upstream that has begun an answer and ends it when told.
+/// An upstream that has begun a response and ends it at a signal.
 pub fn halfway(
     relay: impl FnOnce(&str) -> Relay,
 ) -> (Upstream, Relay, super::support::Client, Gate) {

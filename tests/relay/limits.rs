@@ -46,9 +46,9 @@ fn a_head_a_request_line_and_the_fields_are_bounded() {
     ] {
         let mut client = relay.connect();
         assert_eq!(client.send(&fits).response().status, status);
-        let answer = client.send(&too_much).response();
-        assert_eq!((answer.status, answer.code()), (refusal, code));
-        assert_eq!(answer.fields("connection"), ["close"]);
+        let response = client.send(&too_much).response();
+        assert_eq!((response.status, response.code()), (refusal, code));
+        assert_eq!(response.fields("connection"), ["close"]);
         client.expect_end(End::Fin);
     }
     assert_eq!(upstream.requests().len(), 2);
@@ -113,10 +113,10 @@ fn a_refused_body_is_dropped_up_to_its_bound() {
         format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len}\r\n\r\n{body}")
     };
     let mut client = relay.connect();
-    let answer = client.send(refused(drop)).response();
-    assert_eq!((answer.status, answer.fields("connection").len()), (403, 0));
-    let answer = client.try_send(refused(drop + 1)).response();
-    assert_eq!((answer.status, answer.fields("connection")), (403, vec!["close"]));
+    let response = client.send(refused(drop)).response();
+    assert_eq!((response.status, response.fields("connection").len()), (403, 0));
+    let response = client.try_send(refused(drop + 1)).response();
+    assert_eq!((response.status, response.fields("connection")), (403, vec!["close"]));
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn an_upstream_url_is_bounded() {
 }
 
 /// Sends the beginning of a request, so that the connection is known to be accepted and counted
-/// once an answer to another one has come.
+/// once a response on another one has come.
 fn held(relay: &Relay) -> Client {
     let mut client = relay.connect();
     client.send("GET /held HTTP/1.1\r\n");
@@ -186,10 +186,10 @@ fn one_connection_more_than_allowed_is_told_503_and_the_listener_goes_on() {
     let mut crowd: Vec<Client> = (0..3).map(|_| busy(&relay)).collect();
     for round in 0..50 {
         let mut one_more = relay.connect();
-        let answer = one_more.try_send(post("", "{}")).response();
-        assert_eq!((answer.status, answer.code()), (503, "too_many_connections"), "{round}");
-        assert_eq!(answer.fields("retry-after"), ["1"]);
-        assert_eq!(answer.fields("connection"), ["close"]);
+        let response = one_more.try_send(post("", "{}")).response();
+        assert_eq!((response.status, response.code()), (503, "too_many_connections"), "{round}");
+        assert_eq!(response.fields("retry-after"), ["1"]);
+        assert_eq!(response.fields("connection"), ["close"]);
         one_more.finish().expect_end(End::Fin);
     }
     // Those who are in are served, and a place that is given up is there for the next.
@@ -261,7 +261,7 @@ fn the_heads_of_all_clients_together_are_bounded() {
     for client in &mut crowd {
         client.send(&head);
     }
-    // All of it has been read: a request that comes after it is answered.
+    // All of it has been read: a request that comes after it gets its response.
     let get = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(relay.connect().send(get).response().status, 403);
     for client in &crowd {
@@ -470,8 +470,8 @@ fn a_responses_head_is_bounded() {
         let mut client = relay.connect();
         let ask = |n: usize| post(&format!("X-Size: {n}\r\n"), "");
         assert_eq!(client.send(ask(most)).response().status, 200);
-        let answer = client.send(ask(most + 1)).response();
-        assert_eq!((answer.status, answer.code()), (502, "upstream_bad_response"));
+        let response = client.send(ask(most + 1)).response();
+        assert_eq!((response.status, response.code()), (502, "upstream_bad_response"));
     }
 }
 

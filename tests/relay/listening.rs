@@ -43,7 +43,7 @@ fn both_loopback_addresses_are_bound_and_served_alike() {
             assert_eq!(client.send(post("", "{}")).response().text(), "fine");
         }
     }
-    // Nobody else can have it.
+    // No other program can bind it.
     assert!(TcpListener::bind((Ipv6Addr::LOCALHOST, relay.port)).is_err());
 }
 
@@ -64,10 +64,10 @@ fn users_are_told_apart_on_ipv6_too() {
             }
             let relay = starter.start();
             let port = relay.port;
-            let answer = as_user(AGENT, || connect_v6(port).send(post("", "{}")).response());
-            assert_eq!(answer.status, 200);
-            let answer = as_user(OTHER, || connect_v6(port).try_send(post("", "{}")).response());
-            assert_eq!(answer.code(), "user_not_allowed");
+            let response = as_user(AGENT, || connect_v6(port).send(post("", "{}")).response());
+            assert_eq!(response.status, 200);
+            let response = as_user(OTHER, || connect_v6(port).try_send(post("", "{}")).response());
+            assert_eq!(response.code(), "user_not_allowed");
         }
     });
 }
@@ -134,7 +134,7 @@ fn a_free_port_is_one_that_is_free_on_both() {
     });
 }
 
-/// What stands in for systemd: a shell that names itself in `LISTEN_PID` and becomes the relay. The
+/// Takes the place of systemd: a shell that names itself in `LISTEN_PID` and becomes the relay. The
 /// sockets are its descriptors from 3 on.
 fn activated(sockets: Vec<OwnedFd>, pid: &str) -> Starter {
     let count = sockets.len();

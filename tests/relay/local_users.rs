@@ -34,7 +34,7 @@ pub fn allowing(uids: &[u32]) -> Vec<String> {
     uids.iter().map(|uid| format!("--allow-uid={uid}")).collect()
 }
 
-/// An upstream that answers a request when told to: by the number of the request.
+/// An upstream that responds to every request without the field X-Wait.
 fn answers_when_told(peer: &mut Peer) {
     while let Some(request) = peer.request() {
         if request.fields("x-wait").is_empty() {
@@ -46,7 +46,7 @@ fn answers_when_told(peer: &mut Peer) {
     }
 }
 
-/// A request that the upstream does not answer.
+/// A request that gets no response.
 fn unanswered() -> String {
     post("X-Wait: 1\r\n", "{}")
 }

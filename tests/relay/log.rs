@@ -169,7 +169,7 @@ fn nothing_that_a_peer_chose_is_in_it() {
 /// A pipe: its reading end, its writing end, which is small.
 fn pipe() -> (OwnedFd, OwnedFd) {
     let mut ends = [0; 2];
-    // SAFETY: two descriptors are written into an array of ours, and nobody else has them.
+    // SAFETY: the kernel writes two new descriptors into the array; nothing else owns them.
     unsafe {
         assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
         libc::fcntl(ends[1], libc::F_SETPIPE_SZ, 4096);
@@ -553,7 +553,7 @@ fn the_time_of_the_last_byte_is_the_upstreams_though_the_client_does_not_read() 
 #[test]
 #[ignore = "takes a minute"]
 fn a_request_that_waits_for_a_connection_is_called_slow_too() {
-    // It accepts and says nothing, so that TLS never stands.
+    // It accepts and says nothing, so that the handshake never ends.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}/v1/responses", silent.local_addr().unwrap());
     let relay = Relay::to(&url).args(["--access-log", "--client-timeout", "90"]).start();

@@ -93,7 +93,7 @@ fn work(relay: &Relay) -> usize {
         let mut client = relay.connect();
         client.send(post("X-Do: cut\r\n", "{}"));
         client.rest();
-        // An upload that is broken off, and one that nobody reads.
+        // An upload that is broken off, and one that is not read.
         let mut client = relay.connect();
         client.send(
             "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n",
@@ -227,7 +227,7 @@ fn no_copy_of_a_secret_is_readable_in_a_detached_relay_or_in_its_parent() {
                 scan.refused
             })
         });
-        // Beside what the kernel gives nobody of any process.
+        // Other mappings that the kernel never shows.
         assert!(refused.iter().all(|[relay, parent]| relay > parent), "secret pages can be read");
     });
 }

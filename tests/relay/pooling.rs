@@ -9,8 +9,8 @@ use super::local_users::{AGENT, OTHER, allowing, connect_as};
 use super::support::relay::{Starter, binary, random_hex};
 use super::support::{Client, Gate, Peer, Relay, Upstream, needs_root, ok, post, skipped};
 
-/// An upstream that takes the body of an early answered request for the next request, and answers
-/// that one when a further one has come.
+/// An upstream that takes the body of a request with an early response for the next request. It
+/// responds to that one when a further one has come.
 fn desynchronised(peer: &mut Peer) {
     while let Some(head) = peer.head() {
         if head.contains("X-Early: 1\r\n") {
@@ -176,7 +176,7 @@ fn a_request_that_meets_the_end_of_an_idle_connection_goes_out_on_a_fresh_one() 
     }
 }
 
-/// Adds an offset that stands in a file to one clock.
+/// Adds an offset, which a file contains, to one clock.
 const CLOCK: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>

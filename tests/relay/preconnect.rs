@@ -9,7 +9,7 @@ use codex_responses_api_proxy::net::timeouts::CONNECT;
 use super::support::port::closed_port;
 use super::support::{Client, DEADLINE, Gate, Relay, Upstream, comes, ok, post, wait_for};
 
-/// An upstream that tells of each connection once its handshake is done, and answers.
+/// An upstream that signals each connection once its handshake is done, and responds.
 fn telling() -> (Upstream, Gate<usize>) {
     let (tell, told) = Gate::pair();
     let upstream = Upstream::tls(move |peer| {
@@ -37,12 +37,12 @@ fn the_handshake_is_done_before_the_client_has_said_anything() {
 }
 
 #[test]
-fn at_most_one_connection_is_made_for_nobody() {
+fn at_most_one_connection_is_made_ahead_of_requests() {
     let (upstream, told) = telling();
     let relay = Relay::to(&upstream.url()).start();
     let mut clients: Vec<Client> = (0..20).map(|_| relay.connect()).collect();
     assert_eq!(told.wait(), 1);
-    // Each is answered, one after the other, so one connection does.
+    // The requests come one after the other, so one connection is enough.
     for client in &mut clients {
         assert_eq!(ask(client), "1");
     }
@@ -194,7 +194,7 @@ fn of_the_connections_that_clients_leave_behind_one_is_kept() {
     assert_eq!(client.response().text(), "1");
 }
 
-/// Connections that nobody needs must not last for ever: one whose upstream never says a word is
+/// A preconnect without a client must not last for ever: one whose upstream never says a word is
 /// given up in time, however many requests have waited for it.
 #[test]
 fn a_connection_that_clients_leave_is_given_up_in_time() {

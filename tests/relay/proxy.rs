@@ -121,8 +121,8 @@ fn through(port: u16, upstream: &str) -> Starter {
 
 #[track_caller]
 fn fails(client: &mut Client, status: u16, code: &str) {
-    let answer = client.send(post("", "{}")).response();
-    assert_eq!((answer.status, answer.code()), (status, code));
+    let response = client.send(post("", "{}")).response();
+    assert_eq!((response.status, response.code()), (status, code));
     assert_eq!(client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response().status, 403);
 }
 
@@ -272,7 +272,7 @@ fn what_the_proxy_says_to_connect_is_told_apart() {
     let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(70_000));
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: 1\r\n".repeat(129));
     let early = format!("{ESTABLISHED}\x16\x03\x03");
-    for (answer, code) in [
+    for (response, code) in [
         ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "proxy_auth_required"),
         (
             "HTTP/1.0 407 No\r\nProxy-Authenticate: Basic realm=\"x\"\r\n\r\n<html>",
@@ -293,20 +293,20 @@ fn what_the_proxy_says_to_connect_is_told_apart() {
         (&long, "proxy_bad_response"),
         (&many, "proxy_bad_response"),
     ] {
-        let say = answer.to_owned();
+        let say = response.to_owned();
         let proxy = fake(move |stream| {
             let _ = stream.write_all(say.as_bytes());
             let _ = stream.shutdown(Shutdown::Write);
             let _ = stream.read(&mut [0; 1]);
         });
         let relay = through(proxy.port, "https://upstream.test/").start();
-        let shown = &answer[..answer.len().min(60)];
-        let answer = relay.connect().send(post("", "{}")).response();
-        assert_eq!((answer.status, answer.code()), (502, code), "{shown:?}");
+        let shown = &response[..response.len().min(60)];
+        let response = relay.connect().send(post("", "{}")).response();
+        assert_eq!((response.status, response.code()), (502, code), "{shown:?}");
         // A refusal carries its status number.
         if code == "proxy_refused" {
             let said = format!("Its status is {}.\"", &shown[9..12]);
-            assert!(answer.text().contains(&said), "{}", answer.text());
+            assert!(response.text().contains(&said), "{}", response.text());
         }
     }
 }
@@ -405,9 +405,9 @@ fn the_proxys_credentials_are_nowhere_to_be_read() {
     }
     let relay = starter.env("no_proxy", "kept.example").start();
     for _ in 0..20 {
-        let answer = relay.connect().send(post("Connection: close\r\n", "{}")).response();
-        assert!(answer.status == 200 || answer.code() == "proxy_auth_required");
-        assert!(!answer.text().contains(&secret));
+        let response = relay.connect().send(post("Connection: close\r\n", "{}")).response();
+        assert!(response.status == 200 || response.code() == "proxy_auth_required");
+        assert!(!response.text().contains(&secret));
     }
     let shown = proxy.requests.wait();
     assert!(shown.contains("Proxy-Authorization: Basic "), "no credentials");

@@ -178,7 +178,7 @@ fn no_byte_is_held_back_whatever_it_may_be_the_beginning_of() {
 #[test]
 fn a_masked_key_and_what_is_too_little_of_it_pass() {
     let key = marker_key();
-    // As APIs show it to whom it is refused; its beginning; what stands before its end.
+    // As APIs show a key that they refuse; its beginning; all of it but the end.
     let end = key.len() - 4;
     let text = format!("{}****{} {} {}", &key[..8], &key[end..], &key[..15], &key[end - 15..end]);
     let upstream = Upstream::answering(ok(&text));

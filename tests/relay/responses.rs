@@ -4,7 +4,7 @@ use std::sync::{Arc, Barrier};
 
 use super::support::{Client, End, Gate, Relay, Response, Upstream, body, ok, post};
 
-/// An upstream that gives each of these answers once, in order, and a relay before it.
+/// An upstream that sends each of these responses once, in order, and a relay to it.
 fn answers<const N: usize>(answers: [&str; N]) -> (Upstream, Relay) {
     let answers = answers.map(str::to_owned);
     let upstream = Upstream::tls(move |peer| {
@@ -19,7 +19,7 @@ fn answers<const N: usize>(answers: [&str; N]) -> (Upstream, Relay) {
     (upstream, relay)
 }
 
-/// What a client gets that asks an upstream with this answer.
+/// What a client gets when the upstream sends this response.
 fn answer(text: &str) -> Response {
     let (_upstream, relay) = answers([text]);
     relay.connect().send(post("", "{}")).response()
@@ -167,7 +167,7 @@ fn responses_without_a_body_have_none() {
     ] {
         assert_eq!(client.send(post("", "{}")).response().head, want);
     }
-    // Both connections went on: where each answer ended was never in doubt.
+    // Both connections went on: the end of each response was never in doubt.
     assert_eq!(upstream.connections(), 1);
 }
 
@@ -271,8 +271,8 @@ fn interim_responses_go_to_http_1_1_clients_as_they_come() {
 fn interim_responses_do_not_go_to_http_1_0_clients() {
     let (_upstream, relay) = answers([&(INTERIM.to_owned() + &ok("hello"))]);
     let mut client = relay.connect();
-    let answer = client.send(HTTP_1_0).response();
-    assert_eq!((answer.status, answer.text()), (200, "hello"));
+    let response = client.send(HTTP_1_0).response();
+    assert_eq!((response.status, response.text()), (200, "hello"));
 }
 
 /// Ways to write the same body.
@@ -323,9 +323,9 @@ fn a_close_delimited_response_is_chunked_for_http_1_1_and_not_for_1_0() {
         let relay = Relay::to(&upstream.url()).start();
         let mut client = relay.connect();
         for _ in 0..2 {
-            let answer = client.send(post("", "{}")).response();
-            assert_eq!(answer.head, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-            assert_eq!(answer.text(), "hello");
+            let response = client.send(post("", "{}")).response();
+            assert_eq!(response.head, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            assert_eq!(response.text(), "hello");
         }
         let mut old = relay.connect();
         assert_eq!(old.send(HTTP_1_0).head(), "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
@@ -341,8 +341,8 @@ fn a_close_delimited_response_may_be_empty() {
         peer.close();
     });
     let relay = Relay::to(&upstream.url()).start();
-    let answer = relay.connect().send(post("", "{}")).response();
-    assert_eq!((answer.status, answer.text()), (200, ""));
+    let response = relay.connect().send(post("", "{}")).response();
+    assert_eq!((response.status, response.text()), (200, ""));
 }
 
 #[test]
@@ -354,9 +354,9 @@ fn an_http_1_0_upstream_is_understood() {
     ]);
     let mut client = relay.connect();
     for _ in 0..3 {
-        let answer = client.send(post("", "{}")).response();
-        assert_eq!(answer.head, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n");
-        assert_eq!(answer.text(), "hi");
+        let response = client.send(post("", "{}")).response();
+        assert_eq!(response.head, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n");
+        assert_eq!(response.text(), "hi");
     }
     // It keeps its connection only where it says so.
     assert_eq!(upstream.connections(), 2);
@@ -379,10 +379,10 @@ fn a_response_during_the_upload_is_passed_on_at_once() {
         client.send(format!(
             "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\nfirst"
         ));
-        let answer = client.response();
-        assert_eq!((answer.status, answer.text()), (413, "no"));
+        let response = client.response();
+        assert_eq!((response.status, response.text()), (413, "no"));
         told.wait();
-        assert_eq!(answer.fields("connection").is_empty(), stays);
+        assert_eq!(response.fields("connection").is_empty(), stays);
         client.send("x".repeat(length - 5));
         if stays {
             let next = client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
@@ -398,7 +398,7 @@ fn two_hundred_streams_at_once_are_not_mixed() {
     const STREAMS: usize = 200;
     const EVENTS: usize = 20;
     let event = |name: &str, i: usize| format!("data: {name} {i} {}\n\n", "z".repeat(i * 7));
-    // Nobody gets an answer before all have asked, so all are open at once.
+    // No response is sent before all requests have come, so all are open at once.
     let all = Arc::new(Barrier::new(STREAMS));
     let upstream = Upstream::tls(move |peer| {
         let request = peer.request().unwrap();
@@ -421,9 +421,9 @@ fn two_hundred_streams_at_once_are_not_mixed() {
         client.send(post(&format!("X-Name: {}\r\n", name(i)), &name(i)));
     }
     for (i, client) in clients.iter_mut().enumerate() {
-        let answer = client.response();
+        let response = client.response();
         let want: String = (0..EVENTS).map(|n| event(&name(i), n)).collect();
-        assert_eq!((answer.status, answer.text()), (200, &*want));
+        assert_eq!((response.status, response.text()), (200, &*want));
     }
     let mut bodies: Vec<_> = upstream.requests().into_iter().map(|request| request.body).collect();
     bodies.sort();
@@ -437,13 +437,13 @@ fn a_client_connection_is_kept_until_the_client_says_close() {
     let relay = Relay::to(&upstream.url()).start();
     let mut client = relay.connect();
     for fields in ["", "Connection: keep-alive\r\n", "Connection: x\r\n"] {
-        let answer = client.send(post(fields, "{}")).response();
-        assert!(answer.fields("connection").is_empty());
+        let response = client.send(post(fields, "{}")).response();
+        assert!(response.fields("connection").is_empty());
     }
-    let answer = client.send(post("Connection: x, CLOSE\r\n", "{}")).response();
-    assert_eq!(answer.fields("connection"), ["close"]);
+    let response = client.send(post("Connection: x, CLOSE\r\n", "{}")).response();
+    assert_eq!(response.fields("connection"), ["close"]);
     client.expect_end(End::Fin);
-    // An answer that has no known length still has its end.
+    // A response that has no known length still has its end.
     let mut client = relay.connect();
     client.send(post("connection: close\r\n", "{}"));
     assert_eq!(client.response().text(), "hello");
@@ -471,7 +471,7 @@ fn pipelined_requests_are_answered_in_order_one_at_a_time() {
     }
     // Two at a time would have taken two connections.
     assert_eq!((upstream.requests().len(), upstream.connections()), (52, 1));
-    // What stands behind a request that ends the connection is not looked at.
+    // Bytes behind a request that ends the connection are not read.
     client.send(post("Connection: close\r\n", "last") + &post("", "never"));
     assert_eq!(client.response().text(), "last");
     client.expect_end(End::Fin);

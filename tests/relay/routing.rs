@@ -2,7 +2,7 @@
 
 use super::support::{Client, End, Relay, Response, Upstream, ok, post};
 
-/// Stands in every refused request, and must stand in no answer.
+/// Occurs in every refused request, and must occur in no response.
 const MARKER: &str = "sm0ke";
 
 fn start() -> (Upstream, Relay) {
@@ -29,17 +29,17 @@ fn assert_refused(answer: &Response, status: u16, code: &str, what: &str) {
 fn refused(client: &mut Client, start_line: &str, fields: &str, status: u16, code: &str) {
     let request =
         format!("{start_line} HTTP/1.1\r\nHost: localhost\r\n{fields}X-Marker: {MARKER}\r\n\r\n");
-    let answer = client.send(&request).response();
-    assert_refused(&answer, status, code, &request);
-    assert!(answer.fields("connection").iter().all(|value| *value != "close"), "{request}");
+    let response = client.send(&request).response();
+    assert_refused(&response, status, code, &request);
+    assert!(response.fields("connection").iter().all(|value| *value != "close"), "{request}");
 }
 
 #[test]
 fn post_v1_responses_is_forwarded() {
     let (upstream, relay) = start();
     let mut client = relay.connect();
-    let answer = client.send(post("X-A: b\r\n", "{}")).response();
-    assert_eq!((answer.status, answer.text()), (200, "hello"));
+    let response = client.send(post("X-A: b\r\n", "{}")).response();
+    assert_eq!((response.status, response.text()), (200, "hello"));
     let requests = upstream.requests();
     assert_eq!(requests.len(), 1);
     assert_eq!(
@@ -109,7 +109,7 @@ fn head_is_403_without_a_body() {
     let mut client = relay.connect();
     let head = client.send("HEAD /v1/responses HTTP/1.1\r\nHost: localhost\r\n\r\n").head();
     assert!(head.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{head}");
-    // Were there a body, it would stand where the next answer begins.
+    // If there were a body, it would be where the next response begins.
     assert_eq!(client.send(post("", "{}")).response().text(), "hello");
 }
 
@@ -126,10 +126,10 @@ fn a_websocket_is_426_and_says_what_would_do() {
             "GET /v1/responses HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n{fields}{key}\r\n",
             relay.port
         );
-        let answer = client.send(&request).response();
-        assert_refused(&answer, 426, "websocket_not_supported", &request);
-        assert_eq!(answer.fields("upgrade"), ["HTTP/1.1"]);
-        assert_eq!(answer.fields("connection"), ["Upgrade"]);
+        let response = client.send(&request).response();
+        assert_refused(&response, 426, "websocket_not_supported", &request);
+        assert_eq!(response.fields("upgrade"), ["HTTP/1.1"]);
+        assert_eq!(response.fields("connection"), ["Upgrade"]);
     }
     // Without both halves of the upgrade, or elsewhere, it is a wrong route like any other.
     for (line, fields) in [
@@ -167,8 +167,8 @@ fn shutdown_with_its_flag_is_only_the_exact_get() {
         403,
         "origin_not_allowed",
     );
-    let answer = client.send("GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
-    assert_eq!((answer.status, &answer.body[..]), (200, &b""[..]));
+    let response = client.send("GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n").response();
+    assert_eq!((response.status, &response.body[..]), (200, &b""[..]));
     assert_eq!(relay.exit_code(), 0);
 }
 
@@ -180,8 +180,8 @@ fn a_foreign_host_is_403_on_every_route() {
     for line in ["POST /v1/responses", "GET /v1/responses", "GET /shutdown", "GET /sm0ke"] {
         for host in ["sm0ke.example", "127.0.0.1.sm0ke.example:80", "10.0.0.1", "[::2]:80"] {
             let request = format!("{line} HTTP/1.1\r\nHost: {host}\r\n\r\n");
-            let answer = client.send(&request).response();
-            assert_refused(&answer, 403, "host_not_allowed", &request);
+            let response = client.send(&request).response();
+            assert_refused(&response, 403, "host_not_allowed", &request);
         }
     }
     for host in ["localhost", "LOCALHOST:1", "127.0.0.1", "127.9.9.9:65535", "[::1]:80"] {
@@ -264,9 +264,9 @@ fn what_is_not_well_formed_http_is_refused_and_the_connection_ends() {
         let mut client = relay.connect();
         // A second request behind it must never be taken for one.
         client.try_send(format!("{request}{}", post("", "{}")));
-        let answer = client.response();
-        assert_refused(&answer, status, code, &request);
-        assert_eq!(answer.fields("connection"), ["close"], "{request}");
+        let response = client.response();
+        assert_refused(&response, status, code, &request);
+        assert_eq!(response.fields("connection"), ["close"], "{request}");
         client.expect_end(End::Fin);
     }
     assert_eq!(upstream.requests().len(), 0);
@@ -276,8 +276,8 @@ fn what_is_not_well_formed_http_is_refused_and_the_connection_ends() {
 fn http_0_9_is_refused() {
     let (upstream, relay) = start();
     let mut client = relay.connect();
-    let answer = client.send("GET /v1/responses\r\n").response();
-    assert_refused(&answer, 400, "malformed_request", "HTTP/0.9");
+    let response = client.send("GET /v1/responses\r\n").response();
+    assert_refused(&response, 400, "malformed_request", "HTTP/0.9");
     client.expect_end(End::Fin);
     assert_eq!(upstream.requests().len(), 0);
 }
@@ -291,13 +291,13 @@ fn a_refused_body_is_dropped_and_the_connection_stays_or_ends_in_order() {
     let request = |length: usize, body: &str| {
         format!("POST /sm0ke HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}")
     };
-    let answer = client.send(request(body.len(), &body)).response();
-    assert_refused(&answer, 403, "route_not_allowed", "64 KiB");
+    let response = client.send(request(body.len(), &body)).response();
+    assert_refused(&response, 403, "route_not_allowed", "64 KiB");
     assert_eq!(client.send(post("", "{}")).response().status, 200);
-    // More are not; the answer arrives all the same, whatever is still being sent.
-    let answer = client.send(request(16 << 20, &body)).response();
-    assert_refused(&answer, 403, "route_not_allowed", "16 MiB");
-    assert_eq!(answer.fields("connection"), ["close"]);
+    // More are not. The response arrives all the same, while the client still sends.
+    let response = client.send(request(16 << 20, &body)).response();
+    assert_refused(&response, 403, "route_not_allowed", "16 MiB");
+    assert_eq!(response.fields("connection"), ["close"]);
     for _ in 0..255 {
         client.send(&body);
     }

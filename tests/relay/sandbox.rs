@@ -113,7 +113,7 @@ fn open(path: &'static std::ffi::CStr, flags: i32) -> i64 {
     call(libc::SYS_openat, [at, path.as_ptr() as usize, flags as usize, 0o600, 0])
 }
 
-/// Does what the name says, to this port if it is about one; what the kernel answered.
+/// Does what the name says, to this port if it is about one; returns the result of the system call.
 fn attempt(what: &str, elsewhere: u16, prepared: &Prepared) -> i64 {
     let Prepared { file, terminal, pair, epoll } = prepared;
     let (file, terminal, epoll) = (*file as usize, *terminal as usize, *epoll as usize);

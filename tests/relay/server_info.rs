@@ -50,7 +50,7 @@ fn prepared(name: &str, text: &str) -> Folder {
 #[cfg_attr(not(root), ignore = "needs root")]
 fn a_file_that_may_be_written_but_not_replaced_is_written_in_place_and_emptied() {
     needs_root();
-    // A file that cannot be read is written to as well. Nobody can tell what it holds at the end.
+    // A file that cannot be read is written to as well. It is not known what it holds at the end.
     let folder = prepared("write-only", "");
     let info = folder.file("info");
     set_mode(&info, 0o222);
@@ -73,7 +73,11 @@ fn a_file_that_may_be_written_but_not_replaced_is_written_in_place_and_emptied()
         end(relay);
         assert_eq!(fs::read(&info).unwrap(), b"");
         assert_eq!(fs::metadata(&info).unwrap().ino(), before.ino());
-        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "something is left beside it");
+        assert_eq!(
+            fs::read_dir(&folder.0).unwrap().count(),
+            1,
+            "another file is left in the folder"
+        );
     }
 }
 

@@ -297,7 +297,7 @@ fn a_shell_that_puts_it_into_the_background_protects_it_from_its_own_interrupts(
     end_of(&mut shell);
     let mut client = super::support::Client::connect(port as u16);
     assert_eq!(client.send(SHUTDOWN).response().code(), "route_not_allowed");
-    // SAFETY: as above; the relay has just answered.
+    // SAFETY: as above; the relay has just responded.
     unsafe { libc::kill(pid, libc::SIGTERM) };
     assert!(ends(pid as u32));
     let errors = fs::read_to_string(&errors).unwrap();
@@ -329,7 +329,7 @@ fn as_the_first_process_of_a_container_it_ends_by_signals() {
 /// A terminal: the end that a terminal emulator holds, and the path of the other.
 fn terminal() -> (std::fs::File, String) {
     use std::os::fd::{AsRawFd, FromRawFd};
-    // SAFETY: plain system calls; the descriptor is new and nobody else has it.
+    // SAFETY: plain system calls; the descriptor is new, and nothing else owns it.
     let main = unsafe {
         let fd = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
         assert!(fd >= 0 && libc::grantpt(fd) == 0 && libc::unlockpt(fd) == 0);

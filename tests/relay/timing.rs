@@ -28,9 +28,9 @@ fn impatient(upstream: &Upstream) -> Relay {
 
 #[track_caller]
 fn timed_out(client: &mut Client) {
-    let answer = client.response();
-    assert_eq!((answer.status, answer.code()), (408, "request_timeout"));
-    assert_eq!(answer.fields("connection"), ["close"]);
+    let response = client.response();
+    assert_eq!((response.status, response.code()), (408, "request_timeout"));
+    assert_eq!(response.fields("connection"), ["close"]);
     client.expect_end(End::Fin);
 }
 
@@ -70,8 +70,8 @@ fn a_head_that_drips_in_is_408_all_the_same() {
                 break;
             }
         }
-        let answer = client.response();
-        assert_eq!((answer.status, answer.code()), (408, "request_timeout"));
+        let response = client.response();
+        assert_eq!((response.status, response.code()), (408, "request_timeout"));
         one_second(start.elapsed());
     }
 }
@@ -216,8 +216,8 @@ fn an_upstream_that_does_not_respond_in_time_is_504() {
     let relay = demanding(&upstream);
     let mut client = relay.connect();
     for _ in 0..2 {
-        let (answer, took) = timed(|| client.send(post("", "{}")).response());
-        assert_eq!((answer.status, answer.code()), (504, "upstream_timeout"));
+        let (response, took) = timed(|| client.send(post("", "{}")).response());
+        assert_eq!((response.status, response.code()), (504, "upstream_timeout"));
         one_second(took);
     }
 }
@@ -328,13 +328,13 @@ fn interim_responses_do_not_extend_the_upstreams_time() {
     let mut client = relay.connect();
     client.send(post("", "{}"));
     let start = Instant::now();
-    let answer = loop {
-        let answer = client.response();
-        if answer.status != 103 {
-            break answer;
+    let response = loop {
+        let response = client.response();
+        if response.status != 103 {
+            break response;
         }
     };
-    assert_eq!((answer.status, answer.code()), (504, "upstream_timeout"));
+    assert_eq!((response.status, response.code()), (504, "upstream_timeout"));
     one_second(start.elapsed());
 }
 
@@ -344,8 +344,8 @@ fn an_upstream_that_never_finishes_its_handshake_is_504_in_the_upstreams_time() 
     let url = format!("https://localhost:{}/", silent.local_addr().unwrap().port());
     let relay = Relay::to(&url).args(["--upstream-timeout", "1"]).start();
     let mut client = relay.connect();
-    let (answer, took) = timed(|| client.send(post("", "{}")).response());
-    assert_eq!(answer.status, 504);
+    let (response, took) = timed(|| client.send(post("", "{}")).response());
+    assert_eq!(response.status, 504);
     one_second(took);
 }
 
@@ -390,7 +390,7 @@ fn a_refused_client_that_never_closes_is_closed_within_five_seconds() {
     // Our end is shut at once; the relay's side of the connection goes five seconds later.
     let start = Instant::now();
     client.expect_end(End::Fin);
-    // Whatever is written then is answered with a reset.
+    // Every byte that is sent then leads to a reset.
     while !comes(&client.stream, libc::POLLHUP, Duration::from_millis(50)) {
         assert!(start.elapsed() < SECOND * 9, "still open");
         client.try_send("x");

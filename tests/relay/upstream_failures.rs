@@ -65,7 +65,7 @@ fn a_certificate_that_does_not_hold_is_502_and_says_why() {
             let mut client = relay.connect();
             fails(&mut client, 502, code);
             fails(&mut client, 502, code);
-            assert!(upstream.requests().is_empty(), "the key went to a stranger");
+            assert!(upstream.requests().is_empty(), "the key went to another server");
         }
     }
 }

@@ -86,7 +86,7 @@ fn listener(kind: Kind, at: SocketAddr) -> io::Result<TcpListener> {
     if fd == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was just made and nobody else has it.
+    // SAFETY: the descriptor is new, and nothing else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     match kind {
         Kind::Deferred => set(&fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 5),
@@ -147,7 +147,7 @@ fn with_address(
 pub fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
     // SAFETY: no memory is involved.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
-    // SAFETY: the descriptor was just made and nobody else has it.
+    // SAFETY: the descriptor is new, and nothing else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     bind(&fd, from).unwrap();
     with_address(to, |address, size| {
@@ -162,7 +162,7 @@ pub fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
 struct Server {
     upstream: Upstream,
     received: Arc<Mutex<Vec<u8>>>,
-    /// Connections that have been read to their end, or answered.
+    /// Connections that have been read to their end, or have carried a response.
     ended: Arc<AtomicUsize>,
 }
 
@@ -208,9 +208,9 @@ impl Server {
 
 /// What becomes of one request on a connection of its own: the status, and `error.code`.
 fn ask(relay: &Relay) -> (u16, String) {
-    let answer = relay.connect().send(post("", "{}")).response();
-    let code = if answer.status == 200 { String::new() } else { answer.code().to_owned() };
-    (answer.status, code)
+    let response = relay.connect().send(post("", "{}")).response();
+    let code = if response.status == 200 { String::new() } else { response.code().to_owned() };
+    (response.status, code)
 }
 
 const REFUSED: (u16, &str) = (502, "upstream_not_trusted");
@@ -275,7 +275,7 @@ fn a_connection_to_a_stranger_is_reset() {
     let listener = as_user(STRANGER, || TcpListener::bind("127.0.0.1:0").unwrap());
     let relay = Relay::to(&url(listener.local_addr().unwrap())).start();
     for _ in 0..5 {
-        expect(&relay, REFUSED, "a stranger");
+        expect(&relay, REFUSED, "another user");
         // One ahead of the request or one for it: all that has come until now.
         listener.set_nonblocking(true).unwrap();
         let connections: Vec<TcpStream> =
@@ -413,7 +413,7 @@ fn localhost_is_one_address_and_the_other_only_where_that_is_refused() {
             expect(&relay, SERVED, name);
         }
         assert!(real.take().starts_with("POST "));
-        // The real one ends: its port refuses, the other family is asked, and is a stranger's.
+        // The real one ends: its port refuses, the other family is asked, and is another user's.
         drop(real);
         let refused = || TcpStream::connect(("127.0.0.1", port)).is_err();
         wait_for(refused);
@@ -447,7 +447,7 @@ fn a_proxys_password_goes_to_no_stranger() {
         let got = squatter.take();
         assert!(got.starts_with("CONNECT upstream.test:443 HTTP/1.1\r\n"), "{got}");
         assert!(got.contains("Proxy-Authorization: Basic dXNlcjpzZWNyZXQ="), "{got}");
-        // Without a password it is nobody's secret.
+        // Without a password no secret is sent.
         let (status, code) = ask(&relay(&format!("http://{at}"), &[]));
         assert!(status == 502 && code != REFUSED.1, "{code}");
         let got = squatter.take();
@@ -509,7 +509,7 @@ fn bound(at: SocketAddr) -> OwnedFd {
     let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: no memory is involved.
     let fd = unsafe { libc::socket(libc::AF_INET, flags, 0) };
-    // SAFETY: the descriptor was just made and nobody else has it.
+    // SAFETY: the descriptor is new, and nothing else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
     bind(&fd, at).unwrap();
@@ -543,10 +543,10 @@ fn a_strangers_socket_that_stays_half_open_is_not_the_listeners() {
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40063").unwrap();
         for (port, source) in (7777..).zip(Source::ALL) {
             let at = SocketAddr::from(([127, 0, 0, 1], port));
-            // While the upstream is down the stranger binds sockets to its port, one for each port
+            // While the upstream is down another user binds sockets to its port, one for each port
             // that the relay may connect from. Each meets the relay's SYN with one of its own.
             let sockets = as_user(STRANGER, move || (0..64).map(|_| bound(at)).collect::<Vec<_>>());
-            // Some kernels allow it to root alone; the socket stays the stranger's.
+            // Some kernels allow it to root alone; the socket stays the other user's.
             sockets.iter().for_each(take_only_syn);
             let real = Server::start(0, TcpListener::bind(at).unwrap());
             let relay = source.of(Relay::to(&url(at))).start();

@@ -27,7 +27,7 @@ fn cases(is_answer: bool) -> Vec<Case> {
     vector_file::load().into_iter().filter(|case| case.is_answer == is_answer).collect()
 }
 
-/// Reads one request, whole or not, and answers a whole one.
+/// Reads one request, whole or not, and responds to a whole one.
 fn note(peer: &mut Peer) -> Option<(String, Option<Vec<u8>>)> {
     let head = peer.head()?;
     let read = std::panic::AssertUnwindSafe(|| body(&head, &mut |n| peer.take(n)).unwrap());
@@ -59,19 +59,19 @@ fn every_request_comes_out_as_it_says() {
             assert!(open, "{}: nothing comes after the end", case.name);
             match outcome {
                 Outcome::Refused { status, code, keep } => {
-                    let answer = client.response();
-                    assert_eq!((answer.status, answer.code()), (*status, code.as_str()));
-                    let closes = answer.fields("connection").contains(&"close");
-                    assert_eq!(closes, !keep, "{}", answer.head);
+                    let response = client.response();
+                    assert_eq!((response.status, response.code()), (*status, code.as_str()));
+                    let closes = response.fields("connection").contains(&"close");
+                    assert_eq!(closes, !keep, "{}", response.head);
                     open = *keep;
                 }
                 Outcome::Forward(want) => {
-                    let mut answer = client.response();
-                    if answer.status == 100 {
-                        answer = client.response();
+                    let mut response = client.response();
+                    if response.status == 100 {
+                        response = client.response();
                     }
-                    assert_eq!(answer.status, 200);
-                    open = !answer.fields("connection").contains(&"close");
+                    assert_eq!(response.status, 200);
+                    open = !response.fields("connection").contains(&"close");
                     let (head, body) = told.wait();
                     let key = format!("Authorization: Bearer {}\r\n", relay.key);
                     let (block, rest) = head.split_once(&key).expect("our key");
@@ -98,7 +98,7 @@ fn every_request_comes_out_as_it_says() {
             assert_eq!(client.response().code(), "route_not_allowed");
         } else {
             client.try_send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
-            assert!(client.rest().0.is_empty(), "{}: an answer after the end", case.name);
+            assert!(client.rest().0.is_empty(), "{}: a response after the end", case.name);
         }
         let whole = case.outcomes.iter().filter(|o| matches!(o, Outcome::Forward(_))).count();
         drop(client);
@@ -170,7 +170,7 @@ fn every_response_comes_out_as_it_says() {
                 assert!(!got.ends_with(b"0\r\n\r\n"), "{}: a false end", case.name);
                 return;
             }
-            other => panic!("{other:?} is no outcome of an answer"),
+            other => panic!("{other:?} is no outcome of a response"),
         }
         tell.signal();
         // The connection can be used again, with a fresh upstream connection where need be.

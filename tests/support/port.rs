@@ -1,4 +1,4 @@
-//! Ports on which nobody listens.
+//! Ports on which nothing listens.
 
 use std::net::TcpListener;
 use std::ops::RangeInclusive;
@@ -37,8 +37,8 @@ pub fn closed_port() -> ClosedPort {
     ClosedPort { port: u16::from_be(address.sin_port), _socket: socket }
 }
 
-/// A port that is free, for a program that takes it soon. The kernel gives it to nobody who asks for
-/// any port, so no other test is given it meanwhile.
+/// A port that is free, for a program that takes it soon. The kernel does not give it to
+/// programs that ask for any port, so no other test is given it meanwhile.
 pub fn free_port() -> u16 {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
     let mut ends = text.split_whitespace().map(|end| end.parse().unwrap());
@@ -52,7 +52,7 @@ pub fn free_port() -> u16 {
     others.find(is_free).unwrap_or_else(|| closed_port().port)
 }
 
-/// Nobody listens on this port. A machine without IPv6 has nobody there.
+/// Nothing listens on this port. On a machine without IPv6 nothing can.
 fn is_unused(host: &str, port: u16) -> bool {
     match TcpListener::bind((host, port)) {
         Ok(_) => true,

@@ -242,7 +242,7 @@ impl Drop for Relay {
         let output = self.output.lock().unwrap();
         let leaked = output.windows(self.key.len()).any(|window| window == self.key.as_bytes());
         if !std::thread::panicking() {
-            assert!(!leaked, "the key stands in the relay's output");
+            assert!(!leaked, "the relay's output contains the key");
         }
     }
 }

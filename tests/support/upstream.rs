@@ -189,7 +189,7 @@ impl Request {
         assert!(self.head.matches(&line).count() == 1, "exactly one Authorization, ours");
         assert!(self.fields("authorization").len() == 1, "and no other");
         let head = self.head.replacen(&format!("Accept-Encoding: identity\r\n{line}"), "", 1);
-        assert!(head.len() < self.head.len(), "Accept-Encoding stands before the key");
+        assert!(head.len() < self.head.len(), "Accept-Encoding precedes the key");
         let mut lines: Vec<&str> = head.split_inclusive("\r\n").collect();
         let via = lines.remove(lines.len() - 3);
         assert!(["Via: 1.1 relay\r\n", "Via: 1.0 relay\r\n"].contains(&via), "{via}");

@@ -14,7 +14,7 @@ pub enum Outcome {
     Reset(Vec<u8>),
 }
 
-/// How the upstream's stream ends behind an answer.
+/// How the upstream's stream ends behind a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Open,
@@ -113,7 +113,7 @@ fn outcome(text: &str, is_answer: bool) -> Option<Outcome> {
     })
 }
 
-/// The bytes that a text stands for.
+/// The bytes that a text describes.
 fn bytes(text: &str) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let mut rest = text;
