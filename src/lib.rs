@@ -15,15 +15,31 @@
 //!  net::session::upload                                              net::tls::Tls::encrypt
 //!    ▼                                                                               ▲
 //!  http1::exchange (request) ─► head, framing, request ─► gather ─► net::upstream::Connection
-//!                                                                  process::credential::splice_into
+//!                                                                  Credential::splice_into
 //!
 //!  http1::exchange (response) ◄─ net::tls::Tls::decrypt ◄─ net::upstream::Connection ◄─ response ┘
-//!    ▼ response, chunked ─► process::credential::reflected, for each piece
+//!    ▼ response, chunked ─► KeyRing::reflected, for each piece
 //!  net::session::download ─► gather ─► net::socket::write ─► client
 //! ```
 //!
-//! `net::event_loop::EventLoop::run` is the only loop: poll, note events, accept, one turn for each
-//! ready session, deadlines.
+//! [`EventLoop::run`](net::event_loop::EventLoop::run) is the loop of this process. One pass: poll,
+//! note events, replace the key, advance unowned upstream connections, accept, one turn for each
+//! ready session, deadlines, drain. The connector has a loop of its own.
+//!
+//! An accepted connection has its first turn at once. If no upstream connection is idle, the relay
+//! makes one at the same time (preconnect). A request that finds none ready waits. Its head is then
+//! parsed again from its beginning, because a parsed head refers to the bytes of one call.
+//!
+//! # The path of the key
+//!
+//! ```text
+//!  stdin ─► process::key_source, or process::key_input with --rotate
+//!    ▼ Credential::read_first, KeyRing::rotating: into secret pages, checked
+//!  process::key_ring::KeyRing, in net::loop_state::LoopState
+//!    ├─► Credential::splice_into ─► one TLS record, for each request
+//!    ├─► KeyRing::reflected: compared with each piece of a response
+//!    └─► wiped: at the end; with --rotate, when no exchange carries it any more
+//! ```
 //!
 //! # Trust boundaries
 //!

@@ -1,5 +1,5 @@
-//! The event loop. One pass: poll, read the clock once, note events, accept, give turns to ready
-//! sessions, act on deadlines.
+//! The event loop. One pass: poll, read the clock once, note events, replace the key, advance
+//! unowned upstream connections, accept, give turns to ready sessions, act on deadlines, drain.
 //!
 //! Each socket is registered once, for both directions and edge-triggered. [`super::socket`]
 //! remembers readiness until a read or a write clears it, so no socket is registered again.
