@@ -15,6 +15,7 @@ use codex_responses_api_proxy::net::timeouts::KEY_PAUSE;
 
 use super::key::terminal;
 use super::lifecycle::Folder;
+use super::pooling::Clock;
 use super::support::relay::{Starter, descriptors, marker_key};
 use super::support::upstream::memory_file;
 use super::support::{Client, End, Gate, Relay, Upstream, needs_root, ok, post, wait_for};
@@ -446,6 +447,40 @@ fn a_key_that_is_too_old_gets_503_until_a_fresh_one_comes_and_streams_go_on() {
     relay.line_with("\"event\":\"key_expired\"");
     served(&mut client, &marker_key());
     relay.line_with("\"event\":\"key_rotated\"");
+}
+
+#[test]
+fn a_key_ages_while_the_machine_sleeps_too() {
+    let Some(clock) = Clock::new("CLOCK_BOOTTIME") else { return };
+    let upstream = Upstream::answering(ok("fine"));
+    let args = ["--rotate", "--key-max-age", "10000", "--access-log"];
+    let relay = clock.of(Relay::to(&upstream.url()).args(args));
+    let (relay, stdin) = relay.start_with_stdin();
+    let mut client = relay.connect();
+    let mut status = || client.send(post("", "{}")).response().status;
+    // (slept in all, whether a line came just then, the status then).
+    for (seconds, line, want) in [
+        (0, false, 200),
+        (9_000, false, 200),
+        (10_000, false, 503),
+        (36_000, false, 503),
+        (36_000, true, 200),
+        (45_000, false, 200),
+        (46_000, false, 503),
+    ] {
+        clock.set_forward(seconds);
+        if line {
+            replace_json(&relay, &stdin, &marker_key(), 2);
+        }
+        assert_eq!(status(), want, "after {seconds} s");
+    }
+    // Told once each time, by the thread that writes the log.
+    let told = || {
+        let output = String::from_utf8(relay.output()).unwrap();
+        output.matches("\"event\":\"key_expired\"").count()
+    };
+    wait_for(|| told() >= 2);
+    assert_eq!(told(), 2);
 }
 
 fn client_status(port: u16) -> u16 {
