@@ -262,7 +262,7 @@ impl EventLoop {
         if session.is_abandoned() {
             // Before connections are accepted: a client that is accepted in this pass gets the
             // upstream connection that this session leaves.
-            self.run_session(id, now, Session::take_turn);
+            self.run_session(id, now, &mut Session::take_turn);
         } else {
             self.queue_turn(id);
         }
@@ -290,16 +290,17 @@ impl EventLoop {
     fn give_turns(&mut self, now: Instant) {
         self.turns.begin_pass();
         while let Some(id) = self.turns.take_next() {
-            self.run_session(id, now, Session::take_turn);
+            self.run_session(id, now, &mut Session::take_turn);
         }
     }
 
-    /// Lets a session act, then closes, queues or keeps it.
+    /// Lets a session act, then closes, queues or keeps it. Not generic: a copy for each of the ten
+    /// callers would stay in memory.
     fn run_session(
         &mut self,
         id: SlotId,
         now: Instant,
-        act: impl FnOnce(&mut Session, &mut Turn<'_>, &mut Buffers) -> AfterTurn,
+        act: &mut dyn FnMut(&mut Session, &mut Turn<'_>, &mut Buffers) -> AfterTurn,
     ) {
         let Some(mut session) = self.sessions.take(id) else {
             return;
@@ -328,7 +329,7 @@ impl EventLoop {
             match side {
                 Side::Client => {
                     if let Some(id) = self.sessions.at(index) {
-                        self.run_session(id, now, Session::on_deadline);
+                        self.run_session(id, now, &mut Session::on_deadline);
                     }
                 }
                 Side::Upstream => {
@@ -352,7 +353,7 @@ impl EventLoop {
             return;
         }
         match up.owner() {
-            Some(owner) => self.run_session(owner, now, Session::take_turn),
+            Some(owner) => self.run_session(owner, now, &mut Session::take_turn),
             None if up.is_ready() => self.close_idle(id),
             None => self.state.advance_unowned(id, &mut self.buffers.upstream, now),
         }

@@ -95,9 +95,7 @@ impl KeyInput {
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open("/proc/self/fd/0");
-        if let Ok(again) = again
-            && again.metadata().is_ok_and(|other| is_same(&other, &metadata))
-        {
+        if let Ok(again) = again {
             sys::replace(Standard::Input, again.as_fd())?;
         }
         // Pipes without a name all lie on one file system of the kernel's.
@@ -124,10 +122,6 @@ impl AsRawFd for KeyInput {
 
 /// What is said of an input that ends within a line.
 pub const CUT: &str = "the last line has no end and is ignored";
-
-fn is_same(one: &std::fs::Metadata, other: &std::fs::Metadata) -> bool {
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
-}
 
 fn take(keys: &mut KeyRing, warnings: &mut Vec<String>) {
     let taken = keys.take();

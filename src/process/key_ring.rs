@@ -9,7 +9,6 @@
 //! before the process is confined. A key is swapped for another between two requests. The older one
 //! is looked for in responses until each exchange that carried it has ended, and then it is wiped.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
@@ -85,7 +84,7 @@ pub struct KeyRing {
     current: Credential,
     generation: Carried,
     /// The keys before it that an exchange may still carry; the oldest first.
-    older: VecDeque<(Credential, Carried)>,
+    older: Vec<(Credential, Carried)>,
     /// `None` without `--rotate`.
     rotation: Option<Box<Rotation>>,
 }
@@ -167,7 +166,7 @@ impl Taken {
 impl KeyRing {
     /// One key for the whole life of the process.
     pub fn fixed(current: Credential) -> KeyRing {
-        KeyRing { current, generation: Carried(Rc::new(1)), older: VecDeque::new(), rotation: None }
+        KeyRing { current, generation: Carried(Rc::new(1)), older: Vec::new(), rotation: None }
     }
 
     /// Reads the first key as [`Credential::read`] does, and maps the pages for further ones. What
@@ -303,7 +302,7 @@ impl KeyRing {
     fn swap(&mut self, fresh: Credential) {
         let next = Carried(Rc::new(self.generation.generation() + 1));
         let replaced = std::mem::replace(&mut self.current, fresh);
-        self.older.push_back((replaced, std::mem::replace(&mut self.generation, next)));
+        self.older.push((replaced, std::mem::replace(&mut self.generation, next)));
         self.retire();
     }
 
@@ -320,17 +319,13 @@ impl KeyRing {
 
     /// Wipes the older keys that no exchange carries any more.
     pub fn retire(&mut self) {
-        let Some(rotation) = self.rotation.as_mut().filter(|_| !self.older.is_empty()) else {
+        let Some(rotation) = self.rotation.as_mut() else {
             return;
         };
-        for _ in 0..self.older.len() {
-            match self.older.pop_front() {
-                Some((key, carried)) if Rc::strong_count(&carried.0) == 1 => {
-                    // Pages that cannot be wiped are unmapped instead.
-                    rotation.free.extend(key.wipe().ok());
-                }
-                carried => self.older.extend(carried),
-            }
+        let is_over = |(_, carried): &(Credential, Carried)| Rc::strong_count(&carried.0) == 1;
+        while let Some(at) = self.older.iter().position(is_over) {
+            // Pages that cannot be wiped are unmapped instead.
+            rotation.free.extend(self.older.remove(at).0.wipe().ok());
         }
     }
 
@@ -338,7 +333,7 @@ impl KeyRing {
     /// carry it are then to be ended.
     pub fn crowded_by(&self) -> Option<u64> {
         let has_free = self.rotation.as_ref().is_none_or(|rotation| !rotation.free.is_empty());
-        let (_, oldest) = self.older.front().filter(|_| !has_free)?;
+        let (_, oldest) = self.older.first().filter(|_| !has_free)?;
         Some(oldest.generation())
     }
 

@@ -73,7 +73,7 @@ impl EventLoop {
         if admission == Admission::Serve {
             self.preconnect(user, now);
         }
-        self.run_session(id, now, |session, turn, buffers| match reject {
+        self.run_session(id, now, &mut |session, turn, buffers| match reject {
             None => session.take_turn(turn, buffers),
             Some(reject) => session.refuse_connection(reject, turn, buffers),
         });
@@ -92,7 +92,7 @@ impl EventLoop {
             let is_served = |session: &&Session| session.client.admission == Admission::Serve;
             let idle = self.sessions.values().filter(is_served).filter_map(Session::as_idle);
             match self.places.evict(user, idle, now) {
-                Some(id) => self.run_session(id, now, |session, turn, _| session.evict(turn)),
+                Some(id) => self.run_session(id, now, &mut |session, turn, _| session.evict(turn)),
                 None => {
                     self.places.note_overload(user, now);
                     return (Admission::Overloaded, user);
@@ -146,7 +146,7 @@ impl EventLoop {
             let Some(id) = heads.min_by_key(order).map(Session::id) else {
                 return;
             };
-            self.run_session(id, now, Session::drop_head);
+            self.run_session(id, now, &mut Session::drop_head);
         }
     }
 }

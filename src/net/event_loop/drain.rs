@@ -55,7 +55,7 @@ impl EventLoop {
         // The file must not lead clients to a port that another program may have by then.
         self.server_info = None;
         for id in self.sessions.ids() {
-            self.run_session(id, now, |session, _, _| {
+            self.run_session(id, now, &mut |session, _, _| {
                 if session.is_idle() {
                     return AfterTurn::Close;
                 }
@@ -81,7 +81,7 @@ impl EventLoop {
         self.log_refusals_now();
         let busy = self.count_busy();
         for id in self.sessions.ids() {
-            self.run_session(id, now, |session, turn, _| session.cut_off(turn));
+            self.run_session(id, now, &mut |session, turn, _| session.cut_off(turn));
         }
         if drain.exchanges > 0 {
             self.state.log.event(&report::end(cause, busy));

@@ -111,7 +111,7 @@ impl EventLoop {
     fn end_exchanges_of(&mut self, generation: u64, now: Instant) {
         for id in self.sessions.ids() {
             if self.sessions.get(id).is_some_and(|session| session.carries(generation)) {
-                self.run_session(id, now, |session, turn, buffers| {
+                self.run_session(id, now, &mut |session, turn, buffers| {
                     session.end_with_its_key(turn, buffers)
                 });
             }
