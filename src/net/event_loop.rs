@@ -244,7 +244,7 @@ impl EventLoop {
             CONNECTOR => self.receive_replies(),
             KEY_INPUT => {
                 if let Some(reader) = &mut self.key_reader {
-                    reader.note_event();
+                    reader.note_event(event, now);
                 }
             }
             token => match SlotId::of(token) {

@@ -36,7 +36,7 @@ pub const RESEND_TO_CONNECTOR: Duration = Duration::from_millis(5);
 
 // The key.
 
-/// How long stdin is not read after a read from it (`--rotate`).
+/// How long stdin is not read after a read from it (`--rotate`), unless its writer has ended.
 /// Tested by `rotation::a_writer_that_floods_takes_no_time_from_clients`.
 pub const KEY_PAUSE: Duration = Duration::from_millis(10);
 

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
+use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
@@ -72,13 +73,49 @@ impl KeyReader {
         self.state = Readiness::Waiting;
     }
 
-    /// An event says that there is something to read.
-    pub(super) fn note_event(&mut self) {
+    /// An event says that there is something to read. The end of a writer is read without a pause:
+    /// the line that this writer has left unfinished is dropped before the next writer opens a
+    /// named pipe, whose line would be appended to it.
+    pub(super) fn note_event(&mut self, event: &Event, now: Instant) {
         self.state = Readiness::Readable;
+        if event.is_read_closed() {
+            self.paused_until = now;
+        }
     }
 
     /// When to read next; `None` after the next event.
     pub(super) fn due(&self) -> Option<Instant> {
         (self.state == Readiness::Readable).then_some(self.paused_until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use mio::{Events, Poll};
+
+    use super::*;
+    use crate::net::timeouts::KEY_PAUSE;
+
+    #[test]
+    fn what_a_writer_writes_is_read_after_the_pause_and_its_end_at_once() {
+        let (pipe, mut writer) = io::pipe().unwrap();
+        let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(1));
+        let source = pipe.as_raw_fd();
+        poll.registry().register(&mut SourceFd(&source), KEY_INPUT, Interest::READABLE).unwrap();
+        let now = Instant::now();
+        let paused_until = now + KEY_PAUSE;
+        let (input, state) = (KeyInput::NamedPipe, Readiness::Waiting);
+        let mut reader = KeyReader { input, state, paused_until };
+        writer.write_all(b"the beginning of a line").unwrap();
+        let mut next = |reader: &mut KeyReader| {
+            poll.poll(&mut events, None).unwrap();
+            events.iter().for_each(|event| reader.note_event(event, now));
+            reader.due()
+        };
+        assert_eq!(next(&mut reader), Some(paused_until));
+        drop(writer);
+        assert_eq!(next(&mut reader), Some(now));
     }
 }

@@ -1,7 +1,7 @@
 //! `--rotate`: lines on stdin, each of which replaces the key, and the age of the key.
 //!
-//! stdin is read once in a pass at most, and not again for a while after a line came. So a writer
-//! that floods takes no time from clients.
+//! stdin is read once in a pass at most. While it has a writer, it is not read again for a while
+//! after each read. So a writer that floods takes no time from clients.
 
 use std::io::{self, ErrorKind};
 use std::time::Instant;
