@@ -292,7 +292,7 @@ mod tests {
             ("Content-Length", FieldName::ContentLength),
             ("date", FieldName::Date),
             ("Data", FieldName::Other),
-            ("Content-FramingFields", FieldName::Other),
+            ("Content-Lengths", FieldName::Other),
             ("x-authorization", FieldName::Other),
             ("Accept", FieldName::Other),
             ("Content_Length", FieldName::Disguised),

@@ -31,7 +31,8 @@ pub enum Reject {
     RequestLimit,
     /// The key is older than `--key-max-age`.
     KeyExpired,
-    /// The head or the next part of the body did not arrive in time.
+    /// The head or the next part of the body did not arrive in time, or its unfinished head gave way
+    /// to other connections.
     Timeout,
     /// The request line is too long.
     UriTooLong,
@@ -43,7 +44,8 @@ pub enum Reject {
     HeadTooLarge,
     /// The head has too many fields.
     TooManyFields,
-    /// Every connection slot is taken.
+    /// Every connection slot is taken, or a whole head that waited for the upstream gave way because
+    /// all heads together were too large.
     TooManyConnections,
     /// The version is neither 1.0 nor 1.1.
     VersionNotSupported,

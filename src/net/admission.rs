@@ -97,8 +97,9 @@ impl Places {
         others.map(|(_, share)| reserve.saturating_sub(share.held)).sum()
     }
 
-    /// A single user may hold every place. As soon as another user is active, each user may hold
-    /// half of the places that the others leave, and always an equal share of all places.
+    /// While no other user is active, a user's share has no bound ([`Places::kept_from`] keeps the
+    /// reserve). As soon as another user is active, each user may hold half of the places that the
+    /// others leave, and always an equal share of all places.
     fn is_within_share(&self, user: UserIndex, now: Instant) -> bool {
         let own = self.shares[user.0].held;
         let is_active = |share: &Share| {

@@ -11,11 +11,11 @@
 //! The block ends where the writable pages begin. So the block and the bytes behind it form one
 //! slice, which is encrypted as one TLS record. The key never moves, and no second copy is made.
 //!
-//! One function alone hands the bytes of the key out, once it is in place for requests:
-//! [`Credential::splice_into`], to a sink. `is_in` compares them with responses, for
+//! Once the key is in its pages, only [`Credential::splice_into`] passes its bytes on, to a sink.
+//! All other uses compare: `is_in` with responses, for
 //! [`KeyRing::reflected`](super::key_ring::KeyRing::reflected); `is` with a line on stdin, for
-//! `--rotate`; and [`Credential::wipe_copies`] with other copies, once at the start. Where the
-//! machine has protection keys, all these pages are closed between uses.
+//! `--rotate`; [`Credential::wipe_copies`] with other copies, once at the start. Where the machine
+//! has protection keys, all these pages are closed between uses.
 
 mod form;
 mod lines;
@@ -77,7 +77,7 @@ pub struct Credential {
     contents: Contents,
 }
 
-/// Where what lies in the pages.
+/// The layout of the pages.
 struct Contents {
     /// The offset at which the block begins.
     block: usize,
@@ -134,15 +134,15 @@ fn fill(
     block: &mut [u8],
     tables: &mut [u8],
     prefix: &[u8],
-    line: &[u8],
+    key: &[u8],
 ) -> Result<Contents, KeyError> {
-    let key = block.len() - line.len() - 2..block.len() - 2;
-    let start = key.start - prefix.len();
-    let search = Search::new(line, tables).map_err(KeyError::Random)?;
-    block[start..key.start].copy_from_slice(prefix);
-    block[key.clone()].copy_from_slice(line);
-    block[key.end..].copy_from_slice(b"\r\n");
-    Ok(Contents { block: start, key, search })
+    let place = block.len() - key.len() - 2..block.len() - 2;
+    let start = place.start - prefix.len();
+    let search = Search::new(key, tables).map_err(KeyError::Random)?;
+    block[start..place.start].copy_from_slice(prefix);
+    block[place.clone()].copy_from_slice(key);
+    block[place.end..].copy_from_slice(b"\r\n");
+    Ok(Contents { block: start, key: place, search })
 }
 
 fn no_memory(error: io::Error) -> KeyError {

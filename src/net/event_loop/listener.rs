@@ -31,6 +31,7 @@ impl Listener {
             }
             match self.socket.accept() {
                 Ok((stream, client)) => {
+                    // Without `--allow-uid` this is the only user; with it, `identify` replaces it.
                     let identity = Identity::Allowed(0);
                     accepted.push_back(Accepted { stream, client, identity });
                 }

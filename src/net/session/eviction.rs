@@ -52,7 +52,8 @@ impl Session {
         self.has_unfinished_head().then_some(self.clocks.client_active_at())
     }
 
-    /// Refuses the request whose head is buffered, because all heads together are too large.
+    /// Refuses the request whose head is buffered, because all heads together are too large. An
+    /// unfinished head gets 408; a whole one, which waits for the upstream, gets 503.
     pub fn drop_head(&mut self, turn: &mut Turn<'_>, buffers: &mut Buffers) -> AfterTurn {
         let reject = match self.exchange.state() {
             State::Idle => Reject::Timeout,

@@ -13,6 +13,7 @@
 //! | `download` | moves the response to the client; responds to refusals and faults |
 //! | `ending` | begins the next exchange, or ends the connection |
 //! | `clocks`, `deadline` | how long each side may take, and what happens when it takes longer |
+//! | `times` | the times of one exchange, for the access log |
 //! | `eviction` | gives up the place, or the buffered head, for other sessions |
 //! | `logging` | writes its lines of the access log |
 
@@ -192,7 +193,8 @@ impl Session {
         !self.is_lingering() && (has_request || !self.output.is_empty())
     }
 
-    /// The connection can be closed without a loss.
+    /// No request is under way and no response waits. At most a part of a request head is lost if
+    /// the connection is closed now.
     pub fn is_idle(&self) -> bool {
         !self.is_lingering() && !self.is_busy()
     }
@@ -322,8 +324,8 @@ impl Session {
         }
     }
 
-    /// Keeps the upstream connection that a request waited for as the preconnect for the next
-    /// request, because the client has left and the connection has carried nothing. Without this,
+    /// Makes the upstream connection that a request waited for the preconnect for the next request,
+    /// if one is needed: the client has left, and the connection has carried nothing. Without this,
     /// each request that is cancelled early would cost the upstream a connection.
     fn disown_upstream(&mut self, turn: &mut Turn<'_>, scratch: &mut TlsScratch) {
         let (state, now) = (&mut *turn.state, turn.now);
