@@ -195,7 +195,7 @@ impl EventLoop {
             if !self.state.pool.is_empty()
                 && let Some(slept) = self.sleep.slept(now)
             {
-                self.wake_up(slept, now);
+                self.age_by_sleep(slept, now);
             }
             for event in &events {
                 self.note(event, now);

@@ -32,10 +32,10 @@ impl EventLoop {
     }
 
     /// The machine has slept: ages idle connections by that time and closes the old ones.
-    pub(super) fn wake_up(&mut self, slept: Duration, now: Instant) {
+    pub(super) fn age_by_sleep(&mut self, slept: Duration, now: Instant) {
         for id in self.state.upstreams.ids() {
             if let Some(up) = self.state.upstreams.get(id).filter(|up| up.owner().is_none()) {
-                up.has_slept(slept);
+                up.age_by_sleep(slept);
                 if up.wakes_at().is_some_and(|when| when <= now) {
                     self.close_idle(id);
                 }

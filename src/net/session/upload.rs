@@ -281,7 +281,7 @@ impl Session {
         let Some(up) = state.upstreams.connection(id) else {
             return Sent::ConnectionStale;
         };
-        up.wake(self.id);
+        up.assign(self.id);
         let sent = up.send_head(&state.outgoing, input, state.keys.current(), scratch);
         match sent {
             Sent::Flushed | Sent::Queued => {}

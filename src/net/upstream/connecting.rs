@@ -186,7 +186,7 @@ impl Connecting {
     }
 
     /// Counts the time for which the machine has slept.
-    pub(super) fn has_slept(&mut self, slept: Duration) {
+    pub(super) fn age_by_sleep(&mut self, slept: Duration) {
         self.deadline = self.deadline.checked_sub(slept).unwrap_or(self.requested_at);
     }
 
@@ -524,7 +524,7 @@ mod tests {
         assert_eq!((made.upstream().owner(), made.upstream().wakes_at()), {
             (None, Some(begun + CONNECT))
         });
-        made.upstream().has_slept(3 * SECOND);
+        made.upstream().age_by_sleep(3 * SECOND);
         assert_eq!(made.upstream().wakes_at(), Some(begun + CONNECT - 3 * SECOND));
     }
 

@@ -278,13 +278,13 @@ impl Connection {
     }
 
     /// Assigns the connection to the session `owner`.
-    pub fn wake(&mut self, owner: SlotId) {
+    pub fn assign(&mut self, owner: SlotId) {
         self.owner = Some(owner);
         self.idle_until = None;
     }
 
     /// Marks the connection as idle. Returns when it is closed.
-    pub fn rest(&mut self, now: Instant) -> Instant {
+    pub fn mark_idle(&mut self, now: Instant) -> Instant {
         let until = now + POOL_IDLE;
         self.owner = None;
         self.idle_since = Some(now);
@@ -293,7 +293,7 @@ impl Connection {
     }
 
     /// Counts the time for which the machine has slept as idle time.
-    pub(super) fn has_slept(&mut self, slept: Duration) {
+    pub(super) fn age_by_sleep(&mut self, slept: Duration) {
         if let Some(until) = &mut self.idle_until {
             *until = until.checked_sub(slept).unwrap_or(self.requested_at);
         }
@@ -394,7 +394,7 @@ mod tests {
         for (was_idle, want) in [(true, Sent::ConnectionStale), (false, Sent::ConnectionFailed)] {
             let (mut connection, far) = connection(None);
             if was_idle {
-                connection.rest(Instant::now());
+                connection.mark_idle(Instant::now());
             }
             assert_eq!(connection.was_idle(), was_idle);
             reset(&connection, far);
@@ -405,7 +405,7 @@ mod tests {
     #[test]
     fn a_head_without_room_for_all_of_it_never_goes_out_again() {
         let (mut connection, _far) = connection(None);
-        connection.rest(Instant::now());
+        connection.mark_idle(Instant::now());
         let filler = vec![b'x'; 1 << 16];
         while connection.channel.socket.write_vectored(&[IoSlice::new(&filler)]).unwrap() > 0 {}
         assert_eq!(send_head(&mut connection), Sent::ConnectionFailed);
@@ -433,13 +433,13 @@ mod tests {
         let now = Instant::now();
         let (mut connection, _far) = connection(None);
         let id = crate::net::slots::Slots::new(1).insert(|_| Some(())).unwrap();
-        connection.wake(id);
+        connection.assign(id);
         assert_eq!((connection.owner, connection.idle_until), (Some(id), None));
-        connection.has_slept(SECOND);
+        connection.age_by_sleep(SECOND);
         assert_eq!(connection.idle_until, None, "a connection at work does not age");
-        assert_eq!(connection.rest(now), now + POOL_IDLE);
+        assert_eq!(connection.mark_idle(now), now + POOL_IDLE);
         assert_eq!((connection.owner, connection.idle_until), (None, Some(now + POOL_IDLE)));
-        connection.has_slept(SECOND);
+        connection.age_by_sleep(SECOND);
         assert_eq!(connection.idle_until, Some(now + POOL_IDLE - SECOND));
     }
 
@@ -449,7 +449,7 @@ mod tests {
         let scratch = &mut Buffers::default().upstream;
         for (idle_since, is_usable) in [(now - MOMENT, true), (now, false)] {
             let (mut connection, mut far) = connection(None);
-            connection.rest(idle_since);
+            connection.mark_idle(idle_since);
             far.send("HTTP/1.1 408 Request Timeout\r\n\r\n");
             readable(connection.socket());
             assert_eq!(connection.is_still_usable(scratch, now), is_usable);

@@ -184,10 +184,10 @@ impl Upstream {
     }
 
     /// Counts the time for which the machine has slept.
-    pub fn has_slept(&mut self, slept: Duration) {
+    pub fn age_by_sleep(&mut self, slept: Duration) {
         match self {
-            Upstream::Connecting(connecting) => connecting.has_slept(slept),
-            Upstream::Connection(connection) => connection.has_slept(slept),
+            Upstream::Connecting(connecting) => connecting.age_by_sleep(slept),
+            Upstream::Connection(connection) => connection.age_by_sleep(slept),
         }
     }
 

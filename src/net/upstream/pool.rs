@@ -144,7 +144,7 @@ impl Pool {
         let len: usize = self.idle.iter().map(|idle| idle.ids.len()).sum();
         match upstreams.connection(id) {
             Some(up) if len < self.limit => {
-                let until = up.rest(now);
+                let until = up.mark_idle(now);
                 let list = self.list(up.used_by);
                 self.idle[list].push(id, now);
                 Some(until)
