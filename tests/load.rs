@@ -57,7 +57,9 @@ impl Drop for Watched {
 /// Lets a thread go first, where that is allowed; 0 is the one that calls. The load and other
 /// programs get what is left over: small requests are to wait for the relay, not for a core.
 fn go_first(thread: u32) {
-    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: plain numbers, of which zero is a legal value. musl's struct has more of them.
+    let mut priority: libc::sched_param = unsafe { std::mem::zeroed() };
+    priority.sched_priority = 1;
     // SAFETY: the kernel reads a struct that outlives the call.
     unsafe { libc::sched_setscheduler(thread as i32, libc::SCHED_FIFO, &priority) };
 }

@@ -508,7 +508,13 @@ fn memory_is_not_executable_whatever_the_personality() {
     assert_eq!(executable, 0, "mappings that can be written and run");
 }
 
-fn limited(starter: Starter, what: u32, limit: u64) -> Starter {
+/// The type of the names of limits, on which the C libraries do not agree.
+#[cfg(target_env = "gnu")]
+type Resource = libc::__rlimit_resource_t;
+#[cfg(not(target_env = "gnu"))]
+type Resource = libc::c_int;
+
+fn limited(starter: Starter, what: Resource, limit: u64) -> Starter {
     let lower = move || {
         let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
         // SAFETY: the kernel reads one struct that outlives the call.
