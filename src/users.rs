@@ -43,12 +43,12 @@ impl fmt::Display for UserError {
             ),
             UserError::Clients(error) => write!(
                 f,
-                "--allow-uid: the kernel does not report whose a connection is ({error}); remove \
+                "--allow-uid: the kernel does not report the user of a connection ({error}); remove \
                  the flag, and require a token with --client-token-file"
             ),
             UserError::Upstream(error) => write!(
                 f,
-                "--upstream-uid: the kernel does not report whose the upstream on this machine is \
+                "--upstream-uid: the kernel does not report the user of the upstream on this machine \
                  ({error}); mount /proc, or trust every local user with --upstream-uid any"
             ),
         }
