@@ -487,6 +487,8 @@ fn what_needs_root_is_ignored_for_others_and_no_skip_is_swallowed() {
             "{name}: libtest swallows it; call skipped()"
         );
         assert!(!text.contains("geteuid() } != 0"), "{name}: call needs_root()");
+        assert!(!text.contains("geteuid() } == 0"), "{name}: call is_root()");
+        assert!(!text.contains("if !is_root()"), "{name}: call needs_root()");
         for test in text.split("#[test]\n").skip(1) {
             let body = test.split("\n}\n").next().unwrap();
             if body.contains("needs_root()") || body.contains("may_read(") {

@@ -10,8 +10,9 @@ use super::lifecycle::Folder;
 use super::proxy::{ESTABLISHED, HERE, fake, join};
 use super::support::port::closed_port;
 use super::support::relay::Starter;
+use super::support::skip::is_root;
 use super::support::upstream::Kind;
-use super::support::{Gate, Relay, Upstream, certs};
+use super::support::{Gate, Relay, Upstream, certs, skipped};
 
 /// An upstream that tells what comes after the handshake; `None` when that does not end as it
 /// should.
@@ -246,11 +247,12 @@ fn each_layer_is_tried_for_real() {
     }
     let (code, _, err) = check(to().args(["--client-token-file", "/nonexistent"]));
     assert!(code == 1 && err.contains("--client-token-file"), "{err}");
-    // SAFETY: no memory is involved.
-    if unsafe { libc::geteuid() } == 0 {
+    if is_root() {
         let (code, lines, err) = check(to().args(["--user", "65534:65534"]));
         assert_eq!(code, 0, "{err}");
         assert_eq!(text(&lines, "user"), "65534:65534");
+    } else {
+        skipped("--user needs root");
     }
 }
 
