@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use super::lifecycle::Folder;
-use super::support::relay::{binary, emulated, end_of, marker_key};
+use super::support::relay::{binary, emulated, end_of, ends, marker_key};
 use super::support::{Client, Upstream, certs, ok, post, skipped, wait_for};
 
 const PAGE: &str = include_str!("../../docs/operating.md");
@@ -131,9 +131,11 @@ impl Place {
             self.pass_time();
             self.expect(key);
         }
+        let relay = self.pid();
         // SAFETY: no memory is involved.
-        unsafe { libc::kill(self.pid(), libc::SIGTERM) };
-        self.folder.wait_for("info", str::is_empty);
+        unsafe { libc::kill(relay, libc::SIGTERM) };
+        // Only then does nobody hold the other end of the pipe.
+        assert!(ends(relay as u32));
         self.pass_time();
         assert!(end_of(&mut running.0).success());
     }
