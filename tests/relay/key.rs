@@ -530,9 +530,9 @@ fn a_key_that_also_stands_in_the_environment_is_wiped_there_and_reported() {
     let starter = Relay::bare().key(&key);
     let starter = starter.env("OPENAI_API_KEY", &key).env("X_NOTE", &format!("Bearer {key}"));
     let relay = starter.env("KEPT", "this").start();
+    let lines = [(); 2].map(|()| relay.line_with("environment"));
     for name in ["OPENAI_API_KEY", "X_NOTE"] {
-        let line = relay.line_with("environment");
-        assert!(line.contains(&format!("env -u {name}")), "{line}");
+        assert!(lines.iter().any(|line| line.contains(&format!("env -u {name}"))), "{lines:?}");
     }
     if emulated() {
         return;

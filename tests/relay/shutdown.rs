@@ -267,7 +267,7 @@ fn signals_that_were_ignored_at_the_start_stay_ignored() {
 
 #[test]
 fn a_shell_that_puts_it_into_the_background_protects_it_from_its_own_interrupts() {
-    let program = super::support::relay::binary();
+    let program = super::support::relay::program_in_shell();
     let folder = Folder::new("background");
     let (info, errors) = (folder.file("info"), folder.file("errors"));
     let script = format!(
@@ -491,7 +491,7 @@ fn in_the_background_of_a_terminal_it_waits_with_echo_on() {
     let script = format!(
         "set -m; {} --server-info {} & echo $! > {}; read x < {first}; fg %1; \
          read x < {second}; bg %1; read x < {third}; fg %1",
-        super::support::relay::binary(),
+        super::support::relay::program_in_shell(),
         info.display(),
         pid.display(),
     );
@@ -533,7 +533,8 @@ fn in_the_background_of_a_terminal_that_it_cannot_wait_for_it_says_so() {
     let (main, name) = terminal();
     let tty = std::fs::File::options().read(true).write(true).open(&name).unwrap();
     // The leader of the session is in the foreground; its child is not, and ignores SIGTTIN.
-    let script = format!("trap '' TTIN; set -m; {} & wait $!", super::support::relay::binary());
+    let script =
+        format!("trap '' TTIN; set -m; {} & wait $!", super::support::relay::program_in_shell());
     let mut shell = Command::new("sh");
     shell.args(["-c", &script]).stdin(tty.try_clone().unwrap()).stdout(tty.try_clone().unwrap());
     leads_session_of_terminal(&mut shell);

@@ -36,6 +36,16 @@ fn emulator() -> Option<String> {
     std::env::var("RELAY_RUNNER").ok()
 }
 
+/// What runs the relay: the program, behind the emulator if there is one.
+fn program_words() -> Vec<String> {
+    emulator().into_iter().chain([binary()]).collect()
+}
+
+/// What runs the relay, for a script of a shell.
+pub fn program_in_shell() -> String {
+    program_words().join(" ")
+}
+
 /// An emulator runs the relay, so /proc shows the threads, memory and environment of the emulator.
 /// In that case this reports that the caller skips the checks of these.
 pub fn emulated() -> bool {
@@ -117,15 +127,16 @@ impl Relay {
 
     /// A relay without arguments, in an empty environment and with a random key.
     pub fn bare() -> Starter {
-        Relay::under(emulator().as_deref().as_slice())
+        Relay::under(&[])
     }
 
     /// A relay that this tool runs, for example a tracer.
     pub fn under(tool: &[&str]) -> Starter {
         watch();
         raise_open_files();
-        let binary = binary();
-        let words: Vec<&str> = tool.iter().copied().chain([binary.as_str()]).collect();
+        let program = program_words();
+        let words: Vec<&str> =
+            tool.iter().copied().chain(program.iter().map(String::as_str)).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).env_clear();
         default_signals(&mut command);
