@@ -16,7 +16,7 @@ const BLOCK: &[u8] = b"POST /x HTTP/1.1\r\nHost: up.example\r\n";
 /// The fields that can carry the key.
 const KEY_FIELDS: [(&str, &str); 2] = [("Authorization", "Bearer KEY"), ("api-key", "KEY")];
 /// Fields that are never forwarded.
-const HOP_BY_HOP: [&str; 9] = [
+pub const HOP_BY_HOP: [&str; 9] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -29,7 +29,7 @@ const HOP_BY_HOP: [&str; 9] = [
 ];
 
 /// Fields that are never forwarded, with any punctuation in their names.
-const WITHHELD: [&str; 16] = [
+pub const WITHHELD: [&str; 16] = [
     "a-im",
     "range",
     "if-range",
@@ -56,6 +56,12 @@ fn plain(name: &[u8]) -> Vec<u8> {
     name.iter()
         .map(|b| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' })
         .collect()
+}
+
+/// The names of fields, for the message of a failure.
+fn names(fields: &[&Field]) -> String {
+    let names = fields.iter().map(|field| field.0.escape_ascii().to_string());
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// The bytes of one side: all of them, how many have arrived, and how many have been used.
@@ -356,7 +362,8 @@ impl Driver<'_> {
             (looks_like && !exact) || proxy || is_named(field)
         };
         let kept: Vec<&Field> = asked.iter().filter(|field| !ends_here(field)).collect();
-        assert_eq!(kept, travelled.iter().collect::<Vec<_>>());
+        let travelled: Vec<&Field> = travelled.iter().collect();
+        assert!(kept == travelled, "to keep: {}; kept: {}", names(&kept), names(&travelled));
 
         let said = &self.client.bytes[self.begun.0 + len..];
         let sent = &sent[end..];

@@ -92,3 +92,18 @@ fn mutations_of_the_seeds_hold() {
         }
     }
 }
+
+#[test]
+fn each_field_that_ends_here_is_in_a_seed() {
+    let seeds = inputs("seeds", "exchange");
+    let has = |seed: &Vec<u8>, name: &str| {
+        let mut lines = seed.split(|byte| *byte == b'\n');
+        let line = format!("{name}:");
+        lines.any(|text| {
+            text.get(..line.len()).is_some_and(|start| start.eq_ignore_ascii_case(line.as_bytes()))
+        })
+    };
+    for name in properties::exchange::HOP_BY_HOP.iter().chain(&properties::exchange::WITHHELD) {
+        assert!(seeds.iter().any(|seed| has(seed, name)), "no seed of exchange has {name}");
+    }
+}
