@@ -691,3 +691,29 @@ fn the_map_names_every_module_of_a_room() {
         }
     }
 }
+
+#[test]
+fn the_paths_of_the_map_lead_to_code_that_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = fs::read_to_string(root.join("src/lib.rs")).unwrap();
+    let blocks = map.split("//! ```text\n").skip(1).map(|rest| rest.split("//! ```").next());
+    let words = blocks.flatten().flat_map(str::split_whitespace);
+    let sources = sources();
+    let mut count = 0;
+    for word in words.map(|word| word.trim_end_matches([':', ','])) {
+        let Some((path, name)) = word.rsplit_once("::") else { continue };
+        // A module, or a type.
+        let owner = path.rsplit("::").next().unwrap();
+        let is_there = sources.iter().any(|source| {
+            let file = source.name.trim_end_matches(".rs").trim_end_matches("/mod");
+            let is_owner = file.split('/').any(|part| part == owner)
+                || source.code.contains(&format!("impl {owner} {{"));
+            let items = ["fn", "struct", "enum"].map(|item| format!("{item} {name}"));
+            let is_module = file == word.replace("::", "/");
+            is_module || is_owner && items.iter().any(|item| source.code.contains(item))
+        });
+        assert!(is_there, "src/lib.rs names {word}, which is not there");
+        count += 1;
+    }
+    assert!(count > 12, "{count} paths");
+}
