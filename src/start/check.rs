@@ -40,7 +40,8 @@ impl Prepared<'_> {
             let path = path.display();
             check::say("roots", &format!("built in, and {name} {path}{separator}{skipped_roots}"));
         }
-        // The size that the keys need.
+        // `kib` is what the keys need, rounded up to a power of two. Half of it is never more than
+        // they need.
         let kib = locked_kib(sys::page_size(), if config.rotate { limits::KEY_SETS } else { 1 });
         let pages = SecretPages::new(kib * 512)
             .map_err(|error| KeyError::Memory(error, kib).to_string())?;
