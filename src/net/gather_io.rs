@@ -76,3 +76,33 @@ pub fn encrypt_rest(
     };
     encrypted.map_err(|_| io::ErrorKind::ConnectionAborted.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::loop_state::testing::Loop;
+
+    #[test]
+    fn what_a_write_did_not_send_is_kept_wherever_it_stopped() {
+        for sent in 0..=6 {
+            let mut slices = [b"abc".as_slice(), b"", b"de", b"f"].map(IoSlice::new);
+            let mut output = Backlog::default();
+            keep_rest(&mut slices, sent, &mut output);
+            assert_eq!(output.bytes(), &b"abcdef"[sent..]);
+        }
+    }
+
+    #[test]
+    fn nothing_overtakes_bytes_that_wait() {
+        let (near, mut far) = Loop::pair();
+        let (mut socket, mut output) = (Socket::new(near, false, true), Backlog::default());
+        send(&mut socket, &mut output, b"first").unwrap();
+        assert!(output.is_empty());
+        output.push(b"second");
+        send(&mut socket, &mut output, b"third").unwrap();
+        send(&mut socket, &mut output, b"").unwrap();
+        assert_eq!(output.bytes(), b"secondthird");
+        far.read_until("first");
+        assert!(far.is_silent());
+    }
+}

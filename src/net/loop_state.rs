@@ -135,3 +135,85 @@ impl LoopState {
 
 #[cfg(test)]
 pub(super) mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{Loop, arrives};
+    use super::*;
+    use crate::net::timeouts::{CONNECT, POOL_IDLE};
+
+    const USER: UserIndex = UserIndex(0);
+
+    /// Adds a connection that is being made ahead of a request.
+    fn preconnect(net: &mut Loop) -> SlotId {
+        let now = net.now;
+        let new = |id: SlotId| Upstream::new(id.token(Side::Upstream), None, now, CONNECT);
+        let id = net.state.upstreams.insert(|id| Some(new(id)));
+        net.state.pool.set_preconnect(id);
+        id.unwrap()
+    }
+
+    fn advance(net: &mut Loop, id: SlotId) {
+        net.state.advance_unowned(id, &mut net.buffers.upstream, net.now);
+    }
+
+    #[test]
+    fn a_preconnect_is_needed_if_none_is_made_none_is_idle_and_a_request_may_come() {
+        let mut net = Loop::new();
+        let now = net.now;
+        assert!(net.state.needs_preconnect(USER, now));
+        net.state.requests_left = 0;
+        assert!(!net.state.needs_preconnect(USER, now));
+        net.state.requests_left = 1;
+        let id = preconnect(&mut net);
+        assert!(!net.state.needs_preconnect(USER, now));
+        net.state.pool.forget(id);
+        let (_, _far) = net.idle_upstream();
+        assert!(!net.state.needs_preconnect(USER, net.now));
+    }
+
+    #[test]
+    fn a_preconnect_that_becomes_usable_goes_into_the_pool() {
+        let mut net = Loop::new();
+        let id = preconnect(&mut net);
+        advance(&mut net, id);
+        assert_eq!(net.state.deadlines.next(), Some(net.now + CONNECT));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        net.state.upstreams.get(id).unwrap().dialed(Ok((stream, address)));
+        advance(&mut net, id);
+        assert!(!net.state.pool.is_preconnecting() && !net.state.pool.is_empty());
+        let wakes_at = net.state.upstreams.get(id).unwrap().wakes_at();
+        assert_eq!(wakes_at, Some(net.now + POOL_IDLE));
+    }
+
+    #[test]
+    fn a_preconnect_that_fails_is_forgotten() {
+        let mut net = Loop::new();
+        let id = preconnect(&mut net);
+        advance(&mut net, id);
+        net.now += CONNECT;
+        advance(&mut net, id);
+        assert!(net.state.upstreams.is_empty() && !net.state.pool.is_preconnecting());
+    }
+
+    #[test]
+    fn an_idle_connection_on_which_something_comes_leaves_the_pool_and_one_at_work_stays() {
+        for owner in [None, Slots::new(1).insert(|_| Some(()))] {
+            let mut net = Loop::new();
+            let (id, mut far) = net.idle_upstream();
+            if let Some(owner) = owner {
+                net.state.upstreams.connection(id).unwrap().assign(owner);
+            }
+            far.send("HTTP/1.1 408 Request Timeout\r\n\r\n");
+            arrives(&mut net.state.upstreams, id);
+            while !net.state.upstreams.connection(id).unwrap().has_news() {
+                net.events(std::time::Duration::from_secs(1), None);
+            }
+            advance(&mut net, id);
+            assert_eq!(net.state.upstreams.is_empty(), owner.is_none());
+        }
+    }
+}

@@ -155,3 +155,61 @@ impl Write for Socket {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::loop_state::testing::{Loop, readable};
+
+    #[test]
+    fn a_read_that_fills_the_buffer_may_leave_more_and_a_short_one_leaves_nothing() {
+        let (near, mut far) = Loop::pair();
+        let mut socket = Socket::new(near, true, true);
+        assert_eq!(socket.read(&mut [0; 4]), ReadOutcome::Nothing);
+        assert!(!socket.is_readable(), "nothing is read again before an event");
+        far.send("12345678");
+        readable(&socket);
+        assert_eq!(socket.read(&mut [0; 4]), ReadOutcome::Nothing);
+        socket.readable = true;
+        assert_eq!(socket.read(&mut [0; 4]), ReadOutcome::Bytes(4));
+        assert!(socket.is_readable());
+        assert_eq!(socket.read(&mut [0; 5]), ReadOutcome::Bytes(4));
+        assert!(!socket.is_readable());
+    }
+
+    #[test]
+    fn an_end_or_an_urgent_mark_behind_a_short_read_is_still_read() {
+        for has_urgent in [false, true] {
+            let (near, mut far) = Loop::pair();
+            let mut socket = Socket::new(near, true, true);
+            (socket.read_closed, socket.has_urgent) = (!has_urgent, has_urgent);
+            far.send("1234");
+            readable(&socket);
+            far.0.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(socket.read(&mut [0; 5]), ReadOutcome::Bytes(4));
+            assert!(socket.is_readable());
+            readable(&socket);
+            assert_eq!(socket.read(&mut [0; 5]), ReadOutcome::End);
+        }
+    }
+
+    #[test]
+    fn a_socket_is_silent_until_a_byte_or_the_end_comes_and_then_says_so_without_an_event() {
+        let (near, far) = Loop::pair();
+        let mut socket = Socket::new(near, false, true);
+        assert!(socket.is_silent() && !socket.is_readable());
+        far.0.shutdown(std::net::Shutdown::Write).unwrap();
+        readable(&socket);
+        assert!(!socket.is_silent() && socket.is_readable());
+    }
+
+    #[test]
+    fn a_write_that_is_cut_short_waits_for_an_event() {
+        let (near, _far) = Loop::pair();
+        let mut socket = Socket::new(near, false, true);
+        let bytes = vec![0; 64 << 20];
+        let sent = socket.write(&bytes).unwrap();
+        assert!(sent > 0 && sent < bytes.len() && !socket.writable);
+        assert_eq!(socket.write(&bytes).unwrap(), 0);
+    }
+}
