@@ -8,7 +8,7 @@
 //!           └─────────── one slice: one TLS record ─────────┘
 //! ```
 //!
-//! The block ends where the writable pages begin. So the block and the bytes behind it form one
+//! The block ends where the writable pages begin. So the block and the bytes after it form one
 //! slice, which is encrypted as one TLS record. The key never moves, and no second copy is made.
 //!
 //! Once the key is in its pages, only [`Credential::splice_into`] passes its bytes on, to a sink.
@@ -48,7 +48,7 @@ pub fn locked_kib(page: usize, sets: usize) -> usize {
     (sets * set + pages(&[lines, 1024, 8 * 1024])).next_power_of_two() / 1024
 }
 
-/// Bytes of a CR and a newline behind the longest key.
+/// The bytes of a CR and a newline after the longest key.
 pub(crate) const LINE_END: usize = 2;
 
 /// The place where another copy of the key was found and wiped.
@@ -60,7 +60,7 @@ pub enum KeyCopy<'a> {
     Arguments,
 }
 
-/// Secret pages with room for one key, and no key in them.
+/// Secret pages for one key, which contain no key yet.
 pub(crate) struct KeyPages {
     pages: ProtectedPages,
     memory: SecretMemory,
@@ -86,22 +86,22 @@ struct Contents {
     search: Search,
 }
 
-/// What has been read behind the line of the key.
+/// The bytes that have been read after the line of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Behind {
-    /// Nothing but line ends.
+    /// Only line ends.
     Nothing,
     /// More text.
     Text,
 }
 
 impl KeyPages {
-    /// The kind of memory that the pages are.
+    /// The kind of memory of the pages.
     pub(crate) fn memory(&self) -> SecretMemory {
         self.memory
     }
 
-    /// Maps pages for a key of this form behind a prefix of this length. `page` is the page size in
+    /// Maps pages for a key of this form after a prefix of this length. `page` is the page size in
     /// bytes, or a multiple of it.
     pub(crate) fn new(page: usize, prefix: usize, form: KeyForm) -> io::Result<KeyPages> {
         let scratch = (prefix + form.longest() + LINE_END).next_multiple_of(page);
@@ -151,7 +151,7 @@ fn no_memory(error: io::Error) -> KeyError {
 
 impl Credential {
     /// Reads the key up to the first newline or the end of the input, and trims line ends. `prefix`
-    /// stands before the key in the block. `source` is read(2) on stdin. On every error the pages
+    /// precedes the key in the block. `source` is read(2) on stdin. On every error the pages
     /// are wiped.
     pub fn read(
         prefix: &[u8],
@@ -161,7 +161,8 @@ impl Credential {
         Credential::read_first(prefix, form, &mut source).map(|(credential, _)| credential)
     }
 
-    /// As [`Credential::read`]. Tells also what was read behind the key, and is dropped.
+    /// As [`Credential::read`]. Also returns whether more text was read after the key; it is
+    /// dropped.
     pub(crate) fn read_first(
         prefix: &[u8],
         form: KeyForm,
@@ -196,7 +197,7 @@ impl Credential {
         Ok((Credential { pages, memory, scratch, contents }, behind))
     }
 
-    /// The kind of memory that the key lies in.
+    /// The kind of memory that holds the key.
     pub fn memory(&self) -> SecretMemory {
         self.memory
     }
@@ -212,7 +213,7 @@ impl Credential {
         self.contents.search.is_on()
     }
 
-    /// Looks for the key in the environment and the arguments of this process, and wipes each copy.
+    /// Searches the environment and the arguments of this process for the key, and wipes each copy.
     /// Reports each variable to `found`, and all arguments together once. A key of fewer than 16
     /// bytes may be part of unrelated text, so such a key counts only where it is the whole value.
     /// Call this only while the process has one thread.
@@ -260,9 +261,9 @@ impl Credential {
         }
     }
 
-    /// Looks for the key in the next piece of a response. `credential/search.rs` says how many
+    /// Searches the next piece of a response for the key. `credential/search.rs` says how many
     /// bytes of the key are found, and which facts the running time depends on. The position does
-    /// not move: several keys may be looked for.
+    /// not move, so that a piece can be searched for several keys.
     pub(crate) fn is_in(&mut self, position: &SearchPosition, piece: &[u8]) -> bool {
         let mut pages = self.pages.open();
         let (block, rest) = pages.split_mut();
@@ -280,7 +281,7 @@ impl Credential {
         pages.load(&self.pages.open().bytes()[prefix], key)
     }
 
-    /// Whether this is the key, in a time that does not depend on where they differ.
+    /// Whether these bytes are the key. The time does not depend on where they differ.
     pub(crate) fn is(&mut self, other: &[u8]) -> bool {
         let pages = self.pages.open();
         let key = &pages.bytes()[self.contents.key.clone()];
@@ -299,7 +300,7 @@ impl Credential {
 }
 
 /// Reads to the first newline or the end of the input. Returns the range of the line in the buffer,
-/// which may also hold bytes from behind the newline; the caller wipes the buffer.
+/// which may also hold bytes from after the newline; the caller wipes the buffer.
 pub(crate) fn first_line(
     lines: &mut Lines,
     buffer: &mut [u8],

@@ -1,9 +1,9 @@
 //! stdin with `--rotate`: the lines of further keys, read without ever waiting for them.
 //!
-//! What stdin refers to may be shared with other processes. So O_NONBLOCK is never set on it: a
-//! pipe is opened once more, and a socket is read with MSG_DONTWAIT. Each read follows an event, so
-//! a pipe that cannot be opened once more does not block either, unless another process reads the
-//! same pipe.
+//! Other processes may share the file that stdin refers to. So O_NONBLOCK is never set on it: a
+//! pipe is opened a second time, and a socket is read with MSG_DONTWAIT. Each read follows an
+//! event, so a pipe that cannot be opened a second time does not block either, unless another
+//! process reads the same pipe.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -19,19 +19,19 @@ use super::sys::{self, Standard};
 /// The source of further keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyInput {
-    /// A pipe, which ends once and for all.
+    /// An unnamed pipe, whose end is final.
     Pipe,
-    /// A pipe with a name. It ends when its last writer closes it, and another writer may come.
+    /// A named pipe. It ends when its last writer closes it, and another writer may open it.
     NamedPipe,
     /// A socket.
     Socket,
 }
 
-/// What a start with `--rotate` has read.
+/// The keys that a start with `--rotate` has read.
 pub struct Begun {
     /// The keys.
     pub keys: KeyRing,
-    /// Where further keys come from. `None` if stdin was read to its end, as a file is.
+    /// The source of further keys. `None` if stdin was read to its end, as a file is.
     pub input: Option<KeyInput>,
     /// Lines that were refused.
     pub warnings: Vec<String>,
@@ -56,8 +56,8 @@ impl KeyInput {
         if io::stdin().is_terminal() { Err(Terminal) } else { Ok(()) }
     }
 
-    /// Reads the first key from stdin, and the further lines that are there already. A file is read
-    /// to its end.
+    /// Reads the first key from stdin, and the further lines that have arrived already. A file is
+    /// read to its end.
     pub fn begin(prefix: &[u8], form: KeyForm, terms: Terms) -> Result<Begun, KeyError> {
         let mut keys = KeyRing::rotating(prefix, form, terms, &mut read_stdin)?;
         let mut warnings = Vec::new();
@@ -79,7 +79,7 @@ impl KeyInput {
         Ok(Begun { keys, input, warnings })
     }
 
-    /// Finds out what stdin is. `None` for what is read to its end at once.
+    /// Finds out the kind of stdin. `None` if it is read to its end at once.
     fn of_stdin() -> io::Result<Option<KeyInput>> {
         let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let metadata = stdin.metadata()?;
@@ -90,7 +90,8 @@ impl KeyInput {
         if !kind.is_fifo() {
             return Ok(None);
         }
-        // The same pipe, with flags of its own. Where that is not permitted, stdin stays as it is.
+        // Opens the same pipe with separate flags. If that is not permitted, stdin is used as it
+        // is.
         let again = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
@@ -98,7 +99,7 @@ impl KeyInput {
         if let Ok(again) = again {
             sys::replace(Standard::Input, again.as_fd())?;
         }
-        // Pipes without a name all lie on one file system of the kernel's.
+        // All unnamed pipes are on one file system of the kernel.
         let unnamed = File::from(std::os::fd::OwnedFd::from(io::pipe()?.0)).metadata()?;
         let is_named = unnamed.dev() != metadata.dev();
         Ok(Some(if is_named { KeyInput::NamedPipe } else { KeyInput::Pipe }))
@@ -120,7 +121,7 @@ impl AsRawFd for KeyInput {
     }
 }
 
-/// What is said of an input that ends within a line.
+/// The message about an input that ends within a line.
 pub const CUT: &str = "the last line has no end and is ignored";
 
 fn take(keys: &mut KeyRing, warnings: &mut Vec<String>) {

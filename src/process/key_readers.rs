@@ -8,14 +8,14 @@ use std::path::Path;
 use super::sys::{self, paths};
 
 /// The users who can read the file, apart from root, the relay's user, and the user who starts it.
-/// The first that holds, from below.
+/// The last variant that applies counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeyReaders {
     /// No other user, or the file is a pipe.
     Nobody,
     /// A group.
     Group,
-    /// This user, who owns the file or stands in its list.
+    /// This user, who owns the file or is in its access control list.
     User(u32),
     /// Every local user.
     Everyone,
@@ -55,7 +55,7 @@ impl KeyReaders {
 /// The permission to read.
 const READ: u32 = 4;
 
-/// What the kernel decides by.
+/// The facts by which the kernel decides.
 struct Access<'a> {
     owner: u32,
     mode: u32,
@@ -76,7 +76,7 @@ impl Access<'_> {
         if self.mode & READ != 0 {
             found.push(KeyReaders::Everyone);
         }
-        // An owner can give the permission to read to anybody.
+        // An owner can give every user the permission to read.
         if !trusted.contains(&self.owner) {
             found.push(KeyReaders::User(self.owner));
         }
@@ -84,7 +84,7 @@ impl Access<'_> {
             None if self.mode & (READ << 3) != 0 => found.push(KeyReaders::Group),
             None => {}
             Some(entries) => {
-                // Without a mask all permissions of the list hold.
+                // Without a mask all permissions of the list apply.
                 let mask = entries.iter().find(|entry| entry.tag == MASK);
                 let mask = mask.map_or(u16::MAX, |mask| mask.permissions);
                 let can_read = |entry: &&Entry| entry.permissions & mask & READ as u16 != 0;

@@ -1,13 +1,12 @@
-//! The key of today and those before it. With `--rotate` each further line on stdin becomes the
-//! key.
+//! The current key and the older keys. With `--rotate` each further line on stdin becomes the key.
 //!
 //! ```text
 //!   stdin ─ read(2) ─► lines ─ check ─► free pages ─ swap ─► the current key ─► an older key ─ wipe ─► free
 //! ```
 //!
-//! Every byte that is read lies in secret pages from the first moment on. All pages are mapped
-//! before the process is confined. A key is swapped for another between two requests. The older one
-//! is looked for in responses until each exchange that carried it has ended, and then it is wiped.
+//! Every byte is read into secret pages. All pages are mapped before the process is confined. The
+//! key is replaced between two requests. Responses are searched for an older key until each
+//! exchange that carried it has ended; then the key is wiped.
 
 use std::fmt;
 use std::io;
@@ -26,7 +25,7 @@ use crate::http1::{digits, limits};
 pub struct Terms {
     /// `--key-max-age`: since a key was read.
     pub max_age: Option<Duration>,
-    /// What stands on a line.
+    /// The form of a line.
     pub line: LineForm,
 }
 
@@ -38,7 +37,7 @@ impl fmt::Display for Terms {
     }
 }
 
-/// What stands on a line.
+/// The form of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineForm {
     /// A key.
@@ -83,13 +82,13 @@ impl Terms {
 pub struct KeyRing {
     current: Credential,
     generation: Carried,
-    /// The keys before it that an exchange may still carry; the oldest first.
+    /// The older keys that an exchange may still carry, the oldest first.
     older: Vec<(Credential, Carried)>,
     /// `None` without `--rotate`.
     rotation: Option<Box<Rotation>>,
 }
 
-/// Which key an exchange carries. While one exists, the key is looked for in responses.
+/// The key that an exchange carries. While this exists, responses are searched for the key.
 #[derive(Clone)]
 pub struct Carried(Rc<u64>);
 
@@ -104,19 +103,19 @@ struct Rotation {
     form: KeyForm,
     terms: Terms,
     free: Vec<KeyPages>,
-    /// Where lines are read to.
+    /// The pages into which lines are read.
     pages: ProtectedPages,
     lines: Lines,
     validity: Validity,
 }
 
-/// For how long the current key may be used, by the clock that counts the time since the machine
-/// was booted, sleep included.
+/// The time for which the current key may be used, by the clock that counts the time since the
+/// machine was booted, including the time for which it was suspended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Validity {
     Unlimited,
     Until(Duration),
-    /// The time is over, and [`KeyRing::expire`] has said so.
+    /// The time is over, and [`KeyRing::expire`] has reported it.
     Expired,
 }
 
@@ -134,25 +133,25 @@ impl Validity {
     }
 }
 
-/// What came of the lines that were read.
+/// The result of the lines that were read.
 #[derive(Default)]
 pub struct Taken {
-    /// The last of the lines that are keys.
+    /// The last line that is a key.
     pub key: Option<TakenKey>,
-    /// Why the last of the other lines is none.
+    /// Why the last of the other lines is not a key.
     pub refused: Option<KeyError>,
-    /// How many other lines there were.
+    /// The number of other lines.
     pub refused_lines: u64,
 }
 
-/// A key that was taken.
+/// How an accepted line changed the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TakenKey {
-    /// It is the key from now on.
+    /// It is a new key, which is used from now on.
     Fresh,
-    /// It is the key already. It counts as read just now.
+    /// It is the current key, which counts as read just now.
     Same,
-    /// It is the key already, and had expired.
+    /// It is the current key, which had expired.
     Revived,
 }
 
@@ -212,7 +211,7 @@ impl KeyRing {
         self.generation.clone()
     }
 
-    /// The kind of memory that keys lie in; the less protected one where there are two.
+    /// The kind of memory that holds the keys; the less protected kind if there are two.
     pub fn memory(&self) -> SecretMemory {
         let free = self.rotation.iter().flat_map(|rotation| &rotation.free).map(KeyPages::memory);
         match free.chain([self.current.memory()]).all(|kind| kind == SecretMemory::MemfdSecret) {
@@ -226,7 +225,7 @@ impl KeyRing {
         self.current.protection_key()
     }
 
-    /// Looks for all keys that an exchange may carry in the next piece of a response.
+    /// Searches the next piece of a response for all keys that an exchange may carry.
     pub fn reflected(&mut self, position: &mut SearchPosition, piece: &[u8]) -> bool {
         let mut is_searched = self.current.is_searched_for();
         let mut found = self.current.is_in(position, piece);
@@ -306,7 +305,7 @@ impl KeyRing {
         self.retire();
     }
 
-    /// The input has ended. Tells whether that was within a line, which is dropped.
+    /// The input has ended. Returns whether it ended within a line, which is dropped.
     pub fn end(&mut self) -> Ended {
         let Some(rotation) = &mut self.rotation else {
             return Ended::BetweenLines;
@@ -329,20 +328,20 @@ impl KeyRing {
         }
     }
 
-    /// The generation of the oldest key, if no pages are free for a fresh one. The exchanges that
-    /// carry it are then to be ended.
+    /// The generation of the oldest key, if no pages are free for a new one. The caller must then
+    /// end the exchanges that carry it.
     pub fn crowded_by(&self) -> Option<u64> {
         let has_free = self.rotation.as_ref().is_none_or(|rotation| !rotation.free.is_empty());
         let (_, oldest) = self.older.first().filter(|_| !has_free)?;
         Some(oldest.generation())
     }
 
-    /// Whether the current key may not be used any more.
+    /// Whether the current key may no longer be used.
     pub fn is_expired(&self) -> bool {
         self.rotation.as_ref().is_some_and(|rotation| rotation.validity.is_over())
     }
 
-    /// How long the current key may still be used. `None` if that has no end, or is over.
+    /// How long the current key may still be used. `None` if the time has no limit, or is over.
     pub fn expires_in(&self) -> Option<Duration> {
         match self.rotation.as_ref()?.validity {
             Validity::Unlimited | Validity::Expired => None,
@@ -350,7 +349,7 @@ impl KeyRing {
         }
     }
 
-    /// Notes that the current key has expired. `Some` once for each time that it has.
+    /// Records that the current key has expired. Returns `Some` once each time that it expires.
     pub fn expire(&mut self) -> Option<Expired> {
         let is_over = self.expires_in()?.is_zero();
         let rotation = self.rotation.as_mut().filter(|_| is_over)?;
@@ -362,9 +361,9 @@ impl KeyRing {
 /// Where the input has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Behind a line.
+    /// After a line.
     BetweenLines,
-    /// Within a line, which counts for nothing.
+    /// Within a line, which is ignored.
     WithinLine,
 }
 

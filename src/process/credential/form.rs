@@ -1,4 +1,4 @@
-//! Which texts are keys, and why a text is none.
+//! The form of keys, and the reasons why a text is not a key.
 
 use std::fmt;
 use std::io;
@@ -110,8 +110,8 @@ impl fmt::Display for Misfit {
     }
 }
 
-/// Why no key could be read. The texts say how to fix the problem. No text contains a byte that was
-/// read.
+/// Why no key could be read. The texts say how to fix the problem. No text contains a byte of the
+/// input.
 #[derive(Debug)]
 pub enum KeyError {
     /// The first line of the input is empty.

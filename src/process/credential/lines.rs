@@ -1,4 +1,4 @@
-//! Splits what comes on stdin into lines, in a buffer of the caller's.
+//! Splits the bytes of stdin into lines, in a buffer of the caller.
 
 use std::io;
 use std::ops::Range;
@@ -8,8 +8,8 @@ use zeroize::Zeroize;
 /// read(2), once.
 pub(crate) type Source<'a> = &'a mut dyn FnMut(&mut [u8]) -> io::Result<usize>;
 
-/// The bytes of lines in a buffer. The buffer is the caller's, who passes the same one each time:
-/// it lies in secret pages, which this type must not keep open.
+/// The bytes of lines in a buffer. The caller owns the buffer and passes the same one each time: it
+/// is in secret pages, which this type must not keep open.
 #[derive(Default)]
 pub(crate) struct Lines {
     /// The bytes that have been read and belong to no line that [`Lines::next`] has returned.
@@ -26,12 +26,13 @@ enum State {
     Skipping,
 }
 
-/// What [`Lines::settle`] has found.
+/// The result of [`Lines::settle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
-    /// The buffer has room for the rest of the line.
+    /// The buffer has space for the rest of the line.
     HasRoom,
-    /// The line does not fit into the buffer. Its rest is skipped. Told once for each line.
+    /// The line does not fit into the buffer. The rest of it is skipped. Reported once for each
+    /// line.
     TooLong,
 }
 
@@ -57,8 +58,8 @@ impl Lines {
         }
     }
 
-    /// Makes room for the next read: moves the beginning of a line to the beginning of the buffer,
-    /// and wipes all other bytes. Call it when [`Lines::next`] has returned `None`.
+    /// Prepares the next read: moves the beginning of a line to the beginning of the buffer, and
+    /// wipes all other bytes. Call it when [`Lines::next`] has returned `None`.
     pub(crate) fn settle(&mut self, buffer: &mut [u8]) -> Settled {
         let is_full = self.unread.len() == buffer.len();
         if is_full || self.state == State::Skipping {
@@ -74,14 +75,14 @@ impl Lines {
         Settled::HasRoom
     }
 
-    /// The input has ended: takes what no newline has ended. The buffer keeps the bytes.
+    /// The input has ended: takes the last line, which has no newline. The buffer keeps the bytes.
     pub(crate) fn end(&mut self, buffer: &[u8]) -> Option<Range<usize>> {
         let line = std::mem::take(&mut self.unread);
         let is_skipped = std::mem::take(&mut self.state) == State::Skipping;
         (!is_skipped && !line.is_empty()).then(|| trimmed(buffer, line))
     }
 
-    /// Whether bytes other than line ends have been read behind the last line.
+    /// Whether bytes other than line ends have been read after the last line.
     pub(crate) fn has_more(&self, buffer: &[u8]) -> bool {
         buffer[self.unread.clone()].iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
     }

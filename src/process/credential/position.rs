@@ -26,7 +26,7 @@ impl Drop for SearchPosition {
 }
 
 impl SearchPosition {
-    /// Moves behind a piece in which no key was found.
+    /// Moves past a piece in which no key was found.
     pub(crate) fn advance(&mut self, piece: &[u8]) {
         match piece.last_chunk() {
             Some(last) => self.seam = *last,
@@ -37,7 +37,7 @@ impl SearchPosition {
         }
     }
 
-    /// Forgets the response: a key was found in it.
+    /// Forgets the response, because a key was found in it.
     pub(crate) fn wipe(&mut self) {
         self.seam.zeroize();
     }

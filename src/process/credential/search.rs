@@ -32,7 +32,7 @@
 //!
 //! # Where bytes of the key are
 //!
-//! The factors, the filter and the table of offsets lie in the secret pages, as the key does.
+//! The factors, the filter and the table of offsets are in the secret pages, as the key is.
 //! [`SearchPosition`] holds the last 30 bytes of the response and wipes them when it is dropped.
 
 use std::io;
@@ -162,7 +162,7 @@ impl Search {
             Method::Narrow => Tables::new(space, part, collisions).find::<NARROW, 8>(text),
             Method::Wide => Tables::new(space, part, collisions).find::<WIDE, 12>(text),
         };
-        // The work is the same for every piece, whatever bytes lie on either side of the seam.
+        // The work is the same for every piece, whatever the bytes on either side of the seam.
         let mut joint = [0; JOINT];
         let joined = piece.len().min(SEAM);
         joint[..SEAM].copy_from_slice(&position.seam);
