@@ -384,7 +384,7 @@ fn lookups_that_find_nothing_become_rarer_and_requests_share_them() {
 
 #[test]
 #[cfg_attr(not(root), ignore = "needs root")]
-#[ignore = "takes a minute"]
+#[cfg_attr(root, ignore = "takes a minute")]
 fn a_name_is_looked_up_again_after_a_minute() {
     needs_root();
     let first = on(HERE, 0, "first");
