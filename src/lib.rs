@@ -81,7 +81,7 @@
 //! | what the access log may contain of a request and a response | [`http1::refused_route`], [`http1::logged_fields`], [`net::access_log`] |
 //! | PEM files; what `--check` shows of a certificate | [`x509::pem`], [`x509::certificate`] |
 //! | how the key is read, stored and used | [`process::credential`], [`process::key_source`], [`process::key_readers`] |
-//! | how a fresh key replaces it (`--rotate`) | [`process::key_ring`], [`process::key_input`] |
+//! | how a fresh key replaces it (`--rotate`) | [`process::key_ring`], [`process::key_input`], [`process::key_memory`] |
 //! | every `unsafe` block | [`process::sys`] |
 //! | what is confined, and how | [`process::confine`], [`process::filter`], [`process::system_calls`], [`process::landlock`], [`process::harden`] |
 //! | how the start line reports that | [`process::protections`], [`process::status`], [`process::support`] |

@@ -101,6 +101,11 @@ impl KeyPages {
         self.memory
     }
 
+    /// The mechanism that closes the pages between two uses.
+    pub(crate) fn protection_key(&self) -> ProtectionKey {
+        self.pages.protection_key()
+    }
+
     /// Maps pages for a key of this form after a prefix of this length. `page` is the page size in
     /// bytes, or a multiple of it.
     pub(crate) fn new(page: usize, prefix: usize, form: KeyForm) -> io::Result<KeyPages> {

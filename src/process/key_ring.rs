@@ -17,7 +17,8 @@ use super::credential::{
     Credential, KeyError, KeyForm, KeyPages, LINE_END, Lines, SearchPosition, Settled, Source,
     first_line, locked_kib,
 };
-use super::sys::{self, ProtectedPages, ProtectionKey, SecretMemory, SecretPages};
+use super::key_memory::{KeyMemory, least_protected};
+use super::sys::{self, ProtectedPages, ProtectionKey, SecretMemory};
 use crate::http1::{digits, limits};
 
 /// How lines are read, and how long a key may be used.
@@ -176,13 +177,9 @@ impl KeyRing {
         terms: Terms,
         source: Source<'_>,
     ) -> Result<KeyRing, KeyError> {
-        let page = sys::page_size();
-        let no_memory = |error| KeyError::Memory(error, locked_kib(page, limits::KEY_SETS));
-        let pages = SecretPages::new(terms.longest_line(form)).map_err(no_memory)?;
-        let mut pages = ProtectedPages::new(pages);
-        let sets = (0..limits::KEY_SETS).map(|_| KeyPages::new(page, prefix.len(), form));
-        let mut free: Vec<KeyPages> = sets.collect::<io::Result<_>>().map_err(no_memory)?;
-        let first = free.pop().ok_or(KeyError::Empty)?;
+        let KeyMemory { lines: pages, mut free } = KeyRing::map(prefix.len(), form, Some(terms))?;
+        let mut pages = pages.ok_or_else(no_pages)?;
+        let first = free.pop().ok_or_else(no_pages)?;
 
         let mut open = pages.open();
         let buffer = &mut open.writable()[..terms.longest_line(form)];
@@ -213,11 +210,17 @@ impl KeyRing {
 
     /// The kind of memory that holds the keys; the less protected kind if there are two.
     pub fn memory(&self) -> SecretMemory {
-        let free = self.rotation.iter().flat_map(|rotation| &rotation.free).map(KeyPages::memory);
-        match free.chain([self.current.memory()]).all(|kind| kind == SecretMemory::MemfdSecret) {
-            true => SecretMemory::MemfdSecret,
-            false => SecretMemory::Locked,
+        match self.current.memory() {
+            SecretMemory::MemfdSecret => {
+                least_protected(self.rotation.iter().flat_map(|rotation| &rotation.free))
+            }
+            SecretMemory::Locked => SecretMemory::Locked,
         }
+    }
+
+    /// Maps the pages of a start. `prefix` is the length of the prefix of the key.
+    pub fn map(prefix: usize, form: KeyForm, terms: Option<Terms>) -> Result<KeyMemory, KeyError> {
+        KeyMemory::map(prefix, form, terms.map(|terms| terms.longest_line(form)))
     }
 
     /// The mechanism that closes the pages between two uses.

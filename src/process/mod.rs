@@ -11,6 +11,7 @@ pub mod egress;
 pub mod filter;
 pub mod harden;
 pub mod key_input;
+pub mod key_memory;
 pub mod key_readers;
 pub mod key_ring;
 pub mod key_source;

@@ -45,8 +45,8 @@ pub enum TokenError {
     Writable,
     /// The token contains a byte that is not visible ASCII.
     BadCharacter,
-    /// The kernel provides neither secret nor locked memory.
-    Memory(io::Error),
+    /// The kernel provides neither secret nor locked memory. All secrets need this many KiB.
+    Memory(io::Error, usize),
 }
 
 impl std::fmt::Display for TokenError {
@@ -68,11 +68,10 @@ impl std::fmt::Display for TokenError {
             TokenError::BadCharacter => f.write_str(
                 "must hold one line of visible ASCII without spaces (e.g. from openssl rand -hex 32)",
             ),
-            TokenError::Memory(error) => write!(
+            TokenError::Memory(error, kib) => write!(
                 f,
-                "cannot be kept in locked memory ({error}); raise the limit on it (ulimit -l) to {} \
-                 KiB or more",
-                locked_kib(sys::page_size(), 1)
+                "cannot be kept in locked memory ({error}); raise the limit on it (ulimit -l) to {kib} \
+                 KiB or more"
             ),
         }
     }
@@ -87,19 +86,22 @@ fn readers(mode: u32) -> Result<Readers, TokenError> {
 }
 
 impl ClientToken {
-    /// Checks the mode of the file and reads the token.
-    pub fn open(path: &Path) -> Result<(ClientToken, Readers), TokenError> {
+    /// Checks the mode of the file and reads the token. The relay has so many `sets` of pages for
+    /// keys.
+    pub fn open(path: &Path, sets: usize) -> Result<(ClientToken, Readers), TokenError> {
         let file = File::open(path).map_err(TokenError::Read)?;
         let readers = readers(file.metadata().map_err(TokenError::Read)?.mode())?;
-        let token = ClientToken::read(|buffer| sys::read(file.as_fd(), buffer))?;
+        let token = ClientToken::read(sets, |buffer| sys::read(file.as_fd(), buffer))?;
         Ok((token, readers))
     }
 
     /// Reads `source` to its end. `source` is read(2) on a file. Trailing line ends are trimmed.
     pub fn read(
+        sets: usize,
         mut source: impl FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> Result<ClientToken, TokenError> {
-        let mut pages = SecretPages::new(LONGEST + 3).map_err(TokenError::Memory)?;
+        let no_memory = |error| TokenError::Memory(error, locked_kib(sys::page_size(), sets));
+        let mut pages = SecretPages::new(LONGEST + 3).map_err(no_memory)?;
         let buffer = &mut pages.writable()[..LONGEST + 3];
         let mut len = 0;
         loop {
@@ -127,7 +129,7 @@ impl ClientToken {
             return Err(TokenError::TooShort);
         }
         let whole = pages.len();
-        pages.make_read_only(whole).map_err(TokenError::Memory)?;
+        pages.make_read_only(whole).map_err(no_memory)?;
         Ok(ClientToken { pages, len })
     }
 
@@ -147,7 +149,7 @@ mod tests {
     use super::*;
 
     fn token(mut text: &[u8]) -> Result<ClientToken, TokenError> {
-        ClientToken::read(move |buffer| io::Read::read(&mut text, buffer))
+        ClientToken::read(1, move |buffer| io::Read::read(&mut text, buffer))
     }
 
     #[test]
@@ -199,7 +201,7 @@ mod tests {
             assert_eq!(format!("{:?}", token(file).err().unwrap()), want);
         }
         assert!(token(&[b'a'; LONGEST]).is_ok() && token(&[b'a'; SHORTEST]).is_ok());
-        let unreadable = ClientToken::read(|_| Err(io::ErrorKind::PermissionDenied.into()));
+        let unreadable = ClientToken::read(1, |_| Err(io::ErrorKind::PermissionDenied.into()));
         assert!(matches!(unreadable, Err(TokenError::Read(_))));
     }
 }

@@ -1,14 +1,14 @@
 //! `--check`: reports the protections of this machine, and then makes one connection ([`Check`]).
 
 use codex_responses_api_proxy::connector;
-use codex_responses_api_proxy::http1::limits;
+use codex_responses_api_proxy::http1::request;
 use codex_responses_api_proxy::http1::url::{Scheme, UpstreamUrl};
 use codex_responses_api_proxy::net::check::{self, Check, CheckSetup};
 use codex_responses_api_proxy::net::tls::{Recording, TlsConnector};
-use codex_responses_api_proxy::process::credential::{KeyError, locked_kib};
 use codex_responses_api_proxy::process::harden;
+use codex_responses_api_proxy::process::key_ring::KeyRing;
 use codex_responses_api_proxy::process::protections::{self, Protections};
-use codex_responses_api_proxy::process::sys::{self, ProtectedPages, SecretPages};
+use codex_responses_api_proxy::process::sys;
 
 use super::error::{StartError, loop_failed, tls_failed};
 use super::{NextHop, Plan, Prepared, callers};
@@ -40,13 +40,11 @@ impl Prepared<'_> {
             let path = path.display();
             check::say("roots", &format!("built in, and {name} {path}{separator}{skipped_roots}"));
         }
-        // `kib` is what the keys need, rounded up to a power of two. Half of it is never more than
-        // they need.
-        let kib = locked_kib(sys::page_size(), if config.rotate { limits::KEY_SETS } else { 1 });
-        let pages = SecretPages::new(kib * 512)
-            .map_err(|error| KeyError::Memory(error, kib).to_string())?;
-        let memory = pages.memory();
-        let protection_key = ProtectedPages::new(pages).protection_key();
+        let prefix = request::prefix(&config.upstream, &config.auth_header);
+        let pages = KeyRing::map(prefix.len(), config.key_form, config.rotation())
+            .map_err(|error| error.to_string())?;
+        let (memory, protection_key) = (pages.memory(), pages.protection_key());
+        drop(pages);
         config.requirement().memory(memory)?;
         check::say("memory", protections::describe(memory));
         harden::drop_privileges(user)?;

@@ -14,6 +14,7 @@ use codex_responses_api_proxy::process::egress::{Egress, EgressError};
 use codex_responses_api_proxy::process::filter::Descriptors;
 use codex_responses_api_proxy::process::harden;
 use codex_responses_api_proxy::process::key_input::KeyInput;
+use codex_responses_api_proxy::process::key_memory::key_sets;
 use codex_responses_api_proxy::process::key_source;
 use codex_responses_api_proxy::process::service_manager::Notifier;
 use codex_responses_api_proxy::process::sys;
@@ -49,7 +50,7 @@ impl<'a> Forked<'a> {
         let connector = connector.configure(&ConnectorConfig { host, port, user, reach })?;
         let mut warnings: Vec<String> = config.likely_mistake().into_iter().collect();
         let token = match &config.client_token_file {
-            Some(path) => Some(read_token(path, &mut warnings)?),
+            Some(path) => Some(read_token(path, key_sets(config.rotate), &mut warnings)?),
             None => None,
         };
         open_key_file(config, user.map(|(uid, _)| uid), &mut warnings)?;
@@ -187,10 +188,14 @@ fn no_user(error: UserError) -> StartError {
     }
 }
 
-fn read_token(path: &Path, warnings: &mut Vec<String>) -> Result<ClientToken, StartError> {
+fn read_token(
+    path: &Path,
+    sets: usize,
+    warnings: &mut Vec<String>,
+) -> Result<ClientToken, StartError> {
     let name = format!("--client-token-file {}", path.display());
-    let (token, readers) =
-        ClientToken::open(path).map_err(|error| StartError::from(format!("{name}: {error}")))?;
+    let (token, readers) = ClientToken::open(path, sets)
+        .map_err(|error| StartError::from(format!("{name}: {error}")))?;
     if readers == Readers::Others {
         let reason = "can be read by others, who can then use the relay; chmod go-r it";
         warnings.push(format!("{name} {reason}"));

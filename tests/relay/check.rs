@@ -75,6 +75,53 @@ fn it_says_whether_the_key_may_be_replaced() {
     }
 }
 
+/// How much locked memory is enough, as the message says.
+fn enough(err: &str) -> Option<u64> {
+    let (_, rest) = err.split_once("(ulimit -l) to ")?;
+    rest.split_once(" KiB or more")?.0.parse().ok()
+}
+
+#[test]
+fn it_needs_as_much_locked_memory_as_a_start_and_the_message_names_enough() {
+    let (upstream, _told) = listening(None);
+    let page = 4;
+    for args in [&[][..], &["--allow-token68"], &["--rotate"], &["--rotate", "--allow-token68"]] {
+        let to = ["--upstream-url", &upstream.url()];
+        let limited = |kib| Relay::bare().args(to).args(args).locked_memory(kib);
+        // A start without a key ends, but not before it has the memory.
+        let start = |kib| limited(kib).run(b"").2;
+        let err = start(0);
+        let named = enough(&err).unwrap_or_else(|| panic!("{args:?}: {err}"));
+        assert_eq!(enough(&start(named)), None, "{args:?}: {named} KiB are not enough");
+        let (mut fails, mut starts) = (0, named);
+        while starts - fails > page {
+            let middle = (fails + starts) / 2 / page * page;
+            match enough(&start(middle)) {
+                Some(_) => fails = middle,
+                None => starts = middle,
+            }
+        }
+        let (code, _, err) = check(limited(starts));
+        assert_eq!(code, 0, "{args:?}: {starts} KiB: {err}");
+        let (code, _, err) = check(limited(fails));
+        assert_eq!((code, enough(&err)), (1, Some(named)), "{args:?}: {fails} KiB: {err}");
+    }
+}
+
+#[test]
+fn no_memory_for_the_client_token_is_told_with_what_all_secrets_need() {
+    let folder = Folder::new("no-memory");
+    let token = folder.file("token");
+    fs::write(&token, "0123456789abcdef").unwrap();
+    for args in [&[][..], &["--rotate"]] {
+        let token = ["--client-token-file", token.to_str().unwrap()];
+        let start = |args: &[&str]| Relay::bare().args(args).locked_memory(0).run(b"").2;
+        let err = start(&[args, &token[..]].concat());
+        assert!(err.contains("--client-token-file"), "{err}");
+        assert_eq!(enough(&err), enough(&start(args)), "{err}");
+    }
+}
+
 #[test]
 fn it_says_what_is_in_force_and_nothing_but_a_handshake_reaches_the_upstream() {
     let (upstream, told) = listening(Some(Kind::Good));

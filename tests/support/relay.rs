@@ -330,6 +330,24 @@ impl Starter {
         self
     }
 
+    /// Sets the limit on locked memory. The relay runs without root's privileges, so that the limit
+    /// counts.
+    pub fn locked_memory(mut self, kib: u64) -> Starter {
+        self = self.reachable();
+        let lower = move || {
+            let limit = libc::rlimit { rlim_cur: kib * 1024, rlim_max: kib * 1024 };
+            // SAFETY: async-signal-safe calls on memory that outlives them.
+            let done = unsafe {
+                libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) == 0
+                    && (libc::geteuid() != 0 || libc::setuid(65_534) == 0)
+            };
+            if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        };
+        // SAFETY: between fork and exec the closure makes only the system calls above.
+        unsafe { self.command.pre_exec(lower) };
+        self
+    }
+
     /// Runs the relay as another user. Requires root.
     pub fn run_by(self, uid: u32) -> Starter {
         self.reachable().command(|command| {
