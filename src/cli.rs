@@ -3,6 +3,7 @@
 
 mod config;
 pub mod flags;
+mod oidc;
 mod usage_error;
 mod value;
 
@@ -84,6 +85,8 @@ pub fn parse(
     if is_clear && !config.allow_plaintext_upstream {
         return Err(UsageError::Plaintext);
     }
+    let is_given = |name: &str| Flag::named(name).is_some_and(|(index, _)| given[index]);
+    oidc::check(&mut config, &is_given)?;
     let named = |name| {
         let value = variable(name).filter(|value| !value.is_empty());
         value.map(|path| (name, PathBuf::from(path)))
@@ -99,6 +102,7 @@ mod tests {
 
     use super::*;
     use crate::http1::url::UpstreamUrl;
+    use crate::process::credential::KeyForm;
 
     fn read(arguments: &[&str]) -> Result<Command, UsageError> {
         parse(arguments.iter().map(OsString::from), |_| None)
@@ -157,9 +161,23 @@ mod tests {
             ),
             (
                 &["--oidc-audience=x"],
-                "--oidc-audience is not supported: this program talks to one upstream alone; fetch \
-                 the token beforehand and give it on stdin, with --allow-token68",
+                "--github-oidc and the flags that belong to it are all needed; add --github-oidc, \
+                 --github-oidc-request-url, --identity-provider-id, --service-account-id",
             ),
+            (
+                &["--github-oidc-request-url=http://10.0.0.1/"],
+                "--github-oidc-request-url: http:// would send a token in the clear; use https://",
+            ),
+            (
+                &["--github-oidc-request-url", "https://u@a.b/"],
+                "--github-oidc-request-url: the URL must not contain a user name or password; give the \
+                 key on stdin",
+            ),
+            (
+                &["--oidc-token-url", "https://a.b/#f"],
+                "--oidc-token-url: the URL must not contain a fragment (#)",
+            ),
+            (&["--oidc-audience", ""], "--oidc-audience takes a text of 1 to 512 bytes"),
             (&["-x"], "invalid option '-x'"),
             (&["extra"], "unexpected argument \"extra\""),
             (&["--port"], "missing argument for option '--port'"),
@@ -229,6 +247,65 @@ mod tests {
         assert_eq!(upstream(&["--upstream-uid", "any"]), UpstreamUids::Any);
         let named = upstream(&["--upstream-uid", "agent", "--upstream-uid=0"]);
         assert_eq!(named, UpstreamUids::Named(both.to_vec()));
+    }
+
+    const OIDC: [&str; 5] = [
+        "--github-oidc",
+        "--github-oidc-request-url=https://a.b/x?y",
+        "--oidc-audience=aud",
+        "--identity-provider-id=idp",
+        "--service-account-id=sa",
+    ];
+
+    #[test]
+    fn a_token_exchange_needs_all_its_flags_and_names_those_that_are_missing() {
+        let config_of_all = config(&OIDC);
+        let exchange = config_of_all.token_exchange().unwrap();
+        assert_eq!(exchange.request_url, UpstreamUrl::parse("https://a.b/x?y").unwrap());
+        assert_eq!(exchange.token_url, UpstreamUrl::openai_tokens());
+        let openai = UpstreamUrl::parse("https://auth.openai.com/oauth/token").unwrap();
+        assert_eq!(exchange.token_url, openai);
+        let ids = (&*exchange.identity_provider_id, &*exchange.service_account_id);
+        assert_eq!((exchange.audience.as_str(), ids), ("aud", ("idp", "sa")));
+        assert_eq!(config(&OIDC).key_form, KeyForm::Token68);
+        assert!(config(&[]).token_exchange().is_none());
+        for at in 0..OIDC.len() {
+            let others: Vec<&str> = [&OIDC[..at], &OIDC[at + 1..]].concat();
+            let name = OIDC[at].split('=').next().unwrap();
+            let error = read(&others).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("all needed; add {name}")), "{error}");
+        }
+        let error = read(&["--oidc-token-url=https://a.b/"]).unwrap_err().to_string();
+        assert!(error.contains("add --github-oidc, "), "{error}");
+    }
+
+    #[test]
+    fn a_token_exchange_is_for_openai_unless_another_token_endpoint_is_named() {
+        let upstream = ["--upstream-url=https://c.d/"];
+        let error = read(&[&OIDC[..], &upstream].concat()).unwrap_err();
+        assert!(matches!(error, UsageError::OidcUpstream), "{error}");
+        let token_url = ["--oidc-token-url=http://127.0.0.1:1/t"];
+        let config = config(&[&OIDC[..], &upstream, &token_url].concat());
+        assert_eq!(config.token_exchange().unwrap().token_url.path_and_query, "/t");
+        let default = ["--upstream-url=https://api.openai.com/v1/responses"];
+        assert!(read(&[&OIDC[..], &default].concat()).is_ok());
+        for (flag, name) in [("--key-file=x", "--key-file"), ("--rotate", "--rotate")] {
+            let error = read(&[&OIDC[..], &[flag]].concat()).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("leave {name} out")), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_id_has_a_bound() {
+        let read = |n: usize| {
+            let id = format!("--service-account-id={}", "x".repeat(n));
+            read(&[&OIDC[..4], &[id.as_str()]].concat())
+        };
+        assert!(read(crate::oidc::limits::ID).is_ok());
+        assert!(matches!(
+            read(crate::oidc::limits::ID + 1),
+            Err(UsageError::OidcId("service-account-id"))
+        ));
     }
 
     #[test]

@@ -46,8 +46,10 @@
 //! | module | handles | must not |
 //! |---|---|---|
 //! | [`http1`] | all bytes that a client or the upstream sent | see the key, a socket or a clock; use `unsafe` |
+//! | [`oidc`] | the two requests of `--github-oidc` and their responses | the same, but for tokens in the memory of its caller |
 //! | [`x509`] | certificates and PEM files | the same |
 //! | [`net`] | sockets, time, TLS | parse HTTP or certificates; see the bytes of the key, except to encrypt or write them |
+//! | [`feeder`] | GitHub's request token, the tokens of `--github-oidc`; a separate process | see a byte of a client |
 //! | [`connector`] | names, addresses, new connections; a separate process | see the key, or a byte of a client or the upstream |
 //! | [`process`] | the key, `unsafe` system calls | parse bytes that a client or the upstream sent |
 //!
@@ -79,6 +81,9 @@
 //! | the upstream URL; the field that carries the key | [`http1::url`], [`http1::auth_header`] |
 //! | the egress proxy and its credentials | [`http1::proxy`], [`http1::connect`], [`process::egress`], [`net::upstream`] |
 //! | what the access log may contain of a request and a response | [`http1::refused_route`], [`http1::logged_fields`], [`net::access_log`] |
+//! | the requests of `--github-oidc`, byte for byte, and what is read of their responses | [`oidc::request`], [`oidc::receive`], [`oidc::token_response`], [`oidc::json`], [`oidc::limits`] |
+//! | the process that fetches tokens, and what it may do | [`feeder`] |
+//! | what the feeder tells the relay | [`oidc::notice`] |
 //! | PEM files; what `--check` shows of a certificate | [`x509::pem`], [`x509::certificate`] |
 //! | how the key is read, stored and used | [`process::credential`], [`process::key_source`], [`process::key_readers`] |
 //! | how a fresh key replaces it (`--rotate`) | [`process::key_ring`], [`process::key_input`], [`process::key_memory`] |
@@ -112,10 +117,16 @@ pub mod cli;
 #[cfg(feature = "relay")]
 #[forbid(unsafe_code)]
 pub mod connector;
+#[cfg(feature = "relay")]
+#[forbid(unsafe_code)]
+pub mod feeder;
 #[forbid(unsafe_code)]
 pub mod http1;
 #[cfg(feature = "relay")]
 pub mod net;
+#[cfg(feature = "oidc")]
+#[forbid(unsafe_code)]
+pub mod oidc;
 #[cfg(feature = "process")]
 pub mod process;
 #[cfg(feature = "relay")]

@@ -13,9 +13,12 @@ use codex_responses_api_proxy::process::sys;
 
 mod start;
 
-use start::{Forked, Role, StartError, Stderr, detach, usage};
+use start::{Forked, Role, StartError, Stderr, detach, forget_environment, usage};
 
 codex_responses_api_proxy::run_first!(sys::first_steps);
+
+#[global_allocator]
+static ALLOCATOR: sys::WipingAllocator = sys::WipingAllocator;
 
 /// Runs the relay until it is told to end.
 pub fn main() -> ExitCode {
@@ -49,6 +52,9 @@ fn execute(
         }
     };
     let handover = Handover::take();
+    if config.token_exchange().is_some() {
+        forget_environment();
+    }
     match detach(&config)? {
         Role::Relay(report) => *parent = report,
         Role::Parent(code) => return Ok(code),

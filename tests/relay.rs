@@ -34,6 +34,11 @@ mod relay {
     mod local_users;
     mod log;
     mod memory;
+    mod oidc;
+    #[cfg(target_arch = "x86_64")]
+    mod oidc_processes;
+    #[cfg(target_arch = "x86_64")]
+    mod oidc_renewal;
     mod pooling;
     mod preconnect;
     mod probe;

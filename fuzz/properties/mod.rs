@@ -4,6 +4,7 @@
 
 pub mod exchange;
 pub mod strict;
+pub mod token;
 pub mod work;
 pub mod x509;
 
@@ -24,6 +25,7 @@ use codex_responses_api_proxy::process::key_ring::{Ended, KeyRing, LineForm, Ter
 
 pub use exchange::exchange;
 use strict::{Field, Parsed};
+pub use token::token_response;
 pub use work::work;
 pub use x509::{certificate, pem_file};
 
@@ -31,7 +33,7 @@ pub use x509::{certificate, pem_file};
 pub type Property = fn(&[u8]);
 
 /// Every property with its target's name.
-pub const ALL: [(&str, Property); 11] = [
+pub const ALL: [(&str, Property); 12] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked", chunked),
@@ -43,6 +45,7 @@ pub const ALL: [(&str, Property); 11] = [
     ("work", work),
     ("pem_file", pem_file),
     ("certificate", certificate),
+    ("token_response", token_response),
 ];
 
 /// Reads up to seven distances between cuts from the first bytes of an input. Returns the ends of

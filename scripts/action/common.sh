@@ -4,6 +4,10 @@
 set -euo pipefail
 set +x
 NAME=codex-responses-api-proxy
+# A job with `id-token: write` has it in the environment of each step. No program of ours gets it from
+# there.
+request_token=${ACTIONS_ID_TOKEN_REQUEST_TOKEN-}
+unset ACTIONS_ID_TOKEN_REQUEST_TOKEN
 STATE=$RUNNER_TEMP/$NAME
 
 fail() { echo "::error::$NAME: $*"; exit 1; }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts the relay in the background. The key goes from the environment of this step to the relay's
-# stdin; it is in no argument, no file and no other program's environment.
+# Starts the relay in the background. The key, or GitHub's request token, goes from the environment of
+# this step to the relay's stdin; it is in no argument, no file and no other program's environment.
 
 # shellcheck source=scripts/action/common.sh
 . "${0%/*}/common.sh"
@@ -9,6 +9,17 @@
 trap 'as_starter rm -rf -- "$(dirname "$RELAY_PROGRAM")"' EXIT
 key=$RELAY_API_KEY
 unset RELAY_API_KEY
+oidc=()
+if [ -n "$RELAY_OIDC_AUDIENCE$RELAY_IDENTITY_PROVIDER_ID$RELAY_SERVICE_ACCOUNT_ID" ]; then
+    [ -z "$key" ] || fail "give api-key or the three inputs of OIDC, not both"
+    [ -n "$request_token" ] || fail "GitHub gives no token: the job needs the permission id-token: write"
+    key=$request_token
+    oidc=(--github-oidc "--github-oidc-request-url=$ACTIONS_ID_TOKEN_REQUEST_URL")
+    [ -z "$RELAY_OIDC_AUDIENCE" ] || oidc+=("--oidc-audience=$RELAY_OIDC_AUDIENCE")
+    [ -z "$RELAY_IDENTITY_PROVIDER_ID" ] || oidc+=("--identity-provider-id=$RELAY_IDENTITY_PROVIDER_ID")
+    [ -z "$RELAY_SERVICE_ACCOUNT_ID" ] || oidc+=("--service-account-id=$RELAY_SERVICE_ACCOUNT_ID")
+fi
+unset request_token
 [ -n "$key" ] || fail "api-key is empty: a secret of that name is not set, or not given to this event"
 
 log=$STATE/relay.log
@@ -27,7 +38,7 @@ esac
 # This user creates the file: as root, the relay creates no file in a folder of another user.
 : >"$info"
 
-flags=(--detach --port "$RELAY_PORT" --server-info "$info")
+flags=("${oidc[@]}" --detach --port "$RELAY_PORT" --server-info "$info")
 [ -z "$RELAY_USER" ] || flags+=(--user "$RELAY_USER")
 [ -z "$RELAY_UPSTREAM_URL" ] || flags+=(--upstream-url "$RELAY_UPSTREAM_URL")
 read -r -a users <<<"${RELAY_ALLOW_UID:-$(id -u)}"

@@ -8,6 +8,7 @@ use crate::http1::auth_header::AuthHeader;
 use crate::http1::request::Policy;
 use crate::http1::url::UpstreamUrl;
 use crate::net::settings::Settings;
+use crate::oidc::TokenExchange;
 use crate::process::credential::KeyForm;
 use crate::process::key_ring::{LineForm, Terms};
 use crate::process::protections::Requirement;
@@ -60,6 +61,10 @@ pub struct Config {
     pub rotate: bool,
     /// How long a key is used after it was read. Only with `rotate`.
     pub key_max_age: Option<Duration>,
+    /// The key comes by GitHub's OIDC.
+    pub(super) github_oidc: bool,
+    /// What the flags that belong to `--github-oidc` say.
+    pub(super) oidc: TokenExchange,
     /// The user to change to.
     pub user: Option<UserAndGroup>,
     /// Refuse to start without memfd_secret(2).
@@ -84,7 +89,16 @@ impl Config {
 
     /// With `--rotate`: how further keys are read, and how long each is used.
     pub fn rotation(&self) -> Option<Terms> {
-        self.rotate.then_some(Terms { max_age: self.key_max_age, line: LineForm::Key })
+        match (self.token_exchange(), self.rotate) {
+            (Some(_), _) => Some(Terms { max_age: None, line: LineForm::KeyAndLifetime }),
+            (None, true) => Some(Terms { max_age: self.key_max_age, line: LineForm::Key }),
+            (None, false) => None,
+        }
+    }
+
+    /// `--github-oidc`: how the key is got.
+    pub fn token_exchange(&self) -> Option<&TokenExchange> {
+        self.github_oidc.then_some(&self.oidc)
     }
 
     /// A warning about a valid URL that is most likely a mistake: the URL is a base URL, not an
@@ -165,6 +179,8 @@ impl Default for Config {
             key_file: None,
             rotate: false,
             key_max_age: None,
+            github_oidc: false,
+            oidc: TokenExchange::default(),
             user: None,
             require_secret_memory: false,
             require_hardening: false,

@@ -35,6 +35,8 @@ pub enum Section {
     Listening,
     /// The upstream's side.
     Upstream,
+    /// A key from GitHub's OIDC, instead of stdin.
+    Oidc,
     /// Users and tokens that have access.
     Users,
     /// Protections against an attacker.
@@ -47,9 +49,10 @@ pub enum Section {
 
 impl Section {
     /// All sections, in order.
-    pub const ALL: [Section; 6] = [
+    pub const ALL: [Section; 7] = [
         Section::Listening,
         Section::Upstream,
+        Section::Oidc,
         Section::Users,
         Section::Hardening,
         Section::Starting,
@@ -61,6 +64,7 @@ impl Section {
         match self {
             Section::Listening => "Listening",
             Section::Upstream => "Upstream",
+            Section::Oidc => "No key at all, on GitHub",
             Section::Users => "Who may use it",
             Section::Hardening => "Hardening",
             Section::Starting => "Starting",
@@ -404,6 +408,75 @@ pub const FLAGS: &[Flag] = &[
         section: Section::Upstream,
         help: "forward responses that cannot be searched for the key: compressed, or in UTF-16 or similar",
         action: Action::Switch(|config| config.allow_encoded_responses = true),
+    },
+    Flag {
+        name: "github-oidc",
+        letter: None,
+        value: "",
+        repeatable: false,
+        section: Section::Oidc,
+        help: "get the key by GitHub's OIDC and renew it; stdin is GitHub's request token",
+        action: Action::Switch(|config| config.github_oidc = true),
+    },
+    Flag {
+        name: "github-oidc-request-url",
+        letter: None,
+        value: "URL",
+        repeatable: false,
+        section: Section::Oidc,
+        help: "where GitHub gives ID tokens ($ACTIONS_ID_TOKEN_REQUEST_URL)",
+        action: Action::Value(|config, value| {
+            config.oidc.request_url = value.token_url()?;
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "oidc-audience",
+        letter: None,
+        value: "AUDIENCE",
+        repeatable: false,
+        section: Section::Oidc,
+        help: "for whom GitHub makes the ID token",
+        action: Action::Value(|config, value| {
+            config.oidc.audience = value.id()?;
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "identity-provider-id",
+        letter: None,
+        value: "ID",
+        repeatable: false,
+        section: Section::Oidc,
+        help: "the identity provider, as OpenAI calls it",
+        action: Action::Value(|config, value| {
+            config.oidc.identity_provider_id = value.id()?;
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "service-account-id",
+        letter: None,
+        value: "ID",
+        repeatable: false,
+        section: Section::Oidc,
+        help: "the service account, as OpenAI calls it",
+        action: Action::Value(|config, value| {
+            config.oidc.service_account_id = value.id()?;
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "oidc-token-url",
+        letter: None,
+        value: "URL",
+        repeatable: false,
+        section: Section::Oidc,
+        help: "another token endpoint than OpenAI's",
+        action: Action::Value(|config, value| {
+            config.oidc.token_url = value.token_url()?;
+            Ok(())
+        }),
     },
     Flag {
         name: "allow-host",

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::http1::auth_header::AuthHeaderError;
 use crate::http1::url::UrlError;
+use crate::oidc::limits;
 
 /// The largest user or group id. 2^32 - 1 means "none" to the kernel.
 pub(super) const LAST_ID: u64 = u32::MAX as u64 - 1;
@@ -40,6 +41,18 @@ pub enum UsageError {
     /// The upstream is `http://` on a host that is not loopback, without
     /// `--allow-plaintext-upstream`.
     Plaintext,
+    /// `--github-oidc` and the flags that belong to it are given in part; these are missing.
+    OidcMissing(Vec<&'static str>),
+    /// The URL of this flag cannot be used.
+    OidcUrl(&'static str, UrlError),
+    /// The URL of this flag is `http://` on a host that is not loopback.
+    OidcPlaintext(&'static str),
+    /// The value of this flag is empty or too long.
+    OidcId(&'static str),
+    /// `--github-oidc` with an upstream that is not OpenAI's, and OpenAI's token endpoint.
+    OidcUpstream,
+    /// `--github-oidc` with this flag, which is about another source of the key.
+    OidcAnd(&'static str),
     /// The value of `--auth-header` cannot be used.
     AuthHeader(AuthHeaderError),
     /// The value of this flag is not a field name (RFC 9110 §5.1).
@@ -88,6 +101,26 @@ impl fmt::Display for UsageError {
                 "--upstream-url: http:// would send the key in the clear; use https://, or add \
                  --allow-plaintext-upstream",
             ),
+            UsageError::OidcMissing(missing) => write!(
+                f,
+                "--github-oidc and the flags that belong to it are all needed; add --{}",
+                missing.join(", --")
+            ),
+            UsageError::OidcUrl(flag, error) => write!(f, "--{flag}: {error}"),
+            UsageError::OidcPlaintext(flag) => {
+                write!(f, "--{flag}: http:// would send a token in the clear; use https://")
+            }
+            UsageError::OidcId(flag) => {
+                write!(f, "--{flag} takes a text of 1 to {} bytes", limits::ID)
+            }
+            UsageError::OidcUpstream => f.write_str(
+                "--github-oidc with another --upstream-url would send OpenAI's token there; name the \
+                 token endpoint of that upstream with --oidc-token-url",
+            ),
+            UsageError::OidcAnd(flag) => write!(
+                f,
+                "--github-oidc gets the key and renews it; leave --{flag} out"
+            ),
             UsageError::AuthHeader(error) => write!(f, "--auth-header: {error}"),
             UsageError::FieldName(flag) => {
                 write!(f, "--{flag} takes the name of a field, such as OpenAI-Project")
@@ -104,24 +137,17 @@ impl fmt::Display for UsageError {
 }
 
 /// Flags of the reference implementation that this program does not have, and what to do instead.
-const UNSUPPORTED: [(&str, &str); 10] = [
+const UNSUPPORTED: [(&str, &str); 5] = [
     (
         "--dump-dir",
         "it would write prompts and responses to disk, and a confined relay cannot; use --access-log \
          for the sizes, times and result of each exchange",
     ),
-    ("--github-oidc", ONE_UPSTREAM),
-    ("--github-oidc-request-url", ONE_UPSTREAM),
-    ("--oidc-audience", ONE_UPSTREAM),
-    ("--identity-provider-id", ONE_UPSTREAM),
-    ("--service-account-id", ONE_UPSTREAM),
     ("-c", NO_CONFIGURATION),
     ("--config", NO_CONFIGURATION),
     ("--enable", NO_CONFIGURATION),
     ("--disable", NO_CONFIGURATION),
 ];
-const ONE_UPSTREAM: &str = "this program talks to one upstream alone; fetch the token beforehand and give it \
-                            on stdin, with --allow-token68";
 const NO_CONFIGURATION: &str = "flags are the only configuration; see --help";
 
 impl UsageError {

@@ -9,6 +9,8 @@ use super::usage_error::{LAST_ID, UsageError};
 use crate::http1::digits;
 use crate::http1::field::is_token_byte;
 use crate::http1::host::HostKind;
+use crate::http1::url::{Scheme, UpstreamUrl};
+use crate::oidc::limits;
 
 /// The value of a flag, as it was typed.
 pub struct Value {
@@ -83,5 +85,26 @@ impl Value {
             None => UserName::Name(CString::new(user).map_err(|_| UsageError::User)?),
         };
         Ok(UserAndGroup { user, group })
+    }
+
+    /// A URL to which a token is sent: https, or http to a loopback host.
+    pub fn token_url(self) -> Result<UpstreamUrl, UsageError> {
+        let flag = self.flag;
+        let url =
+            UpstreamUrl::parse(&self.text()?).map_err(|error| UsageError::OidcUrl(flag, error))?;
+        match url.scheme {
+            Scheme::Http if !url.is_loopback() => Err(UsageError::OidcPlaintext(flag)),
+            Scheme::Http | Scheme::Https => Ok(url),
+        }
+    }
+
+    /// A name or number that is sent to a token endpoint.
+    pub fn id(self) -> Result<String, UsageError> {
+        let flag = self.flag;
+        let text = self.text()?;
+        match text.len() {
+            1..=limits::ID => Ok(text),
+            _ => Err(UsageError::OidcId(flag)),
+        }
     }
 }

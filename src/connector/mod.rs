@@ -36,7 +36,7 @@ use wire::{ConnectorConfig, LONGEST};
 use crate::http1::url::Host;
 use crate::process::confine::{ReadBack, Sandbox};
 use crate::process::harden::{self, HardenError};
-use crate::process::protections::ConnectorProtections;
+use crate::process::protections::ProcessProtections;
 use crate::process::signals::HARMLESS;
 use crate::process::sys::child::{self, Disposition};
 use crate::process::sys::fd_passing::{message_pair, receive_message, send_message};
@@ -134,7 +134,7 @@ impl StartingConnector {
 /// trusted, not verified. The relay can do other work before this call. Fails with
 /// [`ConnectorStartError::Harden`] if a step of the hardening failed, otherwise with
 /// [`ConnectorStartError::Gone`].
-pub fn report(link: &Link) -> Result<ConnectorProtections, ConnectorStartError> {
+pub fn report(link: &Link) -> Result<ProcessProtections, ConnectorStartError> {
     let by = Instant::now() + START;
     let mut message = [0; REPORT];
     let n = receive(link.as_fd(), &mut message, Some(by)).ok_or(ConnectorStartError::Gone)?;
@@ -144,7 +144,7 @@ pub fn report(link: &Link) -> Result<ConnectorProtections, ConnectorStartError> 
 
 /// Waits for a message and returns its length. `None` means that no message comes: the time is up,
 /// the other end is closed, or the link has failed.
-fn receive(link: BorrowedFd<'_>, message: &mut [u8], by: Option<Instant>) -> Option<usize> {
+pub fn receive(link: BorrowedFd<'_>, message: &mut [u8], by: Option<Instant>) -> Option<usize> {
     loop {
         match receive_message(link, message) {
             Ok((0, _)) => return None,
@@ -197,7 +197,7 @@ fn connector_main(link: OwnedFd, parent: u32, sandbox: bool) {
         Ok((confinement, read_back)) => (Some(confinement), Ok(read_back)),
         Err(error) => (None, Err(error)),
     };
-    let confined = confined.map(|read_back| ConnectorProtections {
+    let confined = confined.map(|read_back| ProcessProtections {
         uid: sys::user_id(),
         read_back,
         sealed,
@@ -228,20 +228,28 @@ fn leave(link: OwnedFd) -> Option<OwnedFd> {
     child::wipe_arguments();
     child::set_name(c"connector");
     let link = child::keep_only(link).ok()?;
-    let null = OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
-    // Without /dev/null, a socket whose other end is closed takes its place.
-    let null = null.or_else(|_| message_pair().map(|(end, _)| end)).ok()?;
+    let null = null_device().ok()?;
     for standard in [Standard::Input, Standard::Output, Standard::Error] {
         sys::replace(standard, null.as_fd()).ok()?;
     }
-    // These signals may reach the loop too, which lets exchanges under way finish. The connector
-    // must survive them and ends with the loop.
+    outlive_signals();
+    sys::new_session().ok()?;
+    Some(link)
+}
+
+/// A descriptor of `/dev/null`. Without that, a socket whose other end is closed takes its place.
+pub fn null_device() -> io::Result<OwnedFd> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+    null.or_else(|_| message_pair().map(|(end, _)| end))
+}
+
+/// Ignores the signals that may reach the loop too, which lets exchanges under way finish. A process
+/// that the loop needs must survive them and ends with the loop.
+pub fn outlive_signals() {
     let ending = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE];
     for signal in ending.into_iter().chain(HARMLESS) {
         child::set_disposition(signal, Disposition::Ignored);
     }
-    sys::new_session().ok()?;
-    Some(link)
 }
 
 /// Gives up every privilege, then puts the sandbox in force. Fails with the step that failed.

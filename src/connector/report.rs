@@ -4,7 +4,7 @@
 use super::wire::Malformed;
 use crate::process::confine::ReadBack;
 use crate::process::harden::HardenError;
-use crate::process::protections::ConnectorProtections;
+use crate::process::protections::ProcessProtections;
 use crate::process::status::Status;
 use crate::process::sys::Sealed;
 
@@ -22,7 +22,7 @@ const NO_EXECUTABLE_MEMORY: u8 = 1 << 6;
 
 /// Encodes a report. After a failure the message holds only the exit code; after a success the exit
 /// code is 0 and the other fields follow.
-pub fn encode(result: &Result<ConnectorProtections, HardenError>) -> [u8; REPORT] {
+pub fn encode(result: &Result<ProcessProtections, HardenError>) -> [u8; REPORT] {
     let mut message = [0; REPORT];
     let confined = match result {
         Ok(confined) => confined,
@@ -52,7 +52,7 @@ pub fn encode(result: &Result<ConnectorProtections, HardenError>) -> [u8; REPORT
 
 /// Decodes a report. Fields that a report does not carry are `None` or 0. Fails when the length or
 /// the exit code is wrong.
-pub fn decode(message: &[u8]) -> Result<Result<ConnectorProtections, HardenError>, Malformed> {
+pub fn decode(message: &[u8]) -> Result<Result<ProcessProtections, HardenError>, Malformed> {
     let message: &[u8; REPORT] = message.try_into().map_err(|_| Malformed)?;
     let (code, flags) = (message[0], message[1]);
     if code != 0 {
@@ -70,7 +70,7 @@ pub fn decode(message: &[u8]) -> Result<Result<ConnectorProtections, HardenError
         groups: short(6) as usize,
         tracer: 0,
     };
-    Ok(Ok(ConnectorProtections {
+    Ok(Ok(ProcessProtections {
         uid: short(2),
         read_back: ReadBack {
             status: has(HAS_STATUS).then_some(status),
@@ -97,7 +97,7 @@ mod tests {
         };
         for flags in 0..32u8 {
             let is = |at: u8| flags & 1 << at != 0;
-            let confined = ConnectorProtections {
+            let confined = ProcessProtections {
                 uid: 65_520,
                 read_back: ReadBack { status: is(0).then_some(status), landlock_denies: is(1) },
                 sealed: Sealed { relro: is(2), mseal: is(3) },

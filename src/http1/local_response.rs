@@ -31,6 +31,8 @@ pub enum Reject {
     RequestLimit,
     /// The key is older than `--key-max-age`.
     KeyExpired,
+    /// `--github-oidc`: the key has expired, and it could not be renewed.
+    RenewalUnavailable,
     /// The head or the next part of the body did not arrive in time, or its unfinished head gave way
     /// to other connections.
     Timeout,
@@ -137,6 +139,7 @@ type Row = (&'static str, &'static str, &'static str);
 
 /// The table.
 #[rustfmt::skip]
+#[inline(always)]
 const fn row(cause: Cause) -> Row {
     use Cause::{Fault, Reject};
     use self::Reject as R;
@@ -166,6 +169,8 @@ const fn row(cause: Cause) -> Row {
             "This relay has forwarded as many requests as --max-requests allows."),
         Reject(R::KeyExpired) => ("503 Service Unavailable", "key_expired",
             "The key is older than --key-max-age, and no fresh one has come; try again later."),
+        Reject(R::RenewalUnavailable) => ("503 Service Unavailable", "renewal_unavailable",
+            "The access token has expired, and it could not be renewed; try again later."),
         Reject(R::Timeout) => ("408 Request Timeout", "request_timeout",
             "The request did not arrive in time."),
         Reject(R::UriTooLong) => ("414 URI Too Long", "uri_too_long",
@@ -248,7 +253,7 @@ impl Reject {
             // RFC 9110 §15.5.22: the response names a protocol that is supported.
             Reject::WebSocket => "Upgrade: HTTP/1.1\r\nConnection: Upgrade\r\n",
             Reject::TooManyConnections => "Retry-After: 1\r\n",
-            Reject::KeyExpired => "Retry-After: 5\r\n",
+            Reject::KeyExpired | Reject::RenewalUnavailable => "Retry-After: 5\r\n",
             // RFC 9110 §15.5.2: the response names the authentication scheme.
             Reject::ClientToken => "WWW-Authenticate: Bearer\r\n",
             _ => "",
@@ -267,6 +272,7 @@ impl Reject {
                 | Reject::ClientToken
                 | Reject::RequestLimit
                 | Reject::KeyExpired
+                | Reject::RenewalUnavailable
                 | Reject::WebSocket
         )
     }
@@ -297,6 +303,7 @@ impl UpstreamFault {
 const PROXY_STATUS: &str = " Its status is ";
 
 impl LocalResponse {
+    #[inline(always)]
     const fn new(cause: Cause) -> LocalResponse {
         let (status_line, code, message) = row(cause);
         LocalResponse { status_line, fields: "", code, message, proxy_status: None }

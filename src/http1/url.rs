@@ -99,12 +99,21 @@ impl fmt::Display for UrlError {
 impl UpstreamUrl {
     /// The default of `--upstream-url`.
     pub fn openai() -> UpstreamUrl {
+        UpstreamUrl::https("api.openai.com", "/v1/responses")
+    }
+
+    /// The default of `--oidc-token-url`.
+    pub fn openai_tokens() -> UpstreamUrl {
+        UpstreamUrl::https("auth.openai.com", "/oauth/token")
+    }
+
+    fn https(host: &str, path: &str) -> UpstreamUrl {
         UpstreamUrl {
             scheme: Scheme::Https,
-            host: Host::Name("api.openai.com".into()),
+            host: Host::Name(host.into()),
             port: 443,
-            path_and_query: "/v1/responses".into(),
-            authority: "api.openai.com".into(),
+            path_and_query: path.into(),
+            authority: host.into(),
         }
     }
 

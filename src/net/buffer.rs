@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use zeroize::Zeroize;
+
 use super::limits::{KEPT_BUFFER_SIZES, KEPT_BUFFERS};
 
 thread_local! {
@@ -100,6 +102,12 @@ impl Scratch {
         self.len = 0;
     }
 
+    /// Forgets the bytes and overwrites all memory of the buffer.
+    pub fn wipe(&mut self) {
+        self.bytes.as_mut_slice().zeroize();
+        self.len = 0;
+    }
+
     /// The bytes that were added.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
@@ -143,6 +151,15 @@ pub struct TlsScratch {
     pub record: Scratch,
 }
 
+impl TlsScratch {
+    /// Overwrites all memory that plaintext may lie in. Records are decrypted in place.
+    pub fn wipe(&mut self) {
+        self.ciphertext_in.wipe();
+        self.plaintext_in.wipe();
+        self.record.wipe();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,5 +192,17 @@ mod tests {
         assert_eq!(kept(), 0);
         drop_many(4000);
         assert_eq!(kept(), KEPT_BUFFERS);
+    }
+
+    #[test]
+    fn a_buffer_that_is_wiped_keeps_its_size_and_no_byte() {
+        let mut scratch = Scratch::new(100);
+        scratch.push(&[7; 150]);
+        scratch.clear();
+        scratch.push(&[8; 3]);
+        scratch.wipe();
+        assert!(scratch.bytes().is_empty());
+        let room = scratch.unfilled(150);
+        assert!(room.len() >= 150 && room.iter().all(|byte| *byte == 0));
     }
 }

@@ -16,7 +16,7 @@ use super::upstream::pool::Pool;
 use super::upstream::{Origin, Upstream};
 use crate::http1::gather::GatherList;
 use crate::http1::local_response::Reject;
-use crate::process::key_ring::KeyRing;
+use crate::process::key_ring::{KeyRing, LineForm};
 use crate::process::token::ClientToken;
 
 /// The state that all sessions share.
@@ -92,7 +92,10 @@ impl LoopState {
         if self.requests_left == 0 {
             Some(Reject::RequestLimit)
         } else if self.keys.is_expired() {
-            Some(Reject::KeyExpired)
+            Some(match self.keys.line() {
+                LineForm::Key => Reject::KeyExpired,
+                LineForm::KeyAndLifetime => Reject::RenewalUnavailable,
+            })
         } else {
             None
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::clock::Timestamp;
 use crate::http1::url::{Scheme, UpstreamUrl};
-use crate::process::key_ring::Terms;
+use crate::process::key_ring::{LineForm, Terms};
 use crate::process::protections::Protections;
 
 /// Whether text on stderr is coloured.
@@ -89,8 +89,14 @@ impl Started<'_> {
             .string("protections", &protections);
         match self.rotation {
             None => event,
-            Some(Terms { max_age, .. }) => event
-                .string("rotation", "stdin")
+            Some(Terms { max_age, line }) => event
+                .string(
+                    "rotation",
+                    match line {
+                        LineForm::Key => "stdin",
+                        LineForm::KeyAndLifetime => "github_oidc",
+                    },
+                )
                 .optional("key_max_age_s", max_age.map(|age| age.as_secs())),
         }
     }
@@ -155,17 +161,31 @@ pub fn key_refused(text: &str, lines: u64) -> Event {
 }
 
 /// The event `key_expired`: requests get a 503 until a fresh key comes.
-pub fn key_expired() -> Event {
-    let text = "codex-responses-api-proxy: warning: the key has expired; requests get a 503 until a \
-                fresh one comes on stdin";
+pub fn key_expired(line: LineForm) -> Event {
+    let from = match line {
+        LineForm::Key => "comes on stdin",
+        LineForm::KeyAndLifetime => "has been fetched (renewal_unavailable)",
+    };
+    let text = format!(
+        "codex-responses-api-proxy: warning: the key has expired; requests get a 503 until a fresh one \
+         {from}"
+    );
     Event::new("key_expired", text)
 }
 
 /// The event `key_input_ended`: no further key can come.
-pub fn key_input_ended(error: Option<&io::Error>) -> Event {
-    let text = match error {
-        None => "stdin has ended".to_owned(),
-        Some(error) => format!("warning: stdin cannot be read any more ({error})"),
+pub fn key_input_ended(line: LineForm, error: Option<&io::Error>) -> Event {
+    let text = match (line, error) {
+        (LineForm::Key, None) => "stdin has ended".to_owned(),
+        (LineForm::Key, Some(error)) => format!("warning: stdin cannot be read any more ({error})"),
+        (LineForm::KeyAndLifetime, _) => {
+            let until = "requests are served until the key expires";
+            let text = format!(
+                "codex-responses-api-proxy: warning: the feeder has ended, and no key can be fetched any \
+                 more; {until}"
+            );
+            return Event::new("key_input_ended", text);
+        }
     };
     let text = format!("codex-responses-api-proxy: {text}; the key stays as it is");
     Event::new("key_input_ended", text)

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use super::filter::{self, Descriptors, Thread};
+use super::filter::{self, Descriptors, Filter, Layer, Thread};
 use super::harden::HardenError;
 use super::landlock;
 use super::status::{Status, StatusFile};
@@ -132,13 +132,28 @@ impl Sandbox {
             Thread::Log => None,
             Thread::Loop => StatusFile::open().ok(),
         };
+        self.confine_by(status, &|| filter::of(thread, &self.descriptors))
+    }
+
+    /// Confines the calling process, which has one thread, by a filter of its own. Landlock takes
+    /// every right away, as from each thread.
+    pub fn confine_process(&self, layers: &[Layer<'_>]) -> Result<ReadBack, HardenError> {
+        let status = StatusFile::open().ok();
+        self.confine_by(status, &|| filter::compile(layers, &self.descriptors))
+    }
+
+    fn confine_by(
+        &self,
+        status: Option<StatusFile>,
+        filter: &dyn Fn() -> Option<Filter>,
+    ) -> Result<ReadBack, HardenError> {
         let mut landlock_denies = false;
         if let Support::Present(version) = self.landlock {
             let denial = restrict(version).map_err(|_| HardenError::Landlock)?;
             landlock_denies = denial == Denial::Seen;
         }
         if let Support::Present(_) = self.seccomp {
-            let filter = filter::of(thread, &self.descriptors).ok_or(HardenError::Seccomp)?;
+            let filter = filter().ok_or(HardenError::Seccomp)?;
             filter.put_in_force().map_err(|_| HardenError::Seccomp)?;
         }
         let status = status.and_then(|status| status.read().ok());

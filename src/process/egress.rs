@@ -55,12 +55,17 @@ impl Egress {
     /// Reads the variables of the proxy and wipes them (see [`wipe`]). `None`: the upstream is
     /// reached without a proxy. Call this only while the process has one thread.
     pub fn take(upstream: &UpstreamUrl) -> Result<Option<Egress>, EgressError> {
-        let egress = match upstream.scheme {
-            Scheme::Https if !upstream.is_loopback() => Egress::read(upstream),
-            _ => Ok(None),
-        };
+        let egress = Egress::find(upstream);
         wipe();
         egress
+    }
+
+    /// Reads the environment and leaves it as it is. The caller wipes it.
+    pub fn find(upstream: &UpstreamUrl) -> Result<Option<Egress>, EgressError> {
+        match upstream.scheme {
+            Scheme::Https if !upstream.is_loopback() => Egress::read(upstream),
+            _ => Ok(None),
+        }
     }
 
     fn read(upstream: &UpstreamUrl) -> Result<Option<Egress>, EgressError> {

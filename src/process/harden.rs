@@ -141,7 +141,7 @@ pub fn base() -> Result<Beginning, HardenError> {
     sys::disable_core_dumps().map_err(|_| HardenError::Cores)?;
     sys::deny_new_privileges().map_err(|_| HardenError::NewPrivileges)?;
     sys::ignore_file_size_signal();
-    sys::inherited_descriptors(Inherited::CloseOnExec, 3, None);
+    sys::inherited_descriptors(Inherited::CloseOnExec, 3, &[]);
     sys::wipe_variables(|name| {
         let prefixes: [&[u8]; 3] = [b"LD_", b"DYLD_", b"MALLOC_"];
         prefixes.iter().any(|prefix| name.starts_with(prefix)) || name == b"GLIBC_TUNABLES"
@@ -208,11 +208,11 @@ pub fn can_look_up() -> Result<(), String> {
     io::pipe().map(drop).map_err(|error| refused("pipe2(2)", error))
 }
 
-/// Closes the inherited descriptors from `first` on, except the link to the connector. Call this
-/// after the files of the command line have been read: `<(…)` in a shell is an inherited
-/// descriptor. Returns a warning if some descriptors may still be open.
-pub fn close_inherited(first: usize, link: BorrowedFd<'_>) -> Option<String> {
-    match sys::inherited_descriptors(Inherited::Close, first, Some(link)) {
+/// Closes the inherited descriptors from `first` on, except the links to other processes of this
+/// program. Call this after the files of the command line have been read: `<(…)` in a shell is an
+/// inherited descriptor. Returns a warning if some descriptors may still be open.
+pub fn close_inherited(first: usize, links: &[BorrowedFd<'_>]) -> Option<String> {
+    match sys::inherited_descriptors(Inherited::Close, first, links) {
         Reached::All => None,
         Reached::Below(end) => Some(format!(
             "inherited descriptors from {end} on may still be open: neither close_range(2) nor /proc \

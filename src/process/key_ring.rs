@@ -33,7 +33,10 @@ pub struct Terms {
 /// For the start line and `--check`.
 impl fmt::Display for Terms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("each further line on stdin replaces the key")?;
+        f.write_str(match self.line {
+            LineForm::Key => "each further line on stdin replaces the key",
+            LineForm::KeyAndLifetime => "the key comes by GitHub's OIDC and is renewed",
+        })?;
         self.max_age.map_or(Ok(()), |age| write!(f, "; a key is used for {} s", age.as_secs()))
     }
 }
@@ -43,13 +46,13 @@ impl fmt::Display for Terms {
 pub enum LineForm {
     /// A key.
     Key,
-    /// A key, a space, and for how many seconds from now on it may be used: up to
+    /// A key, a space, and for how many milliseconds from now on it may be used: up to
     /// [`LIFETIME_DIGITS`] digits.
     KeyAndLifetime,
 }
 
 /// Digits of a lifetime.
-const LIFETIME_DIGITS: usize = 6;
+const LIFETIME_DIGITS: usize = 8;
 
 impl Terms {
     /// Splits a line into a key of this form, whose length is returned, and for how long it may be
@@ -60,9 +63,9 @@ impl Terms {
             LineForm::KeyAndLifetime => {
                 let space =
                     line.iter().rposition(|byte| *byte == b' ').ok_or(KeyError::Lifetime)?;
-                let seconds = digits::decimal(&line[space + 1..], LIFETIME_DIGITS);
-                let seconds = seconds.filter(|seconds| *seconds > 0).ok_or(KeyError::Lifetime)?;
-                (&line[..space], Some(Duration::from_secs(seconds)))
+                let time = digits::decimal(&line[space + 1..], LIFETIME_DIGITS);
+                let time = time.filter(|time| *time > 0).ok_or(KeyError::Lifetime)?;
+                (&line[..space], Some(Duration::from_millis(time)))
             }
         };
         form.check(key)?;
@@ -196,6 +199,11 @@ impl KeyRing {
     /// `--rotate`: the key may be replaced.
     pub fn is_rotating(&self) -> bool {
         self.rotation.is_some()
+    }
+
+    /// What stands on the lines from which keys come.
+    pub fn line(&self) -> LineForm {
+        self.rotation.as_ref().map_or(LineForm::Key, |rotation| rotation.terms.line)
     }
 
     /// The key that requests carry.
@@ -549,15 +557,18 @@ mod tests {
 
     #[test]
     fn a_lifetime_stands_behind_the_key_where_lines_have_one() {
-        let mut keys = ring(LEASED, b"first 60\n");
+        let mut keys = ring(LEASED, b"first 60000\n");
         assert!(key(&mut keys) == b"first");
         let left = |keys: &KeyRing| keys.expires_in().unwrap().as_secs_f64().round() as u64;
         assert_eq!(left(&keys), 60);
-        let seconds = "9".repeat(LIFETIME_DIGITS);
-        assert_eq!(give(&mut keys, format!("second {seconds}\r\n").as_bytes()).refused_lines, 0);
-        assert!(key(&mut keys) == b"second" && left(&keys) == 999_999);
+        let longest_time = "9".repeat(LIFETIME_DIGITS);
+        assert_eq!(
+            give(&mut keys, format!("second {longest_time}\r\n").as_bytes()).refused_lines,
+            0
+        );
+        assert!(key(&mut keys) == b"second" && left(&keys) == 100_000);
         for bad in
-            ["third", "third ", "third 0", "third x", "third -1", "third +1", "third 1000000"]
+            ["third", "third ", "third 0", "third x", "third -1", "third +1", "third 100000000"]
         {
             let taken = give(&mut keys, format!("{bad}\n").as_bytes());
             assert!(matches!(taken.refused, Some(KeyError::Lifetime)), "{bad}");
@@ -568,11 +579,11 @@ mod tests {
         }
         // The shorter of the two counts.
         let terms = Terms { max_age: Some(Duration::from_secs(100)), ..LEASED };
-        assert_eq!(left(&ring(terms, b"key 60\n")), 60);
-        assert_eq!(left(&ring(terms, b"key 600\n")), 100);
+        assert_eq!(left(&ring(terms, b"key 60000\n")), 60);
+        assert_eq!(left(&ring(terms, b"key 600000\n")), 100);
         // The longest key has room for the longest lifetime.
         let longest = vec![b'k'; limits::TOKEN68];
-        let mut keys = ring(LEASED, &[&longest, &b" 999999\r\n"[..]].concat());
+        let mut keys = ring(LEASED, &[&longest, &b" 99999999\r\n"[..]].concat());
         assert!(key(&mut keys) == longest);
         // Without a lifetime on it, a line has no space.
         let taken = give(&mut ring(TERMS, b"first\n"), b"key 60\n");

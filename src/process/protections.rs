@@ -32,14 +32,16 @@ pub struct Protections {
     /// Whether the program's own memory is sealed.
     pub sealed: Sealed,
     /// The protections of the connector.
-    pub connector: ConnectorProtections,
+    pub connector: ProcessProtections,
+    /// With `--github-oidc`: what the feeder reports about itself and its two connectors.
+    pub feeder: Option<[ProcessProtections; 3]>,
     /// Further remarks for the start line.
     pub notes: Vec<String>,
 }
 
 /// The protections of the connector, as it reports them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectorProtections {
+pub struct ProcessProtections {
     /// The user that it runs as.
     pub uid: u32,
     /// The status of its process, as read back.
@@ -179,12 +181,16 @@ impl Requirement {
     }
 }
 
+/// The name of the feeder. It holds a secret, and runs as the relay's own user.
+const FEEDER: &str = "feeder";
 const NO_SECRET_MEMORY: &str = "secret memory (no memfd_secret here)";
 
 impl Protections {
     /// Checks everything that was promised or is required.
     pub fn fulfil(&self, requirement: Requirement) -> Result<(), Unmet> {
-        for status in [self.read_back, self.connector.read_back].iter().filter_map(|b| b.status) {
+        let others = self.others();
+        let others = others.iter().map(|(_, process)| process.read_back);
+        for status in others.chain([self.read_back]).filter_map(|read_back| read_back.status) {
             if !status.no_new_privileges {
                 return Err(Unmet::Step(HardenError::NewPrivileges));
             }
@@ -211,21 +217,32 @@ impl Protections {
         if self.sandbox.landlock().version().is_some() && !self.read_back.landlock_denies {
             missing.push("Landlock (no file was found to test it with)".into());
         }
-        if self.connector.uid == 0 && self.user.is_none() {
-            missing.push(
-                "a user of its own for the connector (let setresuid(2) through, map id 65520, or use \
-                 --user)"
-                    .into(),
-            );
-        }
-        if self.connector.read_back.status.is_none() {
-            missing.push("a /proc that the connector can read".into());
-        }
-        if self.sandbox.landlock().version().is_some() && !self.connector.read_back.landlock_denies
-        {
-            missing.push("Landlock in the connector (no file was found to test it with)".into());
+        for (name, process) in self.others() {
+            if process.uid == 0 && self.user.is_none() && name != FEEDER {
+                missing.push(format!(
+                    "a user of its own for the {name} (let setresuid(2) through, map id 65520, or use \
+                     --user)"
+                ));
+            }
+            if process.read_back.status.is_none() {
+                missing.push(format!("a /proc that the {name} can read"));
+            }
+            if self.sandbox.landlock().version().is_some() && !process.read_back.landlock_denies {
+                missing.push(format!("Landlock in the {name} (no file was found to test it with)"));
+            }
         }
         missing
+    }
+
+    /// The other processes, each with its name.
+    fn others(&self) -> Vec<(&'static str, ProcessProtections)> {
+        let mut others = vec![("connector", self.connector)];
+        if let Some([feeder, first, second]) = self.feeder {
+            others.push((FEEDER, feeder));
+            others.push(("feeder's first connector", first));
+            others.push(("feeder's second connector", second));
+        }
+        others
     }
 
     fn not_in_force(&self) -> Vec<String> {
@@ -263,17 +280,17 @@ impl Protections {
         if !self.sealed.relro {
             list.push("relocated constants are writable".into());
         }
-        self.connector_lacks(&mut list);
+        for (name, process) in self.others() {
+            self.lacks(name, process, &mut list);
+        }
         list
     }
 
-    /// The protections that are in force in the relay and not in the connector, which maps no
-    /// secret.
-    fn connector_lacks(&self, list: &mut Vec<String>) {
-        let ConnectorProtections { uid, read_back, sealed, executable_memory_denied } =
-            self.connector;
+    /// The protections that are in force in the relay and not in another process.
+    fn lacks(&self, name: &str, process: ProcessProtections, list: &mut Vec<String>) {
+        let ProcessProtections { uid, read_back, sealed, executable_memory_denied } = process;
         for (is_lacking, what) in [
-            (uid == 0, "it runs as uid 0"),
+            (uid == 0 && (name != FEEDER || self.uid != 0), "it runs as uid 0"),
             (read_back.status.is_none(), "what is in force was not read back (no /proc)"),
             (self.sealed.relro && !sealed.relro, "relocated constants are writable"),
             (self.sealed.mseal && !sealed.mseal, "the program is not sealed"),
@@ -283,7 +300,7 @@ impl Protections {
             ),
         ] {
             if is_lacking {
-                list.push(format!("connector: {what}"));
+                list.push(format!("{name}: {what}"));
             }
         }
     }
@@ -337,6 +354,13 @@ impl fmt::Display for Protections {
             }
         }
         write!(f, "; connector: uid {}, with the same protections", self.connector.uid)?;
+        if let Some([feeder, first, second]) = &self.feeder {
+            let (uid, first, second) = (feeder.uid, first.uid, second.uid);
+            write!(
+                f,
+                "; feeder: uid {uid}, and its connectors: uid {first} and {second}, likewise"
+            )?;
+        }
         for note in &self.notes {
             write!(f, "; {note}")?;
         }

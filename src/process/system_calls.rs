@@ -61,16 +61,17 @@ pub const LOG: Allowed = Allowed { any: &[COMMON], limited: &[MEMORY, ABORT, DEB
 const ALL: u32 = u32::MAX;
 
 /// The argument equals this value.
-const fn is(argument: u8, value: i32) -> Condition {
+pub const fn is(argument: u8, value: i32) -> Condition {
     Condition::Bits(argument, ALL, value as u32)
 }
 
 /// The argument has none of these bits.
-const fn lacks(argument: u8, bits: u32) -> Condition {
+pub const fn lacks(argument: u8, bits: u32) -> Condition {
     Condition::Bits(argument, bits, 0)
 }
 
-const COMMON: &[c_long] = &[
+/// Calls of every thread, and of the feeder.
+pub const COMMON: &[c_long] = &[
     // Writes the start line, the log and fault messages to stderr.
     libc::SYS_write,
     // The allocator returns memory to the kernel.
@@ -143,7 +144,7 @@ pub const MEMORY: &[Limited] = &[
 ];
 
 /// abort(3): a fault in the program ends the process by SIGABRT, so that its message is seen.
-const ABORT: &[Limited] = &[
+pub const ABORT: &[Limited] = &[
     // glibc.
     Limited {
         call: libc::SYS_tgkill,
@@ -164,7 +165,7 @@ const ABORT: &[Limited] = &[
 
 /// A debug build of the standard library checks that a descriptor is open before it closes the
 /// descriptor.
-const DEBUG_CALLS: &[Limited] = match cfg!(debug_assertions) {
+pub const DEBUG_CALLS: &[Limited] = match cfg!(debug_assertions) {
     true => &[Limited { call: libc::SYS_fcntl, forms: &[&[is(1, libc::F_GETFD)]] }],
     false => &[],
 };
@@ -189,20 +190,23 @@ const LOOP_CALLS: &[c_long] = &[
     libc::SYS_getrandom,
 ];
 
+/// Further calls of the loop, which x86_64 alone has.
 #[cfg(target_arch = "x86_64")]
-const LOOP_X86: &[c_long] = &[
+pub const LOOP_X86: &[c_long] = &[
     // Waits for readiness.
     libc::SYS_epoll_wait,
 ];
+/// Further calls of the loop, which x86_64 alone has.
 #[cfg(not(target_arch = "x86_64"))]
-const LOOP_X86: &[c_long] = &[];
+pub const LOOP_X86: &[c_long] = &[];
 
-const fn option(level: i32, name: i32) -> [Condition; 2] {
+/// The option of a socket: its level and its name, in getsockopt(2) and setsockopt(2).
+pub const fn option(level: i32, name: i32) -> [Condition; 2] {
     [is(1, level), is(2, name)]
 }
 
 /// MSG_FASTOPEN opens a connection without connect(2), and so without Landlock.
-const FAST_OPEN: u32 = libc::MSG_FASTOPEN as u32;
+pub const FAST_OPEN: u32 = libc::MSG_FASTOPEN as u32;
 
 const LOOP_SOCKETS: &[Limited] = &[
     // Sends netlink requests, and responses that must not block. The address is null, so the data

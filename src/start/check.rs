@@ -32,6 +32,12 @@ impl Prepared<'_> {
         if let Some(terms) = config.rotation() {
             check::say("rotation", &terms.to_string());
         }
+        if config.token_exchange().is_some() {
+            check::say(
+                "oidc",
+                "not tried: an exchange needs GitHub's request token; the start says which step fails",
+            );
+        }
         if proxy.is_some() {
             check::say("proxy", &format!("{host}:{port}"));
         }
@@ -75,6 +81,7 @@ impl Prepared<'_> {
             read_back,
             sealed,
             connector: connector_confined,
+            feeder: None,
             notes: Vec::new(),
         };
         check::say("protections", &protections.to_string());

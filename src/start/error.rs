@@ -4,6 +4,7 @@ use std::io;
 
 use codex_responses_api_proxy::connector;
 use codex_responses_api_proxy::connector::link::ConnectorFailed;
+use codex_responses_api_proxy::feeder::FeederError;
 use codex_responses_api_proxy::http1::local_response::UpstreamFault;
 use codex_responses_api_proxy::process::harden::HardenError;
 use codex_responses_api_proxy::process::protections::Unmet;
@@ -13,7 +14,7 @@ use codex_responses_api_proxy::process::protections::Unmet;
 pub const FAILED: u8 = 1;
 /// The command line is wrong.
 pub const USAGE: u8 = 2;
-/// The connector ended before the relay did.
+/// The connector or the feeder ended before the relay did.
 const CONNECTOR: u8 = 16;
 
 /// Why the relay does not start.
@@ -56,6 +57,20 @@ impl From<ConnectorFailed> for StartError {
         let reason = "the connector process has ended; start the relay again, and report it as a bug \
                       unless somebody killed it";
         StartError { reason: reason.into(), code: CONNECTOR }
+    }
+}
+
+impl From<FeederError> for StartError {
+    fn from(error: FeederError) -> StartError {
+        match error {
+            FeederError::Harden(error) => error.into(),
+            FeederError::Failed(failure) => format!("--github-oidc: {failure}").into(),
+            FeederError::Gone => {
+                let reason = "the feeder process has ended; start the relay again, and report it as a \
+                              bug unless somebody killed it";
+                StartError { reason: reason.into(), code: CONNECTOR }
+            }
+        }
     }
 }
 

@@ -16,7 +16,10 @@
 mod check;
 mod detach;
 mod error;
+mod feeder;
+mod key;
 mod prepare;
+mod roots;
 mod stderr;
 
 use std::io;
@@ -26,12 +29,12 @@ use std::path::Path;
 
 use codex_responses_api_proxy::cli::Config;
 use codex_responses_api_proxy::connector::{self, StartingConnector};
-use codex_responses_api_proxy::http1::request;
-use codex_responses_api_proxy::http1::url::{Host, Scheme};
+use codex_responses_api_proxy::feeder::{Feeder, FeederProtections};
+use codex_responses_api_proxy::http1::url::Host;
 use codex_responses_api_proxy::net::event_loop::{EventLoop, LoopSetup};
 use codex_responses_api_proxy::net::report::Started;
 use codex_responses_api_proxy::net::settings::Settings;
-use codex_responses_api_proxy::net::tls::{Recording, RootStore, TlsConnector};
+use codex_responses_api_proxy::net::tls::{RootStore, TlsConnector};
 use codex_responses_api_proxy::process::allowed_users::AllowedUsers;
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::detach::ParentReport;
@@ -40,7 +43,6 @@ use codex_responses_api_proxy::process::filter::Descriptors;
 use codex_responses_api_proxy::process::harden::{self, Beginning};
 use codex_responses_api_proxy::process::key_input::KeyInput;
 use codex_responses_api_proxy::process::key_ring::KeyRing;
-use codex_responses_api_proxy::process::key_source;
 use codex_responses_api_proxy::process::listeners::Listeners;
 use codex_responses_api_proxy::process::protections::{Callers, Protections};
 use codex_responses_api_proxy::process::server_info::{Later, ServerInfo};
@@ -52,9 +54,10 @@ use codex_responses_api_proxy::process::upstream_users::{Reach, UpstreamUsers};
 
 pub use detach::{Role, detach};
 pub use error::{StartError, usage};
+pub use feeder::forget_environment;
 pub use stderr::Stderr;
 
-use error::{loop_failed, tls_failed};
+use error::loop_failed;
 
 /// The connector has been forked. Nothing secret has been read.
 pub struct Forked<'a> {
@@ -62,6 +65,7 @@ pub struct Forked<'a> {
     beginning: Beginning,
     handover: Handover,
     connector: connector::NewConnector,
+    feeder: Option<Feeder>,
 }
 
 /// Everything that can fail without the key has been done. The key has not been read.
@@ -76,6 +80,7 @@ struct Plan<'a> {
     beginning: Beginning,
     handover: Handover,
     connector: StartingConnector,
+    feeder: Option<Feeder>,
     next_hop: NextHop,
     /// A note about certificates of `--ca-file` that cannot be roots; empty if there are none.
     skipped_roots: String,
@@ -110,6 +115,7 @@ pub struct Keyed<'a> {
     tls: Option<TlsConnector>,
     keys: KeyRing,
     key_input: Option<KeyInput>,
+    feeder: Option<FeederProtections>,
 }
 
 /// The port is open, the privileges are gone, and all threads run.
@@ -129,6 +135,7 @@ struct ProtectionsSoFar {
     search: &'static str,
     user: Option<(u32, u32)>,
     sandbox: Sandbox,
+    feeder: Option<FeederProtections>,
     notes: Vec<String>,
 }
 
@@ -157,45 +164,15 @@ impl<'a> Forked<'a> {
         let beginning =
             if config.no_sandbox { beginning } else { beginning.deny_executable_memory() };
         harden::empty_bounding_set()?;
+        // The feeder first: it then has no end of the connector's link.
+        let feeder = match config.token_exchange() {
+            Some(exchange) if !config.check => Some(feeder::fork(config, exchange)?),
+            _ => None,
+        };
         let connector = connector::fork(!config.no_sandbox).map_err(|error| {
             format!("cannot start the connector ({error}); raise ulimit -n and ulimit -u")
         })?;
-        Ok(Forked { config, beginning, handover, connector })
-    }
-}
-
-impl<'a> Prepared<'a> {
-    /// Reads the key into its pages, closes the file it came from, and wipes the copies in this
-    /// process's environment and arguments.
-    pub fn read_key(self) -> Result<Keyed<'a>, StartError> {
-        let Prepared { mut plan, roots } = self;
-        let config = plan.config;
-        let tls = match config.upstream.scheme {
-            Scheme::Http => None,
-            Scheme::Https => Some(TlsConnector::new(roots, Recording::Off).map_err(tls_failed)?.0),
-        };
-        let prefix = request::prefix(&config.upstream, &config.auth_header);
-        let (prefix, form) = (prefix.as_bytes(), config.key_form);
-        let (mut keys, key_input) = match config.rotation() {
-            None => {
-                let read = key_source::read(prefix, form).map_err(|error| error.to_string())?;
-                let (keys, warning) = read;
-                plan.warnings.extend(warning);
-                (keys, None)
-            }
-            Some(terms) => {
-                let begun = KeyInput::begin(prefix, form, terms);
-                let begun = begun.map_err(|error| error.to_string())?;
-                plan.warnings.extend(begun.warnings);
-                (begun.keys, begun.input)
-            }
-        };
-        key_source::release_stdin(config.key_file.is_some()).map_err(|error| {
-            format!("cannot close the key's file ({error}); give the key through a pipe")
-        })?;
-        plan.warnings.extend(key_source::wipe_copies(keys.current()));
-        config.requirement().memory(keys.memory())?;
-        Ok(Keyed { plan, tls, keys, key_input })
+        Ok(Forked { config, beginning, handover, connector, feeder })
     }
 }
 
@@ -245,7 +222,7 @@ impl<'a> Keyed<'a> {
     /// Takes over the signals, opens the port and the server-info file, drops the privileges, and
     /// starts the threads, which confine themselves.
     pub fn listen(self, stderr: Stderr) -> Result<Listening<'a>, StartError> {
-        let Keyed { mut plan, tls, mut keys, key_input } = self;
+        let Keyed { mut plan, tls, mut keys, key_input, feeder } = self;
         let config = plan.config;
         let session = if config.detach { SessionOrigin::Own } else { SessionOrigin::Inherited };
         let signals = Signals::take_over(session)
@@ -276,6 +253,7 @@ impl<'a> Keyed<'a> {
             },
             user: plan.user,
             sandbox,
+            feeder,
             notes: plan.notes(&listeners),
         };
         let event_loop = EventLoop::new(LoopSetup {
@@ -306,8 +284,16 @@ impl<'a> Listening<'a> {
     /// confines this process. The threads and the connector are confined already.
     pub fn confine(self, parent: &mut ParentReport) -> Result<Confined<'a>, StartError> {
         let Listening { config, mut event_loop, port, so_far, warnings } = self;
-        let ProtectionsSoFar { beginning, memory, protection_key, search, user, sandbox, notes } =
-            so_far;
+        let ProtectionsSoFar {
+            beginning,
+            memory,
+            protection_key,
+            search,
+            user,
+            sandbox,
+            feeder,
+            notes,
+        } = so_far;
         parent.leave(event_loop.stdin()).map_err(|error| format!("--detach: {error}"))?;
         let pid = std::process::id();
         sys::prefault_code();
@@ -331,6 +317,7 @@ impl<'a> Listening<'a> {
             read_back,
             sealed,
             connector,
+            feeder,
             notes,
         };
         protections.fulfil(config.requirement())?;

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use codex_responses_api_proxy::cli::Config;
 use codex_responses_api_proxy::connector::wire::ConnectorConfig;
+use codex_responses_api_proxy::feeder::Feeder;
 use codex_responses_api_proxy::http1::url::Host;
 use codex_responses_api_proxy::net::check as check_report;
 use codex_responses_api_proxy::net::settings::Settings;
-use codex_responses_api_proxy::net::tls::RootStore;
 use codex_responses_api_proxy::process::allowed_users::AllowedUsers;
 use codex_responses_api_proxy::process::confine::Sandbox;
 use codex_responses_api_proxy::process::egress::{Egress, EgressError};
@@ -23,6 +23,7 @@ use codex_responses_api_proxy::process::upstream_users::{Reach, UpstreamUsers};
 use codex_responses_api_proxy::users::{self, UserError};
 
 use super::error::{StartError, usage};
+use super::roots::roots;
 use super::{Forked, NextHop, Plan, Prepared};
 
 /// Descriptors that belong to no client connection: standard ones, listeners, the poller and so on.
@@ -33,14 +34,14 @@ impl<'a> Forked<'a> {
     /// Does everything that can fail without the key. Inherited descriptors are closed before this
     /// process opens any that it keeps.
     pub fn prepare(self) -> Result<Prepared<'a>, StartError> {
-        let Forked { config, beginning, handover, connector } = self;
+        let Forked { config, beginning, handover, connector, feeder } = self;
         harden::can_start()?;
         let requirement = config.requirement();
         let next_hop = next_hop(config)?;
         if matches!(next_hop.host, Host::Name(_)) && !next_hop.host.is_localhost() {
             harden::can_look_up()?;
         }
-        let (roots, skipped_roots) = roots(config)?;
+        let (roots, skipped_roots) = roots(config, &config.upstream.host)?;
         let OpenFiles { limit, wanted, max_connections } = raise_open_files(config)?;
         let user = config.user.as_ref().map(users::with_group).transpose().map_err(no_user)?;
         let clear_reach = users::clear_reach(config, next_hop.proxy.as_ref());
@@ -54,7 +55,8 @@ impl<'a> Forked<'a> {
             None => None,
         };
         open_key_file(config, user.map(|(uid, _)| uid), &mut warnings)?;
-        let left_open = harden::close_inherited(handover.end(), connector.fd());
+        let links: Vec<_> = feeder.iter().map(Feeder::fd).chain([connector.fd()]).collect();
+        let left_open = harden::close_inherited(handover.end(), &links);
         requirement.inherited(left_open.as_deref())?;
         warnings.extend(left_open);
         let notifier = handover.notifier().unwrap_or_else(|warning| {
@@ -77,6 +79,7 @@ impl<'a> Forked<'a> {
             beginning,
             handover,
             connector,
+            feeder,
             next_hop,
             skipped_roots,
             settings: Settings { max_connections, ..config.settings },
@@ -109,20 +112,6 @@ fn next_hop(config: &Config) -> Result<NextHop, StartError> {
             NextHop { host: config.upstream.host.clone(), port: config.upstream.port, proxy: None }
         }
     })
-}
-
-/// The built-in roots with those of `--ca-file`, and a note about certificates that are skipped.
-fn roots(config: &Config) -> Result<(RootStore, String), StartError> {
-    let mut roots = RootStore::built_in(&config.upstream.host);
-    let skipped = match &config.ca_file {
-        None => String::new(),
-        Some((name, path)) => match roots.add(path) {
-            Ok(0) => String::new(),
-            Ok(n) => format!("{name}: certificates skipped because they cannot be roots: {n}"),
-            Err(error) => return Err(format!("{name}: {} {error}", path.display()).into()),
-        },
-    };
-    Ok((roots, skipped))
 }
 
 /// The limit on open files, and what it allows.

@@ -4,13 +4,15 @@ use super::{Source, sources};
 
 /// The rooms, and which other rooms each may import. A room above, such as `net` above `http1`, is
 /// never imported from below.
-const ROOMS: [(&str, &[&str]); 8] = [
+const ROOMS: [(&str, &[&str]); 10] = [
     ("http1", &[]),
     ("x509", &[]),
+    ("oidc", &["http1"]),
     ("process", &["http1"]),
     ("connector", &["http1", "process"]),
-    ("net", &["http1", "x509", "process", "connector"]),
-    ("cli", &["http1", "process", "net"]),
+    ("net", &["http1", "oidc", "x509", "process", "connector"]),
+    ("feeder", &["http1", "oidc", "process", "connector", "net"]),
+    ("cli", &["http1", "oidc", "process", "net"]),
     ("users", &["http1", "process", "cli"]),
     ("start", &[]),
 ];

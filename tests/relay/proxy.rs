@@ -76,7 +76,7 @@ impl Drop for Tinyproxy {
 /// A proxy that does with each connection, once CONNECT has come, what the script says.
 pub struct Fake {
     pub port: u16,
-    requests: Gate<String>,
+    pub requests: Gate<String>,
 }
 
 pub fn fake(script: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Fake {

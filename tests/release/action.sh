@@ -47,13 +47,23 @@ done
 action() {
     local file=$work/$1
     shift
-    env -i PATH="$work/bin:$PATH" HOME="$work/home" TMPDIR="$work/tmp" RUNNER_TEMP="$work/temp" \
+    # shellcheck disable=SC2086
+    env -i ${github-} PATH="$work/bin:$PATH" HOME="$work/home" TMPDIR="$work/tmp" RUNNER_TEMP="$work/temp" \
         GITHUB_RUN_ID=4711 GITHUB_RUN_ATTEMPT=2 GITHUB_SERVER_URL=https://github.example \
         ACTION_REPOSITORY=owner/name ACTION_REF="${ref-}" \
         STEP_PREFIX="${as-}" python3 tests/release/composite.py "$work/action" "$@" >"$file.out" 2>"$file.log"
 }
 output() { sed -n "s|^$2=||p" "$work/$1.out"; }
 flags=$(printf -- '--ca-file=%s/ca.pem\n\n--access-log\n' "$work")
+# GitHub's token endpoint and OpenAI's: the access token is the key that the stub upstream knows.
+request_token="eyRequest.$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')"
+REQUEST_TOKEN=$request_token KEY=$key python3 tests/release/tokens.py >"$work/tokens.log" &
+pids+=($!)
+wait_for "$work/tokens.log" '^[0-9]'
+tokens=$(head -1 "$work/tokens.log")
+oidc=(oidc-audience=https://api.openai.com/v1 identity-provider-id=idp_1 service-account-id=sa_2
+    "upstream-url=$upstream" "flags=$flags
+--oidc-token-url=http://127.0.0.1:$tokens/oauth/token")
 usual=("api-key=$key" "upstream-url=$upstream" "flags=$flags")
 
 # works FILE: the relay of these outputs relays; sets $info and $pid.
@@ -119,6 +129,19 @@ for user in $users; do
     cmp "$info" "$work/home/.codex/4711-2.json" || fail "takeover: the other name"
     [ "$(tr '\0' '\n' <"/proc/$pid/cmdline" | head -1 | xargs basename)" = "$name" ] || fail "takeover: its name"
     stopped "takeover-stop-$user"
+
+    # Without a key: GitHub's token and OpenAI's come from a stub.
+    github="ACTIONS_ID_TOKEN_REQUEST_URL=http://127.0.0.1:$tokens/github?a=b
+        ACTIONS_ID_TOKEN_REQUEST_TOKEN=$request_token"
+    action "oidc-$user" "${oidc[@]}" "${to[@]}" "path=$program" "sha256=$sum" ||
+        { cat "$work/oidc-$user.log" >&2; fail "oidc"; }
+    works "oidc-$user"
+    for process in "$pid" $(pgrep --parent "$pid"); do
+        ! cat "/proc/$process/environ" "/proc/$process/cmdline" | grep -qaF -e "$request_token" ||
+            fail "the request token is in the environment or arguments of $process"
+    done
+    github=
+    stopped "oidc-stop-$user"
 done
 
 # refuses WHY NAME=VALUE…: no relay starts, the reason is an annotation.
@@ -140,6 +163,13 @@ as=''
 [ "$(id -u)" -eq 0 ] || usual+=(user=)
 wrong=$(printf %064d 0)
 refuses "api-key is empty" "${usual[@]}" api-key= "path=$program" "sha256=$sum"
+[ "$(id -u)" -eq 0 ] || oidc+=(user=)
+refuses "needs the permission id-token: write" "${oidc[@]}" "path=$program" "sha256=$sum"
+refuses "not both" "${oidc[@]}" "api-key=$key" "path=$program" "sha256=$sum"
+github="ACTIONS_ID_TOKEN_REQUEST_URL=http://127.0.0.1:$tokens/github ACTIONS_ID_TOKEN_REQUEST_TOKEN=$request_token"
+refuses "exit code 2" "${oidc[@]}" service-account-id= "path=$program" "sha256=$sum"
+grep -q "all needed; add --service-account-id" "$work/refused-$n.log" || fail "the missing input is not named"
+github=
 refuses "path wants sha256" "${usual[@]}" "path=$program"
 refuses "is not the file with this sha256" "${usual[@]}" "path=$program" "sha256=$wrong"
 refuses "is not the file with this sha256" "${usual[@]}" "version=$version" "sha256=$wrong"
@@ -156,6 +186,8 @@ refuses "exit code 2" "${usual[@]}" 'flags=$(touch /tmp/x)' "path=$program" "sha
 sed -i 's/^./f/' "$work/release/SHA256SUMS"
 refuses "is not the file with this sha256" "${usual[@]}" "version=$version"
 [ -s "$work/environments" ] || fail "no program was watched"
+! grep -qF -e "$request_token" "$work/environments" ||
+    fail "the request token is in a program's environment or arguments"
 ! grep -qF -e "$key" "$work/environments" || fail "the key is in a program's environment or arguments"
 check_key
 echo "action: ok"

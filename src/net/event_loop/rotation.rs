@@ -41,7 +41,7 @@ impl EventLoop {
             self.state.keys.retire();
         }
         if self.state.keys.expire().is_some() {
-            self.state.log.event(&report::key_expired());
+            self.state.log.event(&report::key_expired(self.state.keys.line()));
         }
     }
 
@@ -102,7 +102,8 @@ impl EventLoop {
                 if let Some(reader) = self.key_reader.take() {
                     reader.deregister(self.poll.registry());
                 }
-                self.state.log.event(&report::key_input_ended(error.as_ref()));
+                let line = self.state.keys.line();
+                self.state.log.event(&report::key_input_ended(line, error.as_ref()));
             }
         }
     }

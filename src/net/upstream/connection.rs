@@ -229,6 +229,26 @@ impl Connection {
         self.output_state()
     }
 
+    /// Sends a whole request, which lies in memory of the caller's and is encrypted from there.
+    /// Requires that nothing waits.
+    pub fn send_request(&mut self, request: &[u8], scratch: &mut TlsScratch) -> Sent {
+        let Connection { channel, tls, .. } = self;
+        let sent = match tls {
+            Some(tls) => {
+                scratch.ciphertext_out.clear();
+                match tls.encrypt(request, &mut scratch.ciphertext_out) {
+                    Ok(()) => channel.send(scratch.ciphertext_out.bytes()),
+                    Err(_) => Err(ErrorKind::ConnectionAborted.into()),
+                }
+            }
+            None => channel.send(request),
+        };
+        match sent {
+            Ok(()) => self.output_state(),
+            Err(_) => Sent::ConnectionFailed,
+        }
+    }
+
     fn output_state(&self) -> Sent {
         if self.is_drained() { Sent::Flushed } else { Sent::Queued }
     }

@@ -97,33 +97,37 @@ pub enum Reached {
     Below(RawFd),
 }
 
-/// Marks (close-on-exec) or closes all descriptors from `first` (3 or more) on, except `but`. Close
-/// them only while no code of this process owns any of them.
-pub fn inherited_descriptors(
-    what: Inherited,
-    first: usize,
-    but: Option<BorrowedFd<'_>>,
-) -> Reached {
+/// Marks (close-on-exec) or closes all descriptors from `first` (3 or more) on, except those of
+/// `but`. Close them only while no code of this process owns any of them.
+pub fn inherited_descriptors(what: Inherited, first: usize, but: &[BorrowedFd<'_>]) -> Reached {
     let first = RawFd::try_from(first).unwrap_or(RawFd::MAX).max(3);
     let flags = match what {
         Inherited::CloseOnExec => libc::CLOSE_RANGE_CLOEXEC,
         Inherited::Close => 0,
     };
-    let but = but.map(|fd| fd.as_raw_fd()).filter(|fd| *fd >= first).unwrap_or(first - 1);
+    let is_kept = |fd: RawFd| but.iter().any(|kept| kept.as_raw_fd() == fd);
+    // The next one that is kept, from this number on. There are few.
+    let next_kept = |from: RawFd| but.iter().map(AsRawFd::as_raw_fd).filter(|fd| *fd >= from).min();
     let in_range = |first: RawFd, last: u32| {
         // SAFETY: no code of this process owns a descriptor in this range, as documented above.
         first as u32 > last
             || unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0
     };
     let probe = Probe::new(first);
-    if in_range(first, but as u32 - 1) && in_range(but + 1, u32::MAX) && probe.was_reached(what) {
+    let mut next = first;
+    let mut reached = true;
+    while let Some(kept) = next_kept(next) {
+        reached &= in_range(next, kept as u32 - 1);
+        next = kept + 1;
+    }
+    if reached && in_range(next, u32::MAX) && probe.was_reached(what) {
         return Reached::All;
     }
     // Linux before 5.11 lacks close_range(2) or this flag of it. A container may refuse the call,
     // or let it return 0 without effect.
     let mark_or_close = |fd: RawFd| {
         match what {
-            _ if fd == but => 0,
+            _ if is_kept(fd) => 0,
             // SAFETY: this sets a flag; the descriptor need not exist.
             Inherited::CloseOnExec => unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) },
             // SAFETY: as above, no code of this process owns a descriptor from `first` on.

@@ -24,6 +24,10 @@ pub fn with_variable<R>(name: &CStr, look: impl FnOnce(&[u8]) -> R) -> Option<R>
 /// so that `/proc/PID/environ` no longer shows them. Call this only while the process has one
 /// thread.
 pub fn wipe_variables(is_unwanted: impl Fn(&[u8]) -> bool) {
+    wipe_unwanted(&is_unwanted);
+}
+
+fn wipe_unwanted(is_unwanted: &dyn Fn(&[u8]) -> bool) {
     // SAFETY: the list is the C library's own, ends with null, and nothing else reads or writes it:
     // there is no other thread. Each string is writable memory of this process, and the reference
     // to it has ended when it is overwritten. The remaining pointers move up, as in unsetenv(3).
@@ -33,7 +37,7 @@ pub fn wipe_variables(is_unwanted: impl Fn(&[u8]) -> bool) {
         while !from.is_null() && !(*from).is_null() {
             let entry = CStr::from_ptr(*from).to_bytes();
             let (len, name) = (entry.len(), entry.split(|byte| *byte == b'=').next());
-            if name.is_some_and(&is_unwanted) {
+            if name.is_some_and(is_unwanted) {
                 let entry = std::slice::from_raw_parts_mut((*from).cast::<u8>(), len);
                 zeroize::Zeroize::zeroize(entry);
             } else {

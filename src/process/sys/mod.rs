@@ -3,6 +3,7 @@
 //! | file | system calls about |
 //! |---|---|
 //! | `secret_pages`, `protection_key` | the memory that holds the key |
+//! | `wiping_allocator` | no system call: memory that is wiped when it is freed |
 //! | `environment` | variables and arguments, and wiping them |
 //! | `privileges`, `users` | the privileges that the process gives up; its user |
 //! | `sandbox` | Landlock, seccomp, executable memory |
@@ -11,10 +12,12 @@
 //! | `fork`, `child` | forked processes |
 //! | `descriptors`, `fd_passing`, `paths` | descriptors, messages that carry them, files by name |
 //! | `sockets`, `signals`, `terminal` | options of sockets; signals; the controlling terminal |
+//! | `boot_timer` | a timer that goes on while the machine sleeps |
 //! | `machine` | facts about the machine and the thread, random bytes |
 //! | `result` | no system call: turns a result of -1 into an error |
 //! | `windows` | no system call: the vector instructions of the search for a reflected key |
 
+mod boot_timer;
 pub mod child;
 mod descriptors;
 mod early;
@@ -34,7 +37,9 @@ mod sockets;
 mod terminal;
 mod users;
 pub mod windows;
+mod wiping_allocator;
 
+pub use boot_timer::BootTimer;
 pub use descriptors::{
     Inherited, Reached, Standard, inherited_descriptors, make_room_for_descriptors,
     raise_open_files, read, replace, take_descriptors, wait_readable,
@@ -68,3 +73,4 @@ pub use sockets::{
 };
 pub use terminal::{QuietTerminal, has_terminal, is_in_foreground};
 pub use users::{UserIds, group_of, user_id, user_ids, user_named};
+pub use wiping_allocator::{WipingAllocator, wipe_freed_memory};
