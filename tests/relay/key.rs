@@ -548,6 +548,10 @@ fn a_key_that_also_stands_in_the_environment_is_wiped_there_and_reported() {
 
 #[test]
 fn a_key_that_also_stands_in_the_arguments_is_wiped_there_and_reported() {
+    // An emulator lays the arguments out in its own way. tests/aarch64.sh runs this on a kernel.
+    if emulated() {
+        return;
+    }
     let key = marker_key();
     // Port 0 is any; a name of a file may be anything.
     let file = std::env::temp_dir().join(format!("{key}.json"));
