@@ -17,9 +17,16 @@ pub fn token_response(data: &[u8]) {
         assert_eq!(notice.encode(), data[..NOTICE]);
     }
     body(data);
-    let (ends, input) = cuts(data);
+    let (mut ends, input) = cuts(data);
     let whole = receive(input, &[input.len()]);
-    assert_eq!(receive(input, &ends), whole, "cut");
+    let mut cut = receive(input, &ends);
+    if whole == Err(ResponseFault::Malformed) && cut == Ok(None) {
+        // A fault in a line of a head that is cut may be seen as late as at the end of the line.
+        let finished = [input, b"\r\n\r\n"].concat();
+        ends.push(finished.len());
+        cut = receive(&finished, &ends);
+    }
+    assert_eq!(cut, whole, "cut");
     if let Ok(Some((status, received))) = whole {
         assert!((200..600).contains(&status) && received.len() <= RESPONSE_BODY);
         body(&received);
