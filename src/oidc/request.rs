@@ -72,7 +72,7 @@ const HEX: &[u8; 16] = b"0123456789ABCDEF";
 fn access_token(exchange: &TokenExchange, token: &[u8], out: &mut Sink<'_>) -> Result<(), NoRoom> {
     let UpstreamUrl { path_and_query, .. } = &exchange.token_url;
     let mut length = 0;
-    body(exchange, token, |bytes| {
+    body(exchange, token, &mut |bytes| {
         length += bytes.len();
         Ok(())
     })?;
@@ -81,27 +81,27 @@ fn access_token(exchange: &TokenExchange, token: &[u8], out: &mut Sink<'_>) -> R
     out.all(&[b"\r\nContent-Type: application/json\r\nContent-Length: "])?;
     out.put(length.to_string().as_bytes())?;
     out.all(&[b"\r\n", COMMON, b"\r\n"])?;
-    body(exchange, token, |bytes| out.put(bytes))
+    body(exchange, token, &mut |bytes| out.put(bytes))
 }
 
 /// The JSON of a token exchange (RFC 8693 §2.1), piece by piece.
 fn body(
     exchange: &TokenExchange,
     token: &[u8],
-    mut put: impl FnMut(&[u8]) -> Result<(), NoRoom>,
+    put: &mut dyn FnMut(&[u8]) -> Result<(), NoRoom>,
 ) -> Result<(), NoRoom> {
     put(b"{\"grant_type\":\"urn:ietf:params:oauth:grant-type:token-exchange\",")?;
     put(b"\"subject_token_type\":\"urn:ietf:params:oauth:token-type:jwt\",\"subject_token\":\"")?;
     put(token)?;
     put(b"\",\"identity_provider_id\":\"")?;
-    escape(&exchange.identity_provider_id, &mut put)?;
+    escape(&exchange.identity_provider_id, put)?;
     put(b"\",\"service_account_id\":\"")?;
-    escape(&exchange.service_account_id, &mut put)?;
+    escape(&exchange.service_account_id, put)?;
     put(b"\"}")
 }
 
 /// Writes a text as the inside of a JSON string (RFC 8259 §7).
-fn escape(text: &str, put: &mut impl FnMut(&[u8]) -> Result<(), NoRoom>) -> Result<(), NoRoom> {
+fn escape(text: &str, put: &mut dyn FnMut(&[u8]) -> Result<(), NoRoom>) -> Result<(), NoRoom> {
     for byte in text.bytes() {
         match byte {
             b'"' | b'\\' => put(&[b'\\', byte])?,
