@@ -91,6 +91,8 @@ fn feed<'a>(
     sandbox: bool,
     prepare: impl FnOnce() -> Result<Plan<'a>, SetupFault>,
 ) -> Result<(), Stop> {
+    // The caller may keep stdin open and silent for as long as it likes.
+    end_with(parent)?;
     let fork = || connector::fork(sandbox).map_err(|_| SetupFault::Resources);
     let connectors = [fork()?, fork()?];
     let Plan { exchange, hops, user, requirement, stderr } = prepare()?;
@@ -211,10 +213,14 @@ fn read_request_token(memory: &mut TokenMemory, stderr: Stderr) -> Result<(), Se
         .map_err(|_| SetupFault::Resources)
 }
 
-/// Gives up every privilege. From here on the feeder ends with the relay.
+/// Gives up every privilege. A change of user clears the parent-death signal.
 fn drop_privileges(user: Option<(u32, u32)>, parent: u32) -> Result<(), HardenError> {
     harden::drop_privileges(user)?;
-    // As for the connector: a change of user clears the parent-death signal.
+    end_with(parent)
+}
+
+/// From here on the feeder ends with the relay.
+fn end_with(parent: u32) -> Result<(), HardenError> {
     match child::end_with(parent) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => child::end_now(0),

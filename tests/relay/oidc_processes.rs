@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use super::compromise::{Arg, Call, Outcome, issue};
 use super::connector::{children, status};
@@ -217,5 +218,34 @@ fn when_the_relay_ends_or_is_killed_the_feeder_and_its_connectors_end() {
         for pid in processes.iter().flat_map(Processes::all) {
             assert!(ends(pid), "{pid} goes on after signal {signal}");
         }
+    }
+}
+
+#[test]
+fn a_relay_that_is_killed_while_the_feeder_waits_for_stdin_leaves_no_process() {
+    if emulated() {
+        return;
+    }
+    let tokens = Tokens::new();
+    let (github, provider) = endpoints(&tokens, 900);
+    let api = api(&tokens);
+    for signal in [libc::SIGTERM, libc::SIGKILL] {
+        let mut starter = relay(&tokens, &github, &provider, &api);
+        let (mut relay, stdin) = starter.spawn_without_key(Stdio::null());
+        let relays = relay.pid();
+        // The feeder waits for stdin once it has its two connectors.
+        let feeder = || {
+            let all = children(relays);
+            all.into_iter().find(|child| children(*child).len() == 2)
+        };
+        wait_for(|| feeder().is_some());
+        let feeder = feeder().unwrap();
+        let connectors = children(feeder);
+        relay.signal(signal);
+        relay.wait();
+        for pid in [&[feeder], &connectors[..]].concat() {
+            assert!(ends(pid), "{pid} goes on after signal {signal}");
+        }
+        drop(stdin);
     }
 }
