@@ -220,28 +220,30 @@ impl<'a> Exchanger<'a> {
         let mut reception = Reception::default();
         loop {
             connection.flush();
-            while connection.has_news() {
-                let end = connection.read(&mut self.scratch, 2 * RECORD);
-                let plaintext = self.scratch.plaintext_in.bytes();
-                let received = reception.receive(plaintext, response);
-                self.scratch.wipe();
-                let fault = |fault| AskError::Failed(Cause::Response(fault));
-                if let Some(received) = received.map_err(fault)? {
-                    return Ok(received);
-                }
-                match end {
-                    StreamEnd::NotYet => {}
-                    StreamEnd::Orderly => return reception.end(true).map_err(fault),
-                    StreamEnd::CutOff => return reception.end(false).map_err(fault),
-                    StreamEnd::Refused(fault) => {
-                        return Err(AskError::Failed(Cause::Connection(fault)));
-                    }
-                }
-            }
+            // An endpoint that sends without end gets no more time than one that is silent.
             if Instant::now() >= by {
                 return Err(AskError::Failed(Cause::Timeout));
             }
-            self.wait_for(Token(number), by, |event| connection.note(event))?;
+            if !connection.has_news() {
+                self.wait_for(Token(number), by, |event| connection.note(event))?;
+                continue;
+            }
+            let end = connection.read(&mut self.scratch, 2 * RECORD);
+            let plaintext = self.scratch.plaintext_in.bytes();
+            let received = reception.receive(plaintext, response);
+            self.scratch.wipe();
+            let fault = |fault| AskError::Failed(Cause::Response(fault));
+            if let Some(received) = received.map_err(fault)? {
+                return Ok(received);
+            }
+            match end {
+                StreamEnd::NotYet => {}
+                StreamEnd::Orderly => return reception.end(true).map_err(fault),
+                StreamEnd::CutOff => return reception.end(false).map_err(fault),
+                StreamEnd::Refused(fault) => {
+                    return Err(AskError::Failed(Cause::Connection(fault)));
+                }
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use super::limits::{RESPONSE_BODY, RESPONSE_HEAD};
 use crate::http1::field::{FieldName, FramingFields};
 use crate::http1::framing::{Body, Framing};
 use crate::http1::head::{self, MalformedHead, ScanProgress};
+use crate::http1::limits::INTERIM;
 
 /// Bytes of the buffer: the longest body, and one piece that has not been looked at.
 pub const BUFFER: usize = RESPONSE_BODY + PIECE;
@@ -16,7 +17,8 @@ const PIECE: usize = 4096;
 /// Why a response cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseFault {
-    /// It is not well-formed HTTP/1.1, or bytes follow it.
+    /// It is not well-formed HTTP/1.1, switches protocols, has too many interim responses, or bytes
+    /// follow it.
     Malformed,
     /// The head or the body is too long.
     TooLong,
@@ -74,6 +76,8 @@ pub struct Reception {
     progress: ScanProgress,
     /// Bytes at the front of the buffer that are in use: of the head, or of the body.
     used: usize,
+    /// Interim responses so far.
+    interim: u8,
 }
 
 #[derive(Default)]
@@ -145,7 +149,15 @@ impl Reception {
                     filled -= head.len;
                     (at, self.used, self.progress) = (0, 0, ScanProgress::default());
                     self.state = match head.framing {
-                        _ if head.status < 200 => State::Head,
+                        // No other protocol was asked for.
+                        _ if head.status == 101 => return Err(ResponseFault::Malformed),
+                        _ if head.status < 200 => {
+                            self.interim += 1;
+                            if self.interim > INTERIM {
+                                return Err(ResponseFault::Malformed);
+                            }
+                            State::Head
+                        }
                         Framing::None | Framing::Length(0) => State::Complete(head.status),
                         framing => State::Body(head.status, Body::new(framing)),
                     };
@@ -290,6 +302,20 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn interim_responses_are_bounded_and_never_101() {
+        let text = |n: usize| {
+            let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(n);
+            interim + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        };
+        let most = usize::from(INTERIM);
+        assert_eq!(each_size(text(most).as_bytes(), None), Ok(Some((200, vec![]))));
+        let more = text(most + 1);
+        assert_eq!(each_size(more.as_bytes(), None), Err(ResponseFault::Malformed));
+        let switch = text(1).replace("100", "101");
+        assert_eq!(each_size(switch.as_bytes(), None), Err(ResponseFault::Malformed));
     }
 
     #[test]
