@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::oidc::{Tokens, api, endpoints};
 use super::proxy::HERE;
 use super::support::relay::Starter;
 use super::support::{Peer, Relay, Upstream, needs_root, ok, post, skipped, wait_for};
@@ -452,6 +453,39 @@ fn a_proxys_password_goes_to_no_stranger() {
         assert!(status == 502 && code != REFUSED.1, "{code}");
         let got = squatter.take();
         assert!(got.starts_with("CONNECT upstream.test:443 HTTP/1.1\r\n"), "{got}");
+    }
+}
+
+#[test]
+#[cfg_attr(not(root), ignore = "needs root")]
+fn a_token_of_github_oidc_goes_to_no_stranger() {
+    needs_root();
+    let tokens = Tokens::new();
+    let (github, _) = endpoints(&tokens, 900);
+    let api = api(&tokens);
+    let listener = as_user(STRANGER, || TcpListener::bind("127.0.0.1:0").unwrap());
+    let local = format!("http://{}/", listener.local_addr().unwrap());
+    let squatter = Server::start(STRANGER, listener);
+    let first = format!("https://localhost:{}/", github.upstream.port);
+    for (request_url, token_url, secret) in
+        [(&local, &local, &tokens.request), (&first, &local, &tokens.id)]
+    {
+        let run = |more: &[&str]| {
+            let starter = Relay::to(&api.url())
+                .args(["--github-oidc", "--oidc-audience", "a", "--identity-provider-id", "i"])
+                .args(["--service-account-id", "s", "--github-oidc-request-url", request_url])
+                .args(["--oidc-token-url", token_url])
+                .args(more);
+            let (code, _, err) = starter.run(format!("{}\n", tokens.request).as_bytes());
+            assert_eq!(code, 1, "{err}");
+            err
+        };
+        let err = run(&[]);
+        assert!(err.contains("no connection (upstream_not_trusted)"), "{err}");
+        assert!(squatter.take().is_empty(), "a token went to a stranger");
+        let err = run(&["--upstream-uid", &STRANGER.to_string()]);
+        assert!(err.contains("the response is not one JSON object"), "{err}");
+        assert!(squatter.take().contains(secret), "a user who is trusted got no token");
     }
 }
 
