@@ -22,7 +22,7 @@ use crate::oidc::notice::{Cause, Failure};
 use crate::oidc::receive::{Received, Reception};
 use crate::oidc::token_response::{self, ErrorWord};
 use crate::oidc::{Step, TokenExchange, request};
-use crate::process::sys::BootTimer;
+use crate::process::sys::{BootTimer, time_since_boot};
 
 const STEPS: [Step; 2] = [Step::IdToken, Step::AccessToken];
 /// The tokens of the poll: the two links, the pipe to the relay, the timer. Those of connections
@@ -60,10 +60,10 @@ fn origin((hop, link): (Hop, Link)) -> io::Result<Origin> {
 
 /// A token that has been written to the relay.
 pub(super) struct Renewed {
-    /// When it was asked for.
-    pub asked: Instant,
+    /// When it was asked for, by the clock that goes on while the machine sleeps.
+    asked: Duration,
     /// For how long it is valid from then on.
-    pub lifetime: Duration,
+    lifetime: Duration,
 }
 
 /// The relay has ended.
@@ -132,11 +132,11 @@ impl<'a> Exchanger<'a> {
         memory.with(|parts| {
             let Parts { request_token, token, request, response } = parts;
             let mut len = 0;
-            let mut renewed = Renewed { asked: Instant::now(), lifetime: Duration::ZERO };
+            let mut renewed = Renewed { asked: time_since_boot(), lifetime: Duration::ZERO };
             for step in STEPS {
                 let failed = |cause| ExchangeError::Failed(Failure::Exchange(step, cause));
-                renewed.asked = Instant::now();
-                let own = renewed.asked + REQUEST;
+                renewed.asked = time_since_boot();
+                let own = Instant::now() + REQUEST;
                 let by = by.map_or(own, |by| by.min(own));
                 let carried = if step == Step::IdToken { request_token } else { &token[..len] };
                 let written = request::write(step, self.exchange, carried, request);
@@ -157,7 +157,7 @@ impl<'a> Exchanger<'a> {
                 let read = read.map_err(|fault| failed(Cause::Response(fault)))?;
                 (len, renewed.lifetime) = (read.len, Duration::from_secs(read.lifetime));
             }
-            let left = renewed.lifetime.saturating_sub(renewed.asked.elapsed()).as_millis().max(1);
+            let left = renewed.lifetime.saturating_sub(renewed.age()).as_millis().max(1);
             let behind = format!(" {left}\n");
             let end = len + behind.len();
             token[len..end].copy_from_slice(behind.as_bytes());
@@ -289,8 +289,13 @@ fn poll_for(
 }
 
 impl Renewed {
+    /// The time since it was asked for.
+    fn age(&self) -> Duration {
+        time_since_boot().saturating_sub(self.asked)
+    }
+
     /// How long from now on the token is renewed.
     pub(super) fn due_in(&self) -> Duration {
-        renewal::due(self.lifetime).saturating_sub(self.asked.elapsed())
+        renewal::due(self.lifetime).saturating_sub(self.age())
     }
 }

@@ -1,5 +1,6 @@
 //! Tests how `--github-oidc` renews the key, and what happens when it cannot.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -223,5 +224,31 @@ fn a_token_that_comes_after_the_last_one_has_expired_is_used() {
     let relay = relay(&tokens, &github, &provider, &api).start();
     wait_for(|| response(&relay).status == 503);
     tell.signal();
+    wait_for_token(&relay, 2);
+}
+
+#[test]
+fn a_machine_that_sleeps_during_an_exchange_has_used_up_that_time() {
+    let Some(clock) = Clock::new("CLOCK_BOOTTIME") else {
+        return;
+    };
+    let tokens = Tokens::new();
+    let (github, _) = endpoints(&tokens, 3600);
+    let (awake, has_slept) = Gate::pair();
+    let access = tokens.clone();
+    let provider = Endpoint::new(move |number, peer| {
+        if number == 1 {
+            has_slept.wait();
+        }
+        peer.try_write(access.access_response(number, 3600));
+    });
+    let api = api(&tokens);
+    let mut relay = clock.of(relay(&tokens, &github, &provider, &api)).spawn(Stdio::piped());
+    assert_eq!(provider.wait(), 1);
+    clock.set_forward(3000);
+    awake.signal();
+    relay = relay.listening();
+    // 600 s are left, so the token is renewed at once, and not after 2400 s.
+    assert_eq!(provider.wait(), 2);
     wait_for_token(&relay, 2);
 }
