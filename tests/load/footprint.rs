@@ -10,8 +10,8 @@ use super::support::{Relay, Upstream, ok, pace, post, skipped};
 const SIZE: u64 = 2_044_723;
 /// What the connector has in memory that is its own: 0.35 MiB, in KiB.
 const CONNECTOR: usize = 358;
-/// 2.1 MiB, in KiB, of which the program's own code is nearly the half.
-const IDLE: usize = 2_150;
+/// 2.2 MiB, in KiB, of which the program's own code is most.
+const IDLE: usize = 2_252;
 
 fn output(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap();
@@ -38,7 +38,7 @@ fn footprint_is_one_static_file_of_at_most_1_95_mib() {
 
 #[test]
 #[ignore = "needs a static release build"]
-fn footprint_at_rest_is_at_most_2_1_mib_of_memory_with_the_systems_roots_too() {
+fn footprint_at_rest_is_at_most_2_2_mib_of_memory_with_the_systems_roots_too() {
     let upstream = Upstream::answering(ok("{}"));
     let bundle = "/etc/ssl/certs/ca-certificates.crt";
     for more in [None, Some(bundle)] {
