@@ -77,7 +77,7 @@ pub fn parse(
     if config.rotate && config.key_file.is_some() {
         return Err(UsageError::RotatedKeyFile);
     }
-    if config.key_max_age.is_some() && !config.rotate {
+    if config.key_max_age.is_some() && !config.rotate && !config.github_oidc {
         return Err(UsageError::AgeWithoutRotation);
     }
     let upstream = &config.upstream;
@@ -289,7 +289,11 @@ mod tests {
         assert_eq!(config.token_exchange().unwrap().token_url.path_and_query, "/t");
         let default = ["--upstream-url=https://api.openai.com/v1/responses"];
         assert!(read(&[&OIDC[..], &default].concat()).is_ok());
-        for (flag, name) in [("--key-file=x", "--key-file"), ("--rotate", "--rotate")] {
+        for (flag, name) in [
+            ("--key-file=x", "--key-file"),
+            ("--rotate", "--rotate"),
+            ("--key-max-age=60", "--key-max-age"),
+        ] {
             let error = read(&[&OIDC[..], &[flag]].concat()).unwrap_err().to_string();
             assert!(error.ends_with(&format!("leave {name} out")), "{error}");
         }

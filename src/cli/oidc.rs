@@ -15,8 +15,8 @@ const NEEDED: [&str; 5] = [
 ];
 /// The flag that may come with them.
 const TOKEN_URL: &str = "oidc-token-url";
-/// Flags about another source of the key.
-const OTHERS: [&str; 2] = ["key-file", "rotate"];
+/// Flags about another source of the key, and its age.
+const OTHERS: [&str; 3] = ["key-file", "rotate", "key-max-age"];
 
 /// Checks the flags of which `is_given` says that they are given. A token of OpenAI's is for OpenAI's
 /// upstream alone.
