@@ -1,9 +1,10 @@
 //! The life of the feeder process: it prepares and confines itself, gets the first token, and renews
 //! it from then on.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, PipeWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
 use super::exchange::{ExchangeError, Exchanger};
@@ -156,7 +157,7 @@ fn feed<'a>(
     }
 }
 
-/// Reports a renewal that has failed.
+/// Reports a renewal that has failed. The report is lost if stderr is a pipe that is full.
 fn say(stderr: Stderr, failure: &Failure, then: &str) {
     let Stderr::Kept(form) = stderr else {
         return;
@@ -210,7 +211,24 @@ fn read_request_token(memory: &mut TokenMemory, stderr: Stderr) -> Result<(), Se
     }
     left.into_iter()
         .try_for_each(|standard| sys::replace(standard, null.as_fd()))
-        .map_err(|_| SetupFault::Resources)
+        .map_err(|_| SetupFault::Resources)?;
+    // Where that is not permitted, stderr stays as it is.
+    let _ = open_stderr_again();
+    Ok(())
+}
+
+/// Opens a pipe that is stderr again, with separate flags: a write to a full pipe then fails. A
+/// reader that has stopped must not hold a renewal up.
+fn open_stderr_again() -> io::Result<()> {
+    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    if !stderr.metadata()?.file_type().is_fifo() {
+        return Ok(());
+    }
+    let again = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open("/proc/self/fd/2")?;
+    sys::replace(Standard::Error, again.as_fd())
 }
 
 /// Gives up every privilege. A change of user clears the parent-death signal.

@@ -167,7 +167,7 @@ fn nothing_that_a_peer_chose_is_in_it() {
 }
 
 /// A pipe: its reading end, its writing end, which is small.
-fn pipe() -> (OwnedFd, OwnedFd) {
+pub fn pipe() -> (OwnedFd, OwnedFd) {
     let mut ends = [0; 2];
     // SAFETY: the kernel writes two new descriptors into the array; nothing else owns them.
     unsafe {

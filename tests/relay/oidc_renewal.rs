@@ -1,11 +1,16 @@
 //! Tests how `--github-oidc` renews the key, and what happens when it cannot.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::log::pipe;
 use super::oidc::{Endpoint, Tokens, api, endpoints, number_of, relay};
 use super::oidc_processes::Processes;
 use super::pooling::Clock;
@@ -251,4 +256,34 @@ fn a_machine_that_sleeps_during_an_exchange_has_used_up_that_time() {
     // 600 s are left, so the token is renewed at once, and not after 2400 s.
     assert_eq!(provider.wait(), 2);
     wait_for_token(&relay, 2);
+}
+
+#[test]
+fn a_stderr_that_is_not_read_holds_up_no_renewal() {
+    let tokens = Tokens::new();
+    let (github, _) = endpoints(&tokens, 4);
+    let access = tokens.clone();
+    // The second request fails, which is reported.
+    let provider = Endpoint::new(move |number, peer| {
+        peer.try_write(match number {
+            2 => "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            _ => access.access_response(number, 4),
+        });
+    });
+    let api = api(&tokens);
+    let (reader, writer) = pipe();
+    // A description of its own: the relay's must wait, as one from a shell does.
+    let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let mut options = File::options();
+    let mut filler = options.write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+    let starter = relay(&tokens, &github, &provider, &api).args(["--access-log"]);
+    let _relay = starter.spawn(Stdio::from(writer));
+    let mut line = String::new();
+    BufReader::with_capacity(1, File::from(reader.try_clone().unwrap()))
+        .read_line(&mut line)
+        .unwrap();
+    assert!(line.contains("\"event\":\"start\""), "{line}");
+    while filler.write(b"x").is_ok() {}
+    while provider.wait() < 3 {}
+    drop(reader);
 }
