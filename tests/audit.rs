@@ -112,8 +112,8 @@ fn the_key_has_two_uses_with_one_caller_each() {
     assert_eq!(calls(".reflected("), ["net/session/download.rs"]);
     // The ring passes a comparison on to each key that it holds, and compares a fresh key.
     assert_eq!(calls(".is_in("), ["process/key_ring.rs"; 2]);
-    assert_eq!(calls("current.is("), ["process/key_ring.rs"]);
-    assert_eq!(calls(".load_other("), ["process/key_ring.rs"]);
+    assert_eq!(calls("current.matches("), ["process/key_ring.rs"]);
+    assert_eq!(calls(".load_with_same_prefix("), ["process/key_ring.rs"]);
 }
 
 #[test]

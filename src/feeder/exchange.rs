@@ -294,7 +294,7 @@ impl Renewed {
         time_since_boot().saturating_sub(self.asked)
     }
 
-    /// How long from now on the token is renewed.
+    /// The time until the token is renewed.
     pub(super) fn due_in(&self) -> Duration {
         renewal::due(self.lifetime).saturating_sub(self.age())
     }

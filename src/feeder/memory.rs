@@ -31,7 +31,7 @@ pub(super) struct TokenMemory {
 pub(super) struct Parts<'a> {
     /// GitHub's request token.
     pub request_token: &'a [u8],
-    /// The token of the step, with room for what stands behind it on its line.
+    /// The token of the step, with room for the rest of its line.
     pub token: &'a mut [u8],
     /// The request.
     pub request: &'a mut [u8],

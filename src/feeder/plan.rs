@@ -32,7 +32,7 @@ pub struct Hop {
     pub proxy: Option<ConnectRequest>,
     /// Which addresses of the host are allowed.
     pub reach: Reach,
-    /// Who may hold the other end, if a secret goes there in the clear.
+    /// The users who may own the other end, if a secret goes there unencrypted.
     pub users: Option<UpstreamUsers>,
     /// The roots for the endpoint's certificate; `None` for one without TLS.
     pub roots: Option<RootStore>,

@@ -123,7 +123,7 @@ fn value<'a>(next: u8, lexer: &mut SliceLexer<'a>, depth: usize) -> Result<Value
 }
 
 /// Writes the characters of a JSON string into `out`. `None` if they do not fit, or an escape
-/// stands for no character.
+/// denotes no character.
 pub fn unescape(text: &[u8], out: &mut [u8]) -> Option<Range<usize>> {
     use escape::Lex as _;
     let mut len = 0;

@@ -31,7 +31,7 @@ pub struct TokenExchange {
 }
 
 impl Default for TokenExchange {
-    /// Nothing but OpenAI's token endpoint. (That stands for the missing URL too.)
+    /// OpenAI's token endpoint, and nothing else. (It also fills the place of the request URL.)
     fn default() -> TokenExchange {
         TokenExchange {
             request_url: UpstreamUrl::openai_tokens(),

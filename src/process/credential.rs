@@ -13,7 +13,7 @@
 //!
 //! Once the key is in its pages, only [`Credential::splice_into`] passes its bytes on, to a sink.
 //! All other uses compare: `is_in` with responses, for
-//! [`KeyRing::reflected`](super::key_ring::KeyRing::reflected); `is` with a line on stdin, for
+//! [`KeyRing::reflected`](super::key_ring::KeyRing::reflected); `matches` with a line on stdin, for
 //! `--rotate`; [`Credential::wipe_copies`] with other copies, once at the start. Where the machine
 //! has protection keys, all these pages are closed between uses.
 
@@ -276,8 +276,8 @@ impl Credential {
         search.finds(&block[key.clone()], &mut rest[limits::RECORD..], position, piece)
     }
 
-    /// Writes a block with the same prefix and another key into other pages.
-    pub(crate) fn load_other(
+    /// Writes a block with this key's prefix and another key into other pages.
+    pub(crate) fn load_with_same_prefix(
         &mut self,
         pages: KeyPages,
         key: &[u8],
@@ -287,7 +287,7 @@ impl Credential {
     }
 
     /// Whether these bytes are the key. The time does not depend on where they differ.
-    pub(crate) fn is(&mut self, other: &[u8]) -> bool {
+    pub(crate) fn matches(&mut self, other: &[u8]) -> bool {
         let pages = self.pages.open();
         let key = &pages.bytes()[self.contents.key.clone()];
         key.len() == other.len() && key.iter().zip(other).fold(0, |all, (x, y)| all | (x ^ y)) == 0

@@ -46,7 +46,7 @@ impl fmt::Display for Terms {
 pub enum LineForm {
     /// A key.
     Key,
-    /// A key, a space, and for how many milliseconds from now on it may be used: up to
+    /// A key, a space, and the key's remaining lifetime in milliseconds: at most
     /// [`LIFETIME_DIGITS`] digits.
     KeyAndLifetime,
 }
@@ -142,16 +142,16 @@ impl Validity {
 pub struct Taken {
     /// The last line that is a key.
     pub key: Option<TakenKey>,
-    /// Why the last of the other lines is not a key.
+    /// Why the last refused line is not a key.
     pub refused: Option<KeyError>,
-    /// The number of other lines.
+    /// The number of refused lines.
     pub refused_lines: u64,
 }
 
 /// How an accepted line changed the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TakenKey {
-    /// It is a new key, which is used from now on.
+    /// It is a new key. Requests carry it from the next one on.
     Fresh,
     /// It is the current key, which counts as read just now.
     Same,
@@ -201,7 +201,7 @@ impl KeyRing {
         self.rotation.is_some()
     }
 
-    /// What stands on the lines from which keys come.
+    /// The form of the lines that keys are read from.
     pub fn line(&self) -> LineForm {
         self.rotation.as_ref().map_or(LineForm::Key, |rotation| rotation.terms.line)
     }
@@ -211,7 +211,8 @@ impl KeyRing {
         &mut self.current
     }
 
-    /// What an exchange keeps that carries the current key.
+    /// Registers an exchange that carries the current key. The exchange keeps the result until it
+    /// ends.
     pub fn carry(&self) -> Carried {
         self.generation.clone()
     }
@@ -283,13 +284,13 @@ impl KeyRing {
         let mut fresh = None;
         if let Some((key, limit)) = last {
             let key = &buffer[key];
-            if self.current.is(key) {
+            if self.current.matches(key) {
                 let is_over = validity.is_over();
                 taken.key = Some(if is_over { TakenKey::Revived } else { TakenKey::Same });
                 *validity = Validity::from_now(limit);
             } else {
                 let pages = free.pop().ok_or_else(no_pages);
-                match pages.and_then(|pages| self.current.load_other(pages, key)) {
+                match pages.and_then(|pages| self.current.load_with_same_prefix(pages, key)) {
                     Ok(credential) => {
                         fresh = Some(credential);
                         *validity = Validity::from_now(limit);
@@ -556,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_stands_behind_the_key_where_lines_have_one() {
+    fn a_lifetime_follows_the_key_where_lines_have_one() {
         let mut keys = ring(LEASED, b"first 60000\n");
         assert!(key(&mut keys) == b"first");
         let left = |keys: &KeyRing| keys.expires_in().unwrap().as_secs_f64().round() as u64;

@@ -66,7 +66,7 @@ fn hop(config: &Config, url: &UpstreamUrl, user: Option<(u32, u32)>) -> Result<H
         Scheme::Http => None,
         Scheme::Https => Some(roots(config, &url.host).map_err(|_| SetupFault::Files)?.0),
     };
-    // A token goes in the clear to this machine alone, a proxy's password to a proxy anywhere.
+    // An unencrypted token stays on this machine. A proxy's password may go to any proxy.
     let clear_reach = match &proxy {
         _ if url.scheme == Scheme::Http => Some(Reach::Here),
         Some(proxy) if proxy.has_credentials() => Some(Reach::Anywhere),

@@ -120,7 +120,7 @@ pub enum KeyError {
     TooLong(KeyForm),
     /// A byte is not allowed in a key of this form.
     BadCharacter(KeyForm, Misfit),
-    /// Behind the key stands something that is not its lifetime in milliseconds.
+    /// The key is not followed by a space and its lifetime in milliseconds.
     Lifetime,
     /// read(2) failed.
     Read(io::Error),
@@ -155,7 +155,7 @@ impl fmt::Display for KeyError {
                  '=' at its end; {misfit}"
             ),
             KeyError::Lifetime => {
-                f.write_str("behind the key and a space stands no whole number of milliseconds")
+                f.write_str("the key is not followed by a space and its lifetime in milliseconds")
             }
             KeyError::Read(error) => write!(
                 f,
