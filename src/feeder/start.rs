@@ -143,8 +143,8 @@ fn feed<'a>(
                 Err(ExchangeError::Failed(failure)) => failure,
                 Err(ExchangeError::RelayGone) => return Err(Stop::Gone),
             };
-            if failure.is_final() {
-                say(stderr, &failure, "GitHub or the token endpoint refuses; no more attempts");
+            if let Some(reason) = failure.why_final() {
+                say(stderr, &failure, &format!("{reason}; no more attempts"));
                 return Ok(());
             }
             attempts += 1;

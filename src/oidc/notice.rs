@@ -30,9 +30,12 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The provider has decided: to ask again would change nothing.
-    pub fn is_final(&self) -> bool {
-        matches!(self, Failure::Exchange(_, cause) if cause.is_final())
+    /// Why to ask again would change nothing, if that is so.
+    pub fn why_final(&self) -> Option<&'static str> {
+        match self {
+            Failure::Setup(_) => None,
+            Failure::Exchange(_, cause) => cause.why_final(),
+        }
     }
 }
 
@@ -87,9 +90,16 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The provider has decided: to ask again would change nothing.
-    pub fn is_final(self) -> bool {
-        matches!(self, Cause::Status(400 | 401 | 403, _))
+    /// Why to ask again would change nothing: the provider has decided, or a connector, which cannot
+    /// be forked again by a confined process, is lost.
+    pub fn why_final(self) -> Option<&'static str> {
+        match self {
+            Cause::Status(400 | 401 | 403, _) => Some("GitHub or the token endpoint refuses"),
+            Cause::Connection(UpstreamFault::ConnectorFailed) => {
+                Some("a connector of the feeder has ended")
+            }
+            _ => None,
+        }
     }
 }
 
@@ -322,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_provider_has_decided_is_final() {
+    fn only_a_decision_of_the_provider_and_the_loss_of_a_connector_are_final() {
         for (cause, is_final) in [
             (Cause::Status(400, None), true),
             (Cause::Status(401, None), true),
@@ -334,8 +344,9 @@ mod tests {
             (Cause::Timeout, false),
             (Cause::Response(ResponseFault::NotJson), false),
             (Cause::Connection(UpstreamFault::Refused), false),
+            (Cause::Connection(UpstreamFault::ConnectorFailed), true),
         ] {
-            assert_eq!(cause.is_final(), is_final, "{cause:?}");
+            assert_eq!(cause.why_final().is_some(), is_final, "{cause:?}");
         }
     }
 }

@@ -212,6 +212,32 @@ fn when_the_feeder_is_killed_the_relay_serves_until_the_token_expires_and_says_s
 }
 
 #[test]
+fn the_loss_of_a_connector_of_the_feeder_is_final_and_requests_get_503_once_the_token_has_expired()
+{
+    if emulated() {
+        return;
+    }
+    let tokens = Tokens::new();
+    for which in 0..2 {
+        let (github, provider) = endpoints(&tokens, 4);
+        let api = api(&tokens);
+        let relay = relay(&tokens, &github, &provider, &api).start();
+        let processes = Processes::of(relay.pid());
+        let connector = processes.feeders_connectors[which];
+        // SAFETY: no memory is involved; the connector has not ended.
+        unsafe { libc::kill(connector as i32, libc::SIGKILL) };
+        let line = relay.line_with("warning: the key was not renewed: ");
+        let want = "no connection (connector_failed); a connector of the feeder has ended; no more";
+        assert!(line.contains(&format!("step {}, ", which + 1)), "{line}");
+        assert!(line.contains(want), "{line}");
+        relay.line_with("the feeder has ended");
+        assert!(ends(processes.feeder));
+        wait_for(|| response(&relay).status == 503);
+        assert!(response(&relay).text().contains(UNAVAILABLE));
+    }
+}
+
+#[test]
 fn a_token_that_comes_after_the_last_one_has_expired_is_used() {
     let tokens = Tokens::new();
     let (id, access) = (tokens.clone(), tokens.clone());
