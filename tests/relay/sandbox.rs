@@ -682,20 +682,23 @@ fn descriptors_of_the_parent_are_closed_and_a_ca_file_by_descriptor_works() {
     let pem = fs::read(super::support::certs().ca_file()).unwrap();
     let path = super::support::upstream::memory_file(&pem);
     let number: i32 = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    // Neither is `number`: dup2(2) of a descriptor onto itself keeps its close-on-exec flag.
+    let inherited = if number < 100 { [177, 178] } else { [77, 78] };
     let inherit = move || {
         // SAFETY: async-signal-safe calls without memory.
-        let done = unsafe { libc::dup2(number, 77) == 77 && libc::dup2(number, 78) == 78 };
+        let done = inherited.iter().all(|fd| unsafe { libc::dup2(number, *fd) == *fd });
         if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     };
     let relay = Relay::bare()
-        .args(["--upstream-url", &upstream.url(), "--ca-file", "/dev/fd/77"])
+        .args(["--upstream-url", &upstream.url()])
+        .args(["--ca-file", &format!("/dev/fd/{}", inherited[0])])
         .command(|command| {
             // SAFETY: between fork and exec it does no more than that.
             unsafe { std::os::unix::process::CommandExt::pre_exec(command, inherit) };
         })
         .start();
     assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
-    for fd in [77, 78] {
+    for fd in inherited {
         assert!(fs::symlink_metadata(format!("/proc/{}/fd/{fd}", relay.pid())).is_err(), "{fd}");
     }
 }
