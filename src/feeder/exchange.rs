@@ -1,6 +1,6 @@
 //! The two steps of an exchange: one connection and one request each.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -25,12 +25,13 @@ use crate::oidc::{Step, TokenExchange, request};
 use crate::process::sys::{BootTimer, time_since_boot};
 
 const STEPS: [Step; 2] = [Step::IdToken, Step::AccessToken];
-/// The tokens of the poll: the two links, the pipe to the relay, the timer. Those of connections
-/// follow.
+/// The tokens of the poll: the two links, the pipe to the relay, the timer, and stderr during a
+/// report. Those of connections follow.
 const LINKS: [Token; 2] = [Token(0), Token(1)];
 const PIPE: Token = Token(2);
 const TIMER: Token = Token(3);
-const CONNECTIONS: usize = 4;
+const STDERR: Token = Token(4);
+const CONNECTIONS: usize = 5;
 /// How long one request may take, from the connection to the end of the response.
 const REQUEST: Duration = Duration::from_secs(10);
 
@@ -120,6 +121,28 @@ impl<'a> Exchanger<'a> {
                 return Ok(());
             }
         }
+    }
+
+    /// Writes a report to stderr if stderr takes it at once. Otherwise the report is lost: a reader
+    /// that has stopped must not hold a renewal up.
+    pub(super) fn report(&mut self, report: &str) -> Result<(), RelayGone> {
+        let mut stderr = io::stderr();
+        let fd = stderr.as_raw_fd();
+        let is_writable =
+            match self.poll.registry().register(&mut SourceFd(&fd), STDERR, Interest::WRITABLE) {
+                Ok(()) => {
+                    let polled = poll_for(&mut self.poll, &mut self.events, Some(Duration::ZERO));
+                    let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+                    polled?;
+                    self.events.iter().any(|event| event.token() == STDERR)
+                }
+                // A file cannot be polled, because it never waits for a reader.
+                Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+            };
+        if is_writable {
+            let _ = stderr.write_all(report.as_bytes());
+        }
+        Ok(())
     }
 
     /// Makes both steps by this time and passes the token on to `write`, with its lifetime.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
-use super::exchange::{ExchangeError, Exchanger};
+use super::exchange::{ExchangeError, Exchanger, RelayGone};
 use super::memory::TokenMemory;
 use super::plan::{Hop, Plan, Stderr};
 use super::renewal;
@@ -45,6 +45,12 @@ impl From<SetupFault> for Stop {
 impl From<HardenError> for Stop {
     fn from(error: HardenError) -> Stop {
         Stop::Harden(error)
+    }
+}
+
+impl From<RelayGone> for Stop {
+    fn from(RelayGone: RelayGone) -> Stop {
+        Stop::Gone
     }
 }
 
@@ -135,7 +141,7 @@ fn feed<'a>(
     };
     tell(link, &Notice::Fetched.encode())?;
     loop {
-        exchanger.wait(renewed.due_in()).map_err(|_| Stop::Gone)?;
+        exchanger.wait(renewed.due_in())?;
         let mut attempts = 0;
         renewed = loop {
             let failure = match exchanger.exchange(&mut memory, None, &mut write) {
@@ -144,27 +150,33 @@ fn feed<'a>(
                 Err(ExchangeError::RelayGone) => return Err(Stop::Gone),
             };
             if let Some(reason) = failure.why_final() {
-                say(stderr, &failure, &format!("{reason}; no more attempts"));
+                say(&mut exchanger, stderr, &failure, &format!("{reason}; no more attempts"))?;
                 return Ok(());
             }
             attempts += 1;
             let mut random = [0];
             let _ = sys::random(&mut random);
             let pause = renewal::pause(attempts, random[0]);
-            say(stderr, &failure, &format!("next attempt in {} ms", pause.as_millis()));
-            exchanger.wait(pause).map_err(|_| Stop::Gone)?;
+            let then = format!("next attempt in {} ms", pause.as_millis());
+            say(&mut exchanger, stderr, &failure, &then)?;
+            exchanger.wait(pause)?;
         };
     }
 }
 
-/// Reports a renewal that has failed. The report is lost if stderr is a pipe that is full.
-fn say(stderr: Stderr, failure: &Failure, then: &str) {
+/// Reports a renewal that has failed.
+fn say(
+    exchanger: &mut Exchanger<'_>,
+    stderr: Stderr,
+    failure: &Failure,
+    then: &str,
+) -> Result<(), RelayGone> {
     let Stderr::Kept(form) = stderr else {
-        return;
+        return Ok(());
     };
     let text =
         format!("codex-responses-api-proxy: warning: the key was not renewed: {failure}; {then}");
-    let _ = io::stderr().write_all(Event::new("renewal_failed", text).render(form).as_bytes());
+    exchanger.report(&Event::new("renewal_failed", text).render(form))
 }
 
 /// Sends a connector its configuration.
@@ -217,8 +229,8 @@ fn read_request_token(memory: &mut TokenMemory, stderr: Stderr) -> Result<(), Se
     Ok(())
 }
 
-/// Opens a pipe that is stderr again, with separate flags: a write to a full pipe then fails. A
-/// reader that has stopped must not hold a renewal up.
+/// Opens a pipe that is stderr again, with separate flags: a write to a full pipe then fails, even
+/// if another process has filled the pipe since [`Exchanger::report`] polled it.
 fn open_stderr_again() -> io::Result<()> {
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     if !stderr.metadata()?.file_type().is_fifo() {

@@ -40,7 +40,7 @@ const SOCKETS: &[Limited] = &[
     // Asks a connector, and tells the relay. The address is null, so the data goes where the socket
     // already leads.
     Limited { call: libc::SYS_sendto, forms: &[&[lacks(3, FAST_OPEN), Condition::Null(4)]] },
-    // Adds a socket to the poll, or removes it.
+    // Adds a socket, or stderr, to the poll, or removes it.
     Limited {
         call: libc::SYS_epoll_ctl,
         forms: &[&[is(1, libc::EPOLL_CTL_ADD)], &[is(1, libc::EPOLL_CTL_DEL)]],

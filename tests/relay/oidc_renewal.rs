@@ -1,9 +1,10 @@
 //! Tests how `--github-oidc` renews the key, and what happens when it cannot.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use super::log::pipe;
 use super::oidc::{Endpoint, Tokens, api, endpoints, number_of, relay};
 use super::oidc_processes::Processes;
 use super::pooling::Clock;
-use super::support::relay::{emulated, ends};
+use super::support::relay::{emulated, ends, random_hex};
 use super::support::{Client, Gate, Relay, Response, Upstream, post, wait_for};
 
 fn response(relay: &Relay) -> Response {
@@ -286,10 +287,54 @@ fn a_machine_that_sleeps_during_an_exchange_has_used_up_that_time() {
 
 #[test]
 fn a_stderr_that_is_not_read_holds_up_no_renewal() {
+    let (reader, writer) = pipe();
+    // A description of its own: the relay's must wait, as one from a shell does.
+    let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let mut options = File::options();
+    let mut filler = options.write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+    renews_with_a_full_stderr(&reader, writer, || while filler.write(b"x").is_ok() {});
+}
+
+/// Such as journald's.
+#[test]
+fn a_socket_as_stderr_that_is_not_read_holds_up_no_renewal() {
+    let (reader, writer) = UnixStream::pair().unwrap();
+    let filler = writer.try_clone().unwrap();
+    let bytes = [b'x'; 1024];
+    renews_with_a_full_stderr(&reader.into(), writer.into(), || {
+        let (fd, flags) = (filler.as_raw_fd(), libc::MSG_DONTWAIT);
+        // SAFETY: the pointer and the length are those of `bytes`.
+        while unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) } > 0 {}
+    });
+}
+
+#[test]
+fn a_file_as_stderr_gets_the_report() {
+    let tokens = Tokens::new();
+    let id = tokens.clone();
+    let github = Endpoint::answering(move |number| match number {
+        1 => id.id_response(),
+        _ => "HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n".to_owned(),
+    });
+    let (_, provider) = endpoints(&tokens, 2);
+    let api = api(&tokens);
+    let path = std::env::temp_dir().join(random_hex());
+    let file = File::options().create_new(true).read(true).append(true).open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let stderr = Stdio::from(file.try_clone().unwrap());
+    let _relay = relay(&tokens, &github, &provider, &api).spawn(stderr);
+    wait_for(|| {
+        let mut text = [0; 4096];
+        let len = file.read_at(&mut text, 0).unwrap();
+        String::from_utf8_lossy(&text[..len]).contains("HTTP status 403; GitHub or the token")
+    });
+}
+
+/// Fills this stderr once the relay serves, and lets a renewal fail, which is reported.
+fn renews_with_a_full_stderr(reader: &OwnedFd, stderr: OwnedFd, mut fill: impl FnMut()) {
     let tokens = Tokens::new();
     let (github, _) = endpoints(&tokens, 4);
     let access = tokens.clone();
-    // The second request fails, which is reported.
     let provider = Endpoint::new(move |number, peer| {
         peer.try_write(match number {
             2 => "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n".to_owned(),
@@ -297,19 +342,13 @@ fn a_stderr_that_is_not_read_holds_up_no_renewal() {
         });
     });
     let api = api(&tokens);
-    let (reader, writer) = pipe();
-    // A description of its own: the relay's must wait, as one from a shell does.
-    let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
-    let mut options = File::options();
-    let mut filler = options.write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
     let starter = relay(&tokens, &github, &provider, &api).args(["--access-log"]);
-    let _relay = starter.spawn(Stdio::from(writer));
+    let _relay = starter.spawn(Stdio::from(stderr));
     let mut line = String::new();
     BufReader::with_capacity(1, File::from(reader.try_clone().unwrap()))
         .read_line(&mut line)
         .unwrap();
     assert!(line.contains("\"event\":\"start\""), "{line}");
-    while filler.write(b"x").is_ok() {}
+    fill();
     while provider.wait() < 3 {}
-    drop(reader);
 }
