@@ -266,8 +266,7 @@ impl fmt::Display for SetupFault {
                 "the request token on stdin has a byte that no token has; give the token alone"
             }
             SetupFault::Memory => {
-                "no memory fit to hold tokens; raise the limit on locked memory (ulimit -l) to 256 \
-                 KiB or more"
+                "no memory fit to hold tokens; raise the limit on locked memory (ulimit -l)"
             }
             SetupFault::Proxy => "the egress proxy of the environment cannot be used",
             SetupFault::Files => "a file or user that the flags name could not be read",

@@ -5,9 +5,13 @@ use std::io;
 use codex_responses_api_proxy::connector;
 use codex_responses_api_proxy::connector::link::ConnectorFailed;
 use codex_responses_api_proxy::feeder::FeederError;
+use codex_responses_api_proxy::http1::limits::KEY_SETS;
 use codex_responses_api_proxy::http1::local_response::UpstreamFault;
+use codex_responses_api_proxy::oidc::notice::{Failure, SetupFault};
+use codex_responses_api_proxy::process::credential::locked_kib;
 use codex_responses_api_proxy::process::harden::HardenError;
 use codex_responses_api_proxy::process::protections::Unmet;
+use codex_responses_api_proxy::process::sys;
 
 /// The start failed. This code, [`USAGE`] and `CONNECTOR` are the exit codes that [`HardenError`]
 /// does not have.
@@ -64,7 +68,15 @@ impl From<FeederError> for StartError {
     fn from(error: FeederError) -> StartError {
         match error {
             FeederError::Harden(error) => error.into(),
-            FeederError::Failed(failure) => format!("--github-oidc: {failure}").into(),
+            FeederError::Failed(failure) => {
+                let mut reason = format!("--github-oidc: {failure}");
+                if failure == Failure::Setup(SetupFault::Memory) {
+                    // The relay needs more than the feeder.
+                    let kib = locked_kib(sys::page_size(), KEY_SETS);
+                    reason += &format!(" to {kib} KiB or more");
+                }
+                reason.into()
+            }
             FeederError::Gone => {
                 let reason = "the feeder process has ended; start the relay again, and report it as a \
                               bug unless somebody killed it";

@@ -76,7 +76,7 @@ fn it_says_whether_the_key_may_be_replaced() {
 }
 
 /// How much locked memory is enough, as the message says.
-fn enough(err: &str) -> Option<u64> {
+pub fn enough(err: &str) -> Option<u64> {
     let (_, rest) = err.split_once("(ulimit -l) to ")?;
     rest.split_once(" KiB or more")?.0.parse().ok()
 }

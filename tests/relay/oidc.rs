@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::check::enough;
 use super::detach::detach;
 use super::proxy::{ESTABLISHED, fake, join};
 use super::support::relay::{Starter, random_hex};
@@ -263,6 +264,20 @@ fn a_start_without_a_token_says_the_step_the_status_and_the_word_and_nothing_tha
         let said = format!("step {step}, ");
         assert!(reason.starts_with(&said) && reason.contains(want), "{reason}\nnot {want}");
     }
+}
+
+#[test]
+fn too_little_locked_memory_is_told_with_what_is_enough_for_the_relay_too() {
+    // It ends before a connection is made.
+    let args = "--github-oidc --oidc-audience=a --identity-provider-id=i --service-account-id=s \
+                --github-oidc-request-url=https://localhost:1/";
+    let starter = Relay::bare().args(args.split(' '));
+    let (code, _, err) = starter.locked_memory(0).run(b"token\n");
+    let start = "codex-responses-api-proxy: error: --github-oidc: no memory fit to hold tokens; ";
+    assert!(code == 1 && err.starts_with(start), "{code}: {err}");
+    let (_, _, of_relay) = Relay::bare().args(["--rotate"]).locked_memory(0).run(b"");
+    assert!(enough(&of_relay).is_some(), "{of_relay}");
+    assert_eq!(enough(&err), enough(&of_relay));
 }
 
 #[test]
