@@ -319,6 +319,6 @@ impl Renewed {
 
     /// The time until the token is renewed.
     pub(super) fn due_in(&self) -> Duration {
-        renewal::due(self.lifetime).saturating_sub(self.age())
+        renewal::due(self.lifetime, self.age())
     }
 }

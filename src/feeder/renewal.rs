@@ -4,14 +4,17 @@ use std::time::Duration;
 
 /// How long before its end a token is renewed, at most.
 const AHEAD: Duration = Duration::from_secs(1200);
+/// The shortest time between two exchanges: endpoints that respond slowly and give short lifetimes
+/// must not be asked without a pause.
+const BETWEEN: Duration = Duration::from_secs(1);
 /// The pause after the first failed attempt; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long after its request a token of this lifetime is renewed.
-pub(super) fn due(lifetime: Duration) -> Duration {
-    lifetime - AHEAD.min(lifetime / 2)
+/// How long from now on a token of this lifetime is renewed, which was asked for so long ago.
+pub(super) fn due(lifetime: Duration, age: Duration) -> Duration {
+    (lifetime - AHEAD.min(lifetime / 2)).saturating_sub(age).max(BETWEEN)
 }
 
 /// The pause after so many failed attempts in a row: half of it is random, so that many relays do
@@ -28,12 +31,25 @@ mod tests {
 
     #[test]
     fn a_token_is_renewed_20_minutes_or_half_its_life_before_its_end() {
-        for (lifetime, want) in [(1, 500), (2, 1000), (900, 450_000), (2400, 1_200_000)] {
-            let due = due(Duration::from_secs(lifetime));
-            assert_eq!(due, Duration::from_millis(want), "{lifetime}");
+        for (lifetime, age, want) in [
+            (2, 0, 1000),
+            (900, 0, 450_000),
+            (2400, 0, 1_200_000),
+            (2401, 0, 1_201_000),
+            (3600, 0, 2_400_000),
+            (3600, 9, 2_391_000),
+        ] {
+            let due = due(Duration::from_secs(lifetime), Duration::from_secs(age));
+            assert_eq!(due, Duration::from_millis(want), "{lifetime} {age}");
         }
-        assert_eq!(due(Duration::from_secs(3600)), Duration::from_secs(2400));
-        assert_eq!(due(Duration::from_secs(2401)), Duration::from_secs(1201));
+    }
+
+    #[test]
+    fn exchanges_are_a_second_apart_however_slow_the_responses_and_short_the_lifetimes() {
+        for (lifetime, age) in [(1, 0), (1, 1), (2, 1), (3, 1), (1, 20), (3600, 3000)] {
+            let due = due(Duration::from_secs(lifetime), Duration::from_secs(age));
+            assert_eq!(due, Duration::from_secs(1), "{lifetime} {age}");
+        }
     }
 
     #[test]
