@@ -54,7 +54,7 @@ fn body(text: &[u8]) {
         let got = got.map(|token| (out[..token.len].to_vec(), token.lifetime));
         assert_eq!(got, members.as_ref().and_then(|members| wanted(step, members)));
     }
-    let word = ErrorWord::of_body(text).map(|word| word.to_string());
+    let word = ErrorWord::of_body(text, [b"", b""]).map(|word| word.to_string());
     let want = members.as_ref().and_then(|members| match find(members, "error")? {
         Json::Text(word, Spelling::Plain) => Some(word.clone()),
         Json::Object(inner) => match find(&unambiguous(inner)?, "code")? {

@@ -173,7 +173,7 @@ impl<'a> Exchanger<'a> {
                 };
                 let body = &response[..received.len];
                 if received.status != 200 {
-                    let word = ErrorWord::of_body(body);
+                    let word = ErrorWord::of_body(body, [request_token, &token[..len]]);
                     return Err(failed(Cause::Status(received.status, word)));
                 }
                 let read = token_response::token(step, body, token);

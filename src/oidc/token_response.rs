@@ -103,9 +103,15 @@ impl ErrorWord {
         is_plain.then_some(ErrorWord { bytes, len: text.len() })
     }
 
-    /// Reads the word in the body of a refusal: `error`, or the `code` of an `error` that is an
-    /// object.
-    pub fn of_body(body: &[u8]) -> Option<ErrorWord> {
+    /// Reads the word in the body of a refusal, unless it is a part of one of these tokens.
+    pub fn of_body(body: &[u8], tokens: [&[u8]; 2]) -> Option<ErrorWord> {
+        let word = ErrorWord::of_error(body)?;
+        let word_is_in = |token: &[u8]| token.windows(word.len).any(|part| part == word.as_bytes());
+        (!tokens.into_iter().any(word_is_in)).then_some(word)
+    }
+
+    /// `error`, or the `code` of an `error` that is an object.
+    fn of_error(body: &[u8]) -> Option<ErrorWord> {
         let [error] = json::members(body, ["error"]).ok()?;
         match error? {
             Value::Text(word) => ErrorWord::new(word),
@@ -211,7 +217,9 @@ mod tests {
 
     #[test]
     fn only_a_plain_word_is_shown() {
-        let word = |body: &str| ErrorWord::of_body(body.as_bytes()).map(|word| word.to_string());
+        let word = |body: &str| {
+            ErrorWord::of_body(body.as_bytes(), [b"x_12", b""]).map(|word| word.to_string())
+        };
         let long = "a".repeat(limits::WORD);
         for (body, want) in [
             (r#"{"error":"invalid_grant","error_description":"…"}"#, Some("invalid_grant")),
@@ -229,6 +237,22 @@ mod tests {
             ("<html>", None),
         ] {
             assert_eq!(word(body).as_deref(), want, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_a_part_of_a_token_is_not_shown() {
+        let body = br#"{"error":"ab_1"}"#;
+        for (tokens, is_shown) in [
+            (["ab_", "b_1"], true),
+            (["", ""], true),
+            (["ab_1", "x"], false),
+            (["x", "ab_1"], false),
+            (["xab_1y", ""], false),
+            (["", "xab_1"], false),
+        ] {
+            let word = ErrorWord::of_body(body, tokens.map(str::as_bytes));
+            assert_eq!(word.is_some(), is_shown, "{tokens:?}");
         }
     }
 }

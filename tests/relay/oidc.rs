@@ -267,6 +267,22 @@ fn a_start_without_a_token_says_the_step_the_status_and_the_word_and_nothing_tha
 }
 
 #[test]
+fn an_error_word_that_is_a_part_of_a_token_is_not_shown() {
+    let tokens = Tokens::new();
+    for word in ["eyrequest", "eyid"] {
+        assert!(tokens.request.contains(word) || tokens.id.contains(word));
+        let body = format!("{{\"error\":\"{word}\"}}");
+        let refusal = format!("HTTP/1.1 403 No\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let reason = fails(&tokens, (tokens.id_response(), refusal.clone()));
+        assert_eq!(reason, "step 2, the access token: HTTP status 403");
+        if word == "eyrequest" {
+            let reason = fails(&tokens, (refusal, String::new()));
+            assert_eq!(reason, "step 1, GitHub's ID token: HTTP status 403");
+        }
+    }
+}
+
+#[test]
 fn too_little_locked_memory_is_told_with_what_is_enough_for_the_relay_too() {
     // It ends before a connection is made.
     let args = "--github-oidc --oidc-audience=a --identity-provider-id=i --service-account-id=s \
