@@ -170,8 +170,11 @@ mod tests {
             ),
             (
                 &["--github-oidc-request-url", "https://u@a.b/"],
-                "--github-oidc-request-url: the URL must not contain a user name or password; give the \
-                 key on stdin",
+                "--github-oidc-request-url: remove the user name and password from the URL",
+            ),
+            (
+                &["--oidc-token-url", "https://u:p@a.b/"],
+                "--oidc-token-url: remove the user name and password from the URL",
             ),
             (
                 &["--oidc-token-url", "https://a.b/#f"],

@@ -106,6 +106,10 @@ impl fmt::Display for UsageError {
                 "--github-oidc and the flags that belong to it are all needed; add --{}",
                 missing.join(", --")
             ),
+            // No key is given with these flags.
+            UsageError::OidcUrl(flag, UrlError::Userinfo) => {
+                write!(f, "--{flag}: remove the user name and password from the URL")
+            }
             UsageError::OidcUrl(flag, error) => write!(f, "--{flag}: {error}"),
             UsageError::OidcPlaintext(flag) => {
                 write!(f, "--{flag}: http:// would send a token in the clear; use https://")
