@@ -20,7 +20,7 @@ pub struct Link {
     unsent: RefCell<VecDeque<[u8; REQUEST]>>,
     /// Dials whose reply has not come. Each dial gets one reply, unless it is cancelled before it
     /// is sent.
-    open: Cell<usize>,
+    awaited: Cell<usize>,
     /// The connector has ended or violated the protocol. Nothing more is sent.
     has_ended: Cell<bool>,
 }
@@ -46,7 +46,7 @@ pub struct Dialed {
 impl Link {
     /// A link over a connected SOCK_SEQPACKET socket, which must be non-blocking.
     pub fn new(fd: OwnedFd) -> Link {
-        Link { fd, unsent: RefCell::default(), open: Cell::new(0), has_ended: Cell::new(false) }
+        Link { fd, unsent: RefCell::default(), awaited: Cell::new(0), has_ended: Cell::new(false) }
     }
 
     /// Passes the server-info file to the connector. When this process is gone, the connector
@@ -66,7 +66,7 @@ impl Link {
         if self.has_ended.get() {
             return Err(UpstreamFault::ConnectorFailed);
         }
-        self.open.set(self.open.get() + 1);
+        self.awaited.set(self.awaited.get() + 1);
         Ok(Pending { link: self.clone(), id, waits: true })
     }
 
@@ -97,7 +97,7 @@ impl Link {
             unsent.remove(at);
             if request != LinkRequest::Doubt {
                 // A dial that was never sent gets no reply.
-                self.open.set(self.open.get().saturating_sub(1));
+                self.awaited.set(self.awaited.get().saturating_sub(1));
                 return;
             }
         }
@@ -146,7 +146,7 @@ impl Link {
             }
         };
         let reply = Reply::decode(&message[..n]).map_err(|_| ConnectorFailed)?;
-        self.open.set(self.open.get().checked_sub(1).ok_or(ConnectorFailed)?);
+        self.awaited.set(self.awaited.get().checked_sub(1).ok_or(ConnectorFailed)?);
         let result = match (reply.outcome, passed) {
             (DialOutcome::Connected(address), Passed::Descriptor(fd)) => {
                 connected(fd, address)?.map(|stream| (stream, address))
@@ -327,6 +327,6 @@ mod tests {
             link.flush();
         }
         assert_eq!((cancels, link.has_unsent()), (dials, false));
-        assert_eq!(link.open.get(), dials, "what was withdrawn gets no reply");
+        assert_eq!(link.awaited.get(), dials, "what was withdrawn gets no reply");
     }
 }

@@ -30,7 +30,7 @@ use addresses::Addresses;
 use confine::Confinement;
 use link::Link;
 use report::REPORT;
-use serve::{ATTEMPTS, Connector, Work};
+use serve::{ATTEMPTS, Connector, Target};
 use wire::{ConnectorConfig, LONGEST};
 
 use crate::http1::url::Host;
@@ -164,7 +164,7 @@ pub fn receive(link: BorrowedFd<'_>, message: &mut [u8], by: Option<Instant>) ->
 
 /// The main function of the connector process, which ends when this function returns.
 fn connector_main(link: OwnedFd, parent: u32, sandbox: bool) {
-    let Some(link) = leave(link) else {
+    let Some(link) = drop_inherited(link) else {
         return;
     };
     let mut message = [0; LONGEST];
@@ -209,8 +209,8 @@ fn connector_main(link: OwnedFd, parent: u32, sandbox: bool) {
     if let Some(confinement) = confinement
         && confinement.prepare_lookups().is_ok()
     {
-        let work = Work { name, port: config.port, reach: config.reach, attempts };
-        let connector = Connector::new(link, work, addresses, confinement);
+        let target = Target { name, port: config.port, reach: config.reach, attempts };
+        let connector = Connector::new(link, target, addresses, confinement);
         // `run` returns when the loop has ended. The connector then ends too.
         let _ = connector.run();
     }
@@ -223,7 +223,7 @@ fn literal(ips: &[IpAddr], port: u16) -> Addresses {
 
 /// Drops everything that the connector inherited: environment, arguments, descriptors, signal
 /// dispositions and session. Returns the link; `None` means that a step failed.
-fn leave(link: OwnedFd) -> Option<OwnedFd> {
+fn drop_inherited(link: OwnedFd) -> Option<OwnedFd> {
     sys::wipe_variables(|name| !KEPT_VARIABLES.contains(&name));
     child::wipe_arguments();
     child::set_name(c"connector");

@@ -29,7 +29,7 @@ pub(super) const ATTEMPTS: usize = 256;
 const DIAL: Duration = Duration::from_secs(30);
 /// The most lookups in a row that are repeated because a resolver file was replaced. One more
 /// counts as failed.
-const AGAIN: u32 = 3;
+const LOOKUP_REPEATS: u32 = 3;
 
 /// The loop has ended, or has sent a message that violates the protocol.
 pub(super) struct LoopGone;
@@ -45,7 +45,7 @@ struct Dial {
 }
 
 /// The one host to connect to, and how.
-pub(super) struct Work {
+pub(super) struct Target {
     /// The name to look up; `None` if the addresses are fixed.
     pub name: Option<String>,
     /// The port of the host.
@@ -59,11 +59,11 @@ pub(super) struct Work {
 /// The state of the connector.
 pub(super) struct Connector {
     link: OwnedFd,
-    work: Work,
+    target: Target,
     confinement: Confinement,
     addresses: Addresses,
     lookup: Option<Lookup>,
-    /// Lookups in a row during which a resolver file was replaced, [`AGAIN`] at most.
+    /// Lookups in a row during which a resolver file was replaced, [`LOOKUP_REPEATS`] at most.
     disturbed: u32,
     dials: Vec<Dial>,
     /// Replies that have not been sent, each with the connection that it carries.
@@ -93,13 +93,13 @@ impl Connector {
     /// A connector without dials. `link` must be non-blocking.
     pub(super) fn new(
         link: OwnedFd,
-        work: Work,
+        target: Target,
         addresses: Addresses,
         confinement: Confinement,
     ) -> Connector {
         Connector {
             link,
-            work,
+            target,
             confinement,
             addresses,
             lookup: None,
@@ -206,7 +206,7 @@ impl Connector {
             return;
         };
         match lookup.finish() {
-            LookupResult::Again if self.disturbed < AGAIN => {
+            LookupResult::Again if self.disturbed < LOOKUP_REPEATS => {
                 self.disturbed += 1;
                 self.addresses.lookup_disturbed();
             }
@@ -261,7 +261,7 @@ impl Connector {
     fn spare_attempts(&self) -> usize {
         let under_way = self.dials.iter().filter_map(|d| d.race.as_ref()).map(Race::count);
         let waiting = self.replies.iter().filter(|(_, stream)| stream.is_some()).count();
-        self.work.attempts.saturating_sub(under_way.sum::<usize>() + waiting)
+        self.target.attempts.saturating_sub(under_way.sum::<usize>() + waiting)
     }
 
     /// Advances a dial: gets its addresses, then advances its race. Fails with the fault of the
@@ -278,12 +278,12 @@ impl Connector {
                 match self.addresses.next(dial.since, now) {
                     NextAction::Use(addresses) => {
                         let is_here = |address: &SocketAddr| address.ip().is_loopback();
-                        if self.work.reach == Reach::Here && !addresses.iter().all(is_here) {
+                        if self.target.reach == Reach::Here && !addresses.iter().all(is_here) {
                             return Err(UpstreamFault::Unreachable);
                         }
                         dial.resolved_at = now;
                         let order =
-                            if self.work.name.is_some() { Order::Raced } else { Order::InTurn };
+                            if self.target.name.is_some() { Order::Raced } else { Order::InTurn };
                         break dial.race.insert(Race::new(addresses, order, now));
                     }
                     NextAction::Wait(at) => return Ok(DialState::Wait(at)),
@@ -300,8 +300,8 @@ impl Connector {
 
     /// Begins a lookup. Fails if there is no descriptor for the pipe.
     fn begin_lookup(&mut self, now: Instant) -> Result<(), UpstreamFault> {
-        let name = self.work.name.as_deref().ok_or(UpstreamFault::Dns)?;
-        match Lookup::begin(name, self.work.port, &self.confinement, now) {
+        let name = self.target.name.as_deref().ok_or(UpstreamFault::Dns)?;
+        match Lookup::begin(name, self.target.port, &self.confinement, now) {
             Ok(lookup) => {
                 self.lookup = Some(lookup);
                 self.addresses.lookup_began(now);
@@ -393,10 +393,10 @@ mod tests {
     fn serving(reach: Reach, address: SocketAddr) -> Rc<Link> {
         let (ours, theirs) = message_pair().unwrap();
         std::thread::spawn(move || {
-            let work = Work { name: None, port: address.port(), reach, attempts: ATTEMPTS };
+            let target = Target { name: None, port: address.port(), reach, attempts: ATTEMPTS };
             let confinement = Confinement::new(Sandbox::off());
             let addresses = Addresses::literal(&[address]);
-            let _ = Connector::new(theirs, work, addresses, confinement).run();
+            let _ = Connector::new(theirs, target, addresses, confinement).run();
         });
         Rc::new(Link::new(ours))
     }

@@ -63,7 +63,7 @@ pub(super) fn live<'a>(
     prepare: impl FnOnce() -> Result<Plan<'a>, SetupFault>,
 ) {
     sys::wipe_freed_memory();
-    let Ok((link, pipe)) = leave(link, pipe) else {
+    let Ok((link, pipe)) = drop_inherited(link, pipe) else {
         return;
     };
     let result = feed(&link, pipe, parent, sandbox, prepare);
@@ -79,7 +79,7 @@ pub(super) fn live<'a>(
 /// Drops the descriptors and signal dispositions that the feeder inherited, and its session. stdin
 /// stays: the request token comes from there. stdout is the pipe until the connectors have been
 /// forked.
-fn leave(link: OwnedFd, pipe: PipeWriter) -> io::Result<(OwnedFd, PipeWriter)> {
+fn drop_inherited(link: OwnedFd, pipe: PipeWriter) -> io::Result<(OwnedFd, PipeWriter)> {
     child::set_name(c"feeder");
     sys::replace(Standard::Output, pipe.as_fd())?;
     drop(pipe);

@@ -160,7 +160,7 @@ impl Places {
     }
 
     /// Counts the end of a connection with this decision.
-    pub fn leave(&mut self, admission: Admission, user: UserIndex) {
+    pub fn count_end(&mut self, admission: Admission, user: UserIndex) {
         *self.count(admission) -= 1;
         if admission == Admission::Serve {
             self.shares[user.0].held -= 1;
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(take(&mut places, B, 100, now), 49);
         assert_eq!(take(&mut places, A, 100, now), 0);
         // B leaves the relay: all of it is A's, but for three that B finds free at any time.
-        (0..50).for_each(|_| places.leave(Admission::Serve, B));
+        (0..50).for_each(|_| places.count_end(Admission::Serve, B));
         assert_eq!(take(&mut places, A, 100, now), 47);
         assert_eq!(take(&mut places, B, 100, now), 3);
     }
@@ -302,7 +302,7 @@ mod tests {
         let mut places = Places::new(4, 2);
         assert_eq!(take(&mut places, A, 9, now), 4);
         places.note_overload(B, now);
-        places.leave(Admission::Serve, A);
+        places.count_end(Admission::Serve, A);
         // A holds three of four and takes no more, so that B gets the free one.
         let soon = now + WAITING_USER - Duration::from_millis(1);
         assert!(!places.has_place_for(A, soon) && places.has_place_for(B, soon));
@@ -316,8 +316,8 @@ mod tests {
         let since = |seconds| start + Duration::from_secs(seconds);
         let mut places = Places::new(6, 3);
         assert_eq!(take(&mut places, A, 6, now), 6);
-        places.leave(Admission::Serve, A);
-        places.leave(Admission::Serve, A);
+        places.count_end(Admission::Serve, A);
+        places.count_end(Admission::Serve, A);
         places.enter(Admission::Serve, B);
         places.enter(Admission::Serve, C);
         let all = [idle(1, B, since(1)), idle(2, A, since(20)), idle(3, A, since(10))];
@@ -360,7 +360,7 @@ mod tests {
             assert!(!places.can_linger(admission));
             // They take nobody's place.
             assert!(places.has_place_for(A, Instant::now()));
-            places.leave(admission, A);
+            places.count_end(admission, A);
             assert!(places.can_linger(admission));
         }
     }

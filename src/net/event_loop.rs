@@ -312,7 +312,7 @@ impl EventLoop {
         self.state.head_bytes = self.state.head_bytes - before + head_bytes;
         match after {
             AfterTurn::Close => {
-                self.places.leave(session.client.admission, session.client.user);
+                self.places.count_end(session.client.admission, session.client.user);
                 self.sessions.remove(id);
                 return;
             }

@@ -2,8 +2,8 @@
 //! reports why the child does not.
 //!
 //! The fork comes before the key is read, because a child inherits no secret pages, and before any
-//! thread is started. Until [`ParentReport::leave`] the child's stdout is the pipe to the parent,
-//! so that all other inherited descriptors can be closed as in a start without `--detach`.
+//! thread is started. Until [`ParentReport::go_to_background`] the child's stdout is the pipe to the
+//! parent, so that all other inherited descriptors can be closed as in a start without `--detach`.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
@@ -93,7 +93,7 @@ impl ParentReport {
     /// With `--detach`, begins a session of its own and replaces the standard descriptors by
     /// `/dev/null`; stderr stays if it is a regular file, and stdin if keys come from there. Call
     /// this before the process is confined.
-    pub fn leave(&mut self, stdin: Stdin) -> io::Result<()> {
+    pub fn go_to_background(&mut self, stdin: Stdin) -> io::Result<()> {
         if !self.has_parent {
             return Ok(());
         }

@@ -294,7 +294,9 @@ impl<'a> Listening<'a> {
             feeder,
             notes,
         } = so_far;
-        parent.leave(event_loop.stdin()).map_err(|error| format!("--detach: {error}"))?;
+        parent
+            .go_to_background(event_loop.stdin())
+            .map_err(|error| format!("--detach: {error}"))?;
         let pid = std::process::id();
         sys::prefault_code();
         let sealed = sys::seal_program();

@@ -29,7 +29,7 @@ impl Session {
         }
         if self.upstream_by(turn.state).is_some_and(|when| turn.now >= when) {
             if self.output.is_empty() {
-                self.fault(UpstreamFault::Timeout, turn)?;
+                self.consume_and_respond_to_fault(UpstreamFault::Timeout, turn)?;
             } else {
                 // The client has not taken all of the response, so the upstream is not read.
                 self.clocks.upstream_held_up(turn.now);

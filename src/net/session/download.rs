@@ -27,7 +27,7 @@ impl Session {
         let awaits_head = match self.exchange.state() {
             State::Waiting(_) => {
                 if let Err(fault) = self.advance_upstream(turn, scratch) {
-                    self.fault(fault, turn)?;
+                    self.consume_and_respond_to_fault(fault, turn)?;
                 }
                 return Ok(Progress::Waiting);
             }
@@ -118,7 +118,7 @@ impl Session {
                 &mut is_reflected,
             );
             if let ResponseStep::Fault(fault) = step {
-                return self.fault(fault, turn).map(|()| bytes.len());
+                return self.consume_and_respond_to_fault(fault, turn).map(|()| bytes.len());
             }
             self.times.first_byte = self.times.first_byte.or(Some(turn.now));
             self.send_to_client(&bytes[at..], turn)?;
@@ -152,11 +152,11 @@ impl Session {
     /// The upstream has ended the connection, inside the response or to mark its end.
     fn response_ended(&mut self, end: StreamEnd, turn: &mut Turn<'_>) -> Result<(), Closed> {
         if let StreamEnd::Refused(fault) = end {
-            return self.fault(fault, turn);
+            return self.consume_and_respond_to_fault(fault, turn);
         }
         turn.state.outgoing.clear();
         match self.exchange.receive_end(end == StreamEnd::Orderly, &mut turn.state.outgoing) {
-            ResponseStep::Fault(fault) => self.fault(fault, turn),
+            ResponseStep::Fault(fault) => self.consume_and_respond_to_fault(fault, turn),
             ResponseStep::Forward => {
                 if let Some(id) = self.upstream.take() {
                     turn.state.upstreams.remove(id);
@@ -211,7 +211,7 @@ impl Session {
 
     /// Calls [`Session::respond_to_fault`] and consumes the input. Not for a caller that has taken
     /// the input out of the session.
-    pub(super) fn fault(
+    pub(super) fn consume_and_respond_to_fault(
         &mut self,
         fault: UpstreamFault,
         turn: &mut Turn<'_>,

@@ -230,7 +230,7 @@ impl Session {
     /// Ends the exchange, because the relay can no longer search for its key.
     pub fn end_with_its_key(&mut self, turn: &mut Turn<'_>, buffers: &mut Buffers) -> AfterTurn {
         self.carried = None;
-        match self.fault(UpstreamFault::KeyReplaced, turn) {
+        match self.consume_and_respond_to_fault(UpstreamFault::KeyReplaced, turn) {
             Ok(()) => self.take_turn(turn, buffers),
             Err(Closed) => self.close(turn.state),
         }
