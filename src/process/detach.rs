@@ -2,8 +2,9 @@
 //! reports why the child does not.
 //!
 //! The fork comes before the key is read, because a child inherits no secret pages, and before any
-//! thread is started. Until [`ParentReport::go_to_background`] the child's stdout is the pipe to the
-//! parent, so that all other inherited descriptors can be closed as in a start without `--detach`.
+//! thread is started. Until [`ParentReport::go_to_background`] the child's stdout is the pipe to
+//! the parent, so that all other inherited descriptors can be closed as in a start without
+//! `--detach`.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};

@@ -27,9 +27,11 @@ root=$work/debian
 cp -a "$base" "$root"
 cp "$dist/${name}_"*_amd64.deb "$root/srv/package.deb"
 install -m 755 tests/release/machine/test "$root/srv/test"
-# The units of the documentation: 1.service, 2.socket and 2.service, 3.service.
+# The units of the documentation's section on systemd: 1.service, 2.socket and 2.service, 3.service. Those
+# for a key that changes are read by tests/units.sh.
 mkdir "$root/srv/units"
-awk -v folder="$root/srv/units" '/^```ini$/ { inside = 1; file = ""; next }
+awk -v folder="$root/srv/units" '/^## / { here = $0 == "## systemd" }
+    here && /^```ini$/ { inside = 1; file = ""; next }
     /^```$/ { inside = 0 }
     inside && /^# .*\.socket$/ { file = folder "/" n + 1 ".socket" }
     inside && /^# .*\.service$/ { file = folder "/" ++n ".service" }
