@@ -443,7 +443,7 @@ fn a_key_that_is_too_old_gets_503_until_a_fresh_one_comes_and_streams_go_on() {
     assert_eq!(upstream.requests().len(), before);
     go.signal();
     assert_eq!(stream.take(13), b"3\r\nend\r\n0\r\n\r\n");
-    // The same one is as good as another, if it is read anew.
+    // The same one is as good as another, if it is read again.
     served(&mut client, &relay.key);
     relay.line_with("\"event\":\"key_expired\"");
     served(&mut client, &marker_key());
