@@ -31,6 +31,23 @@ pub(super) fn connector(relay: &Relay) -> u32 {
     children[0]
 }
 
+/// Checks that a process is confined, has a session of its own and no capability, and cannot be read
+/// by its own user.
+#[track_caller]
+pub(super) fn assert_unprivileged(pid: u32) {
+    assert_eq!(status(pid, "Seccomp:"), "2");
+    assert_eq!(status(pid, "NoNewPrivs:"), "1");
+    // No terminal can stop it or hang up on it.
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::getsid(pid as i32) }, pid as i32);
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(status(pid, set), "0000000000000000", "{set}");
+    }
+    // What is not dumpable belongs to root, not to the user that runs it.
+    let owner = fs::metadata(format!("/proc/{pid}/mem")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&owner), 0);
+}
+
 pub(super) fn status(pid: u32, field: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with(field)).unwrap();
@@ -61,17 +78,7 @@ fn it_is_unprivileged_confined_and_has_nothing_of_the_relays() {
     let relay = Relay::to(&upstream.url()).env("SECRET", "secret").start();
     assert_eq!(relay.connect().send(post("", "{}")).response().status, 200);
     let pid = connector(&relay);
-    assert_eq!(status(pid, "Seccomp:"), "2");
-    assert_eq!(status(pid, "NoNewPrivs:"), "1");
-    // No terminal can stop it or hang up on it.
-    // SAFETY: no memory is involved.
-    assert_eq!(unsafe { libc::getsid(pid as i32) }, pid as i32);
-    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
-        assert_eq!(status(pid, set), "0000000000000000", "{set}");
-    }
-    // What is not dumpable belongs to root, not to the user that runs it.
-    let owner = fs::metadata(format!("/proc/{pid}/mem")).unwrap();
-    assert_eq!(std::os::unix::fs::MetadataExt::uid(&owner), 0);
+    assert_unprivileged(pid);
     if is_root() {
         for ids in ["Uid:", "Gid:"] {
             assert_eq!(status(pid, ids), ["65520"; 4].join("\t"));

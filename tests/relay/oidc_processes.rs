@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use super::compromise::{Arg, Call, Outcome, issue};
-use super::connector::{children, status};
+use super::connector::{assert_unprivileged, children, status};
 use super::memory::scanner::{Needles, scan};
 use super::memory::{may_read, none};
 use super::oidc::{Endpoint, Tokens, api, endpoints, relay};
@@ -90,15 +90,7 @@ fn the_feeder_and_its_connectors_are_unprivileged_confined_and_keep_few_descript
     assert!(line.contains("; feeder: uid "), "{line}");
     let processes = Processes::of(relay.pid());
     for pid in processes.all() {
-        assert_eq!(status(pid, "Seccomp:"), "2");
-        assert_eq!(status(pid, "NoNewPrivs:"), "1");
-        // SAFETY: no memory is involved.
-        assert_eq!(unsafe { libc::getsid(pid as i32) }, pid as i32);
-        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
-            assert_eq!(status(pid, set), "0000000000000000", "{set}");
-        }
-        let owner = fs::metadata(format!("/proc/{pid}/mem")).unwrap();
-        assert_eq!(std::os::unix::fs::MetadataExt::uid(&owner), 0);
+        assert_unprivileged(pid);
     }
     if is_root() {
         assert_few_descriptors(&processes);
