@@ -101,18 +101,29 @@ pub struct ScanProgress {
     parsed: usize,
 }
 
+/// Whether a head is parsed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// The result may differ from the last one.
+    Parse,
+    /// The result would be the same, or the whole head is waited for because parts of it have been
+    /// parsed too often.
+    NeedMore,
+}
+
 impl ScanProgress {
-    /// The head has to be parsed, because the result may differ from the last one.
-    fn must_parse(&mut self, head: &[u8]) -> bool {
+    /// Notes that these bytes have been looked at, and tells whether to parse them.
+    fn look(&mut self, head: &[u8]) -> Look {
         let unchecked = &head[self.checked.min(head.len())..];
         let must_parse = self.checked == 0
             || (unchecked.contains(&b'\n')
                 && (self.parsed <= limits::HEAD_REPARSES * head.len() || self.is_whole(head)));
         work::spend(unchecked.len() + if must_parse { head.len() } else { 0 });
-        if must_parse {
-            self.parsed += head.len();
+        if !must_parse {
+            return Look::NeedMore;
         }
-        must_parse
+        self.parsed += head.len();
+        Look::Parse
     }
 
     /// The unchecked bytes contain an empty line.
@@ -167,7 +178,7 @@ pub fn request<'b, T>(
         Some(b'\r' | b'\n') => return Err(Reject::Malformed),
         Some(_) => {}
     }
-    if !progress.must_parse(head) {
+    if progress.look(head) == Look::NeedMore {
         return progress.check(head).map(|()| None);
     }
     let mut headers: Headers<'b> = [const { MaybeUninit::uninit() }; limits::FIELDS];
@@ -233,7 +244,7 @@ pub fn response<'b, T>(
     if input[0] != b'H' {
         return Err(MalformedHead);
     }
-    if !progress.must_parse(input) {
+    if progress.look(input) == Look::NeedMore {
         return progress.check(input).map(|()| None).or(Err(MalformedHead));
     }
     let mut headers: Headers<'b> = [const { MaybeUninit::uninit() }; limits::FIELDS];
@@ -388,10 +399,10 @@ mod tests {
         let most = limits::HEAD_REPARSES * head.len();
         for (parsed, is_news) in [(most, true), (most + 1, false)] {
             let mut progress = ScanProgress { checked: 16, has_line: true, parsed };
-            assert_eq!(progress.must_parse(head), is_news);
+            assert_eq!(progress.look(head) == Look::Parse, is_news);
             // A whole head is always parsed.
             let mut progress = ScanProgress { checked: 16, has_line: true, parsed };
-            assert!(progress.must_parse(&[&head[..], b"\r\n"].concat()));
+            assert_eq!(progress.look(&[&head[..], b"\r\n"].concat()), Look::Parse);
         }
     }
 
